@@ -1,0 +1,92 @@
+"""What a flawless reconstruction, and a trivial one, would score: PSNR of the reference view, per protocol and picture.
+
+Predictions: `perfect`, the training target itself; `coarse` and `fine`, that target as the published method would show
+it (known view of 192 px enlarged by a cubic, of 1024 px shrunk by area, then saved as the protocol saves renders);
+`white`, `grey` (0.5) and `black`. Under `as-published` the target is Magic123's own (squashed, blended as straight
+alpha whatever it is); under `corrected` it is the protocol's reference picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from pathlib import Path
+from statistics import fmean
+
+import cv2
+import numpy as np
+
+from eval.errors import EvalError, need_folder, write_atomically
+from eval.metrics import psnr
+from eval.pictures import read_picture
+from eval.protocols import (
+    AS_PUBLISHED,
+    CORRECTED,
+    PROTOCOLS,
+    Protocol,
+    alpha_convention,
+    blend_on_white,
+    reference_picture,
+    render_as_saved,
+    resize_area,
+)
+
+SIZE = 800  # pixels of a side of a published render
+COARSE, FINE = 192, 1024  # pixels of a side of the known view in the two stages
+FIELDS = ["dataset", "example", "prediction", "protocol", "psnr"]
+
+
+def training_target(protocol: Protocol, rgba: np.ndarray, size: int) -> np.ndarray:
+    """What training shows at the reference view: [H, W, 4] uint8 -> [size, size, 3] float32 in [0, 1]."""
+    if protocol.blend == "zero-is-white":
+        return blend_on_white(resize_area(rgba, size), "straight")
+    return reference_picture(protocol, rgba, size, alpha_convention(rgba)).astype(np.float32) / 255
+
+
+def predictions(protocol: Protocol, rgba: np.ndarray) -> dict[str, np.ndarray]:
+    """The named predictions at 800 px, each [800, 800, 3]; all but `perfect` and the flat ones as saved on disk."""
+    coarse = cv2.resize(training_target(protocol, rgba, COARSE), (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
+    found = {
+        "coarse": render_as_saved(protocol, np.clip(coarse, 0, 1)),
+        "fine": render_as_saved(protocol, resize_area(training_target(protocol, rgba, FINE), SIZE)),
+        "perfect": training_target(protocol, rgba, SIZE),
+    }
+    flat = {"white": 1.0, "grey": 0.5, "black": 0.0}
+    return found | {name: np.full((SIZE, SIZE, 3), value) for name, value in flat.items()}
+
+
+def ceilings(dataset: str, folder: Path) -> list[list]:
+    """Lines of the table for {folder}/{example}/rgba.png, then their means as the example `mean`."""
+    files = sorted(folder.glob("*/rgba.png"))
+    if not files:
+        raise EvalError(f"{folder} holds no EXAMPLE/rgba.png; name a folder of datasets with --datasets")
+    lines = []
+    for file in files:
+        rgba = read_picture(file, 4)
+        for protocol in (AS_PUBLISHED, CORRECTED):
+            truth = reference_picture(protocol, rgba, SIZE, alpha_convention(rgba))
+            for name, picture in predictions(protocol, rgba).items():
+                lines.append([dataset, file.parent.name, name, protocol.name, psnr(picture, truth)])
+    for protocol in PROTOCOLS:
+        for name in dict.fromkeys(line[2] for line in lines):
+            values = [line[4] for line in lines if line[2:4] == [name, protocol]]
+            lines.append([dataset, "mean", name, protocol, fmean(values)])
+    return lines
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m eval ceilings", description=__doc__.splitlines()[0])
+    parser.add_argument("--datasets", type=Path, required=True, help="folder {dataset}/{example}/rgba.png")
+    parser.add_argument("--names", nargs="+", default=["nerf4", "realfusion15"], help="which datasets in it")
+    parser.add_argument("--out", type=Path, required=True, help="CSV")
+    given = parser.parse_args(argv)
+    lines = []
+    for name in given.names:
+        lines += ceilings(name, need_folder(given.datasets / name, f"dataset {name}"))
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(FIELDS)
+    writer.writerows([[*line[:4], f"{line[4]:.3f}"] for line in lines])
+    write_atomically(given.out, stream.getvalue())
+    print(f"{given.out}: {len(lines)} ceilings")

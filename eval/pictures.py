@@ -1,0 +1,90 @@
+"""Reading folders of pictures: uint8, RGB order, square or not."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from eval.errors import EvalError, need_file, need_folder
+from eval.protocols import blend_on_white, to_bytes
+
+REFERENCE = "reference"
+NOT_VIEWS = {"normal", "depth", "mask", "opacity"}  # folders beside the view sets that hold other quantities
+
+
+@dataclass(frozen=True)
+class View:
+    """One render, and what the camera should have seen where that is known."""
+
+    set: str
+    index: str
+    render: np.ndarray  # [S, S, 3] uint8
+    truth: np.ndarray | None = None  # [T, T, 4] uint8, straight alpha
+
+    @property
+    def name(self) -> str:
+        return f"{self.set}/{self.index}"
+
+
+def read_picture(path: Path, channels: int) -> np.ndarray:
+    """An 8-bit PNG as [H, W, channels]; a missing alpha is 255, an alpha not asked for is blended on white."""
+    picture = cv2.imread(str(need_file(path, "picture")), cv2.IMREAD_UNCHANGED)
+    if picture is None:
+        raise EvalError(f"{path} cannot be read as a picture; make it again")
+    if picture.dtype != np.uint8:
+        raise EvalError(f"{path} has {picture.dtype} pixels; save it with 8 bits a channel")
+    if picture.ndim == 2:
+        picture = np.repeat(picture[..., None], 3, axis=2)
+    if picture.shape[2] not in (3, 4):
+        raise EvalError(f"{path} has {picture.shape[2]} channels; save it as RGB or RGBA")
+    colour = picture[..., 2::-1]
+    if channels == 4:
+        alpha = picture[..., 3:] if picture.shape[2] == 4 else np.full_like(picture[..., :1], 255)
+        return np.ascontiguousarray(np.concatenate([colour, alpha], axis=2))
+    if picture.shape[2] == 4:
+        return to_bytes(blend_on_white(picture[..., [2, 1, 0, 3]], "straight"))
+    return np.ascontiguousarray(colour)
+
+
+def _numbered(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.png") if re.fullmatch(r"\d+", path.stem))
+
+
+def view_sets(folder: Path) -> list[str]:
+    """Names of the sub-folders that hold numbered pictures, the reference first."""
+    names = [p.name for p in need_folder(folder, "folder of views").iterdir() if p.is_dir() and p.name not in NOT_VIEWS]
+    return sorted((name for name in names if _numbered(folder / name)), key=lambda name: (name != REFERENCE, name))
+
+
+def read_views(folder: Path, truth: Path | None) -> list[View]:
+    """All views below `folder`, set by set. With `truth`, its sets and files must be the same as the novel views'.
+
+    A view with no truth, or a truth with no view, raises EvalError: a mean over what happens to be there is no score.
+    """
+    sets = view_sets(folder)
+    if REFERENCE not in sets:
+        raise EvalError(f"{folder}/{REFERENCE}/000.png is missing: render the reference view first")
+    novel = [name for name in sets if name != REFERENCE]
+    if truth is not None:
+        known = [name for name in view_sets(truth) if name != REFERENCE]
+        if sorted(known) != sorted(novel):
+            raise EvalError(f"{folder} has the novel view sets {novel} but {truth} has {known}; they must be the same")
+    views = []
+    for name in sets:
+        files = _numbered(folder / name)
+        if truth is not None and name != REFERENCE:
+            differing = {p.name for p in files} ^ {p.name for p in _numbered(truth / name)}
+            if differing:
+                raise EvalError(f"{folder / name} and {truth / name} differ in {min(differing)}; every view needs its truth")
+        for path in files:
+            answer = read_picture(truth / name / path.name, 4) if truth is not None and name != REFERENCE else None
+            render = read_picture(path, 3)
+            for picture, source in ((render, path), (answer, truth)):
+                if picture is not None and picture.shape[0] != picture.shape[1]:
+                    raise EvalError(f"{source} holds a picture of {picture.shape[1]}x{picture.shape[0]} px; views are square")
+            views.append(View(name, path.stem, render, answer))
+    return views

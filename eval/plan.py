@@ -1,0 +1,126 @@
+"""The planned grid of results, and what became of each cell.
+
+plan.json: {"cells": [{"dataset", "example", "method", "stage", "seed", "path", "label"}, ...]}, where `path` is the
+folder of scores.json. A cell without a value is `missing` (no scores.json), `failed` or `skipped` (status.json beside
+it says {"status", "reason"}), or `not scored` (scored, but this metric could not be computed).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from eval.cards import Value, read_scores
+from eval.errors import EvalError, read_json
+from eval.metrics import describe
+from eval.protocols import PROTOCOLS
+
+VIEW_SETS = ("novel", "reference", "all")
+NO_RESULT = ("failed", "skipped")
+KEYS = ("dataset", "example", "method", "stage", "seed", "path")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One planned result."""
+
+    dataset: str
+    example: str
+    method: str
+    stage: str
+    seed: int
+    path: Path
+    label: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset}/{self.example} {self.method}/{self.stage} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Column:
+    metric: str
+    view_set: str
+    protocol: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of one cell in one column: `status` is ok, missing, failed, skipped or not scored."""
+
+    cell: Cell
+    column: Column
+    status: str
+    value: float | None = None
+    reason: str = ""
+
+
+def parse_column(key: str) -> Column:
+    """METRIC[@VIEW_SET][:PROTOCOL]. As published, PSNR and LPIPS concern the reference view and CLIP all views."""
+    rest, _, protocol = key.partition(":")
+    metric, _, view_set = rest.partition("@")
+    protocol = protocol or "corrected"
+    describe(metric)
+    if protocol not in PROTOCOLS:
+        raise EvalError(f"column {key!r}: unknown protocol {protocol!r}, choose one of {', '.join(PROTOCOLS)}")
+    if not view_set:
+        published = "all" if metric.startswith("clip") else "reference"
+        view_set = "novel" if protocol == "corrected" else published
+    if view_set not in VIEW_SETS:
+        raise EvalError(f"column {key!r}: unknown view set {view_set!r}, choose one of {', '.join(VIEW_SETS)}")
+    return Column(metric, view_set, protocol)
+
+
+def read_plan(path: Path) -> list[Cell]:
+    cells = read_json(path, "plan").get("cells")
+    if not isinstance(cells, list) or not cells:
+        raise EvalError(f"plan {path} has no cells; nothing was planned")
+    found = []
+    for index, cell in enumerate(cells):
+        lacking = [key for key in KEYS if key not in cell]
+        if lacking:
+            raise EvalError(f"plan {path}: cell {index} has no {lacking[0]!r}")
+        given = {key: cell[key] for key in KEYS[:4]}
+        label = cell.get("label") or cell["method"]
+        found.append(Cell(**given, seed=int(cell["seed"]), path=Path(cell["path"]), label=label))
+    names = [cell.name for cell in found]
+    if len(set(names)) != len(names):
+        raise EvalError(f"plan {path} lists {max(names, key=names.count)} twice")
+    return found
+
+
+def read_cell(cell: Cell, columns: list[Column]) -> tuple[list[Entry], list[Value]]:
+    """One entry per column, and the values with their cards."""
+    status, file = cell.path / "status.json", cell.path / "scores.json"
+    state = read_json(status, "status") if status.is_file() else {"status": "ok"}
+    if state.get("status") in NO_RESULT:
+        return [Entry(cell, column, state["status"], reason=str(state.get("reason", ""))) for column in columns], []
+    if state.get("status") != "ok":
+        raise EvalError(f"{status} has the status {state.get('status')!r}; it must be ok, failed or skipped")
+    if not file.is_file():
+        return [Entry(cell, column, "missing") for column in columns], []
+    scores = read_scores(file)
+    values = {Column(value.metric, value.view_set, value.protocol): value for value in scores.values}
+    entries, used = [], []
+    for column in columns:
+        if column in values:
+            used.append(values[column])
+            entries.append(Entry(cell, column, "ok", values[column].value))
+        else:
+            reasons = [gap.reason for gap in scores.gaps if column.metric.startswith(gap.metric)]
+            entries.append(Entry(cell, column, "not scored", reason=reasons[0] if reasons else "not in scores.json"))
+    return entries, used
+
+
+def refuse_mixtures(values: list[tuple[Cell, Value]]) -> None:
+    """EvalError when two values of one column were made by different weights, versions, ranges or backgrounds."""
+    first: dict[Column, tuple[Cell, Value]] = {}
+    for cell, value in values:
+        column = Column(value.metric, value.view_set, value.protocol)
+        other_cell, other = first.setdefault(column, (cell, value))
+        for field in ("version", "weights_sha256", "range", "background"):
+            ours, theirs = getattr(value.card, field), getattr(other.card, field)
+            if ours != theirs:
+                raise EvalError(
+                    f"{column.metric} mixes {field} {theirs} ({other_cell.name}) with {ours} ({cell.name}); score them alike"
+                )

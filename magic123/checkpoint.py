@@ -1,0 +1,81 @@
+"""A finished stage on disk: checkpoint.safetensors (the scene's tensors) and stage.json (its settings and what ran)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from magic123.config import Stage
+from magic123.errors import InputError
+
+TENSORS, RECORD = "checkpoint.safetensors", "stage.json"
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Under a temporary name, synchronised, then renamed: the file exists complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value) -> None:
+    write_whole(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def save_scene(folder: Path, scene: nn.Module, stage: Stage, record: dict) -> None:
+    """Writes the record first and the tensors last: where the tensors are, all is there."""
+    from safetensors.torch import save
+
+    tensors = {name: value.detach().cpu().contiguous() for name, value in scene.state_dict().items()}
+    write_json(folder / RECORD, {"settings": stage.model_dump(mode="json"), **record})
+    write_whole(folder / TENSORS, save(tensors))
+
+
+def build_scene(stage: Stage, picture: tuple[torch.Tensor, torch.Tensor] | None = None) -> nn.Module:
+    """An untrained scene of a stage. picture: (rgb [H, W, 3] on white, alpha [H, W, 1]), for the picture scene."""
+    if stage.scene == "picture":
+        from magic123.scenes.picture import Picture
+
+        return Picture(*picture)
+    if stage.scene == "nerf":
+        from magic123.scenes.nerf import NeRF
+
+        return NeRF(stage.field, stage.nerf)
+    from magic123.scenes.dmtet import DMTet
+
+    return DMTet(stage.field, stage.dmtet)
+
+
+def load_scene(folder: str | Path) -> tuple[nn.Module, Stage]:
+    """The scene of a finished stage, on the CPU, ready to render. InputError names what is missing or does not fit."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    for name in (RECORD, TENSORS):
+        if not (folder / name).is_file():
+            raise InputError(f"stage {folder}: {name} is missing; make it with `python -m magic123 reconstruct`")
+    try:
+        stage = Stage(**json.loads((folder / RECORD).read_text(encoding="utf-8"))["settings"])
+        tensors = load_file(folder / TENSORS)
+        scene = build_scene(stage, (tensors["rgb"], tensors["alpha"]) if stage.scene == "picture" else None)
+        scene.load_state_dict(tensors)
+    except (ValueError, KeyError, TypeError, ValidationError, SafetensorError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"stage {folder}: its files are damaged or of another version ({reason[:200]}); reconstruct it again") from error
+    broken = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise InputError(f"stage {folder}: {TENSORS} holds non-finite numbers in {broken[0]}; reconstruct it again")
+    return scene.eval(), stage

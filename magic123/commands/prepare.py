@@ -1,0 +1,251 @@
+"""prepare: one picture -> one example folder.
+
+Reads   --image, and where the settings ask for them --mask, --depth, --normal, --depth-weights, --mask-weights, --token
+Writes  --out: rgba.png, depth.png, normal.png, learned_embeds.safetensors (the last three where there is one), qa.json,
+        qa.png, example.json. The folder appears complete or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import platform
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from magic123 import alpha as alpha_convention
+from magic123 import depth as depth_map
+from magic123 import quality, segmentation
+from magic123.config import PrepareSettings, ReferenceCamera
+from magic123.errors import InputError
+from magic123.framing import area_resample, choose_window, square_side
+from magic123.output_folder import output_folder
+from magic123.picture_file import Picture, read_depth, read_mask, read_picture
+from magic123.quality_picture import draw
+from magic123.settings_file import validate
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line; raises InputError for whatever a user can mend."""
+    parser = argparse.ArgumentParser(prog="python -m magic123 prepare", description="Make an example of one picture.")
+    parser.add_argument("--image", type=Path, required=True, help="PNG, JPEG, WebP or BMP; RGBA where it has a mask")
+    parser.add_argument("--name", required=True, help="the example's name: letters, digits, - and _")
+    parser.add_argument("--prompt", required=True, help='a plain caption, such as "a red dog"')
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--settings", default="{}", help="PrepareSettings as JSON, or a file of it")
+    parser.add_argument("--camera", default="{}", help="ReferenceCamera as JSON, or a file of it")
+    parser.add_argument("--mask", type=Path, help="black and white picture of the image's size (mask: file)")
+    parser.add_argument("--depth", type=Path, help=".png or .npy of the image's size (depth: file)")
+    parser.add_argument("--normal", type=Path, help="RGB normal map of the image's size")
+    parser.add_argument("--depth-weights", type=Path, help="folder of a DPT model (depth: dpt)")
+    parser.add_argument("--mask-weights", type=Path, help="folder with rembg's .onnx file (mask: rembg)")
+    parser.add_argument("--init-word", help="the word from which textual inversion starts")
+    parser.add_argument("--token", type=Path, help="a learned word that exists already (.bin or .safetensors)")
+    arguments = parser.parse_args(argv)
+    settings = _from_json(PrepareSettings, arguments.settings, "--settings")
+    camera = _from_json(ReferenceCamera, arguments.camera, "--camera")
+    prepare(arguments, settings, camera)
+
+
+def _from_json(model, text: str, option: str):
+    """Typed settings from an option: JSON text, or the name of a JSON file."""
+    where = option if text.lstrip().startswith("{") else text
+    try:
+        data = json.loads(text if where == option else Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{where} is not readable as JSON ({error}); give a JSON object or a file of one") from error
+    return validate(model, data, where)
+
+
+def prepare(arguments: argparse.Namespace, settings: PrepareSettings, camera: ReferenceCamera) -> None:
+    """Make the example. `arguments` carries the options of `main`."""
+    _check_options(arguments, settings)
+    picture = read_picture(arguments.image, settings.max_pixels)
+    where = f"picture {arguments.image}"
+    sources = {"image": {"path": str(arguments.image), "sha256": picture.sha256, "stored": picture.stored}}
+
+    # the mask and the object's colours, premultiplied by it, in the picture's own frame
+    reading = alpha_convention.detect(picture.rgb, picture.alpha, settings.alpha, settings.premultiplied_share)
+    warnings = _alpha_remarks(reading, settings)
+    own = np.ones(picture.rgb.shape[:2], np.float32) if picture.alpha is None else picture.alpha
+    colours = alpha_convention.premultiplied(picture.rgb, own, reading.convention)
+    on_white = colours + (1 - own[..., None])
+    mask_record = {"backend": settings.mask}
+    mask = _mask(arguments, settings, picture, on_white, sources, mask_record, where)
+    if settings.mask != "alpha":
+        lost = float(((mask > 0.5) & (own < 0.5)).sum() / max(1, (mask > 0.5).sum()))
+        if lost > 0.001:
+            warnings.append(f"{lost:.1%} of the mask lies where the picture itself is transparent: no colour is known there")
+        colours = alpha_convention.straight(colours, own) * mask[..., None]
+    measured = quality.measure(mask)
+    if (reason := quality.refusal(measured, settings.quality)) is not None:
+        raise InputError(f"{where} {reason}")
+    warnings += quality.remarks(measured, settings.quality)
+
+    # depth, still in the picture's frame; a photograph keeps its background, which tells a network about depth
+    inverse, depth_record = None, {"source": settings.depth}
+    if settings.depth == "file":
+        inverse = _given_depth(arguments, settings, picture, mask, sources)
+    elif settings.depth == "dpt":
+        raw, weights_record = depth_map.predict(on_white, arguments.depth_weights)
+        depth_record |= weights_record | {"input": "photograph" if picture.alpha is None else "picture on white"}
+        inverse = depth_map.normalized(raw, mask > 0, f"the depth that DPT predicts for {arguments.image}")
+    normal = _given_normal(arguments, settings, picture, sources)
+
+    # the square
+    window = choose_window(mask > 0.5, settings)
+    side = square_side(window, settings)
+    square = area_resample(np.dstack([colours, mask]), window, side)
+    rgba = np.dstack([alpha_convention.straight(square[..., :3], square[..., 3]), square[..., 3:].clip(0, 1)])
+    rgba = np.rint(rgba * 255).astype(np.uint8)
+    rgba[rgba[..., 3] == 0] = 0
+    if not (rgba[..., 3] > 127).any():
+        raise InputError(f"{where} has an object too thin to survive the reduction to {side} pixels; set object_share")
+    if inverse is not None:
+        inverse = area_resample(inverse[..., None], window, side)[..., 0].clip(0, 1)
+        inverse = np.where(rgba[..., 3] > 0, inverse, 0)
+    if normal is not None:
+        averaged = area_resample(normal * mask[..., None], window, side)
+        normal = alpha_convention.straight(averaged, square[..., 3])
+
+    qa = {"measures": measured | {"prepared_area_share": float((rgba[..., 3] > 127).mean())}, "warnings": warnings}
+    with output_folder(arguments.out, marker="example.json") as folder:
+        Image.fromarray(rgba).save(folder / "rgba.png")
+        if inverse is not None:
+            Image.fromarray(np.rint(inverse * 65535).astype(np.uint16)).save(folder / "depth.png")
+        if normal is not None:
+            Image.fromarray(np.rint(normal * 255).astype(np.uint8)).save(folder / "normal.png")
+        record = {
+            "name": arguments.name,
+            "prompt": arguments.prompt,
+            "init_word": arguments.init_word,
+            "token": _copy_token(arguments.token, folder, sources),
+            "camera": camera.model_dump(),
+            "size": side,
+            "source_size": list(picture.size),
+            "aspect": settings.aspect,
+            "padding": window.padding(picture.size),
+            "alpha": reading.convention,
+            "alpha_evidence": reading.record(),
+            "mask_source": settings.mask,
+            "mask": mask_record,
+            "depth_source": settings.depth,
+            "depth": depth_record,
+            "normal_source": "none" if normal is None else "file",
+            "source_sha256": picture.sha256,
+            "sources": sources,
+            "settings": settings.model_dump(),
+            "versions": _versions(settings),
+        }
+        draw(picture, rgba, inverse, record, qa, folder / "qa.png")
+        _write_json(folder / "qa.json", qa)
+        _write_json(folder / "example.json", record)
+
+
+def _check_options(arguments: argparse.Namespace, settings: PrepareSettings) -> None:
+    """Options that are missing, or that the settings would leave unused."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", arguments.name):
+        raise InputError(f"--name {arguments.name!r} must be letters, digits, - and _, because folders are named after it")
+    if not arguments.prompt.strip() or not arguments.prompt.isprintable():
+        raise InputError(f"--prompt {arguments.prompt!r} must be one line of text, a plain caption of the object")
+    for option in ("mask", "depth"):
+        given, wanted = getattr(arguments, option), getattr(settings, option)
+        if given is None and wanted == "file":
+            raise InputError(f"the prepare settings say {option}: file, but no --{option} was given")
+        if given is not None and wanted != "file":
+            raise InputError(
+                f"--{option} {given} was given, but the prepare settings say {option}: {wanted}; set {option}: file"
+            )
+
+
+def _alpha_remarks(reading: alpha_convention.AlphaReading, settings: PrepareSettings) -> list[str]:
+    """Sentences about an alpha reading that a person should confirm."""
+    if not reading.certain:
+        return [
+            f"the alpha could not be read with certainty (taken as {reading.convention}): set alpha to straight or premultiplied"
+        ]
+    contradicted = reading.share_below_alpha is not None and reading.share_below_alpha < settings.premultiplied_share
+    if reading.convention == "premultiplied" and contradicted:
+        above = 1 - reading.share_below_alpha
+        return [f"alpha was set to premultiplied, but {above:.0%} of the soft pixels are brighter than that allows"]
+    return []
+
+
+def _mask(arguments, settings, picture: Picture, on_white: np.ndarray, sources: dict, record: dict, where: str) -> np.ndarray:
+    """The object's alpha [H, W] from where the settings say; adds to `sources` and `record`."""
+    if settings.mask == "alpha":
+        if picture.alpha is None or picture.alpha.min() >= 1:
+            lack = "has no alpha channel" if picture.alpha is None else "is fully opaque"
+            raise InputError(f"{where} {lack}, so its alpha cannot be the mask; set mask to file, grabcut or rembg")
+        return picture.alpha
+    if settings.mask == "file":
+        mask, digest = read_mask(arguments.mask, settings.max_pixels)
+        _check_size("mask", arguments.mask, mask, picture, arguments.image)
+        sources["mask"] = {"path": str(arguments.mask), "sha256": digest}
+        return mask
+    if settings.mask == "grabcut":
+        record |= {"margin": settings.grabcut_margin, "iterations": settings.grabcut_iterations}
+        return segmentation.grabcut(on_white, settings.grabcut_margin, settings.grabcut_iterations)
+    mask, digest = segmentation.rembg(on_white, settings.rembg_model, arguments.mask_weights)
+    record |= {"model": settings.rembg_model, "sha256": digest}
+    return mask
+
+
+def _check_size(what: str, path: Path, values: np.ndarray, picture: Picture, image: Path) -> None:
+    """A companion file must lie on its picture pixel by pixel."""
+    height, width = values.shape[:2]
+    if (width, height) != picture.size:
+        raise InputError(
+            f"{what} {path} is {width} x {height} pixels, but picture {image} is {picture.size[0]} x {picture.size[1]}; "
+            f"make the {what} from that picture, at the same size"
+        )
+
+
+def _given_depth(arguments, settings, picture: Picture, mask: np.ndarray, sources: dict) -> np.ndarray:
+    """Inverse depth [H, W] of the object from --depth."""
+    values, digest = read_depth(arguments.depth, settings.max_pixels)
+    _check_size("depth", arguments.depth, values, picture, arguments.image)
+    sources["depth"] = {"path": str(arguments.depth), "sha256": digest, "values": settings.depth_values}
+    source = f"depth {arguments.depth}"
+    if settings.depth_values == "distance":
+        values = depth_map.inverse_of_distance(values, mask > 0.5, source)
+    return depth_map.normalized(values, mask > 0, source)
+
+
+def _given_normal(arguments, settings, picture: Picture, sources: dict) -> np.ndarray | None:
+    """Normal map [H, W, 3] as stored, from --normal."""
+    if arguments.normal is None:
+        return None
+    given = read_picture(arguments.normal, settings.max_pixels, "normal map")
+    _check_size("normal map", arguments.normal, given.rgb, picture, arguments.image)
+    sources["normal"] = {"path": str(arguments.normal), "sha256": given.sha256}
+    return given.rgb
+
+
+def _copy_token(file: Path | None, folder: Path, sources: dict) -> str | None:
+    """A learned word that exists already, into the example as safetensors; returns the word."""
+    if file is None:
+        return None
+    from magic123.priors.tokens import load_token, save_token
+
+    token, embedding = load_token(file)
+    save_token(folder, token, embedding).chmod(0o644)  # safetensors makes files that only their owner can read
+    sources["token"] = {"path": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "dimension": len(embedding)}
+    return token
+
+
+def _versions(settings: PrepareSettings) -> dict[str, str]:
+    """Versions of what touched the pixels."""
+    packages = ["numpy", "opencv-python-headless", "pillow", "scipy"]
+    packages += ["torch", "transformers"] if settings.depth == "dpt" else []
+    packages += ["rembg", "onnxruntime"] if settings.mask == "rembg" else []
+    return {"python": platform.python_version()} | {package: version(package) for package in packages}
+
+
+def _write_json(file: Path, data: dict) -> None:
+    file.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,208 @@
+"""view: one optimised stage -> pictures of it from fixed cameras, a film, a sheet, and a textured mesh.
+
+Reads   --checkpoint (a stage folder written by reconstruct), --example, --settings (config.ViewSettings)
+Writes  --out:  {set}/NNN.png on white; alpha/, normal/ and depth/{set}/NNN.png; cameras.json (cameras and conventions);
+                turntable.mp4; contact.png. The set `reference` is the input picture's own view.
+        --mesh: mesh.obj, mesh.mtl, texture.png, mesh.glb, mesh.ply and mesh.json (figures and what is wrong with it); a
+                result without a usable surface has none.json in their place, which says why.
+Both folders appear complete or not at all. Colours are albedo.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from magic123.config import VERSIONS, ViewSettings
+from magic123.errors import InputError
+from magic123.output_folder import output_folder
+from magic123.settings_file import validate
+
+RESERVED = ("reference", "alpha", "normal", "depth")
+CONVENTIONS = {
+    "world": "right-handed, +y up, the front towards +z; the object lies in [-1, 1]^3",
+    "polar": "degrees from +y",
+    "azimuth": "degrees from +z towards +x",
+    "fov": "vertical, degrees",
+    "camera_to_world": "OpenGL: columns are right, up, backward and position; the camera looks along its -z at the origin",
+    "pixels": "row 0 is the top, pixel centres at +0.5",
+    "{set}": "albedo on white, 8 bit sRGB as stored",
+    "alpha/{set}": "opacity, 8 bit",
+    "normal/{set}": "world normals as (n + 1) / 2, on white, 8 bit",
+    "depth/{set}": "distance along the optical axis times depth_scale, 16 bit; 0 where opacity is below one half",
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line. Raises InputError for whatever the user can mend."""
+    parser = argparse.ArgumentParser(prog="python -m magic123 view", description="Pictures and mesh of an optimised stage.")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="stage folder written by reconstruct")
+    parser.add_argument("--example", type=Path, required=True, help="example folder written by prepare")
+    parser.add_argument("--settings", default="{}", help="ViewSettings as JSON, or a file of it")
+    parser.add_argument("--device", default=None, help="cpu, cuda, ... (default: cuda where there is one)")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the views into")
+    parser.add_argument("--mesh", type=Path, required=True, help="folder to write the mesh into")
+    options = parser.parse_args(argv)
+    settings = read_settings(options.settings)
+    if options.out.resolve() == options.mesh.resolve():
+        raise InputError(f"--out and --mesh are both {options.out}; name two folders")
+
+    import torch
+
+    from magic123.checkpoint import load_scene
+    from magic123.example import load_example
+
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    scene, stage = load_scene(options.checkpoint)
+    example = load_example(options.example)
+    about = {"example": example.name, "prompt": example.prompt, "scene": stage.scene, "steps": stage.steps}
+    view(scene.to(device), example, settings, options.out, options.mesh, about)
+
+
+def read_settings(text: str) -> ViewSettings:
+    """Settings from JSON text or from a JSON file. Raises InputError."""
+    where = "--settings" if text.lstrip().startswith("{") else text
+    try:
+        data = json.loads(text if where == "--settings" else Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{where}: not readable as JSON ({error}); give a JSON object or a file of one") from error
+    settings = validate(ViewSettings, data, where)
+    taken = [name for name in settings.sets if name in RESERVED or not name.replace("-", "").replace("_", "").isalnum()]
+    if taken:
+        raise InputError(
+            f"{where}: a view set cannot be called {taken[0]!r}; use letters, digits, - and _, and none of {RESERVED}"
+        )
+    return settings
+
+
+def view(scene, example, settings: ViewSettings, out: Path, mesh_out: Path, about: dict) -> None:
+    """Write both folders. `about` is JSON data that names the result, for cameras.json and the mesh's metadata."""
+    import torch
+
+    with torch.no_grad(), output_folder(out, "cameras.json") as views, output_folder(mesh_out, "mesh.json") as mesh:
+        figures = write_mesh_folder(scene, settings, mesh, about)
+        write_views(scene, example, settings, views, about)
+        write_showcase(scene, example, settings, views, about, figures)
+
+
+def write_views(scene, example, settings: ViewSettings, folder: Path, about: dict) -> None:
+    """All view sets and cameras.json."""
+    from magic123.camera import Camera
+
+    own = example.camera
+    cameras = {"reference": Camera.orbit(own.polar, own.azimuth, own.radius, own.fov, settings.size)}
+    for name, ring in settings.sets.items():
+        azimuths = [ring.first_azimuth + 360 * k / ring.count for k in range(ring.count)]
+        cameras[name] = Camera.orbit(ring.polar, azimuths, settings.radius, settings.fov, settings.size)
+    farthest = max(float(camera.radius.max()) for camera in cameras.values()) + math.sqrt(3)
+    depth_scale = math.floor(65535 / farthest)
+    listed = {}
+    for name, camera in cameras.items():
+        for kind in ("", "alpha", "normal", "depth"):
+            (folder / kind / name).mkdir(parents=True)
+        listed[name] = []
+        for index in range(len(camera)):
+            one, file = camera[index], f"{name}/{index:03d}.png"
+            picture = look(scene, one)
+            depth = np.where(picture["alpha"] >= 0.5, picture["depth"] * depth_scale, 0)
+            Image.fromarray(to_bytes(picture["colour"])).save(folder / file)
+            Image.fromarray(to_bytes(picture["alpha"])).save(folder / "alpha" / file)
+            Image.fromarray(to_bytes(picture["normal"])).save(folder / "normal" / file)
+            Image.fromarray(np.rint(depth.clip(0, 65535)).astype(np.uint16)).save(folder / "depth" / file)
+            listed[name].append({"file": file, **describe(one)})
+        say(f"view: {name}, {len(camera)} pictures of {settings.size} x {settings.size}")
+    content = {
+        "result": about,
+        "version": VERSIONS["view"],
+        "conventions": CONVENTIONS,
+        "kernels": scene.kernels(),
+        "background": [1, 1, 1],
+        "depth_scale": depth_scale,
+        "sets": listed,
+    }
+    (folder / "cameras.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def describe(camera) -> dict:
+    """One camera as JSON data."""
+    numbers = {name: round(float(getattr(camera, name)[0]), 6) for name in ("polar", "azimuth", "radius", "fov")}
+    pose = [[round(value, 7) for value in row] for row in camera.camera_to_world[0].tolist()]
+    return {**numbers, "height": camera.height, "width": camera.width, "camera_to_world": pose}
+
+
+def look(scene, camera) -> dict[str, np.ndarray]:
+    """What one camera sees, float32: colour [H, W, 3] and normal map [H, W, 3] on white, alpha and depth [H, W]."""
+    # lambertian under full ambient light is albedo, and unlike the mode "albedo" has normals with every scene
+    seen = scene.render(camera, mode="lambertian", ambient=1.0)
+    opacity = seen.opacity[0]
+    parts = {
+        "colour": seen.rgb[0],
+        "alpha": opacity[..., 0],
+        "depth": (seen.depth[0] / opacity.clamp_min(1e-6))[..., 0],
+        "normal": (seen.normal[0] + opacity) / 2 + (1 - opacity),
+    }
+    return {name: value.float().cpu().numpy() for name, value in parts.items()}
+
+
+def write_showcase(scene, example, settings: ViewSettings, folder: Path, about: dict, figures: dict) -> None:
+    """turntable.mp4 and contact.png: once around at the reference picture's height."""
+    from magic123.camera import Camera
+    from magic123.showcase import Frame, contact_sheet, write_film
+
+    count, own = settings.turntable_frames, example.camera
+    circle = Camera.orbit(
+        own.polar, [own.azimuth + 360 * k / count for k in range(count)], settings.radius, settings.fov, settings.size
+    )
+    frames = []
+    for index in range(count):
+        picture = look(scene, circle[index])
+        frames.append(Frame(float(circle.azimuth[index]), to_bytes(picture["colour"]), to_bytes(picture["normal"])))
+    write_film(folder / "turntable.mp4", frames)
+    surface = f"mesh of {figures['faces']:,} faces" if "faces" in figures else f"no mesh: {figures['reason']}"
+    words = [about[key] for key in ("prompt", "label", "scene") if about.get(key)]
+    sheet = contact_sheet(example.name, "  ·  ".join([*words, surface]), to_bytes(example.rgb.cpu().numpy()), frames)
+    sheet.save(folder / "contact.png", optimize=True)
+    say(f"view: turntable of {count} frames, contact sheet")
+
+
+def write_mesh_folder(scene, settings: ViewSettings, folder: Path, about: dict) -> dict:
+    """The mesh, or none.json; mesh.json either way. Returns what mesh.json says."""
+    from magic123.geometry.export import write_mesh
+    from magic123.geometry.mesh import mesh_problem, surface_missing
+
+    # a density field is sampled as finely as one likes, a lattice is as fine as it is
+    surface = scene.mesh(settings.mesh_resolution) if about["scene"] == "nerf" else scene.mesh()
+    if surface is None:
+        reason = "this scene has no surface"
+    else:
+        vertices, faces = (part.detach().cpu().numpy() for part in surface)
+        reason, problem = surface_missing(vertices, faces), mesh_problem(vertices, faces)
+    if reason is not None:
+        content = {"result": about, "exists": False, "reason": reason}
+        (folder / "none.json").write_text(json.dumps({"reason": reason}) + "\n")
+    else:
+        device = next(scene.parameters()).device
+        figures = write_mesh(
+            folder, vertices, faces, scene.albedo, max_faces=settings.max_faces, texture_size=settings.texture_size,
+            metadata={"result": about, "conventions": {"world": CONVENTIONS["world"]}}, device=device,
+        )  # fmt: skip
+        content = {"result": about, "exists": True, "problem": problem, **figures}
+    (folder / "mesh.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    say("view: " + (f"no mesh ({reason})" if reason else f"mesh of {content['faces']} faces"))
+    if content.get("problem"):
+        say(f"view: the surface is questionable: {content['problem']}")
+    return content
+
+
+def to_bytes(values: np.ndarray) -> np.ndarray:
+    return np.rint(values.clip(0, 1) * 255).astype(np.uint8)
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

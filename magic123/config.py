@@ -1,0 +1,251 @@
+"""Everything a user can set, as typed data. No torch here: the Snakefile imports this module.
+
+A *method* is a mapping of named stages; `extends` inherits another method, keys override one by one, `null` removes.
+Angles are degrees, lengths are world units (the object lives in the cube [-1, 1]^3), weights multiply summed gradients
+(priors) or mean losses. Defaults are Magic123's published code (coarse stage) unless a comment says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+Range = tuple[float, float]
+
+# One number per command: raise it when the command's results change for the same settings. Snakemake cannot see the
+# code of an imported package, so this number is what makes it run the command again.
+VERSIONS = {"prepare": 1, "invert": 1, "reconstruct": 1, "view": 1, "score": 1, "table": 1}
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are refused, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- cameras
+class ReferenceCamera(Settings):
+    """Where the input picture is taken from."""
+
+    polar: float = 90.0
+    azimuth: float = 0.0
+    radius: PositiveFloat = 1.8
+    fov: PositiveFloat = 40.0
+
+
+class NovelCameras(Settings):
+    """Distribution of training views. With probability `upper_hemisphere` a direction is uniform on y >= 0 instead."""
+
+    radius: Range = (1.8, 1.8)
+    polar: Range = (45.0, 135.0)
+    azimuth: Range = (-180.0, 180.0)
+    fov: Range = (40.0, 40.0)
+    upper_hemisphere: float = Field(0.5, ge=0, le=1)
+
+
+# ----------------------------------------------------------------------------------------------------------- scenes
+class HashGridSettings(Settings):
+    levels: PositiveInt = 16
+    features: PositiveInt = 2
+    log2_entries: PositiveInt = 19
+    base_resolution: PositiveInt = 16
+    finest_resolution: PositiveInt = 2048
+    backend: Literal["auto", "torch", "numba", "triton", "tinycudann"] = "auto"
+
+
+class FieldSettings(Settings):
+    grid: HashGridSettings = HashGridSettings()
+    hidden: PositiveInt = 64
+    layers: PositiveInt = 2  # hidden layers of the MLP
+    blob_density: float = 10.0
+    blob_radius: PositiveFloat = 0.2
+    # the finest half of the levels is zero until this share of the stage (0: never masked)
+    coarse_to_fine: float = Field(0.6, ge=0, le=1)
+    normal_epsilon: PositiveFloat = 1e-2
+
+
+class NeRFSettings(Settings):
+    occupancy_resolution: PositiveInt = 128
+    occupancy_interval: PositiveInt = 16
+    occupancy_decay: float = 0.95
+    occupancy_threshold: PositiveFloat = 10.0  # threshold = min(mean density, this)
+    max_samples: PositiveInt = 1024  # per ray across the cube's diagonal
+
+
+class DMTetSettings(Settings):
+    grid_resolution: PositiveInt = 256
+    rasterizer: Literal["auto", "numba", "nvdiffrast"] = "auto"
+    texture_levels_masked: bool = False
+
+
+# ----------------------------------------------------------------------------------------------------------- priors
+class PriorSettings(Settings):
+    """One diffusion prior inside a stage. `weight` multiplies w(t)(eps_hat - eps) at the latents (a sum, not a mean)."""
+
+    kind: Literal["stable-diffusion", "zero123"]
+    weights: str  # an entry of config/weights.yaml
+    weight: NonNegativeFloat
+    guidance_scale: float
+    t_range: Range = (0.2, 0.6)
+    # stable-diffusion
+    prompt: str = "A high-resolution DSLR image of {subject}"
+    use_token: bool = True
+    view_prompts: bool = True
+    # eps_text + s (eps_text - eps_uncond) as the reference code does (an effective scale of s + 1), or the usual formula
+    guidance_formula: Literal["usual", "as-published"] = "usual"
+    # zero123
+    angle_weight: bool = True  # times (angle between novel and reference direction) / 180
+    reference: Literal["own", "next-example"] = "own"  # next-example: the wrong-reference control
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+
+class Losses(Settings):
+    """Weights of the losses; 0 switches one off (it is then not computed)."""
+
+    rgb: NonNegativeFloat = 5.0
+    mask: NonNegativeFloat = 0.5
+    depth: NonNegativeFloat = 0.01
+    normal: NonNegativeFloat = 0.0
+    entropy: NonNegativeFloat = 1e-3
+    orientation: NonNegativeFloat = 1e-2
+    opacity: NonNegativeFloat = 0.0
+    normal_smoothness: NonNegativeFloat = 0.5
+    normal_blur: NonNegativeFloat = 0.5
+    total_variation: NonNegativeFloat = 0.0  # of density on a jittered grid; ours, for the reconstruction-only row
+    normal_consistency: NonNegativeFloat = 0.0
+    laplacian: NonNegativeFloat = 0.0
+
+
+class Shading(Settings):
+    """Shares of the shadings at novel views."""
+
+    normal_until: float = Field(0.2, ge=0, le=1)  # share of the stage shown as normal maps
+    textureless: float = Field(0.2, ge=0, le=1)
+    ambient: Range = (0.1, 1.0)
+
+
+class LearningRates(Settings):
+    grid: PositiveFloat = 1e-2
+    network: PositiveFloat = 1e-3
+    geometry: PositiveFloat = 1e-3  # DMTet: signed distances and offsets
+
+
+# ------------------------------------------------------------------------------------------------------------ views
+class ViewSet(Settings):
+    """`count` cameras on one circle, evenly spaced in azimuth from `first_azimuth` on."""
+
+    polar: float = 90.0
+    first_azimuth: float = 0.0
+    count: PositiveInt = 12
+
+
+class ViewSettings(Settings):
+    """What `view` renders of a finished stage, next to the reference view (set `reference`), and how it exports the mesh."""
+
+    size: PositiveInt = 128
+    radius: PositiveFloat = 1.8
+    fov: PositiveFloat = 40.0
+    sets: dict[str, ViewSet] = {"ring": ViewSet(first_azimuth=15.0), "elevated": ViewSet(polar=60.0)}
+    turntable_frames: PositiveInt = 48
+    mesh_resolution: PositiveInt = 96  # marching cubes of a NeRF's density; a DMTet has its own lattice
+    max_faces: PositiveInt = 20000
+    texture_size: PositiveInt = 512
+
+
+# ----------------------------------------------------------------------------------------------------------- stages
+class Stage(Settings):
+    """One optimisation of one scene."""
+
+    scene: Literal["nerf", "dmtet", "picture"]
+    init: str | None = None  # a stage of this method ("coarse") or of another ("magic123/coarse")
+    steps: int = Field(5000, ge=0)
+    resolution: PositiveInt = 128
+    reference_scale: PositiveFloat = 1.5  # the known view is rendered at resolution * this
+    reference_warmup: int = 100  # the first steps all see the known view
+    reference_interval: PositiveInt = 4  # afterwards every n-th
+    ray_noise: NonNegativeFloat = 1e-3
+    cameras: NovelCameras = NovelCameras()
+    field: FieldSettings = FieldSettings()
+    nerf: NeRFSettings = NeRFSettings()
+    dmtet: DMTetSettings = DMTetSettings()
+    shading: Shading = Shading()
+    random_background: float = Field(1.0, ge=0, le=1)  # share of novel views over one random colour; the others are white
+    priors: dict[str, PriorSettings] = {}
+    # Magic123's code divides its score-distillation gradients by the AMP loss scale (65536 at first). This constant
+    # puts that factor in explicitly; 1 leaves the gradients alone.
+    loss_scale: PositiveFloat = 1.0
+    losses: Losses = Losses()
+    learning_rates: LearningRates = LearningRates()
+    erode_edges: bool = False
+    ema_decay: float = Field(0.95, ge=0, lt=1)
+    ema_interval: PositiveInt = 100
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+
+class Method(Settings):
+    label: str  # as a table prints it; never inherited, the method's name where not given
+    about: str = ""  # one sentence: what this row asks; never inherited either
+    stages: dict[str, Stage] = Field(min_length=1)
+
+
+# ---------------------------------------------------------------------------------------------------------- prepare
+class QualityLimits(Settings):
+    """When a mask is refused (`refuse_*`) or remarked upon (`warn_*`). Shares of the picture unless said otherwise."""
+
+    refuse_area_below: float = Field(1e-3, ge=0, le=1)
+    refuse_area_above: float = Field(0.98, ge=0, le=1)
+    # inverted: at least this share of the border is object, and less than this share of the middle is
+    refuse_inverted_border: float = Field(0.8, ge=0, le=1)
+    refuse_inverted_middle: float = Field(0.5, ge=0, le=1)
+    warn_area_below: float = Field(0.03, ge=0, le=1)
+    warn_area_above: float = Field(0.8, ge=0, le=1)
+    warn_border_contact: float = Field(0.005, ge=0, le=1)  # share of the border's pixels that are object
+    warn_main_component_below: float = Field(0.9, ge=0, le=1)  # the largest component's share of the mask
+    warn_soft_edge_above: float = Field(0.35, ge=0, le=1)  # half-transparent pixels per mask pixel
+    warn_pixels_below: int = Field(128, ge=0)  # the longer side of the object's box, in pixels
+
+
+class PrepareSettings(Settings):
+    """How a picture becomes an example. Nothing here is chosen silently: what is asked for runs, or the command fails."""
+
+    resolution: PositiveInt = 1024  # the prepared square's side at most; pictures are never enlarged
+    aspect: Literal["pad", "squash"] = "pad"  # squash: distorts to a square, as the published code does
+    # the longer side of the object's box takes this share of the square; none keeps the picture's own framing
+    object_share: float | None = Field(None, gt=0, le=1)
+    # how colours are stored under a soft alpha; detect looks at the soft pixels
+    alpha: Literal["detect", "straight", "premultiplied"] = "detect"
+    # detect: premultiplied when at least this share of the soft pixels has max(R, G, B) <= alpha
+    premultiplied_share: float = Field(0.99, gt=0, le=1)
+    mask: Literal["alpha", "file", "grabcut", "rembg"] = "alpha"
+    grabcut_margin: float = Field(0.03, gt=0, lt=0.5)  # this share of each side is surely background
+    grabcut_iterations: PositiveInt = 5
+    rembg_model: Literal["u2net", "u2netp", "silueta", "isnet-general-use"] = "u2net"
+    depth: Literal["file", "dpt", "none"] = "dpt"
+    # what a depth file holds: near is large, known up to scale and shift; or distances (near is small)
+    depth_values: Literal["inverse", "distance"] = "inverse"
+    max_pixels: int = Field(64_000_000, ge=1, le=150_000_000)
+    quality: QualityLimits = QualityLimits()
+
+
+# ----------------------------------------------------------------------------------------------------------- invert
+class InversionSettings(Settings):
+    """Learning a token for one object (textual inversion, arXiv 2208.01618). Defaults are the published run on SD 1.5."""
+
+    steps: PositiveInt = 3000
+    batch: PositiveInt = 16
+    chunk: PositiveInt | None = None  # pictures through the network at once (gradients add up to the batch); none: all
+    learning_rate: PositiveFloat = 1e-4
+    betas: Range = (0.9, 0.999)
+    weight_decay: NonNegativeFloat = 1e-2
+    epsilon: PositiveFloat = 1e-8
+    token: str = Field("<object>", min_length=1)
+    # where the embedding starts; none: the example's init_word, else the last word of its prompt (token.json says which)
+    init_word: str | None = None
+    resolution: PositiveInt | None = None  # none: the model's own
+    augment: bool = True
+    # imagenet: the 27 photo templates of CLIP; else templates with one {} each
+    templates: Literal["imagenet"] | tuple[str, ...] = "imagenet"
+    cached_latents: int = Field(0, ge=0)  # n > 0: n augmented pictures are encoded once; 0: fresh ones at every step
+    evaluation_samples: PositiveInt = 64  # of the comparison with the initial token and with the plain caption
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"

@@ -1,0 +1,116 @@
+"""The two visibility questions of a mesh rasteriser, on the CPU: which triangle does a pixel see, and which silhouette
+edge runs between two neighbouring pixels. Both are single-threaded and deterministic; neither is differentiable.
+
+Screen coordinates are pixels (centre of pixel (row, column) at column + 0.5, row + 0.5). Nearness is 1 / (distance along the
+optical axis), which is linear on the screen; 0 is the background. Triangles with a corner behind the camera (nearness <= 0)
+are left out whole.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+
+
+@numba.njit(cache=True)
+def triangle_ids(x, y, nearness, faces, height, width):
+    """x, y, nearness: [V] float64. faces: [F, 3]. Returns ids [H, W] int32 (face + 1, 0 = background), nearness [H, W]."""
+    ids = np.zeros((height, width), np.int32)
+    nearest = np.zeros((height, width), np.float64)
+    for f in range(len(faces)):
+        i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
+        if nearness[i] <= 0 or nearness[j] <= 0 or nearness[k] <= 0:
+            continue
+        xi, yi, xj, yj, xk, yk = x[i], y[i], x[j], y[j], x[k], y[k]
+        area = (xj - xi) * (yk - yi) - (xk - xi) * (yj - yi)
+        if not 0 < abs(area) < np.inf:  # also leaves out corners that are not numbers
+            continue
+        sign = 1.0 if area > 0 else -1.0
+        left = math.ceil(max(0.0, min(xi, xj, xk) - 0.5))
+        right = math.floor(min(width - 1.0, max(xi, xj, xk) - 0.5))
+        top = math.ceil(max(0.0, min(yi, yj, yk) - 0.5))
+        bottom = math.floor(min(height - 1.0, max(yi, yj, yk) - 0.5))
+        for row in range(top, bottom + 1):
+            cy = row + 0.5
+            for column in range(left, right + 1):
+                cx = column + 0.5
+                # three edge functions, each the exact negative of the neighbour's across that edge: no cracks
+                a = sign * ((xj - cx) * (yk - cy) - (xk - cx) * (yj - cy))
+                b = sign * ((xk - cx) * (yi - cy) - (xi - cx) * (yk - cy))
+                c = sign * ((xi - cx) * (yj - cy) - (xj - cx) * (yi - cy))
+                if a < 0 or b < 0 or c < 0:
+                    continue
+                near = (a * nearness[i] + b * nearness[j] + c * nearness[k]) / (a + b + c)
+                if near > nearest[row, column]:
+                    nearest[row, column] = near
+                    ids[row, column] = f + 1
+    return ids, nearest
+
+
+@numba.njit(cache=True)
+def silhouette_crossings(x, y, nearness, ends, opposite, ids, nearest):
+    """Where a silhouette passes between the centres of two neighbouring pixels.
+
+    ends, opposite: [E, 2], an edge table. Returns two int32 images of edge + 1 (0: none): [H, W - 1] between a pixel and the
+    one to its right, [H - 1, W] between a pixel and the one below. An edge is a silhouette if both its faces lie on the same
+    side of it on the screen, or if it has one face only. It counts only where it explains what the two pixels see: they
+    show different faces, the nearer pixel lies on the side of the edge's faces, and the edge is not hidden behind both.
+    Of several candidates the one nearest in depth to the nearer pixel wins.
+    """
+    height, width = ids.shape
+    across = np.zeros((height, max(width - 1, 0)), np.int32)
+    down = np.zeros((max(height - 1, 0), width), np.int32)
+    across_error = np.full(across.shape, np.inf)
+    down_error = np.full(down.shape, np.inf)
+    for e in range(len(ends)):
+        i, j = ends[e, 0], ends[e, 1]
+        near_i, near_j = nearness[i], nearness[j]
+        if near_i <= 0 or near_j <= 0:
+            continue
+        ax, ay = x[i], y[i]
+        dx, dy = x[j] - ax, y[j] - ay
+        if not abs(dx) + abs(dy) < 1e9:
+            continue
+        o, p = opposite[e, 0], opposite[e, 1]
+        side = dx * (y[o] - ay) - dy * (x[o] - ax)
+        if p >= 0 and side * (dx * (y[p] - ay) - dy * (x[p] - ax)) <= 0:
+            continue
+        if abs(dy) >= abs(dx):  # steep: compare pixels left and right of it
+            if dy == 0:
+                continue
+            faces_right = side * dy < 0
+            first = math.ceil(max(0.0, min(ay, ay + dy) - 0.5))
+            last = math.floor(min(height - 1.0, max(ay, ay + dy) - 0.5))
+            for row in range(first, last + 1):
+                share = (row + 0.5 - ay) / dy
+                column = math.floor(ax + share * dx - 0.5)
+                if column < 0 or column >= width - 1 or ids[row, column] == ids[row, column + 1]:
+                    continue
+                this, other = nearest[row, column], nearest[row, column + 1]
+                near = near_i + share * (near_j - near_i)
+                if (other > this) != faces_right or near < min(this, other):
+                    continue
+                error = abs(near - max(this, other))
+                if error < across_error[row, column]:
+                    across_error[row, column] = error
+                    across[row, column] = e + 1
+        else:
+            faces_below = side * dx > 0
+            first = math.ceil(max(0.0, min(ax, ax + dx) - 0.5))
+            last = math.floor(min(width - 1.0, max(ax, ax + dx) - 0.5))
+            for column in range(first, last + 1):
+                share = (column + 0.5 - ax) / dx
+                row = math.floor(ay + share * dy - 0.5)
+                if row < 0 or row >= height - 1 or ids[row, column] == ids[row + 1, column]:
+                    continue
+                this, other = nearest[row, column], nearest[row + 1, column]
+                near = near_i + share * (near_j - near_i)
+                if (other > this) != faces_below or near < min(this, other):
+                    continue
+                error = abs(near - max(this, other))
+                if error < down_error[row, column]:
+                    down_error[row, column] = error
+                    down[row, column] = e + 1
+    return across, down

@@ -1,0 +1,87 @@
+"""The list of methods as Markdown: what each is, what it extends, and every setting in which it differs from that.
+
+`python -m magic123.method_list --methods config/methods.yaml --out reports/methods.md`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from magic123.config import Method
+from magic123.errors import InputError
+from magic123.settings_file import load_methods, read_yaml
+
+ABSENT = "absent"
+
+
+def leaves(settings: Any, path: str = "") -> dict[str, str]:
+    """Every setting by its dotted path, as JSON. Empty mappings count as nothing."""
+    if not isinstance(settings, dict):
+        return {path: json.dumps(settings)}
+    found: dict[str, str] = {}
+    for key, value in settings.items():
+        found |= leaves(value, f"{path}.{key}" if path else str(key))
+    return found
+
+
+def differences(method: Method, base: Method) -> list[tuple[str, str, str]]:
+    """(path, in the base, here) of every resolved setting that differs. A stage or a prior that is gone is one line."""
+    ours, theirs = (leaves(one.model_dump(mode="json")["stages"]) for one in (method, base))
+    gone = {".".join(at) for at in _subtrees(base) - _subtrees(method)}
+    found = [(path, "set", ABSENT) for path in sorted(gone) if not any(path.startswith(f"{other}.") for other in gone)]
+    for path in dict.fromkeys([*theirs, *ours]):
+        if theirs.get(path) != ours.get(path) and not any(path.startswith(f"{subtree}.") for subtree in gone):
+            found.append((path, theirs.get(path, ABSENT), ours.get(path, ABSENT)))
+    return found
+
+
+def _subtrees(method: Method) -> set[tuple[str, ...]]:
+    """The parts of a method that `null` can remove whole: stages, and their priors."""
+    found: set[tuple[str, ...]] = {(stage,) for stage in method.stages}
+    return found | {(name, "priors", prior) for name, stage in method.stages.items() for prior in stage.priors}
+
+
+def markdown(methods: dict[str, Method], bases: dict[str, str | None]) -> str:
+    """One section a method, in the file's order."""
+    lines = ["# Methods", "", "Written by `uv run snakemake reports/methods.md` from the resolved settings.", ""]
+    for name, method in methods.items():
+        lines += [f"## {name}", "", f"**{method.label}**" + (f": {method.about}" if method.about else ""), ""]
+        base = bases.get(name)
+        if base is None:
+            lines += [f"Stages: {', '.join(method.stages)}. Extends nothing.", ""]
+            continue
+        rows = differences(method, methods[base])
+        if not rows:
+            lines += [f"The same settings as [{base}](#{base}).", ""]
+            continue
+        lines += [f"| setting | [{base}](#{base}) | {name} |", "|---|---|---|"]
+        lines += [f"| {path} | {before} | {after} |" for path, before, after in rows]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m magic123.method_list", description=__doc__.splitlines()[0])
+    parser.add_argument("--methods", required=True, type=Path, help="a file of methods")
+    parser.add_argument("--out", required=True, type=Path, help="the Markdown file to write")
+    arguments = parser.parse_args(argv)
+    try:
+        methods = load_methods(arguments.methods)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    text = markdown(methods, {name: entry.get("extends") for name, entry in read_yaml(arguments.methods).items()})
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = arguments.out.with_name(f".{arguments.out.name}.{os.getpid()}.part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.rename(arguments.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""A miniature CLIP in open_clip format, and its image tower in transformers format for the miniature Zero-1-to-3."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from magic123.miniatures.pool import VIEWS, Pool
+from magic123.miniatures.training import draw_batch, train, write_record
+from magic123.miniatures.vocabulary import CONTEXT, encode, write_tokenizer
+
+STEPS, BATCH = 1200, 96
+MEAN, DEVIATION = [0.85, 0.83, 0.83], [0.28, 0.30, 0.30]
+EMBED, WIDTH, LAYERS, HEAD_WIDTH, PATCH, SIZE = 64, 96, 3, 24, 8, 32
+
+
+def configuration(vocabulary: int) -> dict:
+    """open_clip's model_cfg."""
+    return {
+        "embed_dim": EMBED,
+        "vision_cfg": {"image_size": SIZE, "patch_size": PATCH, "width": WIDTH, "layers": LAYERS, "head_width": HEAD_WIDTH},
+        "text_cfg": {"context_length": CONTEXT, "vocab_size": vocabulary, "width": 64, "heads": 4, "layers": 2},
+    }
+
+
+def captions(pool: Pool, objects: np.ndarray, angles: np.ndarray) -> list[str]:
+    """Captions with the view named as the 2D prior's prompts do."""
+    return [f"{pool.captions[o]}, {view_name(a)} view" for o, a in zip(objects, angles, strict=True)]
+
+
+def view_name(azimuth: float) -> str:
+    """front within 45 degrees of the reference view, back beyond 135, else side."""
+    return "front" if abs(azimuth) <= 45 else "back" if abs(azimuth) >= 135 else "side"
+
+
+def normalised(rgb: np.ndarray) -> torch.Tensor:
+    x = (torch.from_numpy(rgb) - torch.tensor(MEAN)) / torch.tensor(DEVIATION)
+    return x.permute(0, 3, 1, 2).contiguous()
+
+
+def make_clip(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
+    """Contrastive training on (picture, caption) and on two views of one object; writes both formats under `out`."""
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    torch.manual_seed(2)
+    pool = Pool(pool_folder)
+    tokenizer = write_tokenizer(out / "tokenizer")
+    config = configuration(len(tokenizer))
+    model = CLIP(EMBED, CLIPVisionCfg(**config["vision_cfg"]), CLIPTextCfg(**config["text_cfg"]))
+
+    def loss(generator):
+        objects, views = draw_batch(generator, pool.training, VIEWS, BATCH)
+        other = torch.randint(VIEWS, (BATCH,), generator=generator).numpy()
+        text = encode(tokenizer, captions(pool, objects, pool.angles[objects, views, 1]))
+        image = F.normalize(model.encode_image(normalised(pool.rgb(objects, views))), dim=-1)
+        pair = F.normalize(model.encode_image(normalised(pool.rgb(objects, other))), dim=-1)
+        words = F.normalize(model.encode_text(text), dim=-1)
+        scale, target = model.logit_scale.exp().clamp(max=50), torch.arange(BATCH)
+        total = 0.0
+        for a, b in ((image, words), (image, pair)):
+            logits = scale * a @ b.T
+            total = total + 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
+        return total
+
+    record = train([model], loss, steps=steps, learning_rate=1.5e-3, name="clip", ema_decay=0.99, seed=2)
+    model.eval()
+    held_out = np.arange(pool.training, len(pool.images))
+    zeros = np.zeros(len(held_out), int)
+    with torch.no_grad():
+        image = F.normalize(model.encode_image(normalised(pool.rgb(held_out, zeros))), dim=-1)
+        words = F.normalize(model.encode_text(encode(tokenizer, captions(pool, held_out, zeros))), dim=-1)
+        other = F.normalize(model.encode_image(normalised(pool.rgb(held_out, zeros + 3))), dim=-1)
+    index = torch.arange(len(held_out))
+    quality = {
+        "objects": len(held_out),
+        "text_to_image_recall_at_5": ((words @ image.T).topk(5).indices == index[:, None]).any(1).float().mean().item(),
+        "other_view_recall_at_1": ((image @ other.T).argmax(1) == index).float().mean().item(),
+        "similarity_same_object": (image * other).sum(-1).mean().item(),
+        "similarity_other_object": ((image @ other.T).sum() - (image * other).sum()).item() / (len(index) * (len(index) - 1)),
+    }
+    write_open_clip(model, config, out)
+    write_image_tower(model.visual.state_dict(), out / "image_encoder", out / "feature_extractor")
+    write_record(out, record | {"batch": BATCH}, quality)
+    print("clip:", quality)
+
+
+def write_open_clip(model, config: dict, out: Path) -> None:
+    from safetensors.torch import save_file
+
+    preprocess = {"mean": MEAN, "std": DEVIATION, "interpolation": "bicubic", "resize_mode": "squash", "size": SIZE}
+    (out / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}, indent=1))
+    state = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    save_file(state, out / "open_clip_model.safetensors", metadata={"format": "pt"})
+
+
+def image_tower_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Parameters of OpenAI's (and open_clip's) CLIP image tower under transformers' CLIPVisionModelWithProjection names."""
+    out = {
+        "vision_model.embeddings.class_embedding": state["class_embedding"],
+        "vision_model.embeddings.patch_embedding.weight": state["conv1.weight"],
+        "vision_model.embeddings.position_embedding.weight": state["positional_embedding"],
+        "visual_projection.weight": state["proj"].T,
+    }
+    for theirs, ours in (("ln_pre", "pre_layrnorm"), ("ln_post", "post_layernorm")):
+        for part in ("weight", "bias"):
+            out[f"vision_model.{ours}.{part}"] = state[f"{theirs}.{part}"]
+    renamed = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2", "attn.out_proj": "self_attn.out_proj"}
+    for key, value in state.items():
+        if not key.startswith("transformer.resblocks."):
+            continue
+        layer, name = key.removeprefix("transformer.resblocks.").split(".", 1)
+        prefix, (module, part) = f"vision_model.encoder.layers.{layer}", name.rsplit(".", 1) if "in_proj" not in name else (name, "")
+        if "in_proj" in name:
+            for letter, piece in zip("qkv", value.chunk(3), strict=True):
+                out[f"{prefix}.self_attn.{letter}_proj.{name.rsplit('_', 1)[1]}"] = piece
+        else:
+            out[f"{prefix}.{renamed[module]}.{part}"] = value
+    return {k: v.contiguous() for k, v in out.items()}
+
+
+def write_image_tower(visual: dict[str, torch.Tensor], out: Path, feature_extractor: Path) -> None:
+    from safetensors.torch import save_file
+    from transformers import CLIPImageProcessor, CLIPVisionConfig
+
+    config = CLIPVisionConfig(
+        hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=LAYERS, num_attention_heads=WIDTH // HEAD_WIDTH,
+        image_size=SIZE, patch_size=PATCH, projection_dim=EMBED, hidden_act="gelu", architectures=["CLIPVisionModelWithProjection"],
+    )  # fmt: skip
+    config.save_pretrained(out)
+    save_file({k: v.half() for k, v in image_tower_names(visual).items()}, out / "model.safetensors", metadata={"format": "pt"})
+    CLIPImageProcessor(
+        size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}, image_mean=MEAN, image_std=DEVIATION
+    ).save_pretrained(feature_extractor)

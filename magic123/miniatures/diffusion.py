@@ -1,0 +1,210 @@
+"""The two miniature diffusion priors: a text-conditioned one (Stable Diffusion) and a view-conditioned one (Zero-1-to-3).
+
+Both work on the miniature autoencoder's latents, with Stable Diffusion's noise schedule and velocity prediction.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from magic123.miniatures.clip import captions, normalised
+from magic123.miniatures.pool import VIEWS, Pool
+from magic123.miniatures.training import draw_batch, save_half, train, write_record
+from magic123.miniatures.vocabulary import CONTEXT, encode, write_tokenizer
+
+CROSS = 96
+CHANNELS = (64, 128)
+DROPOUT = 0.12
+
+
+def build_unet(in_channels: int):
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=8, in_channels=in_channels, out_channels=4, layers_per_block=1, block_out_channels=CHANNELS, norm_num_groups=8,
+        down_block_types=("CrossAttnDownBlock2D",) * 2, cross_attention_dim=CROSS, attention_head_dim=4,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+    ).to(memory_format=torch.channels_last)  # fmt: skip
+
+
+def build_scheduler():
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1, prediction_type="v_prediction",
+    )  # fmt: skip
+
+
+def noised(z: torch.Tensor, alphas: torch.Tensor, generator: torch.Generator):
+    """Noisy latents, timesteps and the velocity target sqrt(a) eps - sqrt(1 - a) z."""
+    t = torch.randint(1000, (len(z),), generator=generator)
+    noise = torch.randn(z.shape, generator=generator)
+    a = alphas[t][:, None, None, None]
+    return a.sqrt() * z + (1 - a).sqrt() * noise, t, a.sqrt() * noise - (1 - a).sqrt() * z
+
+
+def load_latents(file: Path, autoencoder: Path) -> tuple[np.ndarray, float]:
+    return np.load(file, mmap_mode="r"), json.loads((autoencoder / "config.json").read_text())["scaling_factor"]
+
+
+def make_stable_diffusion(pool_folder: Path, latents_file: Path, autoencoder: Path, out: Path, steps: int, batch: int = 32) -> None:
+    """Text encoder and UNet trained together on (caption with its view, latents); written as a Stable Diffusion folder."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(3)
+    pool = Pool(pool_folder)
+    latents, scale = load_latents(latents_file, autoencoder)
+    tokenizer = write_tokenizer(out / "tokenizer")
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=CROSS, intermediate_size=4 * CROSS, num_hidden_layers=2, num_attention_heads=4,
+            max_position_embeddings=CONTEXT, projection_dim=CROSS, bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    unet, scheduler = build_unet(4), build_scheduler()
+    prefixes = ("", "a photo of ", "a rendering of ", "a high-resolution dslr image of ")
+
+    def text_of(objects, views, generator):
+        texts = captions(pool, objects, pool.angles[objects, views, 1])
+        choice = torch.randint(len(prefixes) + 1, (len(texts), 2), generator=generator)
+        drop = torch.rand(len(texts), generator=generator) < DROPOUT
+        named = [prefixes[p % len(prefixes)] + (x if q > 0 else x.split(",")[0]) for x, (p, q) in zip(texts, choice.tolist(), strict=True)]
+        return encode(tokenizer, ["" if d else x for d, x in zip(drop.tolist(), named, strict=True)])
+
+    def loss(generator):
+        objects, views = draw_batch(generator, pool.training, VIEWS, batch)
+        z = torch.from_numpy(latents[objects, views].astype(np.float32)) * scale
+        noisy, t, target = noised(z, scheduler.alphas_cumprod, generator)
+        hidden = text_encoder(text_of(objects, views, generator)).last_hidden_state
+        return F.mse_loss(unet(noisy.contiguous(memory_format=torch.channels_last), t, hidden).sample, target)
+
+    record = train(
+        [unet, text_encoder], loss, steps=steps, learning_rate=1e-3, name="stable-diffusion", seed=3,
+        checkpoint=out.parent / "stable-diffusion.state", checkpoint_interval=1000,
+    )  # fmt: skip
+    quality = text_quality(unet, text_encoder, tokenizer, scheduler, pool, latents, scale)
+    for model, name in ((unet, "unet"), (text_encoder, "text_encoder")):
+        save_half(model, out / name)
+    scheduler.save_pretrained(out / "scheduler")
+    shutil.copytree(autoencoder, out / "vae", dirs_exist_ok=True)
+    index = {
+        "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.1", "safety_checker": [None, None],
+        "feature_extractor": [None, None], "image_encoder": [None, None], "requires_safety_checker": False,
+        "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
+    }  # fmt: skip
+    (out / "model_index.json").write_text(json.dumps(index, indent=1))
+    write_record(out, record | {"batch": batch}, quality)
+    print("stable-diffusion:", quality)
+
+
+@torch.no_grad()
+def text_quality(unet, text_encoder, tokenizer, scheduler, pool: Pool, latents, scale) -> dict:
+    """Held-out denoising loss with the right caption, another object's caption and none (the right one should be lowest)."""
+    generator = torch.Generator().manual_seed(7)
+    held_out = np.arange(pool.training, len(pool.images))
+    views = np.arange(len(held_out)) % VIEWS
+    texts = captions(pool, held_out, pool.angles[held_out, views, 1])
+    z = torch.from_numpy(latents[held_out, views].astype(np.float32)) * scale
+    result = {"objects": len(held_out)}
+    for name, prompts in (("caption", texts), ("other_caption", texts[7:] + texts[:7]), ("no_caption", [""] * len(texts))):
+        generator.manual_seed(7)
+        hidden, total = text_encoder(encode(tokenizer, prompts)).last_hidden_state, []
+        for _ in range(8):
+            noisy, t, target = noised(z, scheduler.alphas_cumprod, generator)
+            total.append(F.mse_loss(unet(noisy, t, hidden).sample, target).item())
+        result[f"loss_{name}"] = float(np.mean(total))
+    return result
+
+
+def pose_vector(source: np.ndarray, target: np.ndarray) -> torch.Tensor:
+    """[d_polar (rad), sin d_azimuth, cos d_azimuth, d_radius] from angles [B, 2] in degrees: [B, 4]."""
+    d = torch.from_numpy(np.radians(target - source)).float()
+    return torch.stack([d[:, 0], d[:, 1].sin(), d[:, 1].cos(), torch.zeros(len(d))], -1)
+
+
+def make_zero123(pool_folder: Path, latents_file: Path, autoencoder: Path, clip: Path, out: Path, steps: int, batch: int = 32) -> None:
+    """UNet and pose projection trained on pairs of views; written as a Zero-1-to-3 folder in diffusers format."""
+    from transformers import CLIPVisionModelWithProjection
+
+    from magic123.priors.cc_projection import CCProjection
+
+    torch.manual_seed(4)
+    pool = Pool(pool_folder)
+    latents, scale = load_latents(latents_file, autoencoder)
+    image_encoder = CLIPVisionModelWithProjection.from_pretrained(clip / "image_encoder", local_files_only=True).float().eval()
+    sources = embed_sources(image_encoder, pool)
+    unet, scheduler = build_unet(8), build_scheduler()
+    projection = CCProjection(sources.shape[-1] + 4, CROSS)
+
+    def condition(objects, source, target):
+        image = torch.from_numpy(latents[objects, source].astype(np.float32))
+        pose = pose_vector(pool.angles[objects, source], pool.angles[objects, target])
+        return image, projection(torch.cat([sources[objects, source], pose], -1))[:, None]
+
+    def loss(generator):
+        objects, target = draw_batch(generator, pool.training, VIEWS, batch, first_view=1)
+        source = (torch.rand(batch, generator=generator) < 0.25).long().numpy()
+        z = torch.from_numpy(latents[objects, target].astype(np.float32)) * scale
+        noisy, t, goal = noised(z, scheduler.alphas_cumprod, generator)
+        image, token = condition(objects, source, target)
+        keep = (torch.rand(batch, generator=generator) >= DROPOUT).float()
+        image, token = image * keep[:, None, None, None], token * keep[:, None, None]
+        x = torch.cat([noisy, image], 1).contiguous(memory_format=torch.channels_last)
+        return F.mse_loss(unet(x, t, token).sample, goal)
+
+    def report(step):
+        print("zero123: held-out denoising", step, round(view_loss(unet, condition, scheduler, pool, latents, scale), 5), flush=True)
+
+    record = train(
+        [unet, projection], loss, steps=steps, learning_rate=1e-3, name="zero123", seed=4,
+        checkpoint=out.parent / "zero123.state", checkpoint_interval=1000, on_checkpoint=report,
+    )  # fmt: skip
+    quality = {"denoising_loss": view_loss(unet, condition, scheduler, pool, latents, scale)}
+    save_half(unet, out / "unet")
+    save_half(projection, out / "cc_projection")
+    scheduler.save_pretrained(out / "scheduler")
+    shutil.copytree(autoencoder, out / "vae", dirs_exist_ok=True)
+    for part in ("image_encoder", "feature_extractor"):
+        shutil.copytree(clip / part, out / part, dirs_exist_ok=True)
+    index = {
+        "_class_name": "Zero123", "_diffusers_version": "0.42.1", "cc_projection": ["magic123.priors.cc_projection", "CCProjection"],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"], "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+        "scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
+    }  # fmt: skip
+    (out / "model_index.json").write_text(json.dumps(index, indent=1))
+    write_record(out, record | {"batch": batch}, quality)
+    print("zero123:", quality)
+
+
+@torch.no_grad()
+def embed_sources(image_encoder, pool: Pool) -> torch.Tensor:
+    """Image embeddings of each object's two source views: [N, 2, D]."""
+    count, out = len(pool.images), []
+    for i in range(0, count, 128):
+        objects = np.repeat(np.arange(i, min(i + 128, count)), 2)
+        views = np.tile([0, 1], len(objects) // 2)
+        out.append(image_encoder(normalised(pool.rgb(objects, views))).image_embeds)
+    return torch.cat(out).reshape(count, 2, -1)
+
+
+@torch.no_grad()
+def view_loss(unet, condition, scheduler, pool: Pool, latents, scale) -> float:
+    """Mean denoising loss over held-out objects and target views, fixed noise."""
+    generator, total = torch.Generator().manual_seed(8), []
+    objects = np.arange(pool.training, len(pool.images))
+    for target in range(2, VIEWS, 2):
+        views = np.full(len(objects), target)
+        z = torch.from_numpy(latents[objects, views].astype(np.float32)) * scale
+        noisy, t, goal = noised(z, scheduler.alphas_cumprod, generator)
+        image, token = condition(objects, np.zeros_like(views), views)
+        total.append(F.mse_loss(unet(torch.cat([noisy, image], 1), t, token).sample, goal).item())
+    return float(np.mean(total))

@@ -1,0 +1,108 @@
+"""One training loop for every miniature: AdamW, warm-up then cosine, gradient clipping, an EMA, a written record."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+def train(
+    modules: Iterable[nn.Module],
+    loss: Callable[[torch.Generator], Tensor],
+    *,
+    steps: int,
+    learning_rate: float,
+    name: str,
+    ema_decay: float = 0.999,
+    weight_decay: float = 1e-4,
+    warmup: int = 100,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    checkpoint_interval: int = 1000,
+    on_checkpoint: Callable[[int], None] | None = None,
+) -> dict:
+    """Minimises `loss(generator)` over the modules' parameters; afterwards they hold the EMA weights. Returns the record.
+
+    With `checkpoint`, a state file is written every `checkpoint_interval` steps and an existing one is continued.
+    """
+    parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1.0, (step + 1) / warmup) * (0.5 * (1 + torch.cos(torch.tensor(torch.pi * min(1.0, step / steps)))).item() + 0.01),
+    )
+    average = [p.detach().clone() for p in parameters]
+    generator = torch.Generator().manual_seed(seed)
+    start, history, seconds = 0, [], 0.0
+    if checkpoint is not None and checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        with torch.no_grad():
+            for p, a, saved, saved_average in zip(parameters, average, state["parameters"], state["average"], strict=True):
+                p.copy_(saved)
+                a.copy_(saved_average)
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        generator.set_state(state["generator"])
+        start, history, seconds = state["step"], state["history"], state["seconds"]
+    running, began = None, time.perf_counter()
+    for step in range(start, steps):
+        value = loss(generator)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        decay = min(ema_decay, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(average, parameters, 1 - decay)
+        running = value.item() if running is None else 0.98 * running + 0.02 * value.item()
+        if step % 100 == 99 or step == steps - 1:
+            history.append([step + 1, running])
+            spent = seconds + time.perf_counter() - began
+            print(f"{name}: step {step + 1}/{steps} loss {running:.5f} {spent:.0f} s", flush=True)
+        if checkpoint is not None and (step + 1) % checkpoint_interval == 0:
+            temporary = checkpoint.with_suffix(".tmp")
+            torch.save(
+                {
+                    "parameters": [p.detach() for p in parameters], "average": average, "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(), "generator": generator.get_state(), "step": step + 1,
+                    "history": history, "seconds": seconds + time.perf_counter() - began,
+                },
+                temporary,
+            )  # fmt: skip
+            temporary.replace(checkpoint)
+            if on_checkpoint is not None:
+                on_checkpoint(step + 1)
+    with torch.no_grad():
+        for p, a in zip(parameters, average, strict=True):
+            p.copy_(a)
+    return {
+        "name": name, "steps": steps, "learning_rate": learning_rate, "weight_decay": weight_decay, "ema_decay": ema_decay,
+        "seed": seed, "parameters": sum(p.numel() for p in parameters), "seconds": round(seconds + time.perf_counter() - began),
+        "loss": history, "torch": torch.__version__, "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s)",
+    }  # fmt: skip
+
+
+def write_record(folder: Path, record: dict, quality: dict) -> None:
+    """training.json: what was run and what came out of it on held-out objects."""
+    (folder / "training.json").write_text(json.dumps(record | {"held_out": quality}, indent=1))
+
+
+def save_half(model, folder: Path) -> None:
+    """save_pretrained as fp16 safetensors; the model in memory stays fp32."""
+    import copy
+
+    copy.deepcopy(model).half().save_pretrained(folder, safe_serialization=True)
+
+
+def draw_batch(generator: torch.Generator, objects: int, views: int, size: int, first_view: int = 0):
+    """Random object and view numbers as numpy arrays."""
+    o = torch.randint(objects, (size,), generator=generator).numpy()
+    v = torch.randint(first_view, views, (size,), generator=generator).numpy()
+    return o, v

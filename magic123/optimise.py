@@ -1,0 +1,148 @@
+"""The optimisation of one scene for one example: the same flat loop for the coarse and the fine stage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from magic123.camera import Camera, sample_novel
+from magic123.config import PriorSettings, Stage
+from magic123.errors import InputError
+from magic123.example import Example
+from magic123.losses import Target, ramp, reference_losses, reference_target
+from magic123.priors.sds import NonFiniteGradient, Prior, score_distillation
+
+RAMPS = {"entropy": 2.0, "normal": 1.0}  # these losses gain their weight over the stage, see losses.ramp
+NORMALS = ("normal", "orientation", "normal_smoothness", "normal_blur")
+
+
+@dataclass(frozen=True)
+class Known:
+    """The reference view at training size."""
+
+    camera: Camera
+    target: Target
+
+
+def known_view(example: Example, stage: Stage, device="cpu") -> Known:
+    size = round(stage.resolution * stage.reference_scale)
+    c = example.camera
+    target = reference_target(example.resized(size), stage.losses, erode_edges=stage.erode_edges, device=device)
+    return Known(Camera.orbit(c.polar, c.azimuth, c.radius, c.fov, size), target)
+
+
+def novel_shading(stage: Stage, progress: float, generator: torch.Generator) -> tuple[str, float]:
+    """(mode, ambient) of one novel view: normal maps first, then textureless and lambertian in their shares."""
+    if progress < stage.shading.normal_until:
+        return "normal", 1.0
+    pick, low_to_high = torch.rand(2, generator=generator).tolist()
+    low, high = stage.shading.ambient
+    ambient = low + (high - low) * low_to_high
+    if pick < stage.shading.textureless:
+        return "textureless", ambient
+    return "lambertian", ambient
+
+
+def plain_if_possible(mode: str, ambient: float, stage: Stage) -> str:
+    """Lambertian with ambient 1 is albedo; without losses on normals the cheaper name saves computing them."""
+    if mode == "lambertian" and ambient == 1.0 and not any(getattr(stage.losses, name) for name in NORMALS):
+        return "albedo"
+    return mode
+
+
+def reference_step(scene, known: Known, stage: Stage, generator: torch.Generator) -> dict[str, Tensor]:
+    """Unweighted losses at the reference view; rays are shifted together a little, against grid artefacts."""
+    offsets = stage.ray_noise * torch.randn(2, 3, generator=generator)
+    rendering = scene.render(
+        known.camera,
+        mode=plain_if_possible("lambertian", 1.0, stage),
+        ambient=1.0,
+        background=torch.ones(3),
+        generator=generator,
+        origins_offset=offsets[0],
+        directions_offset=offsets[1],
+    )
+    return reference_losses(rendering, known.target, stage.losses) | scene.regularizers(rendering, stage.losses)
+
+
+def novel_step(
+    scene, priors: dict[str, Prior], known: Known, stage: Stage, progress: float, generator: torch.Generator
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
+    """At one random view: (unweighted regularizers, weighted score distillation losses, their gradient norms)."""
+    camera = sample_novel(stage.cameras, 1, stage.resolution, generator)
+    mode, ambient = novel_shading(stage, progress, generator)
+    colour, share = torch.rand(3, generator=generator), torch.rand((), generator=generator)
+    background = colour if share < stage.random_background else torch.ones(3)
+    rendering = scene.render(
+        camera, mode=plain_if_possible(mode, ambient, stage), ambient=ambient, background=background, generator=generator
+    )
+    guidance, norms = {}, {}
+    for name, prior in priors.items():
+        settings: PriorSettings = stage.priors[name]
+        guidance[name], info = score_distillation(
+            prior, rendering.rgb, camera, settings=settings, generator=generator,
+            reference_camera=known.camera, loss_scale=stage.loss_scale,
+        )  # fmt: skip
+        norms[name] = info["gradient_norm"]
+    return scene.regularizers(rendering, stage.losses), guidance, norms
+
+
+def sees_reference(step: int, stage: Stage) -> bool:
+    return step < stage.reference_warmup or step % stage.reference_interval == 0
+
+
+def optimise(
+    scene: nn.Module,
+    example: Example,
+    priors: dict[str, Prior],
+    stage: Stage,
+    generator: torch.Generator,
+    log: Callable[[int, dict[str, float]], None],
+) -> None:
+    """Runs `stage.steps` steps; afterwards the scene holds the EMA of its weights. `log(step, values)` is called at each.
+
+    Adam with betas (0.9, 0.99) and eps 1e-15, no schedule. Raises InputError where a loss is no longer finite.
+    """
+    known = known_view(example, stage)
+    groups = scene.parameter_groups(stage.learning_rates)
+    if not groups or not stage.steps:
+        return
+    parameters = [p for group in groups for p in group["params"]]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+    average, updates = [p.detach().clone() for p in parameters], 0
+    for step in range(stage.steps):
+        progress = step / stage.steps
+        scene.before_step(step, stage.steps, generator)
+        guidance, norms = {}, {}
+        if sees_reference(step, stage):
+            terms = reference_step(scene, known, stage, generator)
+        else:
+            try:
+                terms, guidance, norms = novel_step(scene, priors, known, stage, progress, generator)
+            except NonFiniteGradient as error:
+                raise InputError(f"step {step}: {error}") from error
+        shares = {name: ramp(progress, RAMPS[name]) if name in RAMPS else 1.0 for name in terms}
+        weighted = [getattr(stage.losses, name) * shares[name] * value for name, value in terms.items()]
+        total = sum([*weighted, *guidance.values()], start=torch.zeros(()))
+        values = {name: value.item() for name, value in terms.items()} | {f"{name}_gradient": norm for name, norm in norms.items()}
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        if broken:
+            raise InputError(f"step {step}: {broken[0]} is no longer finite; lower its weight or the learning rates")
+        if total.requires_grad:  # an empty picture without regularizers has nothing to say
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            optimizer.step()
+        if (step + 1) % stage.ema_interval == 0:
+            updates += 1
+            decay = min(stage.ema_decay, (1 + updates) / (10 + updates))  # a young average forgets faster
+            with torch.no_grad():
+                torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
+        log(step, values)
+    if stage.ema_decay and updates:
+        with torch.no_grad():
+            for p, a in zip(parameters, average, strict=True):
+                p.copy_(a)

@@ -1,0 +1,117 @@
+"""The planned cells of a table: every (dataset, example, method, stage, seed) that the run asks for, computed or not.
+
+A table joins scores onto this plan, so that a cell that failed stays visible as one, and no mean hides what it leaves out.
+No torch: the Snakefile imports this module.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from magic123.settings_file import start_of
+from magic123.suite import Suite, rows_of
+
+
+def cell_folder(dataset: str, example: str, method: str, seed: int | str, stage: str) -> str:
+    """Where everything about one stage of one reconstruction lies."""
+    return f"results/{dataset}/{example}/{method}/seed{seed}/{stage}"
+
+
+def axes_of(suite: Suite, table: str) -> dict:
+    """What spans a table, small enough for a command line: examples of each dataset, rows, seeds.
+
+    A row is {method, stage, label, starts}; `starts` are the (method, stage) that its stage builds upon, nearest first.
+    """
+    rows = []
+    for method, stage in rows_of(suite, table):
+        if method in suite.settings.run.methods:
+            rows.append({"method": method, "stage": stage, "label": suite.methods[method].label, "starts": []})
+            while (init := suite.methods[method].stages[stage].init) is not None:
+                method, stage = start_of(method, init)
+                rows[-1]["starts"].append((method, stage))
+    return {"datasets": suite.examples, "rows": rows, "seeds": suite.settings.run.seeds}
+
+
+def cells(axes: dict) -> list[dict]:
+    """The product of the axes, in the order in which a table lists it."""
+    return [
+        {
+            "dataset": dataset,
+            "example": example,
+            "method": row["method"],
+            "label": row["label"],
+            "stage": row["stage"],
+            "seed": seed,
+            "path": cell_folder(dataset, example, row["method"], seed, row["stage"]),
+        }
+        for dataset, examples in axes["datasets"].items()
+        for row in axes["rows"]
+        for example in examples
+        for seed in axes["seeds"]
+    ]
+
+
+def note_failures(axes: dict, notes: Path) -> list[dict]:
+    """The cells, where those without scores point to a folder of `notes` with a status.json that says why.
+
+    The reason is the last line of the first log, in the order of the work, that ends in an error. A cell whose logs all
+    end well was never reached: it gets no note, and so counts as missing.
+    """
+    starts = {(row["method"], row["stage"]): row["starts"] for row in axes["rows"]}
+    noted = []
+    for cell in cells(axes):
+        if not (Path(cell["path"]) / "scores.json").is_file():
+            common = f"logs/{cell['dataset']}/{cell['example']}"
+            logs = [f"{common}/prepare.log", f"{common}/invert.log"]
+            for method, stage in reversed(starts[cell["method"], cell["stage"]]):
+                logs.append(f"{common}/{method}/seed{cell['seed']}/{stage}/reconstruct.log")
+            logs += [f"{common}/{cell['method']}/seed{cell['seed']}/{cell['stage']}/{step}.log" for step in STEPS]
+            folder = notes / Path(cell["path"]).relative_to("results")
+            (folder / "status.json").unlink(missing_ok=True)
+            if reason := next(filter(None, map(last_error, logs)), None):
+                _write_json(folder / "status.json", {"status": "failed", "reason": reason})
+            cell = cell | {"path": str(folder)}
+        noted.append(cell)
+    return noted
+
+
+STEPS = ("reconstruct", "view", "score")
+
+
+def last_error(log: str | Path) -> str | None:
+    """The error that a log ends in: our own `error: ...`, or the last line of a traceback. None where it ends well."""
+    try:
+        lines = [line for line in Path(log).read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return None
+    if not lines:
+        return None
+    if lines[-1].startswith("error: "):
+        return f"{Path(log).stem}: {lines[-1].removeprefix('error: ')}"
+    if any(line.startswith("Traceback (most recent call last)") for line in lines):
+        return f"{Path(log).stem}: {lines[-1].strip()}"
+    return None
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.rename(path)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m magic123.plan", description="Write the planned cells of a table as JSON.")
+    parser.add_argument("--axes", required=True, type=json.loads, help="datasets, rows and seeds, as JSON")
+    parser.add_argument("--failures", type=Path, help="folder for notes on why cells have no scores (default: don't look)")
+    parser.add_argument("--out", required=True, type=Path)
+    arguments = parser.parse_args(argv)
+    planned = cells(arguments.axes) if arguments.failures is None else note_failures(arguments.axes, arguments.failures)
+    _write_json(arguments.out, {"cells": planned})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Random variants of one picture, for learning a token from it (RealFusion's heavy augmentation, as Magic123 uses it).
+
+Everything is drawn from one generator. The geometric steps (rotation, its centre-crop, resized crop, flip) are composed into
+one affine map and sampled once. Probabilities and ranges are the reference's; what lies outside the picture is white.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ENLARGED = 5 / 4  # the picture is first resized to this times the resolution
+ROTATION = (0.75, 10.0)  # probability, degrees either way
+ROTATION_CROP = 5 / 6  # side that is kept of a rotated picture
+CROP_AREA = (0.85, 1.15)  # of a resized crop, in shares of the picture
+JITTER = (0.75, 0.04)  # probability, strength of brightness, contrast, saturation and hue
+GREY = 0.1
+BLUR = (0.1, 5, (0.1, 2.0))  # probability, kernel side in pixels, range of sigma
+FLIP = 0.5
+
+
+def centre_square(picture: Tensor, side: int) -> Tensor:
+    """[H, W, 3] -> [3, side, side]: shorter side resized (bicubic, antialiased), centre-cropped."""
+    height, width = picture.shape[:2]
+    scale = side / min(height, width)
+    shape = (max(side, round(height * scale)), max(side, round(width * scale)))
+    resized = F.interpolate(picture.permute(2, 0, 1)[None], shape, mode="bicubic", align_corners=False, antialias=True)[0]
+    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
+    return resized[:, top : top + side, left : left + side].clamp(0, 1)
+
+
+def augment(picture: Tensor, count: int, resolution: int, generator: torch.Generator) -> Tensor:
+    """`count` variants of a picture [H, W, 3] in [0, 1] on white: [count, resolution, resolution, 3] in [0, 1]."""
+    source = centre_square(picture, round(resolution * ENLARGED)).expand(count, -1, -1, -1)
+    grid = F.affine_grid(draw_maps(count, generator), [count, 3, resolution, resolution], align_corners=False)
+    # grid_sample fills with 0, and white minus 1 is 0
+    images = 1 + F.grid_sample(source - 1, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    images = torch.where(_chosen(count, JITTER[0], generator), jitter_colors(images, JITTER[1], generator), images)
+    images = torch.where(_chosen(count, GREY, generator), _luma(images).expand(-1, 3, -1, -1), images)
+    images = torch.where(_chosen(count, BLUR[0], generator), _blur(images, generator), images)
+    return images.clamp(0, 1).permute(0, 2, 3, 1)
+
+
+def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    return low + (high - low) * torch.rand(count, generator=generator)
+
+
+def _chosen(count: int, probability: float, generator: torch.Generator) -> Tensor:
+    return (torch.rand(count, generator=generator) < probability)[:, None, None, None]
+
+
+def draw_maps(count: int, generator: torch.Generator) -> Tensor:
+    """Random affine maps [count, 2, 3] from output to source coordinates, both in [-1, 1] with y down.
+
+    A resized crop takes a share s of the area with an aspect ratio between s and 1 / s, so its window is inside the picture on
+    both axes (s <= 1) or reaches beyond it on both (s > 1).
+    """
+    rotated = torch.rand(count, generator=generator) < ROTATION[0]
+    angle = torch.deg2rad(_uniform(count, -ROTATION[1], ROTATION[1], generator)) * rotated
+    zoom = torch.where(rotated, ROTATION_CROP, 1.0)
+    area = _uniform(count, *CROP_AREA, generator)
+    aspect = area ** _uniform(count, -1, 1, generator)
+    window = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], -1)  # width, height
+    centre = (1 - window) * (2 * torch.rand(count, 2, generator=generator) - 1)
+    flip = torch.where(torch.rand(count, generator=generator) < FLIP, -1.0, 1.0)
+    turn = zoom[:, None, None] * torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(-1, 2, 2)
+    scale = torch.diag_embed(window * torch.stack([flip, torch.ones(count)], -1))
+    return torch.cat([turn @ scale, turn @ centre[..., None]], -1)
+
+
+def _luma(images: Tensor) -> Tensor:
+    """ITU-R BT.601 luma: [B, 1, H, W]."""
+    return (images * images.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+
+
+def jitter_colors(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Brightness, contrast and saturation times U(1 -+ strength), hue plus U(-+ strength) turns: [B, 3, H, W]."""
+    brightness, contrast, saturation = (
+        _uniform(len(images), 1 - strength, 1 + strength, generator)[:, None, None, None] for _ in range(3)
+    )
+    images = (images * brightness).clamp(0, 1)
+    images = torch.lerp(_luma(images).mean((2, 3), keepdim=True), images, contrast).clamp(0, 1)
+    images = torch.lerp(_luma(images), images, saturation).clamp(0, 1)
+    return shift_hue(images, _uniform(len(images), -strength, strength, generator))
+
+
+def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
+    """Hue of [B, 3, H, W] in [0, 1] moved by `turns` [B] of the colour wheel, at equal HSV saturation and value."""
+    value, index = images.max(1)
+    chroma = value - images.min(1).values
+    red, green, blue = images.unbind(1)
+    gap = chroma.clamp_min(1e-8)
+    hue = torch.stack([(green - blue) / gap, (blue - red) / gap + 2, (red - green) / gap + 4], 1)  # sixths of a turn
+    hue = hue.gather(1, index[:, None])[:, 0] + 6 * turns[:, None, None]
+    k = torch.stack([(start + hue) % 6 for start in (5, 3, 1)], 1)
+    return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
+
+
+def _blur(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Separable Gaussian with its own sigma for each picture: [B, 3, H, W]."""
+    side, bounds = BLUR[1], BLUR[2]
+    sigma = _uniform(len(images), *bounds, generator)
+    offsets = torch.arange(side) - side // 2
+    kernel = torch.exp(-(offsets**2) / (2 * sigma[:, None] ** 2))
+    kernel = (kernel / kernel.sum(-1, keepdim=True)).repeat_interleave(3, 0)[:, None]  # [3B, 1, side]
+    height, width = images.shape[-2:]
+    flat = F.pad(images.reshape(1, -1, height, width), [side // 2] * 4, mode="replicate")
+    flat = F.conv2d(flat, kernel[:, :, None], groups=kernel.shape[0])
+    return F.conv2d(flat, kernel[..., None], groups=kernel.shape[0]).view_as(images)

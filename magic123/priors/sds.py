@@ -1,0 +1,122 @@
+"""Score distillation: what a frozen diffusion model would change in a picture, as an ordinary loss.
+
+Notation: z latents of the rendered picture, eps ~ N(0, 1), a_t = alphas_cumprod[t], z_t = sqrt(a_t) z + sqrt(1 - a_t) eps,
+eps_hat the guided estimate of eps. The gradient at z is w(t) (eps_hat - eps) with w(t) = 1 - a_t (DreamFusion,
+arXiv 2209.14988, eq. 3; this w is the one Magic123's code uses). It is a *sum* over latent elements, not a mean.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from magic123.camera import Camera, angle_between
+from magic123.config import PriorSettings
+from magic123.errors import InputError
+
+# Magic123's code calls backward() on its score-distillation gradient outside the AMP loss scaler and then lets the scaler
+# divide all gradients by the loss scale: 65536 at the start (it doubles every 2000 steps without an overflow). Its
+# published weights (2D 1, 3D 40) therefore act as 1.5e-5 and 6.1e-4 on the summed gradient. `Stage.loss_scale` set to
+# this constant reproduces that; 1 leaves the gradients alone.
+MAGIC123_LOSS_SCALE = 65536.0
+
+
+class NonFiniteGradient(Exception):
+    """A prior answered with NaN or infinity."""
+
+
+class Prior(Protocol):
+    """A frozen latent diffusion model, conditioned once for one object. The caller cannot tell priors apart."""
+
+    name: str
+    resolution: int  # side of the pictures it was trained on, pixels
+    alphas_cumprod: Tensor  # [T], T = 1000 for every model in use
+
+    def encode(self, rgb: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """[B, H, W, 3] in [0, 1] -> scaled latents [B, 4, h, w] float32, differentiable; resizes by itself.
+
+        A sample of the posterior drawn with `generator`, or its mode without one.
+        """
+
+    def noise(self, latents: Tensor, t: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
+        """Noise in the noisy `latents` [B, 4, h, w] at steps t [B]: (unconditional, conditional), no gradient, float32."""
+
+
+def guided_noise(unconditional: Tensor, conditional: Tensor, scale: float, formula: str = "usual") -> Tensor:
+    """Classifier-free guidance. "usual": u + s (c - u). "as-published": c + s (c - u), Magic123's 2D prior (s + 1 in fact)."""
+    start = {"usual": unconditional, "as-published": conditional}[formula]
+    return start + scale * (conditional - unconditional)
+
+
+def timestep_bounds(t_range: tuple[float, float], count: int) -> tuple[int, int]:
+    """First and last step, both inclusive, of a range given in shares of `count` steps (floored, as the reference does)."""
+    # 1e-6: a share such as 0.57 must not lose a step to its binary rounding
+    first, last = (math.floor(count * share + 1e-6) for share in t_range)
+    last = min(last, count - 1)
+    if not 0 <= first <= last:
+        raise InputError(f"t_range {tuple(t_range)} holds no diffusion step: give two shares with 0 <= first <= last <= 1")
+    return first, last
+
+
+def add_noise(latents: Tensor, noise: Tensor, alphas_cumprod: Tensor, t: Tensor) -> Tensor:
+    """z_t = sqrt(a_t) z + sqrt(1 - a_t) eps for latents [B, ...] and steps t [B]."""
+    alpha = alphas_cumprod[t].view(-1, *[1] * (latents.dim() - 1))
+    return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+
+
+def score_distillation(
+    prior: Prior,
+    rgb: Tensor,
+    camera: Camera,
+    *,
+    settings: PriorSettings,
+    generator: torch.Generator,
+    reference_camera=None,
+    loss_scale: float = 1.0,
+) -> tuple[Tensor, dict[str, float]]:
+    """Loss whose gradient at the latents is weight * angle_weight * w(t) * (eps_hat - eps) / loss_scale, summed over the batch.
+
+    rgb [B, H, W, 3] in [0, 1] as rendered from `camera`; t ~ U{floor(1000 t_min) .. floor(1000 t_max)}, one per picture, and
+    one noise, all from `generator` (which also draws the latents from the VAE's posterior).
+    angle_weight (zero123 alone, if settings.angle_weight): the angle between the directions of `camera` and of
+    `reference_camera` (Camera or config.ReferenceCamera) in degrees / 180; 1 otherwise.
+    Returns the loss (0.5 * sum of the squared gradient) and {"gradient_norm", "t" (batch mean)}. Raises NonFiniteGradient.
+    """
+    latents = prior.encode(rgb, generator)
+    count = len(latents)
+    alphas = prior.alphas_cumprod.to(latents.device)
+    first, last = timestep_bounds(settings.t_range, len(alphas))
+    drawn = torch.randint(first, last + 1, (count,), generator=generator, device=generator.device)
+    noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents.device)
+    t = drawn.to(latents.device)
+
+    with torch.no_grad():
+        noisy = add_noise(latents.detach(), noise, alphas, t)
+        unconditional, conditional = prior.noise(noisy, t, camera)
+        estimate = guided_noise(unconditional, conditional, settings.guidance_scale, settings.guidance_formula)
+        factor = settings.weight / loss_scale * (1 - alphas[t].double())
+        if settings.kind == "zero123" and settings.angle_weight:
+            factor = factor * angle_weight(camera, reference_camera).to(factor)
+        # float64: a factor of 1e-8 beside latents of 1 is below what float32 resolves in latents - (latents - gradient)
+        gradient = factor[:, None, None, None] * (estimate.double() - noise.double())
+        norm = float(gradient.norm())
+    if not math.isfinite(norm):
+        raise NonFiniteGradient(
+            f"the prior {prior.name} gave a non-finite gradient at t = {drawn.tolist()} (dtype {settings.dtype}): "
+            "check its weights, or set its dtype to float32"
+        )
+    latents = latents.double()
+    loss = 0.5 * ((latents - (latents - gradient).detach()) ** 2).sum()
+    return loss.float(), {"gradient_norm": norm, "t": float(drawn.float().mean())}
+
+
+def angle_weight(camera: Camera, reference_camera) -> Tensor:
+    """Angle between viewing directions over 180 degrees: [B] in [0, 1]; 0 at the reference view itself."""
+    if reference_camera is None:
+        raise ValueError("angle_weight needs the reference camera")
+    known = reference_camera
+    reference = Camera.orbit(known.polar, known.azimuth, known.radius, known.fov, 1, device=camera.polar.device)
+    return angle_between(camera, reference) / 180

@@ -1,0 +1,248 @@
+"""The fine scene: a surface, the zero level of signed distances on a deformable tetrahedral lattice (DMTet).
+
+Signed distances are positive inside. Colours come from the same kind of field as the coarse scene's, on the surface only.
+`DMTet.from_nerf` takes over a trained coarse scene: its field, and its density as first signed distances.
+"""
+
+from __future__ import annotations
+
+import weakref
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from magic123 import losses as loss
+from magic123.camera import Camera
+from magic123.config import DMTetSettings, FieldSettings, LearningRates, Losses, Stage
+from magic123.errors import InputError
+from magic123.fields.field import Field
+from magic123.geometry.edges import Edges, find_edges
+from magic123.geometry.lattice import build_lattice
+from magic123.geometry.marching_tets import marching_tets
+from magic123.geometry.mesh import laplacian, mesh_problem, normal_consistency
+from magic123.render.raster import choose_rasterizer, render_mesh
+from magic123.render.rendering import Rendering
+from magic123.render.shading import light_direction, shade_colors
+
+LEVELS_TRIED = 20  # iso levels searched when the published one gives no usable surface
+MARGIN = 0.1  # around the occupied extent, world units
+
+
+class DMTet(nn.Module):
+    """Magic123's fine scene. Without a hand-over it starts as a ball of radius 0.5 and an untrained field.
+
+    `handover` says, after `from_nerf`, how the first surface was found (plain data, for the result's record).
+    """
+
+    def __init__(self, field: FieldSettings, dmtet: DMTetSettings):
+        super().__init__()
+        self.settings = dmtet
+        lattice = build_lattice(dmtet.grid_resolution)
+        self.field = Field(field)
+        self.register_buffer("lattice", lattice.vertices, persistent=False)
+        self.register_buffer("tets", lattice.tets, persistent=False)
+        self.register_buffer("scale", torch.ones(3))  # of the lattice along each axis
+        self.sdf = nn.Parameter(0.5 - lattice.vertices.norm(dim=-1))
+        self.deform = nn.Parameter(torch.zeros_like(lattice.vertices))
+        self.handover: dict = {}
+        self._step = 0
+        self._last: tuple | None = None  # (weak reference to a rendering, the mesh that it shows)
+
+    def __getstate__(self) -> dict:
+        """Copies do not take the last rendering's mesh along."""
+        return {**self.__dict__, "_last": None}
+
+    def _surface(self) -> tuple[Tensor, Tensor, Edges]:
+        # tanh keeps an offset within half the distance between two planes of the lattice: no tetrahedron turns over
+        offset = torch.tanh(self.deform) / self.settings.grid_resolution
+        vertices, faces = marching_tets(self.scale * (self.lattice + offset), self.sdf, self.tets)
+        if not len(faces):
+            finite = bool(torch.isfinite(self.sdf).all())
+            cause = "no signed distance is positive next to a negative one" if finite else "its signed distances are not finite"
+            raise InputError(
+                f"The dmtet scene has lost its surface before step {self._step} ({cause}): lower learning_rates.geometry "
+                "or the weights of the priors and of laplacian."
+            )
+        return vertices, faces, find_edges(faces)
+
+    def render(
+        self,
+        camera: Camera,
+        *,
+        mode: str = "albedo",
+        ambient: float = 1.0,
+        light: Tensor | None = None,
+        background: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        origins_offset: Tensor | None = None,
+        directions_offset: Tensor | None = None,
+    ) -> Rendering:
+        """As `NeRF.render`, of the surface; the offsets do nothing. Normals are there in every mode.
+
+        Raises InputError when the surface has vanished, or when the rasterizer asked for cannot run.
+        """
+        camera = camera.to(self.sdf.device)
+        background = torch.ones(3, device=self.sdf.device) if background is None else background.to(self.sdf.device)
+        if light is None and mode in ("lambertian", "textureless"):
+            light = light_direction(camera, generator)
+        if light is not None:
+            light = light.to(self.sdf.device).expand(len(camera), 3)
+        surface = self._surface()
+        pictures = []
+        for index in range(len(camera)):  # one by one: each has its own light
+
+            def shade(points: Tensor, normals: Tensor, index: int = index) -> Tensor:
+                albedo = self.field.albedo(points) if mode in ("albedo", "lambertian") else torch.ones_like(points)
+                return shade_colors(albedo, normals, None if light is None else light[index], ambient, mode)
+
+            how = {
+                "shade": shade,
+                "background": background[index : index + 1] if background.dim() == 4 else background,
+                "rasterizer": self.settings.rasterizer,
+                "edges": surface[2],
+            }
+            pictures.append(render_mesh(*surface[:2], camera[index], **how))
+        rendering = Rendering(*(torch.cat([getattr(p, k) for p in pictures]) for k in ("rgb", "opacity", "depth", "normal")))
+        self._last = (weakref.ref(rendering), surface)
+        return rendering
+
+    def parameter_groups(self, rates: LearningRates) -> list[dict]:
+        grid = self.field.grid.table
+        network = [p for p in self.field.parameters() if p is not grid]
+        return [
+            {"params": [grid], "lr": rates.grid},
+            {"params": network, "lr": rates.network},
+            {"params": [self.sdf, self.deform], "lr": rates.geometry},
+        ]
+
+    def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:
+        """Level mask of the field: off, unless `texture_levels_masked`."""
+        self._step = step
+        self.field.set_progress(step / max(steps, 1) if self.settings.texture_levels_masked else 1.0)
+
+    def regularizers(self, rendering: Rendering, losses: Losses) -> dict[str, Tensor]:
+        """The unweighted losses that are switched on and that exist for a surface (there are no samples along rays)."""
+        values = {}
+        if losses.normal_consistency or losses.laplacian:
+            known = self._last is not None and self._last[0]() is rendering
+            vertices, faces, edges = self._last[1] if known else self._surface()
+            if losses.normal_consistency:
+                values["normal_consistency"] = normal_consistency(vertices, faces, edges)
+            if losses.laplacian:
+                values["laplacian"] = laplacian(vertices, edges)
+        if losses.opacity:
+            values["opacity"] = loss.opacity(rendering.opacity)
+        if losses.normal_smoothness:
+            values["normal_smoothness"] = loss.smoothness(loss.normal_image(rendering))
+        if losses.normal_blur:
+            values["normal_blur"] = loss.blur_difference(loss.normal_image(rendering))
+        return values
+
+    @torch.no_grad()
+    def mesh(self) -> tuple[Tensor, Tensor]:
+        """Vertices [M, 3] in the world, faces [F, 3] int64, counter-clockwise from outside. InputError if there are none."""
+        return self._surface()[:2]
+
+    def albedo(self, points: Tensor) -> Tensor:
+        """[N, 3] in [-1, 1] -> [N, 3] in [0, 1]."""
+        return self.field.albedo(points)
+
+    def kernels(self) -> dict[str, str]:
+        rasterizer = choose_rasterizer(self.settings.rasterizer, self.sdf.device)
+        if rasterizer == "numba" and self.sdf.device.type != "cpu":
+            rasterizer = "numba (visibility on the CPU)"
+        return {"rasterizer": rasterizer, "hash_grid": self.field.grid.backend_used, "marching_tets": "torch"}
+
+    @classmethod
+    @torch.no_grad()
+    def from_nerf(cls, nerf: nn.Module, stage: Stage) -> DMTet:
+        """The fine scene of `stage` that starts from a trained coarse scene (a scenes.nerf.NeRF), on its device.
+
+        Published rule: sdf = clamp(density - level, -1, 1) with the occupancy grid's threshold as level, on a lattice shrunk
+        per axis to the occupied extent plus 0.1. Where that gives no usable surface (`mesh_problem`), the level is chosen
+        whose silhouettes agree best with the coarse scene's at four views; `handover` records which and why.
+        Raises InputError if no level gives a surface, or if the two fields are not of the same make.
+        """
+        _check_same_field(nerf.field.settings, stage.field)
+        scene = cls(stage.field, stage.dmtet).to(next(nerf.parameters()).device)
+        scene.field.load_state_dict(nerf.field.state_dict())
+        views = Camera.orbit(75.0, [0.0, 90.0, 180.0, 270.0], 1.8, 40.0, 64, device=scene.sdf.device)
+        seen = nerf.render(views, mode="albedo").opacity
+        density = _density(nerf, scene.lattice)
+
+        def tried(level: float) -> dict:
+            problem = scene._take_level(nerf, density, level)
+            return {
+                "level": level,
+                "problem": problem,
+                "silhouette_iou": None if problem else scene._silhouette_iou(views, seen),
+            }
+
+        published = float(nerf.occupancy.threshold_value())
+        attempts = [tried(published)]
+        chosen, rule, why = attempts[0], "published", "the published level gives a usable surface"
+        if chosen["problem"]:
+            highest = 0.9 * float(density.max())
+            lowest = min(max(published / 10, 1e-2), highest / 2)
+            if highest > 0:
+                attempts += [tried(float(level)) for level in np.geomspace(lowest, highest, LEVELS_TRIED)]
+            usable = [attempt for attempt in attempts if attempt["problem"] is None]
+            if not usable:
+                raise InputError(
+                    f"The coarse scene has no surface to start dmtet from: at its density threshold {published:.3g} the mesh "
+                    f"is unusable ({chosen['problem']}), and so it is at {len(attempts) - 1} other levels; "
+                    "look at the coarse stage's views, train it longer or raise its rgb and mask weights."
+                )
+            why = f"at the published level {published:.3g} the mesh is unusable: {chosen['problem']}"
+            chosen = max(usable, key=lambda attempt: attempt["silhouette_iou"])
+            rule = "best silhouette"
+            scene._take_level(nerf, density, chosen["level"])
+        vertices, faces = scene.mesh()
+        scene.handover = {
+            "level": chosen["level"], "published_level": published, "rule": rule, "why": why,
+            "silhouette_iou": chosen["silhouette_iou"], "scale": scene.scale.tolist(),
+            "vertices": len(vertices), "faces": len(faces), "tried": attempts,
+        }  # fmt: skip
+        return scene
+
+    def _take_level(self, nerf: nn.Module, density: Tensor, level: float) -> str | None:
+        """Set scale and sdf from the density above `level`; what is wrong with the surface, if anything.
+
+        density: the coarse scene's at the unscaled lattice, [V].
+        """
+        occupied = self.lattice[density > level]
+        if not len(occupied):
+            return mesh_problem(np.zeros((0, 3)), np.zeros((0, 3), int))
+        self.scale.copy_((occupied.abs().amax(0) + MARGIN).clamp_max(1.0))
+        self.sdf.copy_((_density(nerf, self.scale * self.lattice) - level).clamp(-1, 1))
+        vertices, faces = marching_tets(self.scale * self.lattice, self.sdf, self.tets)
+        return mesh_problem(vertices.cpu().numpy(), faces.cpu().numpy(), self.scale.cpu().numpy())
+
+    def _silhouette_iou(self, views: Camera, seen: Tensor) -> float:
+        """Agreement of this surface's opacity with another's at the same views: sum of minima / sum of maxima, in 0..1."""
+        own = self.render(views, mode="normal").opacity
+        return float(torch.minimum(own, seen).sum() / torch.maximum(own, seen).sum().clamp_min(1e-6))
+
+
+def _density(nerf: nn.Module, points: Tensor, chunk: int = 2**18) -> Tensor:
+    return torch.cat([nerf.field.density(part) for part in points.split(chunk)])
+
+
+def _check_same_field(coarse: FieldSettings, fine: FieldSettings) -> None:
+    """Whether weights of one fit the other and mean the same there. Raises InputError that names the difference."""
+
+    def essence(settings: FieldSettings) -> dict:
+        values = settings.model_dump()
+        for free in ("coarse_to_fine", "normal_epsilon"):
+            del values[free]
+        del values["grid"]["backend"]
+        return {**values.pop("grid"), **values}
+
+    a, b = essence(coarse), essence(fine)
+    different = [f"{key} ({a[key]} and {b[key]})" for key in a if a[key] != b[key]]
+    if different:
+        raise InputError(
+            f"The field settings of the dmtet stage differ from those of the stage it starts from in {', '.join(different)}: "
+            "give both stages the same field."
+        )

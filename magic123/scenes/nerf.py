@@ -1,0 +1,166 @@
+"""The coarse scene: a density and albedo field with an occupancy grid, seen by ray marching."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from magic123 import losses as loss
+from magic123.camera import Camera
+from magic123.config import FieldSettings, LearningRates, Losses, NeRFSettings
+from magic123.fields.field import Field
+from magic123.render.occupancy import OccupancyGrid
+from magic123.render.rendering import Rendering, Samples
+from magic123.render.shading import light_direction, shade_colors
+from magic123.render.volume import RayRendering, render_volume
+
+
+class NeRF(nn.Module):
+    """Magic123's coarse scene in the cube [-1, 1]^3.
+
+    Without gradients pictures are rendered in pieces of `ray_chunk` rays and carry no samples.
+    """
+
+    def __init__(self, field: FieldSettings, nerf: NeRFSettings, ray_chunk: int = 2**15):
+        super().__init__()
+        self.settings = nerf
+        self.field = Field(field)
+        self.occupancy = OccupancyGrid(nerf.occupancy_resolution, nerf.occupancy_decay, nerf.occupancy_threshold)
+        self.ray_chunk = ray_chunk
+        self._generator: torch.Generator | None = None
+
+    def render(
+        self,
+        camera: Camera,
+        *,
+        mode: str = "albedo",
+        ambient: float = 1.0,
+        light: Tensor | None = None,
+        background: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        origins_offset: Tensor | None = None,
+        directions_offset: Tensor | None = None,
+    ) -> Rendering:
+        """Render a batch of B cameras in a shading mode of `render.shading`.
+
+        background: [3], [B, 1, 1, 3] or [B, H, W, 3], white by default. light: unit direction(s) to it, [3] or [B, 3]; by default
+        `light_direction(camera, generator)`. generator: jitters the samples (None: no chance in it). The offsets, [3], are
+        added to all ray origins and to all (unit) directions. Mode "albedo" computes no normals; "lambertian" with ambient 1
+        shows the same colours and has them.
+        """
+        device = self.field.grid.table.device
+        camera = camera.to(device)
+        origins, directions = camera.rays()
+        forward = -camera.camera_to_world[:, None, None, :3, 2]
+        if origins_offset is not None:
+            origins = origins + origins_offset.to(device)
+        if directions_offset is not None:
+            directions = nn.functional.normalize(directions + directions_offset.to(device), dim=-1)
+        along = (directions * forward).sum(-1, keepdim=True)  # distance along the ray -> along the optical axis
+
+        white = torch.ones(3, device=device) if background is None else background.to(device)
+        if light is None and mode in ("lambertian", "textureless"):
+            light = light_direction(camera, generator)
+        per_ray = [origins, directions, white.expand_as(directions)]
+        if light is not None:
+            per_ray.append(light.to(device).expand(len(camera), 3)[:, None, None].expand_as(directions))
+        rays = [v.reshape(-1, 3) for v in per_ray]
+        if torch.is_grad_enabled():
+            seen = self._render_rays(*rays, mode=mode, ambient=ambient, generator=generator)
+            samples = seen.samples
+        else:
+            seen, samples = self._render_pieces(rays, mode=mode, ambient=ambient, generator=generator), None
+
+        shape = directions.shape[:-1]
+        return Rendering(
+            rgb=seen.rgb.reshape(*shape, 3),
+            opacity=seen.opacity.reshape(*shape, 1),
+            depth=seen.depth.reshape(*shape, 1) * along,
+            normal=None if seen.normal is None else seen.normal.reshape(*shape, 3),
+            samples=samples,
+        )
+
+    def _render_rays(self, origins, directions, background, light=None, *, mode, ambient, generator) -> RayRendering:
+        def shade(albedo: Tensor, normals: Tensor | None, rays: Tensor) -> Tensor:
+            return shade_colors(albedo, normals, None if light is None else light.index_select(0, rays), ambient, mode)
+
+        return render_volume(
+            self.field.density_and_albedo,
+            origins,
+            directions,
+            occupied=self.occupancy.occupied,
+            max_samples=self.settings.max_samples,
+            background=background,
+            shade=shade,
+            density=self.field.density,
+            normal=None if mode == "albedo" else self.field.normal,
+            generator=generator,
+            box=self.occupancy.box,
+        )
+
+    def _render_pieces(self, rays: list[Tensor], **how) -> RayRendering:
+        pieces = [self._render_rays(*part, **how) for part in zip(*(v.split(self.ray_chunk) for v in rays), strict=True)]
+        normal = None if pieces[0].normal is None else torch.cat([p.normal for p in pieces])
+        rgb, opacity, depth = (torch.cat([getattr(p, name) for p in pieces]) for name in ("rgb", "opacity", "depth"))
+        return RayRendering(rgb, opacity, depth, normal, Samples(*(opacity.new_zeros(0),) * 3))
+
+    def parameter_groups(self, rates: LearningRates) -> list[dict]:
+        grid = self.field.grid.table
+        network = [p for p in self.field.parameters() if p is not grid]
+        return [{"params": [grid], "lr": rates.grid}, {"params": network, "lr": rates.network}]
+
+    def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:
+        """Level mask and, every `occupancy_interval` steps from step 0 on, the occupancy grid."""
+        self._generator = generator
+        self.field.set_progress(step / max(steps, 1))
+        if step % self.settings.occupancy_interval == 0:
+            self.occupancy.update(self.field.density, generator)
+
+    def regularizers(self, rendering: Rendering, losses: Losses) -> dict[str, Tensor]:
+        """The unweighted losses that are switched on and that this rendering allows (mode "albedo" has no normals)."""
+        values = {}
+        samples, normal = rendering.samples, rendering.normal
+        if losses.entropy and samples is not None:
+            values["entropy"] = loss.entropy(samples.weights)
+        if losses.orientation and samples is not None and samples.normals is not None:
+            values["orientation"] = loss.orientation(samples.weights, samples.normals, samples.directions)
+        if losses.opacity:
+            values["opacity"] = loss.opacity(rendering.opacity)
+        if losses.normal_smoothness and normal is not None:
+            values["normal_smoothness"] = loss.smoothness(loss.normal_image(rendering))
+        if losses.normal_blur and normal is not None:
+            values["normal_blur"] = loss.blur_difference(loss.normal_image(rendering))
+        if losses.total_variation:
+            values["total_variation"] = loss.total_variation(
+                self.field.density, generator=self._generator, device=self.field.grid.table.device
+            )
+        return values
+
+    def albedo(self, points: Tensor) -> Tensor:
+        """[N, 3] in [-1, 1] -> [N, 3] in [0, 1]."""
+        return self.field.albedo(points)
+
+    @torch.no_grad()
+    def mesh(self, resolution: int = 256) -> tuple[Tensor, Tensor]:
+        """Marching cubes (Lewiner) where density equals the occupancy threshold: vertices [V, 3], faces [F, 3] (int64).
+
+        Closed (what reaches the cube's sides is capped), faces counter-clockwise from outside. Interpolates the logarithm of
+        density: it is what varies smoothly, and its zero set is the same. No surface: both are empty.
+        """
+        from skimage.measure import marching_cubes
+
+        device = self.field.grid.table.device
+        axis = torch.linspace(-1, 1, resolution, device=device)
+        plane = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
+        planes = [self.field.density(torch.cat([x.expand(len(plane), 1), plane], -1)) for x in axis]
+        sigma = torch.stack(planes).reshape((resolution,) * 3)
+        height = torch.log(sigma.clamp_min(1e-30) / self.occupancy.threshold_value()).clamp(-20, 20)
+        height = nn.functional.pad(height, (1,) * 6, value=-20.0).cpu()
+        if not height.max() > 0:
+            return torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64)
+        vertices, faces, _, _ = marching_cubes(height.numpy(), 0.0, gradient_direction="ascent")  # towards high density: outward faces
+        vertices = (torch.from_numpy(vertices.copy()) - 1) * (2 / (resolution - 1)) - 1
+        return vertices.clamp(-1, 1), torch.from_numpy(faces.astype("int64"))
+
+    def kernels(self) -> dict[str, str]:
+        return {"hash_grid": self.field.grid.backend_used, "ray_marching": "torch"}

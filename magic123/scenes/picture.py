@@ -1,0 +1,80 @@
+"""The control scene: the reference picture, shown unchanged to every camera. What a method must beat at novel views."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from magic123.camera import Camera
+from magic123.config import LearningRates, Losses
+from magic123.render.rendering import Rendering
+from magic123.render.shading import light_direction, shade_colors
+
+
+class Picture(nn.Module):
+    """rgb [H, W, 3] composited on white, alpha [H, W, 1], both in [0, 1] (an Example's). Nothing in it is trained.
+
+    It behaves as a card at the origin that turns to face each camera and fills its picture.
+    """
+
+    def __init__(self, rgb: Tensor, alpha: Tensor):
+        super().__init__()
+        if rgb.shape[:2] != alpha.shape[:2] or rgb.shape[2:] != (3,) or alpha.shape[2:] != (1,):
+            raise ValueError(f"expected rgb [H, W, 3] and alpha [H, W, 1], got {list(rgb.shape)} and {list(alpha.shape)}")
+        self.register_buffer("rgb", rgb.float())
+        self.register_buffer("alpha", alpha.float())
+
+    def render(
+        self,
+        camera: Camera,
+        *,
+        mode: str = "albedo",
+        ambient: float = 1.0,
+        light: Tensor | None = None,
+        background: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        origins_offset: Tensor | None = None,
+        directions_offset: Tensor | None = None,
+    ) -> Rendering:
+        """As `NeRF.render`; resized by area, the offsets do nothing. Depth is the camera's radius, normals face the camera."""
+        camera = camera.to(self.rgb.device)
+        size = (len(camera), camera.height, camera.width)
+        premultiplied = self.rgb - (1 - self.alpha)
+        image = torch.cat([premultiplied, self.alpha], -1).permute(2, 0, 1)[None]
+        image = F.interpolate(image, size[1:], mode="area").permute(0, 2, 3, 1).expand(*size, 4)
+        premultiplied, alpha = image[..., :3], image[..., 3:]
+
+        normal = camera.camera_to_world[:, None, None, :3, 2].expand(*size, 3)
+        if mode != "albedo":
+            light = light_direction(camera, generator) if light is None else light.to(alpha.device).expand(size[0], 3)
+            light = light[:, None, None].expand(*size, 3)
+        # shading is linear in albedo, but for "textureless" and "normal", which replace it: those are premultiplied here
+        straight = premultiplied if mode in ("albedo", "lambertian") else torch.ones_like(premultiplied)
+        flat = (v if v is None else v.reshape(-1, 3) for v in (straight, normal, light if mode != "albedo" else None))
+        shaded = shade_colors(*flat, ambient, mode).reshape(*size, 3)
+        if mode not in ("albedo", "lambertian"):
+            shaded = shaded * alpha
+        background = torch.ones(3, device=alpha.device) if background is None else background.to(alpha.device)
+        return Rendering(
+            rgb=(shaded + (1 - alpha) * background).clamp(0, 1),
+            opacity=alpha,
+            depth=alpha * camera.radius[:, None, None, None],
+            normal=None if mode == "albedo" else normal * alpha,
+        )
+
+    def parameter_groups(self, rates: LearningRates) -> list[dict]:
+        return []
+
+    def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:
+        pass
+
+    def regularizers(self, rendering: Rendering, losses: Losses) -> dict[str, Tensor]:
+        return {}
+
+    def mesh(self) -> None:
+        """A picture has no surface."""
+        return None
+
+    def kernels(self) -> dict[str, str]:
+        return {}

@@ -1,0 +1,84 @@
+"""Pictures for people: a turning film and a sheet that shows one result at a glance.
+
+Pictures in and out are uint8 [H, W, 3].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+FRAMES_PER_SECOND = 24
+INK, FAINT, PAPER, FRAME = (28, 30, 34), (120, 124, 132), (255, 255, 255), (222, 224, 228)
+MARGIN, GAP, CELL = 36, 10, 176  # pixels
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One place on the turntable."""
+
+    azimuth: float  # degrees
+    colour: np.ndarray
+    normal: np.ndarray
+
+
+def write_film(file: Path, frames: list[Frame]) -> None:
+    """The frames as H.264 in MP4, colour and normals side by side, 24 a second."""
+    import imageio.v2 as imageio
+
+    # one thread: with more, the encoder's output depends on how many
+    writer = imageio.get_writer(
+        file, fps=FRAMES_PER_SECOND, codec="libx264", quality=8, macro_block_size=2, ffmpeg_params=["-threads", "1"]
+    )
+    with writer:
+        for frame in frames:
+            writer.append_data(np.concatenate([frame.colour, frame.normal], 1))
+
+
+def contact_sheet(title: str, subtitle: str, reference: np.ndarray, frames: list[Frame], columns: int = 8) -> Image.Image:
+    """The reference picture, large, beside `columns` evenly spaced frames: colours above, normals below, azimuths on top."""
+    columns = min(columns, len(frames))
+    chosen = [frames[round(k * len(frames) / columns)] for k in range(columns)]
+    heading, label = ImageFont.load_default(30), ImageFont.load_default(17)
+    tall = 2 * CELL + GAP
+    top, left = MARGIN + 84, MARGIN + tall + 3 * GAP + 28
+    size = (left + columns * (CELL + GAP) - GAP + MARGIN, top + 28 + tall + MARGIN)
+    sheet = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+
+    def place(picture: np.ndarray, x: int, y: int, side: int) -> None:
+        sheet.paste(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS), (x, y))
+        draw.rectangle((x - 1, y - 1, x + side, y + side), outline=FRAME)
+
+    def upright(text: str, x: int, y: int) -> None:
+        """Text that reads upwards, centred at y."""
+        width = int(draw.textlength(text, label)) + 4
+        strip = Image.new("RGB", (width, 24), PAPER)
+        ImageDraw.Draw(strip).text((2, 12), text, FAINT, label, anchor="lm")
+        sheet.paste(strip.rotate(90, expand=True), (x, y - width // 2))
+
+    draw.text((MARGIN, MARGIN), _fitting(draw, title, heading, size[0] - 2 * MARGIN), INK, heading)
+    draw.text((MARGIN, MARGIN + 42), _fitting(draw, subtitle, label, size[0] - 2 * MARGIN), FAINT, label)
+    draw.text((MARGIN + tall // 2, top + 8), "input picture", FAINT, label, anchor="mm")
+    place(reference, MARGIN, top + 28, tall)
+    rows = (top + 28, top + 28 + CELL + GAP)
+    for text, y in zip(("colour", "normals"), rows, strict=True):
+        upright(text, left - 32, y + CELL // 2)
+    for k, frame in enumerate(chosen):
+        x = left + k * (CELL + GAP)
+        draw.text((x + CELL // 2, top + 8), f"{frame.azimuth % 360:.0f}°", FAINT, label, anchor="mm")
+        place(frame.colour, x, rows[0], CELL)
+        place(frame.normal, x, rows[1], CELL)
+    return sheet
+
+
+def _fitting(draw: ImageDraw.ImageDraw, text: str, font, width: int) -> str:
+    """The text, cut with an ellipsis where it is wider than `width` pixels."""
+    if draw.textlength(text, font) <= width:
+        return text
+    while text and draw.textlength(text + "…", font) > width:
+        text = text[:-1]
+    return text.rstrip() + "…"

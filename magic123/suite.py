@@ -1,0 +1,197 @@
+"""What one run of the suite is about: config/config.yaml and the registries that it names, loaded and checked as a whole.
+
+Whatever can be known to fail is refused here, before Snakemake builds its graph. No torch: the Snakefile imports this module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from magic123.config import Method
+from magic123.errors import InputError
+from magic123.manifest import ManifestRow, load_manifest
+from magic123.settings_file import Source, check_name, choose_from, load_methods, read_yaml, resolve_extends, validate
+from magic123.suite_settings import METRIC_KINDS, SuiteSettings, Table, Weights
+
+MANIFESTS = Path("datasets")  # NAME.csv is the dataset NAME
+
+
+@dataclass(frozen=True)
+class Suite:
+    settings: SuiteSettings
+    methods: dict[str, Method]
+    weights: dict[str, Weights]
+    tables: dict[str, Table]
+    manifests: dict[str, dict[str, ManifestRow]]  # dataset -> example -> row, in the file's order
+    examples: dict[str, list[str]]  # dataset -> the examples of this run
+
+    def weights_of(self, name: str, kinds: str | tuple[str, ...], asked_by: str) -> Weights:
+        """The registered weights `name`. InputError when there are none, or of another kind."""
+        file = self.settings.registries.weights
+        if name not in self.weights:
+            raise InputError(f"{asked_by} names the weights {name!r}, not in {file}; {choose_from(name, list(self.weights))}.")
+        kind = self.weights[name].kind
+        if kind != kinds and kind not in kinds:
+            wanted = kinds if isinstance(kinds, str) else " or ".join(kinds)
+            raise InputError(f"{asked_by} names the weights {name!r}, which {file} calls {kind}, not {wanted}.")
+        return self.weights[name]
+
+    def path_of(self, path: str) -> str:
+        """A manifest's path as one from the working directory."""
+        return str(Path(self.settings.datasets_folder) / path)
+
+    def row(self, dataset: str, example: str) -> ManifestRow:
+        return self.manifests[dataset][example]
+
+    def next_example(self, dataset: str, example: str) -> str:
+        """The example after this one in the manifest (after the last: the first), whatever this run selects."""
+        names = list(self.manifests[dataset])
+        if len(names) < 2:
+            raise InputError(f"{dataset} has one example only, so no wrong reference can be taken from it; add another.")
+        return names[(names.index(example) + 1) % len(names)]
+
+
+def rows_of(suite: Suite, table: str) -> list[tuple[str, str]]:
+    """The (method, stage) rows that a table asks for, whether or not this run computes them."""
+    rows = suite.tables[table].rows
+    return (
+        [(name, stage) for name in suite.settings.run.methods for stage in suite.methods[name].stages]
+        if rows == "all"
+        else rows
+    )
+
+
+def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
+    """The suite that Snakemake's merged `config` describes; `files` are the files it was merged from, for the sentences."""
+    source = partial(_source_of, config=config, files=files)
+    settings = validate(SuiteSettings, config, source)
+    run = settings.run
+
+    def select(names: list, known: list, at: str) -> list:
+        for name in names:
+            if name not in known:
+                raise InputError(f"{source(('run', at))}: run.{at} names {name!r}; {choose_from(name, known)}.")
+            if names.count(name) > 1:
+                raise InputError(f"{source(('run', at))}: run.{at} names {name!r} twice; remove one.")
+        return names
+
+    methods = load_methods(settings.registries.methods)
+    weights = _load_registry(Weights, settings.registries.weights)
+    tables = _load_registry(Table, settings.registries.tables)
+    select(run.methods, list(methods), "methods")
+    select(run.tables, list(tables), "tables")
+    select(run.seeds, run.seeds, "seeds")
+    select(run.datasets, sorted(path.stem for path in MANIFESTS.glob("*.csv")), "datasets")
+    manifests = {dataset: load_manifest(MANIFESTS / f"{dataset}.csv") for dataset in run.datasets}
+    every = [name for manifest in manifests.values() for name in manifest]
+    chosen = every if run.examples == "all" else select(run.examples, every, "examples")
+    examples = {dataset: [name for name in manifest if name in chosen] for dataset, manifest in manifests.items()}
+    suite = Suite(settings, methods, weights, tables, manifests, examples)
+    _check_rows(suite, source)
+    _check_weights(suite, source)
+    _check_files(suite)
+    return suite
+
+
+def _source_of(path: tuple, config: dict, files: list[str]) -> str:
+    """The last of the files that gives `path` the value it has in `config`; the command line where none does."""
+
+    def value_in(mapping: Any) -> Any:
+        for step in path:
+            mapping = mapping.get(step, _nothing) if isinstance(mapping, dict) else _nothing
+        return mapping
+
+    wanted = value_in(config)
+    for file in reversed(files):
+        if value_in(read_yaml(file)) == wanted and (wanted is not _nothing or file == files[0]):
+            return file
+    return "the command line"
+
+
+_nothing = object()
+
+
+def _load_registry(model: type, path: str) -> dict:
+    entries = {}
+    for name, data in resolve_extends(read_yaml(path), path).items():
+        check_name(name, path, "the entry")
+        entries[name] = validate(model, data, path, name)
+    return entries
+
+
+def _check_rows(suite: Suite, source: Source) -> None:
+    """Every row of a table is a stage that exists, and every method of the run is in a row."""
+    file, run, shown = suite.settings.registries.tables, suite.settings.run, set()
+    for name in run.tables:
+        for method, stage in rows_of(suite, name):
+            if method not in suite.methods:
+                raise InputError(
+                    f"{file}: {name}.rows names the method {method!r}; {choose_from(method, list(suite.methods))}."
+                )
+            if stage not in suite.methods[method].stages:
+                known = choose_from(stage, list(suite.methods[method].stages))
+                raise InputError(f"{file}: {name}.rows names {stage!r}, not a stage of {method}; {known}.")
+            shown.add(method)
+        if shown.isdisjoint(run.methods):
+            raise InputError(f"{file}: {name}.rows has none of this run's methods ({', '.join(run.methods)}); add a row.")
+    if hidden := [method for method in run.methods if method not in shown]:
+        where = f"{source(('run', 'methods'))}: run.methods"
+        raise InputError(f"{where} names {hidden[0]!r}, but no table of this run has a row for it; add one to {file}.")
+
+
+def _check_weights(suite: Suite, source: Source) -> None:
+    """Every set of weights that this run asks for is registered, is of the right kind, and fits its token."""
+    settings, file = suite.settings, suite.settings.registries.methods
+    for name in settings.run.methods:
+        for stage_name, stage in suite.methods[name].stages.items():
+            for prior_name, prior in stage.priors.items():
+                at = f"{name}.stages.{stage_name}.priors.{prior_name}"
+                suite.weights_of(prior.weights, prior.kind, f"{file}: {at}.weights")
+                tokened = prior.kind == "stable-diffusion" and prior.use_token
+                if tokened and prior.weights != settings.invert.weights:
+                    raise InputError(
+                        f"{source(('invert', 'weights'))}: invert.weights is {settings.invert.weights!r}, but {at} uses the "
+                        f"token with {prior.weights!r}; a token fits only the model it was learned with."
+                    )
+    suite.weights_of(settings.invert.weights, "stable-diffusion", f"{source(('invert', 'weights'))}: invert.weights")
+    for weights in settings.score.weights:
+        suite.weights_of(weights, METRIC_KINDS, f"{source(('score', 'weights'))}: score.weights")
+    prepare = settings.prepare
+    for asked, option, kind in (
+        (prepare.settings.depth == "dpt", "depth_weights", "dpt"),
+        (prepare.settings.mask == "rembg", "mask_weights", "rembg"),
+    ):
+        where = f"{source(('prepare', option))}: prepare.{option}"
+        if asked and getattr(prepare, option) is None:
+            raise InputError(f"{where} is missing, but the prepare settings ask for {kind}; name some weights.")
+        if asked:
+            suite.weights_of(getattr(prepare, option), kind, where)
+
+
+def _check_files(suite: Suite) -> None:
+    """Every file that this run starts from is there, is the one meant, and is what the settings ask for."""
+    prepare = suite.settings.prepare.settings
+    for dataset, names in suite.examples.items():
+        for name in names:
+            row = suite.row(dataset, name)
+            file = f"{MANIFESTS / dataset}.csv: {name}"
+            for column, asked in (("mask", prepare.mask == "file"), ("depth", prepare.depth == "file")):
+                if asked and not getattr(row, column):
+                    raise InputError(f"{file} has no {column}, but prepare.settings.{column} is file; fill in the column.")
+            for column in ("image", "mask", "depth", "normal", "token", "truth", "truth_mesh"):
+                path = suite.path_of(getattr(row, column)) if getattr(row, column) else None
+                if path and not Path(path).exists():
+                    raise InputError(f"{file}.{column} is {path}, which is not there; datasets/README.md says how to get it.")
+            if "as-published" in suite.settings.score.protocols and Path(row.image).name != "rgba.png":
+                raise InputError(
+                    f"{file}.image is {row.image}, but the as-published protocol reads files called rgba.png; rename it."
+                )
+            if row.sha256 and (found := sha256(Path(suite.path_of(row.image)).read_bytes()).hexdigest()) != row.sha256:
+                image = suite.path_of(row.image)
+                raise InputError(
+                    f"{file}.sha256 is {row.sha256}, but {image} has {found}; get the original, or clear the cell."
+                )

@@ -1,0 +1,86 @@
+"""The settings of a run: what config/config.yaml, config/tables.yaml and config/weights.yaml may say. No torch here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from magic123.config import InversionSettings, PrepareSettings, Settings, ViewSettings
+
+METRIC_KINDS = ("clip", "perceptual", "lpips-alex", "lpips-vgg")
+
+
+class Registries(Settings):
+    """The files that names in the other settings refer to."""
+
+    methods: str = "config/methods.yaml"
+    tables: str = "config/tables.yaml"
+    weights: str = "config/weights.yaml"
+
+
+class Run(Settings):
+    """What to compute: every example with every method and every seed. All are names, none are patterns."""
+
+    datasets: list[str] = Field(min_length=1)
+    examples: Literal["all"] | list[str]  # of these datasets
+    methods: list[str] = Field(min_length=1)
+    seeds: list[NonNegativeInt] = Field(min_length=1)
+    tables: list[str] = Field(min_length=1)
+
+
+class PrepareStep(Settings):
+    depth_weights: str | None = None  # an entry of the weights registry, for settings.depth: dpt
+    mask_weights: str | None = None  # the same for settings.mask: rembg
+    settings: PrepareSettings = PrepareSettings()
+
+
+class InvertStep(Settings):
+    weights: str  # the Stable Diffusion whose vocabulary the token joins
+    seed: NonNegativeInt = 0
+    settings: InversionSettings = InversionSettings()
+
+
+class ScoreStep(Settings):
+    protocols: list[Literal["corrected", "as-published"]] = Field(["corrected"], min_length=1)
+    weights: list[str] = Field([], description="the networks behind CLIP similarity and perceptual distance")
+
+
+class Compute(Settings):
+    """What a job asks of the machine. These numbers change no result and rerun nothing."""
+
+    gpu: NonNegativeInt = 0
+    threads: PositiveInt = 1
+    mem_mb: PositiveInt = 3000  # times the attempt
+    runtime: PositiveInt = 60  # minutes, times the attempt
+
+
+class SuiteSettings(Settings):
+    registries: Registries = Registries()
+    datasets_folder: str = "datasets"  # where the paths in datasets/NAME.csv start
+    run: Run
+    prepare: PrepareStep = PrepareStep()
+    invert: InvertStep
+    view: ViewSettings = ViewSettings()
+    score: ScoreStep = ScoreStep()
+    compute: Compute = Compute()
+
+
+class Weights(Settings):
+    """One set of network weights on this machine."""
+
+    kind: Literal["stable-diffusion", "zero123", "dpt", "rembg", "clip", "perceptual", "lpips-alex", "lpips-vgg"]
+    path: str  # the folder that commands are given
+    files: list[str] = Field(min_length=1)  # in that folder; a change of one of these reruns what used them
+    revision: str = ""
+    source: str = ""
+    licence: str = ""
+
+
+class Table(Settings):
+    """One table of scores. Column keys are METRIC[@VIEW_SET][:PROTOCOL], as eval.tables reads them."""
+
+    title: str
+    columns: list[str] = Field(min_length=1)
+    rows: Literal["all"] | list[tuple[str, str]] = "all"  # [method, stage] each; all: every stage of the run's methods
+    reported: bool = False  # published numbers below

@@ -1,0 +1,190 @@
+# Wildcard decisions, as plain functions of the suite's settings.
+# Reads nothing; writes nothing.
+
+import functools
+import json
+import re
+import shlex
+from pathlib import Path
+
+from magic123.config import VERSIONS
+from magic123.plan import axes_of, cell_folder, cells
+from magic123.settings_file import start_of
+
+TABLE_FILES = [".csv", "-cells.csv", ".md", ".tex", ".html"]
+EXAMPLE = "results/{dataset}/{example}"
+CELL = "results/{dataset}/{example}/{method}/seed{seed}/{stage}"
+
+
+def one_of(names):
+    """A wildcard that is one of these names."""
+    return "|".join(sorted({re.escape(name) for name in names}))
+
+
+wildcard_constraints:
+    dataset=one_of(suite.manifests),
+    example=one_of(name for manifest in suite.manifests.values() for name in manifest),
+    method=one_of(suite.methods),
+    stage=one_of(stage for method in suite.methods.values() for stage in method.stages),
+    seed=r"\d+",
+    table=one_of(suite.tables),
+
+
+def sentence(function):
+    """The function, with its InputError as the error that Snakemake prints without a traceback."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments, **named):
+        try:
+            return function(*arguments, **named)
+        except InputError as error:
+            raise WorkflowError(str(error))
+
+    return wrapped
+
+
+def shell_words(*words):
+    """A part of a command line."""
+    return " ".join(shlex.quote(str(word)) for word in words)
+
+
+def scaled(amount):
+    """A resource that grows with every attempt."""
+    return lambda wildcards, attempt: amount * attempt
+
+
+compute = suite.settings.compute
+
+
+# ------------------------------------------------------------------------------------------------------------ example
+def row_of(wildcards):
+    if wildcards.example not in suite.manifests[wildcards.dataset]:
+        raise WorkflowError(f"{wildcards.dataset} has no example {wildcards.example!r}; see datasets/{wildcards.dataset}.csv.")
+    return suite.row(wildcards.dataset, wildcards.example)
+
+
+def example_files(wildcards):
+    """What prepare reads: the picture, and what the settings ask for beside it."""
+    row, prepare = row_of(wildcards), suite.settings.prepare
+    files = {"image": suite.path_of(row.image)}
+    for column, asked in (("mask", prepare.settings.mask == "file"), ("depth", prepare.settings.depth == "file")):
+        if asked:
+            files[column] = suite.path_of(getattr(row, column))
+    for column in ("normal", "token"):
+        if getattr(row, column):
+            files[column] = suite.path_of(getattr(row, column))
+    return files
+
+
+def example_options(wildcards, input):
+    """The options of prepare that this example needs."""
+    row, prepare = row_of(wildcards), suite.settings.prepare
+    words = ["--name", row.name, "--prompt", row.prompt, "--camera", json.dumps({"polar": row.polar})]
+    if row.init_word:
+        words += ["--init-word", row.init_word]
+    for option in ("mask", "depth", "normal", "token"):
+        if option in input.keys():
+            words += [f"--{option}", input[option]]
+    for option, name in prepare_weights().items():
+        words += [option, suite.weights[name].path]
+    return shell_words(*words)
+
+
+def prepare_weights():
+    """The weights that prepare's settings ask for, by option."""
+    prepare = suite.settings.prepare
+    asked = {"--depth-weights": prepare.depth_weights if prepare.settings.depth == "dpt" else None}
+    asked["--mask-weights"] = prepare.mask_weights if prepare.settings.mask == "rembg" else None
+    return {option: name for option, name in asked.items() if name}
+
+
+def weight_files(*names):
+    """The files whose change makes what used them stale."""
+    return [str(Path(suite.weights[name].path) / file) for name in names for file in suite.weights[name].files]
+
+
+# -------------------------------------------------------------------------------------------------------------- stage
+def stage_of(wildcards):
+    stages = suite.methods[wildcards.method].stages
+    if wildcards.stage not in stages:
+        raise WorkflowError(f"the method {wildcards.method} has no stage {wildcards.stage!r} (known: {', '.join(stages)}).")
+    return stages[wildcards.stage]
+
+
+@sentence
+def stage_inputs(wildcards):
+    """What a stage reads: its example, where it starts from, the token and the other picture that its priors ask for."""
+    stage, at = stage_of(wildcards), EXAMPLE.format(**wildcards)
+    inputs = {"example": f"{at}/example", "weights": weight_files(*stage_weights(wildcards))}
+    if stage.init is not None:
+        method, start = start_of(wildcards.method, stage.init)
+        cell = cell_folder(wildcards.dataset, wildcards.example, method, wildcards.seed, start)
+        inputs["init"] = f"{cell}/checkpoint.safetensors"
+    if any(prior.kind == "stable-diffusion" and prior.use_token for prior in stage.priors.values()):
+        inputs["token"] = f"{at}/example" if row_of(wildcards).token else f"{at}/token"
+    if any(prior.kind == "zero123" and prior.reference == "next-example" for prior in stage.priors.values()):
+        other = suite.next_example(wildcards.dataset, wildcards.example)
+        inputs["reference"] = f"results/{wildcards.dataset}/{other}/example"
+    return inputs
+
+
+def stage_weights(wildcards):
+    """The weights that a stage's priors ask for, each once."""
+    for name, prior in stage_of(wildcards).priors.items():
+        suite.weights_of(prior.weights, prior.kind, f"{wildcards.method}.stages.{wildcards.stage}.priors.{name}")
+    return list(dict.fromkeys(prior.weights for prior in stage_of(wildcards).priors.values()))
+
+
+def stage_options(wildcards, input):
+    """The options of reconstruct that this stage needs."""
+    words = []
+    if "init" in input.keys():
+        words += ["--init", Path(input.init).parent]
+    for option in ("token", "reference"):
+        if option in input.keys():
+            words += [f"--{option}", input[option]]
+    for name in stage_weights(wildcards):
+        words += ["--weights", f"{name}={suite.weights[name].path}"]
+    return shell_words(*words)
+
+
+# -------------------------------------------------------------------------------------------------------------- score
+def score_inputs(wildcards):
+    """What score reads: views and mesh, the example, the truth where there is one, the published picture where asked."""
+    row, at, cell = row_of(wildcards), EXAMPLE.format(**wildcards), CELL.format(**wildcards)
+    inputs = {"views": f"{cell}/views", "mesh": f"{cell}/mesh", "example": f"{at}/example"}
+    for column in ("truth", "truth_mesh"):
+        if getattr(row, column):
+            inputs[column] = suite.path_of(getattr(row, column))
+    if "as-published" in suite.settings.score.protocols:
+        inputs["published"] = suite.path_of(row.image)
+    return inputs
+
+
+def score_options(wildcards, input):
+    """The options of score that this cell needs."""
+    mesh = "none" if stage_of(wildcards).scene == "picture" else f"{input.mesh}/mesh.obj"
+    words = ["--mesh", mesh]
+    for option, column in (("--truth", "truth"), ("--truth-mesh", "truth_mesh")):
+        words += [option, input[column] if column in input.keys() else "none"]
+    if "published" in input.keys():
+        words += ["--published", Path(input.published).parent]
+    words += ["--protocol", *suite.settings.score.protocols]
+    for name in suite.settings.score.weights:
+        weights = suite.weights[name]
+        if weights.kind.startswith("lpips-"):
+            words += ["--lpips", f"{weights.kind.removeprefix('lpips-')}={Path(weights.path) / weights.files[0]}"]
+        else:
+            words += [f"--{weights.kind}", weights.path]
+    return shell_words(*words)
+
+
+# -------------------------------------------------------------------------------------------------------------- table
+def table_settings(table):
+    """A table as eval reads it; its rows are those of the plan."""
+    return suite.tables[table].model_dump_json(exclude={"rows"})
+
+
+def reported_numbers(table):
+    """The published numbers, for a table that shows them."""
+    return ["config/reported.csv"] if suite.tables[table].reported else []

@@ -1,0 +1,49 @@
+# view and score: a stage becomes pictures and a mesh, and these become numbers.
+# Reads   {stage}/checkpoint.safetensors, results/{dataset}/{example}/example/, the dataset's truth, weights
+# Writes  {stage}/views/, {stage}/mesh/, {stage}/scores.json   ({stage}: results/{dataset}/{example}/{method}/seed{seed}/{stage})
+
+
+rule view:
+    input:
+        checkpoint="results/{dataset}/{example}/{method}/seed{seed}/{stage}/checkpoint.safetensors",
+        example="results/{dataset}/{example}/example",
+    output:
+        views=directory("results/{dataset}/{example}/{method}/seed{seed}/{stage}/views"),
+        mesh=directory("results/{dataset}/{example}/{method}/seed{seed}/{stage}/mesh"),
+    log:
+        "logs/{dataset}/{example}/{method}/seed{seed}/{stage}/view.log",
+    benchmark:
+        "benchmarks/{dataset}/{example}/{method}/seed{seed}/{stage}/view.jsonl"
+    threads: compute.threads
+    resources:
+        gpu=compute.gpu,
+        mem_mb=scaled(compute.mem_mb),
+        runtime=scaled(compute.runtime),
+    params:
+        folder=subpath(input.checkpoint, parent=True),
+        settings=suite.settings.view.model_dump_json(),
+        version=VERSIONS["view"],
+    shell:
+        "python -m magic123 view --checkpoint {params.folder} --example {input.example} --settings {params.settings:q} --out {output.views} --mesh {output.mesh} > {log} 2>&1"
+
+
+rule score:
+    input:
+        unpack(score_inputs),
+        weights=weight_files(*suite.settings.score.weights),
+    output:
+        scores="results/{dataset}/{example}/{method}/seed{seed}/{stage}/scores.json",
+    log:
+        "logs/{dataset}/{example}/{method}/seed{seed}/{stage}/score.log",
+    benchmark:
+        "benchmarks/{dataset}/{example}/{method}/seed{seed}/{stage}/score.jsonl"
+    threads: compute.threads
+    resources:
+        mem_mb=scaled(compute.mem_mb),
+        runtime=scaled(compute.runtime),
+    params:
+        options=score_options,
+        revisions=[suite.weights[name].revision for name in suite.settings.score.weights],
+        version=VERSIONS["score"],
+    shell:
+        "python -m eval score --views {input.views} --reference {input.example} {params.options} --out {output.scores} > {log} 2>&1"

@@ -1,0 +1,51 @@
+# prepare and invert: a picture becomes an example, and an example gets a word of its own.
+# Reads   datasets/{dataset}.csv and the files it names, weights
+# Writes  results/{dataset}/{example}/example/, results/{dataset}/{example}/token/
+
+
+rule prepare:
+    input:
+        unpack(example_files),
+        weights=weight_files(*prepare_weights().values()),
+    output:
+        folder=directory("results/{dataset}/{example}/example"),
+    log:
+        "logs/{dataset}/{example}/prepare.log",
+    benchmark:
+        "benchmarks/{dataset}/{example}/prepare.jsonl"
+    threads: compute.threads
+    resources:
+        gpu=compute.gpu,
+        mem_mb=scaled(compute.mem_mb),
+        runtime=scaled(compute.runtime),
+    params:
+        about=example_options,
+        settings=suite.settings.prepare.settings.model_dump_json(),
+        version=VERSIONS["prepare"],
+    shell:
+        "python -m magic123 prepare --image {input.image:q} {params.about} --settings {params.settings:q} --out {output.folder} > {log} 2>&1"
+
+
+rule invert:
+    input:
+        example="results/{dataset}/{example}/example",
+        weights=weight_files(suite.settings.invert.weights),
+    output:
+        folder=directory("results/{dataset}/{example}/token"),
+    log:
+        "logs/{dataset}/{example}/invert.log",
+    benchmark:
+        "benchmarks/{dataset}/{example}/invert.jsonl"
+    threads: compute.threads
+    resources:
+        gpu=compute.gpu,
+        mem_mb=scaled(compute.mem_mb),
+        runtime=scaled(compute.runtime),
+    params:
+        weights=lambda wildcards: suite.weights[suite.settings.invert.weights].path,
+        revision=suite.weights[suite.settings.invert.weights].revision,
+        seed=suite.settings.invert.seed,
+        settings=suite.settings.invert.settings.model_dump_json(),
+        version=VERSIONS["invert"],
+    shell:
+        "python -m magic123 invert --example {input.example} --weights {params.weights:q} --settings {params.settings:q} --seed {params.seed} --out {output.folder} > {log} 2>&1"

@@ -1,0 +1,30 @@
+# reconstruct: an example becomes a scene, stage by stage. A stage's resolved settings are its params, so that a changed
+# weight reruns the stages that inherit it and nothing else.
+# Reads   results/{dataset}/{example}/example/, token/, the checkpoint a stage starts from, weights
+# Writes  results/{dataset}/{example}/{method}/seed{seed}/{stage}/checkpoint.safetensors, stage.json, losses.csv
+
+
+rule reconstruct:
+    input:
+        unpack(stage_inputs),
+    output:
+        checkpoint="results/{dataset}/{example}/{method}/seed{seed}/{stage}/checkpoint.safetensors",
+        record="results/{dataset}/{example}/{method}/seed{seed}/{stage}/stage.json",
+        losses="results/{dataset}/{example}/{method}/seed{seed}/{stage}/losses.csv",
+    log:
+        "logs/{dataset}/{example}/{method}/seed{seed}/{stage}/reconstruct.log",
+    benchmark:
+        "benchmarks/{dataset}/{example}/{method}/seed{seed}/{stage}/reconstruct.jsonl"
+    threads: compute.threads
+    resources:
+        gpu=compute.gpu,
+        mem_mb=scaled(compute.mem_mb),
+        runtime=scaled(compute.runtime),
+    params:
+        stage=lambda wildcards: stage_of(wildcards).model_dump_json(),
+        options=stage_options,
+        folder=subpath(output.checkpoint, parent=True),
+        revisions=lambda wildcards: [suite.weights[name].revision for name in stage_weights(wildcards)],
+        version=VERSIONS["reconstruct"],
+    shell:
+        "python -m magic123 reconstruct --example {input.example} --stage {params.stage:q} --seed {wildcards.seed} {params.options} --out {params.folder} > {log} 2>&1"

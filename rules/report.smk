@@ -1,0 +1,64 @@
+# plan, table, ceilings and the list of methods: numbers become tables.
+# Reads   config/, results/{dataset}/{example}/{method}/seed{seed}/{stage}/scores.json
+# Writes  results/plans/{table}.json, reports/{table}.{csv,md,tex,html}, reports/{table}-cells.csv, reports/ceilings.csv, reports/methods.md
+
+
+localrules:
+    plan,
+    methods,
+
+
+rule plan:
+    output:
+        plan="results/plans/{table}.json",
+    log:
+        "logs/{table}/plan.log",
+    params:
+        axes=lambda wildcards: json.dumps(axes_of(suite, wildcards.table)),
+    shell:
+        "python -m magic123.plan --axes {params.axes:q} --out {output.plan} > {log} 2>&1"
+
+
+rule table:
+    input:
+        plan="results/plans/{table}.json",
+        scores=lambda wildcards: [f"{cell['path']}/scores.json" for cell in cells(axes_of(suite, wildcards.table))],
+        reported=lambda wildcards: reported_numbers(wildcards.table),
+    output:
+        expand("reports/{{table}}{suffix}", suffix=TABLE_FILES),
+    log:
+        "logs/{table}/table.log",
+    benchmark:
+        "benchmarks/{table}/table.jsonl"
+    params:
+        settings=lambda wildcards: table_settings(wildcards.table),
+        out=subpath(output[0], strip_suffix=".csv"),
+        version=VERSIONS["table"],
+    shell:
+        "python -m eval table --plan {input.plan} --settings {params.settings:q} --out {params.out} > {log} 2>&1"
+
+
+rule methods:
+    input:
+        methods=suite.settings.registries.methods,
+    output:
+        "reports/methods.md",
+    log:
+        "logs/methods.log",
+    shell:
+        "python -m magic123.method_list --methods {input.methods} --out {output} > {log} 2>&1"
+
+
+rule ceilings:
+    input:
+        [suite.path_of(row.image) for manifest in suite.manifests.values() for row in manifest.values()],
+    output:
+        "reports/ceilings.csv",
+    log:
+        "logs/ceilings.log",
+    params:
+        folder=suite.settings.datasets_folder,
+        names=shell_words(*suite.manifests),
+        version=VERSIONS["score"],
+    shell:
+        "python -m eval ceilings --datasets {params.folder:q} --names {params.names} --out {output} > {log} 2>&1"

@@ -1,0 +1,237 @@
+"""What Snakemake decides: which jobs a run has, which a change makes stale, and what a failure leaves behind."""
+
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from workflow_tree import OBJECTS, REPOSITORY, build, planned_jobs, snakemake, write_lines
+
+RUN = ("--configfile", "config/small.yaml")
+SMALL = "{datasets: [demo], examples: [cone, dog], methods: [both, 3d-prior-only, wrong-reference], seeds: [0], tables: [demo]}"
+CELLS = ("both/coarse", "both/fine", "3d-prior-only/coarse", "wrong-reference/coarse")
+TABLE = {"table demo", "all"}
+
+
+def chain(*rows: str, examples: tuple[str, ...] = ("cone", "dog")) -> set[str]:
+    """The jobs that make the scores of these rows, METHOD/STAGE each, from prepared examples."""
+    return {f"{rule} {example}/{row}" for rule in ("reconstruct", "view", "score") for row in rows for example in examples}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run that has finished. Tests change copies of it."""
+    root = build(tmp_path_factory.mktemp("finished"))
+    write_lines(root / "config" / "small.yaml", f"run: {SMALL}")
+    run = snakemake(root, *RUN)
+    assert run.returncode == 0, run.text
+    return root
+
+
+@pytest.fixture
+def tree(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "tree", symlinks=True))
+
+
+def edit(file: Path, before: str, after: str) -> None:
+    text = file.read_text()
+    assert text.count(before) == 1, f"{before!r} stands {text.count(before)} times in {file}"
+    file.write_text(text.replace(before, after))
+
+
+def override(root: Path, method: str, stages: str) -> None:
+    """Lay `stages` over a method by renaming it and extending it under its old name."""
+    edit(root / "config" / "methods.yaml", f"\n{method}:\n", f"\n{method}-before:\n")
+    with open(root / "config" / "methods.yaml", "a") as file:
+        label = re.search(rf"\n{method}-before:\n(?:.*\n)*?  label: (.*)\n", Path(file.name).read_text()).group(1)
+        file.write(f"\n{method}:\n  extends: {method}-before\n  label: {label}\n  stages: {stages}\n")
+
+
+# --------------------------------------------------------------------------------------------------------- a first run
+def test_jobs_of_the_demo(tmp_path: Path) -> None:
+    rows = ["both/coarse", "both/fine"]
+    rows += [
+        f"{name}/coarse"
+        for name in ("copy-reference", "reconstruction-only", "2d-prior-only", "3d-prior-only", "wrong-reference")
+    ]
+    expected = {f"{rule} {name}" for rule in ("prepare", "invert") for name in OBJECTS} | {"plan demo", "table demo", "all"}
+    assert planned_jobs(build(tmp_path)) == expected | chain(*rows, examples=tuple(OBJECTS))
+
+
+def test_finished_run_is_finished(tree: Path) -> None:
+    assert planned_jobs(tree, *RUN) == set()
+    table = (tree / "reports" / "demo.csv").read_text().splitlines()
+    assert len(table) == 2 * len(CELLS) and all(line.endswith(": ok") for line in table)
+
+
+def test_wrong_reference_needs_the_next_example(tree: Path) -> None:
+    # dog's is house, which the run does not select: it is prepared, and nothing else is done with it
+    assert (tree / "results/demo/house/example/example.json").is_file()
+    assert sorted(path.name for path in (tree / "results/demo/house").iterdir()) == ["example"]
+
+
+def test_logs_and_benchmarks_of_every_job(tree: Path) -> None:
+    cell = "demo/cone/both/seed0/fine"
+    for step in ("reconstruct", "view", "score"):
+        assert (tree / "logs" / cell / f"{step}.log").is_file()
+        assert (tree / "benchmarks" / cell / f"{step}.jsonl").is_file()
+
+
+# ----------------------------------------------------------------------------------------------------------- staleness
+def test_one_weight_reruns_its_own_row_only(tree: Path) -> None:
+    override(tree, "wrong-reference", "{coarse: {priors: {zero123: {weight: 0.5}}}}")
+    assert planned_jobs(tree, *RUN) == chain("wrong-reference/coarse") | TABLE
+
+
+def test_one_weight_reruns_the_rows_that_inherit_it(tree: Path) -> None:
+    override(tree, "3d-prior-only", "{coarse: {losses: {rgb: 4}}}")
+    assert planned_jobs(tree, *RUN) == chain("3d-prior-only/coarse", "wrong-reference/coarse") | TABLE
+
+
+def test_fine_weight_leaves_coarse_alone(tree: Path) -> None:
+    override(tree, "both", "{fine: {losses: {laplacian: 0.2}}}")
+    assert planned_jobs(tree, *RUN) == chain("both/fine") | TABLE
+
+
+def test_coarse_weight_reruns_what_starts_from_it(tree: Path) -> None:
+    override(tree, "both", "{coarse: {losses: {mask: 0.4}}}")
+    assert planned_jobs(tree, *RUN) == chain("both/coarse", "both/fine") | TABLE
+
+
+def test_label_remakes_the_table_only(tree: Path) -> None:
+    edit(
+        tree / "config" / "methods.yaml",
+        "label: 3D prior only\n  about: What the view",
+        "label: 3D alone\n  about: What the view",
+    )
+    assert planned_jobs(tree, *RUN) == {"plan demo"} | TABLE
+    assert snakemake(tree, *RUN).returncode == 0
+    assert "cone/3d-prior-only/0/coarse: 3D alone: ok" in (tree / "reports" / "demo.csv").read_text()
+
+
+def test_comment_reruns_nothing(tree: Path) -> None:
+    edit(tree / "config" / "methods.yaml", "3d-prior-only:\n", "# a remark\n3d-prior-only:   # another\n")
+    assert planned_jobs(tree, *RUN) == set()
+
+
+def test_new_row_computes_itself_only(tree: Path) -> None:
+    with open(tree / "config" / "methods.yaml", "a") as file:
+        file.write("\nstrong-3d:\n  extends: 3d-prior-only\n  stages: {coarse: {priors: {zero123: {weight: 9}}}}\n")
+    edit(tree / "config" / "small.yaml", "wrong-reference]", "wrong-reference, strong-3d]")
+    assert planned_jobs(tree, *RUN) == chain("strong-3d/coarse") | {"plan demo"} | TABLE
+
+
+def test_stage_of_another_method_is_shared(tree: Path) -> None:
+    with open(tree / "config" / "methods.yaml", "a") as file:
+        file.write("\nfine-only:\n  extends: both\n  stages: {coarse: null, fine: {init: both/coarse}}\n")
+    edit(tree / "config" / "small.yaml", "wrong-reference]", "wrong-reference, fine-only]")
+    assert planned_jobs(tree, *RUN) == chain("fine-only/fine") | {"plan demo"} | TABLE
+
+
+def test_new_seed_computes_itself_only(tree: Path) -> None:
+    edit(tree / "config" / "small.yaml", "seeds: [0]", "seeds: [0, 1]")
+    assert planned_jobs(tree, *RUN) == chain(*CELLS) | {"plan demo"} | TABLE
+    run = snakemake(tree, "-n", *RUN)
+    assert "seed=1" in run.stdout and "seed=0" not in run.stdout
+
+
+def test_code_version_reruns_its_command(tree: Path) -> None:
+    edit(tree / "magic123" / "config.py", '"view": 1', '"view": 2')
+    rerun = {job for job in chain(*CELLS) if not job.startswith("reconstruct")}
+    assert planned_jobs(tree, *RUN) == rerun | TABLE
+
+
+def test_changed_weights_rerun_what_used_them(tree: Path) -> None:
+    (tree / "weights/miniature/zero123/unet/diffusion_pytorch_model.safetensors").write_text("trained again")
+    assert planned_jobs(tree, *RUN) == chain(*CELLS) | TABLE
+    (tree / "weights/miniature/perceptual/model.safetensors").write_text("trained again")
+    assert "invert cone" not in planned_jobs(tree, *RUN)
+
+
+def test_resources_rerun_nothing(tree: Path) -> None:
+    edit(tree / "config" / "config.yaml", "mem_mb: 3000", "mem_mb: 9000")
+    assert planned_jobs(tree, *RUN) == set()
+
+
+def test_table_in_a_clone_does_not_stand_for_results(tree: Path) -> None:
+    shutil.rmtree(tree / "results")
+    shutil.rmtree(tree / ".snakemake")
+    assert chain(*CELLS) <= planned_jobs(tree, *RUN)
+
+
+# ------------------------------------------------------------------------------------------------------------ failures
+def test_failed_cell_stands_in_the_table_and_heals(tree: Path) -> None:
+    override(tree, "both", "{coarse: {losses: {mask: 0.4}}}")
+    run = snakemake(tree, *RUN, FAIL="results/demo/dog/both/seed0/coarse")
+    assert run.returncode != 0
+    lines = (tree / "reports" / "demo.csv").read_text().splitlines()
+    failed = [line for line in lines if not line.endswith(": ok")]
+    assert failed == [
+        f"dog/both/0/{stage}: both priors: reconstruct: reconstruct was told to fail" for stage in ("coarse", "fine")
+    ]
+    assert planned_jobs(tree, *RUN) == chain("both/coarse", "both/fine", examples=("dog",)) | TABLE
+    assert snakemake(tree, *RUN).returncode == 0
+    assert all(line.endswith(": ok") for line in (tree / "reports" / "demo.csv").read_text().splitlines())
+
+
+# ------------------------------------------------------------------------------------------------------ the whole suite
+def test_large_run_is_planned_in_seconds(tmp_path: Path) -> None:
+    root = build(tmp_path)
+    rows = [f"example{n},a thing,thing,demo/cone/rgba.png" for n in range(19)]
+    write_lines(root / "datasets" / "large.csv", "name,prompt,init_word,image", *rows)
+    with open(root / "config" / "methods.yaml", "a") as file:
+        for n in range(12):
+            file.write(f"\nrow{n}:\n  extends: both\n  stages: {{coarse: {{losses: {{rgb: {n + 1}}}}}}}\n")
+    methods = ", ".join(f"row{n}" for n in range(12))
+    write_lines(
+        root / "config" / "large.yaml", f"run: {{datasets: [large], examples: all, methods: [{methods}], seeds: [0, 1, 2]}}"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "snakemake", "-n", "-q", "rules", "--configfile", "config/large.yaml"]
+    run = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert re.search(r"^reconstruct +1368$", run.stdout, re.MULTILINE)  # 19 examples, 12 methods, 3 seeds, 2 stages
+    # processor time, because the clock depends on what else runs: about 15 s for 4144 jobs where this was written
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 60
+
+
+def test_graph_is_built_without_the_networks_library() -> None:
+    code = (
+        "import magic123.suite, magic123.plan, sys; print([name for name in ('torch', 'numpy', 'cv2') if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_default_profile_is_found(tmp_path: Path) -> None:
+    run = snakemake(build(tmp_path), "-n", "-q", "rules")
+    assert "profiles/default" in run.text
+
+
+def test_lint(tmp_path: Path) -> None:
+    run = snakemake(build(tmp_path), "--lint")
+    assert run.returncode == 0, run.text
+
+
+def test_rules_are_formatted() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "snakefmt", "--check", "Snakefile", "rules"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "rules").glob("*.smk")), ids=lambda file: file.name)
+def test_rules_are_shell_lines(file: Path) -> None:
+    """Each rule is one shell line with a log; retries multiply on clusters when a rule asks for them."""
+    text = file.read_text()
+    rules = re.split(r"^rule \w+:$", text, flags=re.MULTILINE)[1:]
+    for directive in ("run", "script", "retries", "notebook", "wrapper"):
+        assert not re.search(rf"^    {directive}:", text, re.MULTILINE), f"{file.name} has {directive}:"
+    for rule in rules:
+        if "    output:" in rule:
+            assert "    shell:" in rule and "    log:" in rule
+            assert len(rule[rule.index("    shell:") :].strip().splitlines()) == 2

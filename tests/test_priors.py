@@ -1,0 +1,607 @@
+"""Score distillation, the two diffusion priors and learned tokens: closed forms, conventions, refusals."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+import math
+import pickle
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny_diffusion import SIDE, TEXT_WIDTH, write_stable_diffusion, write_zero123
+
+from magic123.camera import Camera
+from magic123.config import PriorSettings, ReferenceCamera
+from magic123.errors import InputError
+from magic123.priors.latent_diffusion import Schedule
+from magic123.priors.sds import (
+    MAGIC123_LOSS_SCALE,
+    NonFiniteGradient,
+    angle_weight,
+    guided_noise,
+    score_distillation,
+    timestep_bounds,
+)
+from magic123.priors.stable_diffusion import StableDiffusion, fill_prompt, view_shares
+from magic123.priors.tokens import load_token, save_token
+from magic123.priors.zero123 import Zero123, clip_pixels, pose_vector
+
+ROOT = Path(__file__).parents[1]
+MINIATURES = ROOT / "weights/miniature"
+DEMO = ROOT / "datasets/demo.csv"
+BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+ALPHAS = (1 - BETAS).cumprod(0).float()
+REFERENCE = ReferenceCamera()
+
+
+def settings(kind: str = "stable-diffusion", **changes) -> PriorSettings:
+    return PriorSettings(kind=kind, weights="tiny", **({"weight": 1.0, "guidance_scale": 5.0} | changes))
+
+
+def views(azimuth, polar=90.0, radius=1.8) -> Camera:
+    return Camera.orbit(polar, azimuth, radius, 40.0, 8)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class LinearPrior:
+    """Latents are the picture's channels and their mean; its noise is a linear function, so everything has a closed form."""
+
+    name, resolution, alphas_cumprod = "linear", 8, ALPHAS
+
+    def encode(self, rgb, generator=None):
+        self.latents = torch.cat([rgb, rgb.mean(-1, keepdim=True)], -1).permute(0, 3, 1, 2)
+        self.latents.retain_grad()
+        return self.latents
+
+    def noise(self, latents, t, camera):
+        return 0.3 * latents + 1, latents * (t[:, None, None, None] / 1000) - 0.5
+
+
+# ------------------------------------------------------------------------------------------------ score distillation
+@pytest.mark.parametrize("formula", ["usual", "as-published"])
+@pytest.mark.parametrize(
+    ("kind", "weight", "loss_scale"), [("stable-diffusion", 2.0, 1.0), ("zero123", 1e-3, MAGIC123_LOSS_SCALE)]
+)
+def test_gradient_is_the_closed_form(formula, kind, weight, loss_scale):
+    prior, chosen = LinearPrior(), settings(kind, weight=weight, guidance_formula=formula)
+    camera = views([30.0, -120.0])
+    rgb = torch.rand(2, 8, 8, 3, generator=generator(5)).requires_grad_()
+    loss, info = score_distillation(
+        prior, rgb, camera, settings=chosen, generator=generator(3), reference_camera=REFERENCE, loss_scale=loss_scale
+    )
+    loss.backward()
+
+    source = generator(3)
+    t = torch.randint(200, 601, (2,), generator=source)
+    eps = torch.randn(2, 4, 8, 8, generator=source).double()
+    a = ALPHAS[t].double()[:, None, None, None]
+    noisy = a.sqrt() * prior.latents.detach().double() + (1 - a).sqrt() * eps
+    u, c = 0.3 * noisy + 1, noisy * (t[:, None, None, None] / 1000) - 0.5
+    estimate = u + 5 * (c - u) if formula == "usual" else c + 5 * (c - u)
+    angle = torch.tensor([30 / 180, 120 / 180]).double()[:, None, None, None] if kind == "zero123" else 1.0
+    expected = weight * angle * (1 - a) * (estimate - eps) / loss_scale
+    # a gradient of 1e-8 beside latents of 1 must keep its digits
+    torch.testing.assert_close(prior.latents.grad.double(), expected, rtol=2e-5, atol=1e-6 * float(expected.abs().max()))
+    assert info["gradient_norm"] == pytest.approx(float(expected.norm()), rel=1e-5)
+    assert info["t"] == pytest.approx(float(t.float().mean()))
+    assert loss.item() == pytest.approx(0.5 * float(expected.square().sum()), rel=1e-4)
+
+
+def test_gradient_is_a_sum_over_the_batch():
+    """With a prior that answers 1 everywhere the gradient is w(t) (1 - eps): as large for three pictures as for one each."""
+
+    class Ones(LinearPrior):
+        def noise(self, latents, t, camera):
+            return torch.ones_like(latents), torch.ones_like(latents)
+
+    prior, rgb = Ones(), torch.rand(3, 8, 8, 3, requires_grad=True)
+    chosen = settings(t_range=(0.4, 0.4))
+    score_distillation(prior, rgb, views([0.0, 10, 20]), settings=chosen, generator=generator())[0].backward()
+    source = generator()
+    torch.randint(400, 401, (3,), generator=source)
+    expected = (1 - ALPHAS[400]) * (1 - torch.randn(3, 4, 8, 8, generator=source))
+    torch.testing.assert_close(prior.latents.grad, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_steps_are_uniform_between_the_floored_bounds():
+    assert timestep_bounds((0.2, 0.6), 1000) == (200, 600)
+    assert timestep_bounds((0.02, 0.5), 1000) == (20, 500)
+    assert timestep_bounds((0.0005, 0.0015), 1000) == (0, 1)
+    assert [timestep_bounds((k / 100, k / 100), 1000)[0] for k in range(100)] == [10 * k for k in range(100)]
+    assert timestep_bounds((0.98, 1.0), 1000) == (980, 999)
+    prior, rgb, source = LinearPrior(), torch.rand(1, 8, 8, 3, requires_grad=True), generator()
+    seen = [
+        score_distillation(prior, rgb, views(0.0), settings=settings(t_range=(0.2, 0.203)), generator=source)[1]["t"]
+        for _ in range(80)
+    ]
+    assert set(seen) == {200.0, 201.0, 202.0, 203.0}
+
+
+@pytest.mark.parametrize("t_range", [(0.6, 0.2), (-0.1, 0.5), (1.5, 2.0)])
+def test_an_empty_range_of_steps_is_refused(t_range):
+    with pytest.raises(InputError, match="t_range"):
+        timestep_bounds(t_range, 1000)
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_a_non_finite_gradient_is_an_error(poison):
+    class Poisoned(LinearPrior):
+        def noise(self, latents, t, camera):
+            u, c = super().noise(latents, t, camera)
+            c[0, 0, 0, 0] = poison
+            return u, c
+
+    with pytest.raises(NonFiniteGradient, match=r"linear.*t = \[\d+\]"):
+        score_distillation(
+            Poisoned(), torch.rand(1, 8, 8, 3, requires_grad=True), views(0.0), settings=settings(), generator=generator()
+        )
+
+
+def test_the_published_formula_is_one_more_step_of_guidance():
+    u, c = torch.randn(2, 4), torch.randn(2, 4)
+    torch.testing.assert_close(guided_noise(u, c, 7.0, "as-published"), guided_noise(u, c, 8.0))
+    torch.testing.assert_close(guided_noise(u, c, 1.0), c)
+    torch.testing.assert_close(guided_noise(u, c, 0.0), u)
+
+
+def test_angle_weight_is_a_share_of_a_half_turn():
+    assert angle_weight(views([0.0, 90.0, -90.0, 180.0]), REFERENCE).tolist() == pytest.approx([0, 0.5, 0.5, 1], abs=1e-6)
+    assert angle_weight(Camera.orbit(60.0, 0.0, 1.8, 40.0, 8), views(0.0)).item() == pytest.approx(30 / 180, rel=1e-5)
+
+
+def test_angle_weight_belongs_to_zero123_and_can_be_switched_off():
+    def norm(kind, azimuth, **changes):
+        rgb = torch.rand(1, 8, 8, 3, generator=generator(1)).requires_grad_()
+        chosen, camera = settings(kind, **changes), views(azimuth)
+        keywords = {"generator": generator(), "reference_camera": REFERENCE}
+        return score_distillation(LinearPrior(), rgb, camera, settings=chosen, **keywords)[1]["gradient_norm"]
+
+    full = norm("stable-diffusion", 45.0)
+    assert norm("zero123", 45.0) == pytest.approx(full / 4)
+    assert norm("zero123", 0.0) == 0
+    assert norm("zero123", 45.0, angle_weight=False) == pytest.approx(full)
+
+
+class Oracle:
+    """A prior that knows one picture and answers the noise that would lead exactly to it."""
+
+    name, resolution, alphas_cumprod = "oracle", 8, ALPHAS
+
+    def __init__(self, truth):
+        self.truth = LinearPrior().encode(truth.clone().requires_grad_()).detach()
+
+    def encode(self, rgb, generator=None):
+        return torch.cat([rgb, rgb.mean(-1, keepdim=True)], -1).permute(0, 3, 1, 2)
+
+    def noise(self, latents, t, camera):
+        a = ALPHAS[t][:, None, None, None]
+        answer = (latents - a.sqrt() * self.truth) / (1 - a).sqrt()
+        return answer, answer
+
+
+def test_descent_reaches_what_the_prior_knows():
+    truth = torch.rand(1, 8, 8, 3, generator=generator(2))
+    rgb, source, prior = torch.full_like(truth, 0.5).requires_grad_(), generator(), Oracle(truth)
+    for _ in range(150):
+        loss, _ = score_distillation(prior, rgb, views(0.0), settings=settings(), generator=source)
+        (slope,) = torch.autograd.grad(loss, rgb)
+        rgb = (rgb - 0.5 * slope).detach().requires_grad_()
+    assert (rgb - truth).abs().max() < 1e-3
+
+
+# ------------------------------------------------------------------------------------------- what networks are told
+class RecordingUNet:
+    """Keeps its inputs; answers `answer(sample, t)` (zeros by default)."""
+
+    dtype = torch.float32
+
+    def __init__(self, answer=None):
+        self.answer = answer or (lambda sample, t: torch.zeros_like(sample[:, :4]))
+
+    def __call__(self, sample, t, encoder_hidden_states):
+        self.sample, self.t, self.context = sample, t, encoder_hidden_states
+        return SimpleNamespace(sample=self.answer(sample, t))
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_both_parametrisations_mean_the_same_noise(kind):
+    """A network that knows the clean latents, asked in either parametrisation, gives back the noise that was added."""
+    schedule, clean, eps = Schedule(ALPHAS, kind), torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    t = torch.tensor([20, 980])
+    noisy = schedule.add_noise(clean, eps, t)
+    unet = RecordingUNet(lambda sample, t: schedule.target(clean.repeat(2, 1, 1, 1), eps.repeat(2, 1, 1, 1), t))
+    prior = StableDiffusion(None, unet, schedule, torch.randn(4, 5, 6), 8)
+    for answer in prior.noise(noisy, t, views([0.0, 90.0])):
+        torch.testing.assert_close(answer, eps, rtol=1e-4, atol=1e-5)
+    a = ALPHAS[t].view(-1, 1, 1, 1)
+    wanted = {"epsilon": eps, "v_prediction": a.sqrt() * eps - (1 - a).sqrt() * clean}[kind]
+    torch.testing.assert_close(schedule.target(clean, eps, t), wanted)
+
+
+def test_view_prompts_follow_the_azimuth():
+    shares = view_shares(torch.tensor([0.0, 45, 90, 135, 180, -45, -90, -135, 270, 360, 540]))
+    expected = [
+        [1, 0, 0], [0.5, 0.5, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 0, 1], [0.5, 0.5, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 1, 0],
+        [1, 0, 0], [0, 0, 1],
+    ]  # fmt: skip
+    torch.testing.assert_close(shares, torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+def test_text_condition_is_the_interpolated_embedding_and_the_empty_prompt():
+    unet, embeddings = RecordingUNet(), torch.randn(4, 5, 6)
+    prior = StableDiffusion(None, unet, Schedule(ALPHAS, "epsilon"), embeddings, 8, front=10.0)
+    prior.noise(torch.randn(2, 4, 8, 8), torch.tensor([300, 400]), views([55.0, -170.0]))
+    torch.testing.assert_close(unet.context[:2], embeddings[:1].expand(2, -1, -1))
+    torch.testing.assert_close(unet.context[2], (embeddings[1] + embeddings[2]) / 2)
+    torch.testing.assert_close(unet.context[3], embeddings[3])
+    assert unet.t.tolist() == [300, 400, 300, 400]
+
+
+def test_pose_vector_signs():
+    reference = views(0.0)
+    right = views(90.0)
+    # +90 degrees is a camera on +x: counter-clockwise seen from above, in a right-handed world with y up
+    torch.testing.assert_close(right.position, torch.tensor([[1.8, 0.0, 0.0]]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(pose_vector(right, reference), torch.tensor([[0.0, 1.0, 0.0, 0.0]]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(pose_vector(views(-90.0), reference)[:, 1], torch.tensor([-1.0]))
+    above = pose_vector(views(0.0, polar=60.0, radius=2.0), reference)
+    torch.testing.assert_close(above, torch.tensor([[-math.pi / 6, 0.0, 1.0, 0.2]]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(pose_vector(views(200.0), views(110.0)), torch.tensor([[0.0, 1.0, 0.0, 0.0]]), atol=1e-6, rtol=0)
+
+
+def recording_zero123(answer=None, kind="epsilon") -> Zero123:
+    reference = Camera.orbit(90.0, 0.0, 1.8, 40.0, 8)
+    vae = SimpleNamespace(
+        config=SimpleNamespace(scaling_factor=0.5), dtype=torch.float32, decode=lambda z: SimpleNamespace(sample=z[:, :3])
+    )
+    projection = torch.nn.Linear(7, 6)
+    embedding, known = torch.randn(1, 3), torch.randn(1, 4, 8, 8)
+    return Zero123(vae, RecordingUNet(answer), projection, Schedule(ALPHAS, kind), embedding, known, reference, 8)
+
+
+def test_unconditional_half_is_zero_in_token_and_picture():
+    prior = recording_zero123()
+    latents, camera = torch.randn(2, 4, 8, 8), views([90.0, 180.0])
+    prior.noise(latents, torch.tensor([10, 20]), camera)
+    sample, context = prior.unet.sample, prior.unet.context
+    assert sample.shape == (4, 8, 8, 8) and context.shape == (4, 1, 6)
+    torch.testing.assert_close(sample[:, :4], latents.repeat(2, 1, 1, 1))
+    assert not sample[:2, 4:].any() and not context[:2].any()
+    torch.testing.assert_close(sample[2:, 4:], prior.reference_latents.expand(2, -1, -1, -1))
+    pose = torch.tensor([[0.0, 1.0, 0.0, 0.0], [0.0, 0.0, -1.0, 0.0]])
+    expected = prior.cc_projection(torch.cat([prior.image_embedding.expand(2, -1), pose], -1))
+    torch.testing.assert_close(context[2:, 0], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("steps", [1, 20, 75])
+def test_sampling_with_a_perfect_network_ends_at_the_truth(eta, steps):
+    truth = (torch.rand(1, 4, 8, 8, generator=generator(4)) * 2 - 1) * 0.5  # scaled latents
+
+    def answer(sample, t):
+        a = ALPHAS[t][:, None, None, None]
+        return (sample[:, :4] - a.sqrt() * truth) / (1 - a).sqrt()
+
+    pictures = recording_zero123(answer).sample(views([0.0, 90.0]), steps, 3.0, generator(), eta)
+    expected = ((truth[:, :3] / 0.5 + 1) / 2).permute(0, 2, 3, 1).expand(2, -1, -1, -1)
+    assert pictures.shape == (2, 8, 8, 3)
+    # what is left is the noise of the schedule's first step, sqrt(1 - a_0) = 0.03 of latents that are then halved
+    assert (pictures - expected).abs().max() < 0.15 and (pictures - expected).abs().mean() < 0.03
+
+
+# ------------------------------------------------------------------------------------------------- folders of weights
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> SimpleNamespace:
+    root = tmp_path_factory.mktemp("weights")
+    return SimpleNamespace(sd=write_stable_diffusion(root / "sd"), zero123=write_zero123(root / "zero123"), root=root)
+
+
+def test_stable_diffusion_folder_gives_a_prior(tiny):
+    prior = StableDiffusion.load(tiny.sd, prompt="a dslr image of {subject}", subject="a red dog")
+    assert prior.resolution == SIDE
+    assert prior.record["prompts"][2] == "a dslr image of a red dog, back view" and prior.record["token"] is None
+    torch.testing.assert_close(prior.alphas_cumprod, ALPHAS, atol=1e-5, rtol=1e-4)
+    assert prior.embeddings.shape[0] == 4 and not torch.equal(prior.embeddings[1], prior.embeddings[3])
+    rgb = torch.rand(1, 20, 20, 3, requires_grad=True)
+    loss, _ = score_distillation(prior, rgb, views(30.0), settings=settings(), generator=generator())
+    loss.backward()
+    assert rgb.grad.isfinite().all() and rgb.grad.abs().max() > 0
+    assert not any(p.requires_grad for network in (prior.vae, prior.unet) for p in network.parameters())
+
+
+def test_encoding_draws_from_the_generator_or_takes_the_mode(tiny):
+    prior, rgb = StableDiffusion.load(tiny.sd, prompt="a dog"), torch.rand(1, SIDE, SIDE, 3)
+    torch.testing.assert_close(prior.encode(rgb, generator(1)), prior.encode(rgb, generator(1)))
+    assert not torch.equal(prior.encode(rgb, generator(1)), prior.encode(rgb, generator(2)))
+    mode = prior.vae.encode(rgb.permute(0, 3, 1, 2) * 2 - 1).latent_dist.mode() * prior.vae.config.scaling_factor
+    torch.testing.assert_close(prior.encode(rgb), mode)
+    assert prior.encode(rgb).shape == (1, 4, SIDE // 2, SIDE // 2)
+
+
+def test_without_view_prompts_every_view_reads_the_same(tiny):
+    prior = StableDiffusion.load(tiny.sd, prompt="a dog", view_prompts=False)
+    torch.testing.assert_close(prior.condition(views(0.0)), prior.condition(views(180.0)))
+
+
+def test_a_learned_token_takes_part_in_the_prompt(tiny, tmp_path):
+    def load(vector):
+        save_token(tmp_path, "<object>", vector)
+        return StableDiffusion.load(tiny.sd, prompt="a photo of {subject}", subject="a dog", token_file=tmp_path)
+
+    first, second = load(torch.zeros(TEXT_WIDTH)), load(torch.ones(TEXT_WIDTH))
+    assert first.record["token"] == "<object>" and first.record["prompts"][0] == "a photo of <object>, front view"
+    torch.testing.assert_close(first.embeddings[0], second.embeddings[0])
+    assert not torch.allclose(first.embeddings[1], second.embeddings[1])
+
+
+def test_prompts_that_cannot_be_meant_are_refused(tiny, tmp_path):
+    save_token(tmp_path, "<object>", torch.zeros(TEXT_WIDTH + 1))
+    with pytest.raises(InputError, match="another model"):
+        StableDiffusion.load(tiny.sd, prompt="{subject}", token_file=tmp_path)
+    with pytest.raises(InputError, match="<object>"):
+        fill_prompt("a photo of a dog", "", "<object>")
+    with pytest.raises(InputError, match="subject"):
+        fill_prompt("a photo of {subject}", "", None)
+    with pytest.raises(InputError, match="shorten"):
+        StableDiffusion.load(tiny.sd, prompt="a red dog " * 10)
+    save_token(tmp_path, "dog", torch.zeros(TEXT_WIDTH))
+    with pytest.raises(InputError, match="already a word"):
+        StableDiffusion.load(tiny.sd, prompt="{subject}", token_file=tmp_path)
+
+
+def test_zero123_folder_gives_a_prior(tiny):
+    picture = torch.rand(20, 20, 3, generator=generator(1))
+    prior = Zero123.load(tiny.zero123, picture, REFERENCE)
+    assert prior.resolution == SIDE and prior.record["prediction_type"] == "v_prediction"
+    rgb, camera = torch.rand(2, 12, 12, 3, requires_grad=True), views([30.0, 150.0])
+    loss, _ = score_distillation(
+        prior, rgb, camera, settings=settings("zero123"), generator=generator(), reference_camera=REFERENCE
+    )
+    loss.backward()
+    assert all(part.isfinite().all() and part.abs().max() > 0 for part in rgb.grad)
+    sampled = prior.sample(camera, 4, 3.0, generator(2))
+    assert sampled.shape == (2, SIDE, SIDE, 3) and sampled.min() >= 0 and sampled.max() <= 1
+    torch.testing.assert_close(sampled, prior.sample(camera, 4, 3.0, generator(2)))
+    other = Zero123.load(tiny.zero123, 1 - picture, REFERENCE)
+    assert not torch.allclose(sampled, other.sample(camera, 4, 3.0, generator(2)))
+    with pytest.raises(InputError, match="square"):
+        Zero123.load(tiny.zero123, picture[:10], REFERENCE)
+
+
+def test_reference_latents_are_the_unscaled_mode(tiny):
+    picture = torch.rand(SIDE, SIDE, 3, generator=generator(1))
+    prior = Zero123.load(tiny.zero123, picture, REFERENCE)
+    expected = prior.vae.encode(picture.permute(2, 0, 1)[None] * 2 - 1).latent_dist.mode()
+    torch.testing.assert_close(prior.reference_latents, expected)
+
+
+def test_clip_pixels_agree_with_the_image_processor(tiny):
+    from PIL import Image
+    from transformers import CLIPImageProcessor
+
+    y, x = torch.meshgrid(torch.linspace(0, 1, 20), torch.linspace(0, 1, 20), indexing="ij")
+    levels = (torch.stack([x, y, (3 * x + 5 * y).sin() / 2 + 0.5], -1) * 255).round().byte()
+    processor = CLIPImageProcessor.from_pretrained(tiny.zero123 / "feature_extractor")
+    theirs = torch.as_tensor(processor(Image.fromarray(levels.numpy()), return_tensors="pt").pixel_values)
+    ours = clip_pixels(
+        levels[None].float() / 255, json.loads((tiny.zero123 / "feature_extractor/preprocessor_config.json").read_text())
+    )
+    assert (ours - theirs).abs().max() < 1.5 / 255 / 0.26  # the processor rounds to 8 bits
+
+
+def broken(source: Path, target: Path) -> Path:
+    return Path(shutil.copytree(source, target))
+
+
+def test_missing_or_damaged_weights_are_named(tiny, tmp_path):
+    with pytest.raises(InputError, match=r"nowhere.*does not exist"):
+        StableDiffusion.load(tmp_path / "nowhere", prompt="a dog")
+    for part in ("vae", "unet", "text_encoder", "tokenizer", "scheduler"):
+        folder = broken(tiny.sd, tmp_path / f"without-{part}")
+        shutil.rmtree(folder / part)
+        with pytest.raises(InputError, match=f"without-{part} has no {part}/"):
+            StableDiffusion.load(folder, prompt="a dog")
+    for part in ("image_encoder", "cc_projection", "feature_extractor"):
+        folder = broken(tiny.zero123, tmp_path / f"without-{part}")
+        shutil.rmtree(folder / part)
+        with pytest.raises(InputError, match=part):
+            Zero123.load(folder, torch.rand(8, 8, 3), REFERENCE)
+    folder = broken(tiny.sd, tmp_path / "cut")
+    weights = folder / "unet/diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:3000])
+    with pytest.raises(InputError, match="unet"):
+        StableDiffusion.load(folder, prompt="a dog")
+
+
+def test_absent_parameters_are_an_error_not_random_numbers(tiny, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    for number, (part, file) in enumerate([("unet", "diffusion_pytorch_model"), ("text_encoder", "model")]):
+        folder = broken(tiny.sd, tmp_path / str(number))
+        path = folder / part / f"{file}.safetensors"
+        tensors = load_file(path)
+        tensors.pop(sorted(tensors)[5])
+        save_file(tensors, path, metadata={"format": "pt"})
+        with pytest.raises(InputError, match=f"{part}/.*lacks 1 parameters"):
+            StableDiffusion.load(folder, prompt="a dog")
+
+
+def test_weights_of_another_kind_are_refused(tiny, tmp_path):
+    with pytest.raises(InputError, match="takes 4 channels where 8"):
+        Zero123.load(tiny.sd, torch.rand(8, 8, 3), REFERENCE)
+    folder = broken(tiny.sd, tmp_path / "sample-prediction")
+    config = folder / "scheduler/scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "sample"}))
+    with pytest.raises(InputError, match="prediction_type 'sample'"):
+        StableDiffusion.load(folder, prompt="a dog")
+
+
+def test_tiny_gradients_survive_a_half_precision_autoencoder(tiny):
+    """1e-9 is below float16's smallest number; at the pixels the gradient must still have its direction and length."""
+    whole = StableDiffusion.load(tiny.sd, prompt="a dog")
+    half = StableDiffusion.load(tiny.sd, prompt="a dog", dtype="float16")
+    slope = torch.randn(1, 4, SIDE // 2, SIDE // 2, generator=generator(1)) * 1e-9
+
+    def at_pixels(prior):
+        rgb = torch.rand(1, SIDE, SIDE, 3, generator=generator(2)).requires_grad_()
+        prior.encode(rgb).backward(slope)
+        return rgb.grad.flatten() * 1e9
+
+    exact, ours = at_pixels(whole), at_pixels(half)
+    assert torch.cosine_similarity(exact, ours, dim=0) > 0.999
+    assert ours.norm() / exact.norm() == pytest.approx(1, abs=0.02)
+
+
+def test_heavy_libraries_are_imported_only_when_a_model_is_loaded():
+    heavy = {"diffusers", "transformers", "torchvision", "accelerate"}
+    files = [*(ROOT / "magic123/priors").glob("*.py"), ROOT / "magic123/commands/invert.py"]
+    assert len(files) > 8
+    for file in files:
+        if file.name == "cc_projection.py":  # a diffusers class; imported by zero123 where it loads one
+            continue
+        for node in ast.parse(file.read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert not heavy & {name.split(".")[0] for name in names}, file
+            assert "magic123.priors.cc_projection" not in names, file
+
+
+# ------------------------------------------------------------------------------------------------------------- tokens
+VECTOR = torch.linspace(-1, 1, 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "token"),
+    [
+        ("learned_embeds.bin", {"<cat>": VECTOR}, "<cat>"),
+        ("learned_embeds.bin", {"_banana_": torch.nn.Parameter(VECTOR.half())}, "_banana_"),
+        ("other.pt", {"string_to_token": {"*": 265}, "string_to_param": {"*": VECTOR[None]}, "name": "_teddy_"}, "_teddy_"),
+    ],
+)
+def test_token_files_are_read(tmp_path, name, content, token):
+    torch.save(content, tmp_path / name)
+    read, vector = load_token(tmp_path / name)
+    assert read == token and vector.dtype == torch.float32 and not vector.requires_grad
+    torch.testing.assert_close(vector, VECTOR, atol=1e-3, rtol=0)
+
+
+def test_saved_tokens_come_back(tmp_path):
+    path = save_token(tmp_path, "<object>", VECTOR)
+    assert path.name == "learned_embeds.safetensors"
+    for source in (path, tmp_path):
+        token, vector = load_token(source)
+        assert token == "<object>" and torch.equal(vector, VECTOR)
+
+
+class Bomb:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (Path.touch, (self.mark,))
+
+
+def test_a_malicious_pickle_is_refused_and_not_run(tmp_path):
+    mark = tmp_path / "ran"
+    torch.save({"<object>": Bomb(mark)}, tmp_path / "zipped.bin")
+    (tmp_path / "bare.bin").write_bytes(pickle.dumps({"<object>": Bomb(mark)}))
+    for name in ("zipped.bin", "bare.bin"):
+        with pytest.raises(InputError, match="refused"):
+            load_token(tmp_path / name)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"a": VECTOR, "b": VECTOR},
+        {},
+        VECTOR,
+        {"a": torch.zeros(2, 6)},
+        {"a": torch.zeros(6, dtype=torch.long)},
+        {"a": torch.full((6,), math.nan)},
+        {"a": "text"},
+        {3: VECTOR},
+        {"string_to_param": {"*": torch.zeros(3, 6)}, "name": "a"},
+        {"string_to_param": {"*": VECTOR[None]}},
+    ],
+)
+def test_files_that_are_not_one_token_are_refused(tmp_path, content):
+    torch.save(content, tmp_path / "learned_embeds.bin")
+    with pytest.raises(InputError, match=r"learned_embeds\.bin"):
+        load_token(tmp_path / "learned_embeds.bin")
+
+
+def test_absent_and_unreadable_token_files_are_named(tmp_path):
+    with pytest.raises(InputError, match="holds no learned token"):
+        load_token(tmp_path)
+    with pytest.raises(InputError, match="does not exist"):
+        load_token(tmp_path / "learned_embeds.bin")
+    for name in ("a.safetensors", "a.bin", "a.txt"):
+        (tmp_path / name).write_bytes(b"not a tensor")
+        with pytest.raises(InputError, match=name):
+            load_token(tmp_path / name)
+
+
+# --------------------------------------------------------------------------------------------- the shipped miniatures
+needs_miniatures = pytest.mark.skipif(
+    not ((MINIATURES / "zero123/unet").is_dir() and (MINIATURES / "stable-diffusion/unet").is_dir() and DEMO.is_file()),
+    reason="the miniature models (weights/miniature) or the demo pictures (datasets/demo.csv) are not here",
+)
+
+
+def demo_picture(file: Path, size: int) -> torch.Tensor:
+    """RGBA file -> [size, size, 3] on white."""
+    import cv2
+    import numpy as np
+    from PIL import Image
+
+    rgba = np.asarray(Image.open(file).convert("RGBA")).astype(np.float32) / 255
+    rgb = rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:]
+    return torch.from_numpy(cv2.resize(rgb, (size, size), interpolation=cv2.INTER_AREA))
+
+
+def pulled_back(prior, chosen, truth, camera, steps: int = 60) -> float:
+    """Share of a smooth disturbance of the true view that is left after descent on it (1: nothing happened)."""
+    source = generator(11)
+    start = 0.25 * torch.randn(1, 3, 4, 4, generator=source)
+    offset = start.clone().requires_grad_()
+    optimizer = torch.optim.Adam([offset], lr=0.02)
+
+    def disturbed(offset):
+        smooth = torch.nn.functional.interpolate(offset, truth.shape[:2], mode="bilinear", align_corners=False)
+        return truth[None] + smooth.permute(0, 2, 3, 1)
+
+    for _ in range(steps):
+        keywords = {"generator": source, "reference_camera": REFERENCE}
+        loss, _ = score_distillation(prior, disturbed(offset), camera, settings=chosen, **keywords)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return float((disturbed(offset.detach()) - truth).norm() / (disturbed(start) - truth).norm())
+
+
+@needs_miniatures
+def test_the_miniatures_pull_a_disturbed_true_view_back():
+    left = {"zero123": [], "stable-diffusion": []}
+    with DEMO.open() as file:
+        rows = list(csv.DictReader(file))[:3]
+    for number, row in enumerate(rows):
+        view = 2 + 3 * number
+        zero123 = Zero123.load(MINIATURES / "zero123", demo_picture(ROOT / "datasets" / row["image"], 128), REFERENCE)
+        text = StableDiffusion.load(MINIATURES / "stable-diffusion", prompt="{subject}", subject=row["prompt"])
+        truth = demo_picture(ROOT / "datasets" / row["truth"] / f"ring/{view:03d}.png", zero123.resolution)
+        camera = Camera.orbit(90.0, 15.0 + 30 * view, 1.8, 40.0, zero123.resolution)
+        left["zero123"].append(pulled_back(zero123, settings("zero123", guidance_scale=2.0), truth, camera))
+        left["stable-diffusion"].append(pulled_back(text, settings(guidance_scale=3.0), truth, camera))
+    print("disturbance left:", left)
+    assert max(left["zero123"]) < 0.8 and sum(left["zero123"]) / len(rows) < 0.6
+    assert sum(left["stable-diffusion"]) / len(rows) < 0.9

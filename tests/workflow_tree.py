@@ -1,0 +1,188 @@
+"""A copy of the workflow in a folder of its own, over a tiny dataset, with commands that only check and leave marks.
+
+The Snakefile, rules, configuration and settings code are the repository's own. `python -m magic123` and `python -m eval`
+are replaced by ones that demand the files the real ones read and write the files the real ones write, so that a whole run
+takes seconds; what they are asked to do is Snakemake's decision, and that is what the tests are about.
+"""
+
+import atexit
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SETTINGS_CODE = ["config", "errors", "manifest", "method_list", "plan", "settings_file", "suite", "suite_settings"]
+OBJECTS = ["cone", "dog", "house"]
+
+COMMANDS = """
+import json, os, sys
+from pathlib import Path
+
+command, words = sys.argv[1], sys.argv[2:]
+options, repeated = {}, []
+for word, value in zip(words, words[1:]):
+    if word.startswith("--"):
+        options[word[2:]] = value
+        repeated.append((word[2:], value))
+
+def need(*names):
+    for name in names:
+        if not Path(name).exists():
+            sys.exit(f"error: {command} lacks {name}")
+
+def write(folder, *names):
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Path(folder, name).write_text(command)
+
+if os.environ.get("FAIL", "nothing") in " ".join([command, *words]):
+    sys.exit(f"error: {command} was told to fail")
+for option in ("settings", "stage", "camera"):
+    json.loads(options.get(option, "{}"))
+if command == "prepare":
+    need(options["image"], options["depth-weights"])
+    write(options["out"], "example.json", "rgba.png")
+elif command == "invert":
+    need(options["example"] + "/example.json", options["weights"])
+    write(options["out"], "learned_embeds.safetensors")
+elif command == "reconstruct":
+    stage = json.loads(options["stage"])
+    need(options["example"] + "/example.json")
+    assert ("init" in options) == (stage["init"] is not None)
+    if "init" in options:
+        need(options["init"] + "/checkpoint.safetensors")
+    if "token" in options:
+        need(options["token"] + "/learned_embeds.safetensors")
+    if "reference" in options:
+        need(options["reference"] + "/example.json")
+    given = dict(value.split("=", 1) for name, value in repeated if name == "weights")
+    assert set(given) == {prior["weights"] for prior in stage["priors"].values()}
+    need(*given.values())
+    write(options["out"], "checkpoint.safetensors", "stage.json", "losses.csv")
+elif command == "view":
+    need(options["checkpoint"] + "/checkpoint.safetensors", options["example"] + "/example.json")
+    write(options["out"], "cameras.json")
+    write(options["mesh"], "mesh.obj")
+elif command == "score":
+    need(options["views"] + "/cameras.json", options["reference"] + "/example.json", options["truth"], options["truth-mesh"])
+    need(*[value for name, value in repeated if name in ("clip", "perceptual")])
+    Path(options["out"]).write_text("scores")
+elif command == "table":
+    cells = json.loads(Path(options["plan"]).read_text())["cells"]
+    lines = ["ok" if Path(cell["path"], "scores.json").exists()
+             else json.loads(Path(cell["path"], "status.json").read_text())["reason"]
+             if Path(cell["path"], "status.json").exists() else "missing" for cell in cells]
+    for suffix in (".csv", "-cells.csv", ".md", ".tex", ".html"):
+        Path(options["out"] + suffix).parent.mkdir(exist_ok=True)
+        Path(options["out"] + suffix).write_text("\\n".join(
+            "/".join(str(cell[key]) for key in ("example", "method", "seed", "stage")) + f": {cell['label']}: {line}"
+            for cell, line in zip(cells, lines)) + "\\n")
+else:
+    sys.exit(f"error: no such command: {command}")
+"""
+
+
+def build(root: Path) -> Path:
+    """The tree, with the repository's own rules and settings."""
+    shutil.copy(REPOSITORY / "Snakefile", root / "Snakefile")
+    for name in ("rules", "config", "profiles"):
+        shutil.copytree(REPOSITORY / name, root / name)
+    for package in ("magic123", "eval"):
+        (root / package).mkdir()
+        (root / package / "__init__.py").touch()
+        (root / package / "__main__.py").write_text(COMMANDS)
+    for name in SETTINGS_CODE:
+        shutil.copy(REPOSITORY / "magic123" / f"{name}.py", root / "magic123" / f"{name}.py")
+    rows = []
+    for name in OBJECTS:
+        (root / "datasets" / "demo" / name / "truth").mkdir(parents=True)
+        for file in ("rgba.png", "truth/mesh.ply"):
+            (root / "datasets" / "demo" / name / file).touch()
+        rows.append(f"{name},a red {name},{name},demo/{name}/rgba.png,90,demo/{name}/truth,demo/{name}/truth/mesh.ply")
+    write_lines(root / "datasets" / "demo.csv", "name,prompt,init_word,image,polar,truth,truth_mesh", *rows)
+    for entry in yaml.safe_load((root / "config" / "weights.yaml").read_text()).values():
+        for file in entry["files"]:
+            path = root / entry["path"] / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    return root
+
+
+def write_lines(path: Path, *lines: str) -> None:
+    path.write_text("\n".join(lines) + "\n")
+
+
+# Importing Snakemake takes far longer than planning a small run: it is imported once, in a process that forks for each run.
+SERVER = """
+import json, os, sys
+import snakemake.cli
+
+for line in sys.stdin:
+    request = json.loads(line)
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            os.chdir(request["folder"])
+            os.environ.clear()
+            os.environ.update(request["environment"])
+            for number, name in enumerate((os.devnull, "stdout", "stderr")):
+                os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
+            snakemake.cli.main(request["words"])
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0 if end.code is None else print(end.code, file=sys.stderr) or 1
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished call of Snakemake."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def text(self) -> str:
+        return self.stdout + self.stderr
+
+
+@cache
+def _server() -> subprocess.Popen:
+    server = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(server.kill)
+    return server
+
+
+def snakemake(root: Path, *words: str, **environment: str) -> Run:
+    """Run Snakemake in the tree. PATH is bare: the rules must find their own Python."""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(root), **environment}
+    print(json.dumps({"folder": str(root), "words": words, "environment": environment}), file=_server().stdin, flush=True)
+    code = int(_server().stdout.readline())
+    return Run(code, (root / "stdout").read_text(), (root / "stderr").read_text())
+
+
+JOB = re.compile(r"^(?:local)?rule (\w+):$\n((?:    .*\n)*)", re.MULTILINE)
+
+
+def planned_jobs(root: Path, *words: str) -> set[str]:
+    """What a dry run would do, as `rule example/method/stage`, with what the rule has of these."""
+    run = snakemake(root, "-n", *words)
+    assert run.returncode == 0, run.text
+    found = set()
+    for rule, body in JOB.findall(run.stdout):
+        wildcards = dict(re.findall(r"(\w+)=([^,\s]+)", next((line for line in body.splitlines() if "wildcards:" in line), "")))
+        at = "/".join(wildcards[key] for key in ("example", "method", "stage", "table") if key in wildcards)
+        found.add(f"{rule} {at}".strip())
+    return found
