@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.canary import check_canary, sha256_of
-from eval.errors import FETCH, EvalError, MetricGap, need_file, read_json
+from eval.errors import FETCH, EvalError, MetricGap, first_line, need_file, read_json
 from eval.metrics import unit_floats
 from eval.protocols import resize_area
 
@@ -96,8 +96,8 @@ def load_clip(where: str, device: str = "cpu", prove: bool = True) -> ClipModel:
     try:
         # without `require_pretrained` a checkpoint that was not found leaves random weights and only a log line
         model = open_clip.create_model(source, require_pretrained=True, device="cpu", **options)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as problem:
-        raise EvalError(f"{file} does not hold the CLIP model it declares: {str(problem).splitlines()[0]}") from problem
+    except Exception as problem:  # a damaged file raises whatever its reader raises
+        raise EvalError(f"{file} does not hold the CLIP model it declares: {first_line(problem)}") from problem
     loaded = ClipModel(model, architecture, file, device)
     if prove:
         loaded.canary = check_canary(loaded)

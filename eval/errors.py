@@ -17,6 +17,11 @@ class MetricGap(Exception):
     """A metric that cannot be computed here (its weights are absent). It is recorded by name, never replaced."""
 
 
+def first_line(problem: Exception) -> str:
+    """What a foreign exception says, as part of one sentence."""
+    return f"{type(problem).__name__}: {(str(problem).splitlines() or [''])[0]}"
+
+
 def need_file(path: Path, what: str) -> Path:
     """The path itself if it is a file, else EvalError."""
     if not path.is_file():

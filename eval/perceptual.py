@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from eval.canary import check_canary, sha256_of
-from eval.errors import FETCH, EvalError, MetricGap, read_json
+from eval.errors import FETCH, EvalError, MetricGap, first_line, read_json
 from eval.metrics import unit_floats
 from eval.protocols import resize_area
 
@@ -120,8 +120,8 @@ def load_mini(folder: Path, device: str = "cpu", prove: bool = True) -> Perceptu
         network = MiniPerceptual(list(config["channels"]))
         network.load_state_dict(load_file(weights))
         size = int(config["image_size"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as problem:
-        raise EvalError(f"{folder} does not hold a miniature perceptual model: {str(problem).splitlines()[0]}") from problem
+    except Exception as problem:  # a damaged file raises whatever its reader raises
+        raise EvalError(f"{folder} does not hold a miniature perceptual model: {first_line(problem)}") from problem
     metric = PerceptualMetric("lpips-mini", network.eval().to(device), size, weights, device)
     if prove:
         metric.canary = check_canary(metric)
@@ -152,6 +152,6 @@ def load_lpips(net: str, file: Path, device: str = "cpu", sha256_prefix: str | N
         state = torch.load(file, map_location="cpu", weights_only=True)
         # lpips keeps torchvision's numbering inside its slices: slice2.3.weight is features.3.weight
         network.net.load_state_dict({key: state[f"features.{key.split('.', 1)[1]}"] for key in network.net.state_dict()})
-    except Exception as problem:  # a file that is no pickle raises almost anything
-        raise EvalError(f"{file} does not hold the weights of {trunk}: {str(problem).splitlines()[0]}") from problem
+    except Exception as problem:  # as above
+        raise EvalError(f"{file} does not hold the weights of {trunk}: {first_line(problem)}") from problem
     return metric

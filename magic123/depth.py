@@ -56,7 +56,7 @@ def predict(rgb: np.ndarray, weights: Path | None) -> tuple[np.ndarray, dict]:
     try:
         processor = DPTImageProcessor.from_pretrained(folder, local_files_only=True)
         model, loading = DPTForDepthEstimation.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, torch_dtype=torch.float32
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
     except Exception as error:  # safetensors, json, transformers: each has exceptions of its own
         raise InputError(f"the DPT folder {folder} cannot be loaded ({type(error).__name__}: {error})") from error

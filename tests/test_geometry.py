@@ -127,7 +127,7 @@ def test_extreme_distances_stay_finite():
         points, _ = marching_tets(lattice.vertices, sdf, lattice.tets)
         points.square().sum().backward()
         assert bool(torch.isfinite(points).all()) and bool(torch.isfinite(sdf.grad).all())
-        assert float(points.abs().max()) <= 1
+        assert float(points.detach().abs().max()) <= 1
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
@@ -205,8 +205,8 @@ def test_descent_on_both_measures_smooths():
     noisy = vertices + 0.03 * torch.randn(vertices.shape, generator=torch.Generator().manual_seed(0))
     edges = find_edges(faces)
     moved = noisy.clone().requires_grad_()
-    optimizer = torch.optim.Adam([moved], lr=2e-3)
-    for _ in range(40):
+    optimizer = torch.optim.Adam([moved], lr=3e-3)
+    for _ in range(25):
         optimizer.zero_grad()
         (normal_consistency(moved, faces, edges) + laplacian(moved, edges)).backward()
         optimizer.step()

@@ -21,7 +21,7 @@ def generator(seed=0) -> torch.Generator:
 def small_nerf(seed=0, **changes) -> NeRF:
     torch.manual_seed(seed)
     return NeRF(
-        FieldSettings(grid=GRID, hidden=16, layers=1, blob_radius=0.4),
+        FieldSettings(grid=GRID, hidden=16, layers=1, blob_radius=0.25),
         NeRFSettings(**{"occupancy_resolution": 24, "max_samples": 64, "occupancy_interval": 4} | changes),
     )
 
@@ -42,7 +42,7 @@ def ball(nerf: NeRF, radius=0.5) -> NeRF:
 def disc(size=24) -> tuple[torch.Tensor, torch.Tensor]:
     """A red disc on white and its mask: [size, size, 3] and [size, size, 1]."""
     axis = (torch.arange(size) + 0.5) / size * 2 - 1
-    mask = (axis[:, None] ** 2 + axis**2 < 0.6).float()[..., None]
+    mask = (axis[:, None] ** 2 + axis**2 < 0.3).float()[..., None]
     return mask * torch.tensor([0.9, 0.1, 0.2]) + 1 - mask, mask
 
 
@@ -51,7 +51,7 @@ def misfit(rendering) -> torch.Tensor:
     return (rendering.rgb - rgb).square().mean() + (rendering.opacity - mask).square().mean()
 
 
-def train(nerf: NeRF, steps=15) -> NeRF:
+def train(nerf: NeRF, steps=60) -> NeRF:
     chance = generator()
     optimizer = torch.optim.Adam(nerf.parameter_groups(LearningRates()), betas=(0.9, 0.99), eps=1e-15)
     for step in range(steps):
@@ -154,15 +154,17 @@ def test_no_chance_without_a_generator(trained):
     assert torch.equal(trained.render(SIDE, mode="lambertian").rgb, trained.render(SIDE, mode="lambertian").rgb)
 
 
-def test_training_gives_the_same_bytes_twice(trained):
-    again = train(small_nerf())
-    for (name, a), (_, b) in zip(trained.state_dict().items(), again.state_dict().items(), strict=True):
+def test_training_gives_the_same_bytes_twice():
+    once, again = (train(small_nerf(), steps=10).state_dict() for _ in range(2))
+    for (name, a), (_, b) in zip(once.items(), again.items(), strict=True):
         assert torch.equal(a, b), name
 
 
 def test_training_lowers_the_loss_and_keeps_everything_finite(trained):
-    before, after = (misfit(scene.render(REFERENCE)).item() for scene in (small_nerf(), trained))
-    assert after < 0.6 * before
+    fresh = small_nerf()
+    fresh.before_step(0, 60, generator())
+    before, after = (misfit(scene.render(REFERENCE)).item() for scene in (fresh, trained))
+    assert after < 0.8 * before
     assert all(v.isfinite().all() for v in trained.state_dict().values())
 
 

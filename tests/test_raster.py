@@ -111,7 +111,7 @@ def test_thin_bars_do_not_overshoot():
         corner = torch.tensor([[x, -0.5, 0], [x + 0.02, -0.5, 0], [x + 0.05, 0.5, 0], [x + 0.03, 0.5, 0]])
         bars.append((corner, torch.tensor([[0, 1, 2], [0, 2, 3]])))
     rendering = render_mesh(*join(*bars), Camera.orbit(90.0, 0.0, 1.8, 40.0, 32), shade=position_colours, background=WHITE)
-    assert 0 <= float(rendering.opacity.min()) and 0.3 < float(rendering.opacity.max()) <= 1 + 1e-6
+    assert float(rendering.opacity.min()) >= 0 and 0.3 < float(rendering.opacity.max()) <= 1 + 1e-6
 
 
 def gradients(mesh, size=32, factor=8, step=4e-3):

@@ -118,7 +118,7 @@ class _ZBuffer:
         weight = px.roll(-1, 1) * py.roll(1, 1) - px.roll(1, 1) * py.roll(-1, 1)
         weight = weight / weight.sum(1, keepdim=True)
         distance = (weight * pw).sum(1, keepdim=True).float()
-        values = attributes.index_select(0, corners.reshape(-1)).reshape(*corners.shape, -1)
+        values = attributes.index_select(0, corners.reshape(-1)).reshape(-1, 3, attributes.shape[1])
         values = (weight.float()[..., None] * values).sum(1)
         return (batch * self.shape[1] + row) * self.shape[2] + column, torch.cat([values, distance], -1)
 
