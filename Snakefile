@@ -52,13 +52,28 @@ rule all:
     input:
         expand("reports/{table}{suffix}", table=suite.settings.run.tables, suffix=TABLE_FILES),
         # named too, because a table that is there (from a clone, say) would make do without them
-        [f"{cell['path']}/scores.json" for table in suite.settings.run.tables for cell in cells(axes_of(suite, table))],
+        [results_of(table) for table in suite.settings.run.tables],
 
 
 onerror:
-    # Every table is written all the same: cells that failed stand in it as failed, with the reason.
+    # The tables are written all the same, as reports/TABLE-unfinished: what failed stands in them as failed, with the reason.
+    # What is on disk does not tell that: results of an earlier run lie there until their job starts. Snakemake knows what it
+    # has not done. The table itself goes, because it is no longer true.
+    unfinished = list(workflow.dag.needrun_jobs())
+    Path("results/unfinished.txt").write_text("".join(f"{file}\n" for job in unfinished for file in job.output))
+    for table in sorted({job.wildcards.table for job in unfinished if job.rule.name == "table"}):
+        axes, settings, plan = (
+            json.dumps(axes_of(suite, table)),
+            table_settings(table),
+            f"results/plans/{table}-unfinished.json",
+        )
+        for suffix in TABLE_FILES:
+            Path(f"reports/{table}{suffix}").unlink(missing_ok=True)
+        shell("python -m magic123.plan --axes {axes:q} --unfinished results/unfinished.txt --out {plan}")
+        shell("python -m eval table --plan {plan} --settings {settings:q} --out reports/{table}-unfinished")
+
+
+onsuccess:
     for table in suite.settings.run.tables:
-        plan = f"results/plans/{table}-after-failure.json"
-        axes, settings = json.dumps(axes_of(suite, table)), table_settings(table)
-        shell("python -m magic123.plan --axes {axes:q} --failures results/failures --out {plan}")
-        shell("python -m eval table --plan {plan} --settings {settings:q} --out reports/{table}")
+        for suffix in TABLE_FILES:
+            Path(f"reports/{table}-unfinished{suffix}").unlink(missing_ok=True)

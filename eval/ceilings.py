@@ -27,9 +27,10 @@ from eval.protocols import (
     Protocol,
     alpha_convention,
     blend_on_white,
-    reference_picture,
+    bytes_at,
     render_as_saved,
     resize_area,
+    without_alpha,
 )
 
 SIZE = 800  # pixels of a side of a published render
@@ -37,20 +38,23 @@ COARSE, FINE = 192, 1024  # pixels of a side of the known view in the two stages
 FIELDS = ["dataset", "example", "prediction", "protocol", "psnr"]
 
 
-def training_target(protocol: Protocol, rgba: np.ndarray, size: int) -> np.ndarray:
-    """What training shows at the reference view: [H, W, 4] uint8 -> [size, size, 3] float32 in [0, 1]."""
+def training_target(protocol: Protocol, rgba: np.ndarray, seen: np.ndarray, size: int) -> np.ndarray:
+    """What training shows at the reference view: [size, size, 3] float32 in [0, 1].
+
+    `rgba` is the picture [H, W, 4] uint8, `seen` the same as the protocol blends it (`without_alpha`).
+    """
     if protocol.blend == "zero-is-white":
         return blend_on_white(resize_area(rgba, size), "straight")
-    return reference_picture(protocol, rgba, size, alpha_convention(rgba)).astype(np.float32) / 255
+    return bytes_at(seen, size).astype(np.float32) / 255
 
 
-def predictions(protocol: Protocol, rgba: np.ndarray) -> dict[str, np.ndarray]:
-    """The named predictions at 800 px, each [800, 800, 3]; all but `perfect` and the flat ones as saved on disk."""
-    coarse = cv2.resize(training_target(protocol, rgba, COARSE), (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
+def predictions(protocol: Protocol, rgba: np.ndarray, seen: np.ndarray) -> dict[str, np.ndarray]:
+    """The named predictions at 800 px, each [800, 800, 3]; `coarse` and `fine` as saved on disk."""
+    coarse = cv2.resize(training_target(protocol, rgba, seen, COARSE), (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
     found = {
         "coarse": render_as_saved(protocol, np.clip(coarse, 0, 1)),
-        "fine": render_as_saved(protocol, resize_area(training_target(protocol, rgba, FINE), SIZE)),
-        "perfect": training_target(protocol, rgba, SIZE),
+        "fine": render_as_saved(protocol, resize_area(training_target(protocol, rgba, seen, FINE), SIZE)),
+        "perfect": training_target(protocol, rgba, seen, SIZE),
     }
     flat = {"white": 1.0, "grey": 0.5, "black": 0.0}
     return found | {name: np.full((SIZE, SIZE, 3), value) for name, value in flat.items()}
@@ -64,9 +68,11 @@ def ceilings(dataset: str, folder: Path) -> list[list]:
     lines = []
     for file in files:
         rgba = read_picture(file, 4)
+        alpha = alpha_convention(rgba)
         for protocol in (AS_PUBLISHED, CORRECTED):
-            truth = reference_picture(protocol, rgba, SIZE, alpha_convention(rgba))
-            for name, picture in predictions(protocol, rgba).items():
+            seen = without_alpha(protocol, rgba, alpha)
+            truth = bytes_at(seen, SIZE)
+            for name, picture in predictions(protocol, rgba, seen).items():
                 lines.append([dataset, file.parent.name, name, protocol.name, psnr(picture, truth)])
     for protocol in PROTOCOLS:
         for name in dict.fromkeys(line[2] for line in lines):

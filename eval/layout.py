@@ -111,9 +111,7 @@ def _notes(table: Table, any_published: bool) -> list[str]:
         what = [f"{name} ({count} results)" if status == "not scored" else name for name, count in names.items()]
         notes.append(f"{status.capitalize()}{f' ({reason})' if reason else ''}: {'; '.join(what)}.")
     if any(column.protocol == "as-published" for column in table.columns):
-        notes.append(
-            "as-published repeats the flaws of the released metric code; it compares with printed numbers and ranks nothing."
-        )
+        notes.append("as-published repeats the flaws of the released metric code: for comparison with print, not to rank.")
     if table.reported:
         absent = "No published number has the datasets, metrics and protocol of these columns."
         letters = "Published numbers: T paper's text, C code, I image, N third-party notes, D derived, M unverified memory."

@@ -48,15 +48,15 @@ def nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
     return cKDTree(others).query(points)[0]
 
 
-def surface_distances(prediction, truth) -> dict[str, float]:
+def surface_distances(prediction, truth, samples: int = SAMPLES) -> dict[str, float]:
     """Chamfer distance and F-score between two trimeshes.
 
     `chamfer` is the mean of the two directed mean distances (not squared). `f-score` is the harmonic mean of precision
     (share of the prediction within 0.05 of the truth) and recall (share of the truth within 0.05 of the prediction).
-    Sampling leaves a floor: a mesh against itself, sampled twice, is about 0.5 sqrt(area / 50000) away.
+    Sampling leaves a floor: a mesh against itself, sampled twice, is about 0.5 sqrt(area / samples) away.
     """
     # different seeds, so that a perfect mesh is not favoured by sharing its very sample points
-    ours, theirs = sample_surface(prediction, seed=SEED), sample_surface(truth, seed=SEED + 1)
+    ours, theirs = sample_surface(prediction, samples, SEED), sample_surface(truth, samples, SEED + 1)
     there, back = nearest(ours, theirs), nearest(theirs, ours)
     precision, recall = float((there < F_SCORE_THRESHOLD).mean()), float((back < F_SCORE_THRESHOLD).mean())
     harmonic = 2 * precision * recall / (precision + recall) if precision + recall else 0.0

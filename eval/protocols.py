@@ -95,11 +95,8 @@ def to_bytes(picture: np.ndarray) -> np.ndarray:
     return np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
 
 
-def reference_picture(protocol: Protocol, rgba: np.ndarray, size: int, alpha: Alpha) -> np.ndarray:
-    """The reference picture as this protocol sees it: [H, W, 4] uint8 -> [size, size, 3] uint8.
-
-    Eight bits, because renders arrive in eight bits: a flawless render then equals it exactly.
-    """
+def without_alpha(protocol: Protocol, rgba: np.ndarray, alpha: Alpha) -> np.ndarray:
+    """[H, W, 4] uint8 -> [H, W, 3] as this protocol blends and pads it, at full size (uint8, or floats in [0, 1])."""
     if protocol.blend == "zero-is-white":  # `alpha` is not consulted: that is the flaw
         colour = rgba[..., :3].copy()
         colour[rgba[..., 3] == 0] = 255
@@ -107,6 +104,16 @@ def reference_picture(protocol: Protocol, rgba: np.ndarray, size: int, alpha: Al
         colour = blend_on_white(rgba, alpha)
     if protocol.aspect == "pad":
         colour = pad_to_square(colour, 255 if colour.dtype == np.uint8 else 1.0)
+    return colour
+
+
+def reference_picture(protocol: Protocol, rgba: np.ndarray, size: int, alpha: Alpha) -> np.ndarray:
+    """The reference picture as this protocol sees it: [H, W, 4] uint8 -> [size, size, 3] uint8."""
+    return bytes_at(without_alpha(protocol, rgba, alpha), size)
+
+
+def bytes_at(colour: np.ndarray, size: int) -> np.ndarray:
+    """A blended picture at [size, size, 3] uint8. Renders arrive in eight bits: a flawless one then equals it exactly."""
     colour = resize_area(colour, size)
     return colour if colour.dtype == np.uint8 else to_bytes(colour)
 

@@ -200,7 +200,7 @@ class QualityLimits(Settings):
     refuse_inverted_middle: float = Field(0.5, ge=0, le=1)
     warn_area_below: float = Field(0.03, ge=0, le=1)
     warn_area_above: float = Field(0.8, ge=0, le=1)
-    warn_border_contact: float = Field(0.005, ge=0, le=1)  # share of the border's pixels that are object
+    warn_border_contact: float = Field(0.001, ge=0, le=1)  # share of the border's pixels that are object
     warn_main_component_below: float = Field(0.9, ge=0, le=1)  # the largest component's share of the mask
     warn_soft_edge_above: float = Field(0.35, ge=0, le=1)  # half-transparent pixels per mask pixel
     warn_pixels_below: int = Field(128, ge=0)  # the longer side of the object's box, in pixels

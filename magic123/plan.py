@@ -14,6 +14,8 @@ from pathlib import Path
 from magic123.settings_file import start_of
 from magic123.suite import Suite, rows_of
 
+FAILURES = Path("results/failures")
+
 
 def cell_folder(dataset: str, example: str, method: str, seed: int | str, stage: str) -> str:
     """Where everything about one stage of one reconstruction lies."""
@@ -54,31 +56,29 @@ def cells(axes: dict) -> list[dict]:
     ]
 
 
-def note_failures(axes: dict, notes: Path) -> list[dict]:
-    """The cells, where those without scores point to a folder of `notes` with a status.json that says why.
+def note_failures(axes: dict, unfinished: set[str]) -> list[dict]:
+    """The cells, where those whose scores are `unfinished` point to a folder with a status.json that says why.
 
     The reason is the last line of the first log, in the order of the work, that ends in an error. A cell whose logs all
-    end well was never reached: it gets no note, and so counts as missing.
+    end well was never reached: it gets no status, and so counts as missing.
     """
     starts = {(row["method"], row["stage"]): row["starts"] for row in axes["rows"]}
     noted = []
     for cell in cells(axes):
-        if not (Path(cell["path"]) / "scores.json").is_file():
-            common = f"logs/{cell['dataset']}/{cell['example']}"
-            logs = [f"{common}/prepare.log", f"{common}/invert.log"]
+        if f"{cell['path']}/scores.json" in unfinished:
+            example, seed = f"{cell['dataset']}/{cell['example']}", f"seed{cell['seed']}"
+            logs = [f"logs/{example}/{step}.log" for step in ("prepare", "invert")]
             for method, stage in reversed(starts[cell["method"], cell["stage"]]):
-                logs.append(f"{common}/{method}/seed{cell['seed']}/{stage}/reconstruct.log")
-            logs += [f"{common}/{cell['method']}/seed{cell['seed']}/{cell['stage']}/{step}.log" for step in STEPS]
-            folder = notes / Path(cell["path"]).relative_to("results")
-            (folder / "status.json").unlink(missing_ok=True)
+                logs.append(f"logs/{example}/{method}/{seed}/{stage}/reconstruct.log")
+            own = f"{example}/{cell['method']}/{seed}/{cell['stage']}"
+            logs += [f"logs/{own}/{step}.log" for step in ("reconstruct", "view", "score")]
+            status = FAILURES / own / "status.json"
+            status.unlink(missing_ok=True)
             if reason := next(filter(None, map(last_error, logs)), None):
-                _write_json(folder / "status.json", {"status": "failed", "reason": reason})
-            cell = cell | {"path": str(folder)}
+                _write_json(status, {"status": "failed", "reason": reason})
+            cell = cell | {"path": str(status.parent)}
         noted.append(cell)
     return noted
-
-
-STEPS = ("reconstruct", "view", "score")
 
 
 def last_error(log: str | Path) -> str | None:
@@ -106,10 +106,13 @@ def _write_json(path: Path, content: dict) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m magic123.plan", description="Write the planned cells of a table as JSON.")
     parser.add_argument("--axes", required=True, type=json.loads, help="datasets, rows and seeds, as JSON")
-    parser.add_argument("--failures", type=Path, help="folder for notes on why cells have no scores (default: don't look)")
+    parser.add_argument("--unfinished", type=Path, help="after a failure: the files that were not made, one a line")
     parser.add_argument("--out", required=True, type=Path)
     arguments = parser.parse_args(argv)
-    planned = cells(arguments.axes) if arguments.failures is None else note_failures(arguments.axes, arguments.failures)
+    if arguments.unfinished is None:
+        planned = cells(arguments.axes)
+    else:
+        planned = note_failures(arguments.axes, set(arguments.unfinished.read_text(encoding="utf-8").splitlines()))
     _write_json(arguments.out, {"cells": planned})
 
 

@@ -151,18 +151,21 @@ def _facts(record: dict, measured: dict) -> dict[str, str]:
 
 
 def _write_text(axis, record: dict, qa: dict) -> None:
-    """The facts, then the warnings in red, or one green line where there are none."""
+    """The facts, then the warnings in red, or one green line where there are none; smaller where there are many."""
     axis.set_axis_off()
-    line, top = 0.047, 1.0
-    for name, value in _facts(record, qa["measures"]).items():
-        lines = textwrap.wrap(value, 33)
-        axis.text(0, top, name, fontsize=9.5, color=QUIET, va="top")
-        axis.text(0.28, top, "\n".join(lines), fontsize=9.5, va="top")
-        top -= line * len(lines) + 0.008
+    facts = [(name, textwrap.wrap(value, 33)) for name, value in _facts(record, qa["measures"]).items()]
+    ends = [textwrap.wrap(warning, 50) for warning in qa["warnings"]] or [["no warnings"]]
+    colour = BAD if qa["warnings"] else GOOD
+    lines = sum(len(text) for _, text in facts) + sum(len(text) for text in ends)
+    gaps = 0.2 * len(facts) + 0.5 + 0.35 * len(ends)  # in lines
+    line = min(0.047, 1 / (lines + gaps))
+    size = 9.5 * line / 0.047
+    top = 1.0
+    for name, text in facts:
+        axis.text(0, top, name, fontsize=size, color=QUIET, va="top")
+        axis.text(0.28, top, "\n".join(text), fontsize=size, va="top")
+        top -= line * (len(text) + 0.2)
     top -= line / 2
-    if not qa["warnings"]:
-        axis.text(0, top, "no warnings", fontsize=9.5, color=GOOD, va="top", weight="bold")
-    for warning in qa["warnings"]:
-        lines = textwrap.wrap(warning, 50)
-        axis.text(0, top, "\n".join(lines), fontsize=9.5, color=BAD, va="top")
-        top -= line * len(lines) + 0.015
+    for text in ends:
+        axis.text(0, top, "\n".join(text), fontsize=size, color=colour, va="top")
+        top -= line * (len(text) + 0.35)

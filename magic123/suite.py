@@ -179,9 +179,13 @@ def _check_files(suite: Suite) -> None:
         for name in names:
             row = suite.row(dataset, name)
             file = f"{MANIFESTS / dataset}.csv: {name}"
-            for column, asked in (("mask", prepare.mask == "file"), ("depth", prepare.depth == "file")):
+            for column, asked, setting in (
+                ("mask", prepare.mask == "file", "prepare.settings.mask is file"),
+                ("depth", prepare.depth == "file", "prepare.settings.depth is file"),
+                ("token", suite.settings.invert.given, "invert.given is true"),
+            ):
                 if asked and not getattr(row, column):
-                    raise InputError(f"{file} has no {column}, but prepare.settings.{column} is file; fill in the column.")
+                    raise InputError(f"{file} has no {column}, but {setting}; fill in the column.")
             for column in ("image", "mask", "depth", "normal", "token", "truth", "truth_mesh"):
                 path = suite.path_of(getattr(row, column)) if getattr(row, column) else None
                 if path and not Path(path).exists():

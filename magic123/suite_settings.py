@@ -38,6 +38,7 @@ class PrepareStep(Settings):
 class InvertStep(Settings):
     weights: str  # the Stable Diffusion whose vocabulary the token joins
     seed: NonNegativeInt = 0
+    given: bool = False  # take the words that the datasets list (column `token`) instead of learning them
     settings: InversionSettings = InversionSettings()
 
 

@@ -66,14 +66,14 @@ def row_of(wildcards):
 def example_files(wildcards):
     """What prepare reads: the picture, and what the settings ask for beside it."""
     row, prepare = row_of(wildcards), suite.settings.prepare
-    files = {"image": suite.path_of(row.image)}
-    for column, asked in (("mask", prepare.settings.mask == "file"), ("depth", prepare.settings.depth == "file")):
-        if asked:
-            files[column] = suite.path_of(getattr(row, column))
-    for column in ("normal", "token"):
-        if getattr(row, column):
-            files[column] = suite.path_of(getattr(row, column))
-    return files
+    asked = {
+        "image": True,
+        "mask": prepare.settings.mask == "file",
+        "depth": prepare.settings.depth == "file",
+        "normal": bool(row.normal),
+        "token": suite.settings.invert.given,
+    }
+    return {column: suite.path_of(getattr(row, column)) for column, wanted in asked.items() if wanted}
 
 
 def example_options(wildcards, input):
@@ -121,7 +121,7 @@ def stage_inputs(wildcards):
         cell = cell_folder(wildcards.dataset, wildcards.example, method, wildcards.seed, start)
         inputs["init"] = f"{cell}/checkpoint.safetensors"
     if any(prior.kind == "stable-diffusion" and prior.use_token for prior in stage.priors.values()):
-        inputs["token"] = f"{at}/example" if row_of(wildcards).token else f"{at}/token"
+        inputs["token"] = f"{at}/example" if suite.settings.invert.given else f"{at}/token"
     if any(prior.kind == "zero123" and prior.reference == "next-example" for prior in stage.priors.values()):
         other = suite.next_example(wildcards.dataset, wildcards.example)
         inputs["reference"] = f"results/{wildcards.dataset}/{other}/example"
@@ -180,6 +180,24 @@ def score_options(wildcards, input):
 
 
 # -------------------------------------------------------------------------------------------------------------- table
+def results_of(table):
+    """Everything on the way to a table, not its scores alone.
+
+    When a job fails that a changed setting had made stale, the scores of before are still there, and Snakemake does not
+    make again what is missing between files that exist. Asked for by name, it does.
+    """
+    files = []
+    axes = axes_of(suite, table)
+    starts = {(row["method"], row["stage"]): row["starts"] for row in axes["rows"]}
+    for cell in cells(axes):
+        at = cell["path"]
+        files += [f"{at}/scores.json", f"{at}/views", f"{at}/mesh", f"{at}/checkpoint.safetensors"]
+        files.append(f"{EXAMPLE.format(**cell)}/example")
+        for method, stage in starts[cell["method"], cell["stage"]]:
+            files.append(f"{CELL.format(**cell | {'method': method, 'stage': stage})}/checkpoint.safetensors")
+    return list(dict.fromkeys(files))
+
+
 def table_settings(table):
     """A table as eval reads it; its rows are those of the plan."""
     return suite.tables[table].model_dump_json(exclude={"rows"})
@@ -188,3 +206,22 @@ def table_settings(table):
 def reported_numbers(table):
     """The published numbers, for a table that shows them."""
     return ["config/reported.csv"] if suite.tables[table].reported else []
+
+
+# --------------------------------------------------------------------------------------------------------- miniatures
+# what each network learns from, by the options of its command
+MINIATURES = {
+    "autoencoder": ["pool"],
+    "clip": ["pool"],
+    "dpt": ["pool"],
+    "perceptual": ["pool"],
+    "stable-diffusion": ["pool", "autoencoder", "latents"],
+    "zero123": ["pool", "autoencoder", "latents", "clip"],
+}
+INSTALLED = [name for name in MINIATURES if name != "autoencoder"]  # that one is part of the diffusion models
+
+
+def miniature_inputs(wildcards):
+    return {
+        need: f"results/miniatures/{need}" + (".npy" if need == "latents" else "") for need in MINIATURES[wildcards.network]
+    }

@@ -1,0 +1,80 @@
+# The miniature networks and the demo dataset, trained and drawn from nothing. They come with the repository, so that no run
+# needs these rules: what they make stays under results/ until install_miniatures is asked for.
+# Reads   nothing
+# Writes  results/miniatures/; install_miniatures: weights/miniature/, datasets/demo/, datasets/demo.csv
+
+
+rule miniature_pool:
+    output:
+        folder=directory("results/miniatures/pool"),
+    log:
+        "logs/miniatures/pool.log",
+    benchmark:
+        "benchmarks/miniatures/pool.jsonl"
+    threads: 2
+    shell:
+        "python -m magic123.miniatures pool --out {output.folder} > {log} 2>&1"
+
+
+rule miniature_latents:
+    input:
+        pool="results/miniatures/pool",
+        autoencoder="results/miniatures/autoencoder",
+    output:
+        file="results/miniatures/latents.npy",
+    log:
+        "logs/miniatures/latents.log",
+    benchmark:
+        "benchmarks/miniatures/latents.jsonl"
+    shell:
+        "python -m magic123.miniatures latents --pool {input.pool} --autoencoder {input.autoencoder} --out {output.file} > {log} 2>&1"
+
+
+rule miniature:
+    input:
+        unpack(miniature_inputs),
+    output:
+        folder=directory("results/miniatures/{network}"),
+    log:
+        "logs/miniatures/{network}.log",
+    benchmark:
+        "benchmarks/miniatures/{network}.jsonl"
+    wildcard_constraints:
+        network=one_of(MINIATURES),
+    resources:
+        gpu=compute.gpu,
+        mem_mb=scaled(6000),
+        runtime=scaled(600),
+    params:
+        options=lambda wildcards, input: shell_words(*(word for name in input.keys() for word in (f"--{name}", input[name]))),
+    shell:
+        "python -m magic123.miniatures {wildcards.network} {params.options} --out {output.folder} > {log} 2>&1"
+
+
+rule demo_dataset:
+    output:
+        folder=directory("results/miniatures/datasets"),
+    log:
+        "logs/miniatures/datasets.log",
+    benchmark:
+        "benchmarks/miniatures/datasets.jsonl"
+    shell:
+        "python -m magic123.miniatures demo --out {output.folder} > {log} 2>&1"
+
+
+rule miniatures:
+    input:
+        expand("results/miniatures/{network}", network=INSTALLED),
+        "results/miniatures/datasets",
+
+
+rule install_miniatures:
+    input:
+        networks=expand("results/miniatures/{network}", network=INSTALLED),
+        datasets="results/miniatures/datasets",
+    output:
+        note=touch("results/miniatures/installed"),
+    log:
+        "logs/miniatures/install.log",
+    shell:
+        "{{ mkdir -p weights/miniature && cp -rf {input.networks} weights/miniature && cp -rf {input.datasets}/. datasets; }} > {log} 2>&1"

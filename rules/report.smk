@@ -22,7 +22,7 @@ rule plan:
 rule table:
     input:
         plan="results/plans/{table}.json",
-        scores=lambda wildcards: [f"{cell['path']}/scores.json" for cell in cells(axes_of(suite, wildcards.table))],
+        results=lambda wildcards: results_of(wildcards.table),
         reported=lambda wildcards: reported_numbers(wildcards.table),
     output:
         expand("reports/{{table}}{suffix}", suffix=TABLE_FILES),
@@ -57,7 +57,7 @@ rule ceilings:
     log:
         "logs/ceilings.log",
     params:
-        folder=suite.settings.datasets_folder,
+        folder=lambda wildcards: suite.settings.datasets_folder,
         names=shell_words(*suite.manifests),
         version=VERSIONS["score"],
     shell:

@@ -93,7 +93,9 @@ def test_field_of_view_is_vertical():
 
 def test_reference_picture_is_not_mirrored():
     """A red ball at +x is on the right, a green one at +y at the top, and blue, at +z, hides nothing of them."""
-    image = picture(Camera.orbit(90, 0, 3, 40, 32), [((0.6, 0, 0), (1, 0, 0)), ((0, 0.6, 0), (0, 1, 0)), ((0, 0, 0.6), (0, 0, 1))])
+    image = picture(
+        Camera.orbit(90, 0, 3, 40, 32), [((0.6, 0, 0), (1, 0, 0)), ((0, 0.6, 0), (0, 1, 0)), ((0, 0, 0.6), (0, 0, 1))]
+    )
     assert centroid(image, 0)[1] > 0.7 and centroid(image, 0)[0] == pytest.approx(0.5, abs=0.01)
     assert centroid(image, 1)[0] < 0.3 and centroid(image, 1)[1] == pytest.approx(0.5, abs=0.01)
     assert centroid(image, 2) == pytest.approx((0.5, 0.5), abs=0.01)
@@ -101,14 +103,18 @@ def test_reference_picture_is_not_mirrored():
 
 def test_azimuth_ninety_looks_from_plus_x():
     """From +x the red ball at +x is in front, and what faced the reference camera (+z) is on the left."""
-    image = picture(Camera.orbit(90, 90, 3, 40, 32), [((0.6, 0, 0), (1, 0, 0)), ((-0.6, 0, 0), (0, 1, 0)), ((0, 0, 0.6), (0, 0, 1))])
+    image = picture(
+        Camera.orbit(90, 90, 3, 40, 32), [((0.6, 0, 0), (1, 0, 0)), ((-0.6, 0, 0), (0, 1, 0)), ((0, 0, 0.6), (0, 0, 1))]
+    )
     assert centroid(image, 0) == pytest.approx((0.5, 0.5), abs=0.01)
     assert image[..., 1].max() < 1e-3  # hidden behind the red one
     assert centroid(image, 2)[1] < 0.3
 
 
 def test_small_polar_angles_look_from_above():
-    image = picture(Camera.orbit(5, 0, 3, 40, 32), [((0, 0.6, 0), (1, 0, 0)), ((0, -0.6, 0), (0, 1, 0)), ((0, 0, 0.6), (0, 0, 1))])
+    image = picture(
+        Camera.orbit(5, 0, 3, 40, 32), [((0, 0.6, 0), (1, 0, 0)), ((0, -0.6, 0), (0, 1, 0)), ((0, 0, 0.6), (0, 0, 1))]
+    )
     assert image[..., 0].sum() > 10 * image[..., 1].sum()
     assert centroid(image, 2)[0] > 0.65  # the front (+z) is at the bottom of the picture
 

@@ -2,7 +2,6 @@
 
 import json
 import struct
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,7 +29,7 @@ def left_and_right(points):
 
 def lopsided():
     """A ball with a bump at +x and a longer one at +z."""
-    lattice = build_lattice(28)
+    lattice = build_lattice(40)
     blobs = [((0.0, 0, 0), 0.35), ((0.32, 0.1, 0), 0.18), ((0, 0, 0.35), 0.14)]
     parts = [radius - (lattice.vertices - torch.tensor(centre)).norm(dim=-1) for centre, radius in blobs]
     return marching_tets(lattice.vertices, torch.stack(parts).amax(0), lattice.tets)
@@ -163,8 +162,6 @@ def test_a_picture_of_the_other_hand_is_told_apart():
     row = 16
     assert front[row, 22, 0] > 0.7 > 0.3 > front[row, 10, 0] and front[row, 10, 2] > 0.7
     assert behind[row, 10, 0] > 0.7 and behind[row, 22, 2] > 0.7
-    above = render_mesh(vertices, faces, replace(camera[0], polar=torch.tensor([40.0])), shade=shaded, background=torch.ones(3))
-    assert float(above.opacity.sum()) > 0
 
 
 def test_write_mesh_is_reproducible(written, tmp_path):

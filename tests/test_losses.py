@@ -82,7 +82,9 @@ def test_near_and_far_are_told_apart():
     """Stored depth is inverse (near is large): a bump towards the camera agrees, a dent does not."""
     example = disc_example()
     bump, dent = (1.8 + sign * example.depth[None] for sign in (-0.5, 0.5))
-    good, bad = (known_view(Rendering(example.rgb[None], example.alpha[None], d, None), example, Losses(depth=1)) for d in (bump, dent))
+    good, bad = (
+        known_view(Rendering(example.rgb[None], example.alpha[None], d, None), example, Losses(depth=1)) for d in (bump, dent)
+    )
     assert good["depth"] < 0.01 and bad["depth"] > 0.99
 
 
@@ -206,7 +208,9 @@ def test_total_variation():
     assert sigma.grad > 0
     seen = []
     for seed in (0, 0, 1):
-        losses.total_variation(lambda x: seen.append(x) or x[:, 0] * 0, resolution=8, generator=torch.Generator().manual_seed(seed))
+        losses.total_variation(
+            lambda x: seen.append(x) or x[:, 0] * 0, resolution=8, generator=torch.Generator().manual_seed(seed)
+        )
     assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
     assert all((x.abs() <= 1).all() for x in seen)
 

@@ -106,7 +106,9 @@ def test_background():
     nerf = ball(small_nerf())
     corner = (0, 0, 0)
     assert torch.allclose(nerf.render(REFERENCE).rgb[corner], torch.ones(3))
-    assert torch.allclose(nerf.render(REFERENCE, background=torch.tensor([0.1, 0.2, 0.3])).rgb[corner], torch.tensor([0.1, 0.2, 0.3]))
+    assert torch.allclose(
+        nerf.render(REFERENCE, background=torch.tensor([0.1, 0.2, 0.3])).rgb[corner], torch.tensor([0.1, 0.2, 0.3])
+    )
     each = torch.rand(2, 1, 1, 3)
     assert torch.allclose(nerf.render(SIDE, background=each).rgb[:, 0, 0], each[:, 0, 0])
 

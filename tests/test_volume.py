@@ -287,9 +287,15 @@ def test_skipping_changes_nothing():
     results = []
     for shortcut in ({"occupied": None}, {"occupied": grid.occupied, "box": grid.box}):
         seen = render_volume(
-            lambda x: (scale * soft_ball(x)[0], soft_ball(x)[1]), *rays(400), max_samples=128, background=torch.ones(3), **shortcut
+            lambda x: (scale * soft_ball(x)[0], soft_ball(x)[1]),
+            *rays(400),
+            max_samples=128,
+            background=torch.ones(3),
+            **shortcut,
         )
-        results.append((seen.rgb, seen.opacity, seen.depth, torch.autograd.grad(seen.rgb.sum(), scale)[0], len(seen.samples.weights)))
+        results.append(
+            (seen.rgb, seen.opacity, seen.depth, torch.autograd.grad(seen.rgb.sum(), scale)[0], len(seen.samples.weights))
+        )
     full, skipped = results
     assert skipped[4] < 0.6 * full[4]
     for a, b in zip(full[:3], skipped[:3], strict=True):

@@ -166,9 +166,7 @@ def _check_options(arguments: argparse.Namespace, settings: PrepareSettings) -> 
 def _alpha_remarks(reading: alpha_convention.AlphaReading, settings: PrepareSettings) -> list[str]:
     """Sentences about an alpha reading that a person should confirm."""
     if not reading.certain:
-        return [
-            f"the alpha could not be read with certainty (taken as {reading.convention}): set alpha to straight or premultiplied"
-        ]
+        return [f"the alpha is not certain (taken as {reading.convention}): set alpha to straight or premultiplied"]
     contradicted = reading.share_below_alpha is not None and reading.share_below_alpha < settings.premultiplied_share
     if reading.convention == "premultiplied" and contradicted:
         above = 1 - reading.share_below_alpha
@@ -240,7 +238,7 @@ def _copy_token(file: Path | None, folder: Path, sources: dict) -> str | None:
 
 
 def _versions(settings: PrepareSettings) -> dict[str, str]:
-    """Versions of what touched the pixels."""
+    """Of what touched the pixels."""
     packages = ["numpy", "opencv-python-headless", "pillow", "scipy"]
     packages += ["torch", "transformers"] if settings.depth == "dpt" else []
     packages += ["rembg", "onnxruntime"] if settings.mask == "rembg" else []

@@ -103,7 +103,7 @@ class HashGrid(nn.Module):
         s = settings
         if s.finest_resolution < s.base_resolution:
             raise InputError(
-                f"field.grid.finest_resolution ({s.finest_resolution}) is below base_resolution ({s.base_resolution}): raise it."
+                f"field.grid.finest_resolution {s.finest_resolution} is below base_resolution {s.base_resolution}: raise it."
             )
         if s.log2_entries < 3:
             raise InputError(f"field.grid.log2_entries is {s.log2_entries}: use at least 3.")
@@ -136,7 +136,7 @@ class HashGrid(nn.Module):
         backend = self.backend_used
         if backend == "numba":
             if self.table.device.type != "cpu":
-                raise InputError(f"field.grid.backend 'numba' runs on the CPU, not on {self.table.device}: use 'auto' or 'torch'.")
+                raise InputError(f"field.grid.backend 'numba' runs on the CPU, not on {self.table.device}: use 'auto'.")
             from magic123.fields.encoding_numba import encode_numba
 
             return encode_numba(x, self.table, self.layout, active)
@@ -146,13 +146,15 @@ class HashGrid(nn.Module):
 
     def _encode_tinycudann(self, x: Tensor, active: int) -> Tensor:
         if self.table.device.type != "cuda":
-            raise InputError(f"field.grid.backend 'tinycudann' runs on CUDA, not on {self.table.device}: use 'auto' or 'numba'.")
+            raise InputError(f"field.grid.backend 'tinycudann' runs on CUDA, not on {self.table.device}: use 'auto'.")
         if self._native is None:
             self._native = [_tinycudann_encoding(self.settings, self.layout)]  # in a list: not a submodule, no second table
         native = self._native[0]
         native.params = self.table.reshape(-1)
         features = native((x + 1) * 0.5)
-        return torch.cat([features[:, : active * self.settings.features], features.new_zeros(len(x), self.width)], -1)[:, : self.width]
+        # what is computed for masked levels is thrown away: tiny-cuda-nn has no switch for them here
+        seen = active * self.settings.features
+        return nn.functional.pad(features[:, :seen], (0, self.width - seen))
 
 
 def _tinycudann_encoding(settings: HashGridSettings, layout: GridLayout):
@@ -160,7 +162,9 @@ def _tinycudann_encoding(settings: HashGridSettings, layout: GridLayout):
     try:
         import tinycudann
     except Exception as error:  # built for another torch or another GPU: many kinds of errors
-        raise InputError(f"tinycudann is installed but does not load ({error}): mend it or set field.grid.backend to 'torch'.") from error
+        raise InputError(
+            f"tinycudann is installed but does not load ({error}): mend it or set field.grid.backend to 'torch'."
+        ) from error
     growth = (settings.finest_resolution / settings.base_resolution) ** (1 / max(settings.levels - 1, 1))
     encoding = tinycudann.Encoding(
         3,

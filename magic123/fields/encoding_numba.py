@@ -3,8 +3,8 @@
 Same numbers as `encoding.encode_torch` (float32 or float64), about ten times faster. The kernels run in the calling thread and
 visit points in order, so that the same input gives the same bytes.
 
-Arguments of all kernels: points x [N, 3] in [-1, 1]; the layout's arrays; `active` levels; `lanes`, a tuple as long as there are
-features in a row (only its length counts: numba knows it when compiling, and unrolls).
+Arguments of all kernels: points x [N, 3] in [-1, 1]; the layout's arrays; `active` levels; `lanes`, a tuple with one item per
+feature of a row (only its length counts: numba knows it when compiling, and unrolls).
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Follows Magic123's published code: density exp(h + blob(x)) with a clamped gradi
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,7 +45,7 @@ class Field(nn.Module):
         self.settings = settings
         self.grid = HashGrid(settings.grid)
         widths = [self.grid.width] + [settings.hidden] * settings.layers
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.head = nn.Linear(widths[-1], 4)  # density, albedo
         self.masked_levels = 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from magic123.errors import InputError
 
-STABLE_DIFFUSION_STEPS, ZERO123_STEPS = 3500, 8000
+STABLE_DIFFUSION_STEPS, ZERO123_STEPS = 2200, 6000
 
 
 def main(argv: list[str] | None = None) -> None:

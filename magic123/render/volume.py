@@ -44,7 +44,9 @@ class PackedSamples:
         return PackedSamples(*(v.index_select(0, index) for v in (self.ray, self.distance, self.width, self.points)))
 
 
-def box_span(origins: Tensor, directions: Tensor, low: Tensor | float, high: Tensor | float, nearest: float) -> tuple[Tensor, Tensor]:
+def box_span(
+    origins: Tensor, directions: Tensor, low: Tensor | float, high: Tensor | float, nearest: float
+) -> tuple[Tensor, Tensor]:
     """Distances at which rays [N, 3] enter and leave a box; near >= far where they miss it. Two [N]."""
     tiny = torch.full_like(directions, 1e-12).copysign(directions)
     inverse = 1 / torch.where(directions.abs() < 1e-12, tiny, directions)

@@ -26,7 +26,7 @@ from magic123.render.rendering import Rendering
 from magic123.render.shading import light_direction, shade_colors
 
 LEVELS_TRIED = 20  # iso levels searched when the published one gives no usable surface
-MARGIN = 0.1  # around the occupied extent, world units
+MARGIN = 0.1  # around the occupied extent, world units; on coarse lattices 5 / resolution, more than the spacing that hides it
 
 
 class DMTet(nn.Module):
@@ -159,9 +159,10 @@ class DMTet(nn.Module):
     def from_nerf(cls, nerf: nn.Module, stage: Stage) -> DMTet:
         """The fine scene of `stage` that starts from a trained coarse scene (a scenes.nerf.NeRF), on its device.
 
-        Published rule: sdf = clamp(density - level, -1, 1) with the occupancy grid's threshold as level, on a lattice shrunk
-        per axis to the occupied extent plus 0.1. Where that gives no usable surface (`mesh_problem`), the level is chosen
-        whose silhouettes agree best with the coarse scene's at four views; `handover` records which and why.
+        Published rule: sdf = clamp(density - level, -1, 1) with the occupancy grid's threshold as level, on a lattice
+        shrunk per axis to the occupied extent plus 0.1 (more below resolution 50). Where that gives no usable surface
+        (`mesh_problem`), the level is chosen whose silhouettes agree best with the coarse scene's at four views;
+        `handover` records which and why.
         Raises InputError if no level gives a surface, or if the two fields are not of the same make.
         """
         _check_same_field(nerf.field.settings, stage.field)
@@ -214,7 +215,8 @@ class DMTet(nn.Module):
         occupied = self.lattice[density > level]
         if not len(occupied):
             return mesh_problem(np.zeros((0, 3)), np.zeros((0, 3), int))
-        self.scale.copy_((occupied.abs().amax(0) + MARGIN).clamp_max(1.0))
+        margin = max(MARGIN, 5 / self.settings.grid_resolution)
+        self.scale.copy_((occupied.abs().amax(0) + margin).clamp_max(1.0))
         self.sdf.copy_((_density(nerf, self.scale * self.lattice) - level).clamp(-1, 1))
         vertices, faces = marching_tets(self.scale * self.lattice, self.sdf, self.tets)
         return mesh_problem(vertices.cpu().numpy(), faces.cpu().numpy(), self.scale.cpu().numpy())

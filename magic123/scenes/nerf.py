@@ -43,10 +43,10 @@ class NeRF(nn.Module):
     ) -> Rendering:
         """Render a batch of B cameras in a shading mode of `render.shading`.
 
-        background: [3], [B, 1, 1, 3] or [B, H, W, 3], white by default. light: unit direction(s) to it, [3] or [B, 3]; by default
-        `light_direction(camera, generator)`. generator: jitters the samples (None: no chance in it). The offsets, [3], are
-        added to all ray origins and to all (unit) directions. Mode "albedo" computes no normals; "lambertian" with ambient 1
-        shows the same colours and has them.
+        background: [3], [B, 1, 1, 3] or [B, H, W, 3], white by default. light: unit direction(s) to it, [3] or [B, 3];
+        `light_direction(camera, generator)` by default. generator: jitters the samples (None: no chance in it). The offsets,
+        [3], are added to all ray origins and to all (unit) directions. Mode "albedo" computes no normals; "lambertian" with
+        ambient 1 shows the same colours and has them.
         """
         device = self.field.grid.table.device
         camera = camera.to(device)
@@ -158,7 +158,8 @@ class NeRF(nn.Module):
         height = nn.functional.pad(height, (1,) * 6, value=-20.0).cpu()
         if not height.max() > 0:
             return torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64)
-        vertices, faces, _, _ = marching_cubes(height.numpy(), 0.0, gradient_direction="ascent")  # towards high density: outward faces
+        # "ascent" is what winds the faces outwards when the inside is positive
+        vertices, faces, _, _ = marching_cubes(height.numpy(), 0.0, gradient_direction="ascent")
         vertices = (torch.from_numpy(vertices.copy()) - 1) * (2 / (resolution - 1)) - 1
         return vertices.clamp(-1, 1), torch.from_numpy(faces.astype("int64"))
 

@@ -1,0 +1,160 @@
+"""The loop and its command: schedule, determinism, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from magic123.camera import Camera
+from magic123.checkpoint import load_scene
+from magic123.commands.reconstruct import main, reconstruct
+from magic123.config import Stage
+from magic123.errors import InputError
+from magic123.optimise import novel_shading, plain_if_possible, sees_reference
+
+FIELD = {"hidden": 16, "grid": {"levels": 4, "log2_entries": 12, "base_resolution": 4, "finest_resolution": 32}, "coarse_to_fine": 0}
+COARSE = {
+    "scene": "nerf", "steps": 60, "resolution": 24, "reference_warmup": 10, "field": FIELD,
+    "nerf": {"occupancy_resolution": 24, "max_samples": 48}, "losses": {"depth": 0, "mask": 5},
+    "learning_rates": {"grid": 2e-2, "network": 1e-2}, "ema_interval": 5,
+}  # fmt: skip
+FINE = {
+    "scene": "dmtet", "init": "coarse", "steps": 5, "resolution": 32, "reference_scale": 1, "reference_warmup": 2, "field": FIELD,
+    "dmtet": {"grid_resolution": 16}, "shading": {"normal_until": 0},
+    "losses": {"depth": 0, "entropy": 0, "orientation": 0, "normal_smoothness": 0, "normal_blur": 0, "normal_consistency": 0.1, "laplacian": 0.1},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    """A red half and a blue half of a disc: left and right differ."""
+    folder = tmp_path_factory.mktemp("example")
+    y, x = np.mgrid[:64, :64] + 0.5 - 32
+    rgba = np.zeros((64, 64, 4), np.uint8)
+    rgba[..., 0] = np.where(x < 0, 220, 30)
+    rgba[..., 2] = np.where(x < 0, 30, 220)
+    rgba[..., 3] = np.where(np.hypot(x, y) < 18, 255, 0)
+    Image.fromarray(rgba).save(folder / "rgba.png")
+    record = {
+        "name": "disc", "prompt": "a disc", "token": None, "depth_source": "none", "normal_source": "none",
+        "camera": {"polar": 90, "azimuth": 0, "radius": 1.8, "fov": 40},
+    }  # fmt: skip
+    (folder / "example.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def coarse(example, tmp_path_factory):
+    out = tmp_path_factory.mktemp("coarse")
+    reconstruct(example, Stage(**COARSE), 0, out)
+    return out
+
+
+def test_the_reference_view_comes_first_and_then_every_nth_step():
+    stage = Stage(scene="nerf", steps=20, reference_warmup=4, reference_interval=4)
+    assert [s for s in range(20) if sees_reference(s, stage)] == [0, 1, 2, 3, 4, 8, 12, 16]
+
+
+def test_shadings_come_in_their_shares():
+    stage = Stage(scene="nerf", shading={"normal_until": 0.2, "textureless": 0.2, "ambient": (0.1, 1.0)})
+    generator = torch.Generator().manual_seed(0)
+    assert {novel_shading(stage, 0.1, generator)[0] for _ in range(50)} == {"normal"}
+    drawn = [novel_shading(stage, 0.5, generator) for _ in range(2000)]
+    assert np.mean([mode == "textureless" for mode, _ in drawn]) == pytest.approx(0.2, abs=0.03)
+    ambient = [a for _, a in drawn]
+    assert 0.1 <= min(ambient) < 0.12 and 0.98 < max(ambient) <= 1.0
+
+
+def test_albedo_replaces_lambertian_only_where_nothing_needs_normals():
+    plain = {"orientation": 0, "normal_smoothness": 0, "normal_blur": 0}
+    assert plain_if_possible("lambertian", 1.0, Stage(scene="nerf", losses=plain)) == "albedo"
+    assert plain_if_possible("lambertian", 0.5, Stage(scene="nerf", losses=plain)) == "lambertian"
+    assert plain_if_possible("lambertian", 1.0, Stage(scene="nerf")) == "lambertian"
+
+
+def test_two_runs_of_both_stages_are_the_same_bytes(example, coarse, tmp_path):
+    reconstruct(example, Stage(**COARSE), 0, tmp_path / "coarse")
+    for i in range(2):
+        reconstruct(example, Stage(**FINE), 0, tmp_path / f"fine{i}", init=coarse)
+    for name in ("checkpoint.safetensors", "losses.csv", "stage.json"):
+        assert (coarse / name).read_bytes() == (tmp_path / "coarse" / name).read_bytes(), name
+        assert (tmp_path / "fine0" / name).read_bytes() == (tmp_path / "fine1" / name).read_bytes(), name
+    reconstruct(example, Stage(**COARSE), 1, tmp_path / "other")
+    assert (tmp_path / "other" / "checkpoint.safetensors").read_bytes() != (coarse / "checkpoint.safetensors").read_bytes()
+
+
+def test_left_is_left_through_both_stages(example, coarse, tmp_path):
+    reconstruct(example, Stage(**FINE), 0, tmp_path, init=coarse)
+    for folder in (coarse, tmp_path):
+        scene, _ = load_scene(folder)
+        with torch.no_grad():
+            seen = scene.render(Camera.orbit(90, 0, 1.8, 40, 32))
+        inside = seen.opacity[0, ..., 0] > 0.8
+        assert inside.float().mean() > 0.1
+        left, right = inside.clone(), inside.clone()
+        left[:, 14:], right[:, :18] = False, False
+        assert (seen.rgb[0][left][:, 0] > seen.rgb[0][left][:, 2]).float().mean() > 0.9
+        assert (seen.rgb[0][right][:, 2] > seen.rgb[0][right][:, 0]).float().mean() > 0.9
+
+
+def test_the_record_says_what_ran(coarse):
+    record = json.loads((coarse / "stage.json").read_text())
+    assert Stage(**record["settings"]) == Stage(**COARSE)
+    assert record["kernels"]["hash_grid"] in ("numba", "torch") and record["seed"] == 0 and record["versions"]["torch"]
+    run = json.loads((coarse / "run.json").read_text())
+    assert run["seconds"] > 0 and run["peak_memory_mib"] > 100
+    lines = (coarse / "losses.csv").read_text().splitlines()
+    assert len(lines) == 61 and lines[0].startswith("step,rgb,mask")
+
+
+def test_a_stage_without_its_start_is_refused(example, coarse, tmp_path):
+    with pytest.raises(InputError, match="--init is missing"):
+        reconstruct(example, Stage(**FINE), 0, tmp_path / "x")
+    with pytest.raises(InputError, match="starts from nothing"):
+        reconstruct(example, Stage(**COARSE), 0, tmp_path / "x", init=coarse)
+    with pytest.raises(InputError, match="checkpoint.safetensors is missing|stage.json is missing"):
+        reconstruct(example, Stage(**FINE), 0, tmp_path / "x", init=tmp_path)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(coarse, tmp_path):
+    for name in ("stage.json", "checkpoint.safetensors"):
+        (tmp_path / name).write_bytes((coarse / name).read_bytes())
+    (tmp_path / "checkpoint.safetensors").write_bytes((coarse / "checkpoint.safetensors").read_bytes()[:-100])
+    with pytest.raises(InputError, match="damaged"):
+        load_scene(tmp_path)
+
+
+def test_a_coarse_scene_without_a_surface_is_refused_at_the_hand_over(example, tmp_path):
+    """An empty scene: the blob, which alone gives a new field its surface, is pushed below any threshold."""
+    reconstruct(example, Stage(**{**COARSE, "steps": 0, "field": {**FIELD, "blob_density": -80.0}}), 0, tmp_path / "empty")
+    fine = Stage(**{**FINE, "field": {**FIELD, "blob_density": -80.0}})
+    with pytest.raises(InputError, match="surface"):
+        reconstruct(example, fine, 0, tmp_path / "fine", init=tmp_path / "empty")
+    assert not (tmp_path / "fine").exists()
+
+
+def test_priors_without_weights_token_or_reference_are_refused(example, tmp_path):
+    prior = {"kind": "stable-diffusion", "weights": "sd", "weight": 1, "guidance_scale": 2}
+    stage = Stage(**{**COARSE, "priors": {"text": prior}})
+    with pytest.raises(InputError, match="needs the weights sd"):
+        reconstruct(example, stage, 0, tmp_path / "x")
+    with pytest.raises(InputError, match="uses a learned token"):
+        reconstruct(example, stage, 0, tmp_path / "x", weights={"sd": str(tmp_path)})
+    prior = {"kind": "zero123", "weights": "z", "weight": 1, "guidance_scale": 2, "reference": "next-example"}
+    with pytest.raises(InputError, match="--reference"):
+        reconstruct(example, Stage(**{**COARSE, "priors": {"views": prior}}), 0, tmp_path / "x", weights={"z": str(tmp_path)})
+
+
+def test_unknown_stage_keys_name_the_known_ones(example, tmp_path):
+    with pytest.raises(InputError, match="stpes.*steps"):
+        main(["--example", str(example), "--stage", json.dumps({"scene": "nerf", "stpes": 3}), "--out", str(tmp_path / "x")])
+
+
+def test_half_precision_without_a_gpu_is_refused(example, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(InputError, match="float32"):
+        reconstruct(example, Stage(**{**COARSE, "dtype": "float16"}), 0, tmp_path / "x")
