@@ -9,6 +9,7 @@ Here stands what exists and when it is stale; how it is made stands in magic123/
 Snakemake. Rules are in rules/, one file for each part of the chain.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -28,7 +29,8 @@ container: "magic123.sif"
 
 
 try:
-    suite = load_suite(config, [Path(file).as_posix() for file in workflow.configfiles])
+    # the command line's files come first in that list; the sentences want them last, as they were merged
+    suite = load_suite(config, [os.path.relpath(file) for file in reversed(workflow.configfiles)])
 except InputError as error:
     sys.exit(f"error: {error}")  # one sentence, where an exception would show lines of this file
 

@@ -76,6 +76,7 @@ class Scores(Strict):
     scheme: Literal["scores/1"]
     values: list[Value]
     gaps: list[Gap]
+    left_out: list[str]  # novel views that look from the reference's own place
 
     @model_validator(mode="after")
     def _each_once(self) -> Scores:

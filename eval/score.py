@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eval.cameras import compare_poses, repeats_of_reference
 from eval.cards import Gap, MetricCard, Scores, Value, write_scores
 from eval.errors import EvalError, need_file, need_folder, read_json
 from eval.measure import Measured, Reference, measure_clip, measure_mesh, measure_pairs, pairs
@@ -30,11 +31,8 @@ def read_reference(folder: Path, protocol: Protocol, alpha: str | None) -> Refer
     rgba = read_picture(file, 4)
     card = file.with_name("example.json")
     if protocol.blend == "zero-is-white":
-        content = read_json(card, "example") if card.is_file() else {}
-        padding = content.get("padding") or {}
-        padded = any(padding.values()) if isinstance(padding, dict) else bool(padding)
-        if content.get("alpha") == "premultiplied" or padded:
-            raise EvalError(f"{folder} is a prepared picture, {protocol.name} needs the untouched one: pass --published FILE")
+        if card.is_file():
+            raise EvalError(f"{file} is a prepared picture, {protocol.name} needs the untouched one: pass --published FILE")
         return Reference(rgba, "straight")
     if card.is_file():
         read_json(card, "example")
@@ -110,6 +108,16 @@ def score_mesh(protocol: Protocol, mesh: Path, truth: Path) -> list[Value]:
     return [value for one in measure_mesh(mesh, truth) for value in _split(protocol, one, "cpu")]
 
 
+def find_mesh(mesh: Path | None) -> tuple[Path | None, str]:
+    """The mesh, or None and why there is none: the method makes none, or none.json in its place says the reason."""
+    if mesh is None:
+        return None, "this method makes no mesh"
+    reason = mesh.with_name("none.json")
+    if not mesh.is_file() and reason.is_file():
+        return None, str(read_json(reason, "reason").get("reason", "no usable surface"))
+    return need_file(mesh, "mesh"), ""
+
+
 def _path(text: str) -> Path | None:
     return None if text == "none" else Path(text)
 
@@ -132,22 +140,24 @@ def main(argv: list[str]) -> None:
     given = parser.parse_args(argv)
 
     protocols = [protocol_named(name) for name in dict.fromkeys(given.protocol)]
-    views = read_views(given.views, given.truth)
+    if given.truth is not None:
+        compare_poses(given.views, given.truth)
+    repeats = repeats_of_reference(given.views)
+    views = [view for view in read_views(given.views, given.truth) if view.name not in repeats]
     references = {}
     for protocol in protocols:
         untouched = protocol.blend == "zero-is-white" and given.published
         references[protocol.name] = read_reference(given.published if untouched else given.reference, protocol, given.alpha)
-    if given.mesh is not None:
-        need_file(given.mesh, "mesh")
+    mesh, no_mesh = find_mesh(given.mesh)
     models = load_models(given.clip, given.perceptual, given.lpips, given.device)
     values, gaps = [], list(models.gaps)
     for protocol in protocols:
         values += score_views(protocol, views, references[protocol.name], models)
         if given.truth_mesh is not None and protocol.name == "corrected":
-            if given.mesh is None:
-                gaps += [Gap(metric=name, reason="this method makes no mesh") for name in ("chamfer", "f-score")]
+            if mesh is None:
+                gaps += [Gap(metric=name, reason=no_mesh) for name in ("chamfer", "f-score")]
             else:
-                values += score_mesh(protocol, given.mesh, given.truth_mesh)
-    write_scores(given.out, Scores(scheme="scores/1", values=values, gaps=gaps))
+                values += score_mesh(protocol, mesh, given.truth_mesh)
+    write_scores(given.out, Scores(scheme="scores/1", values=values, gaps=gaps, left_out=repeats))
     for gap in gaps:
         print(f"not scored: {gap.metric}: {gap.reason}")

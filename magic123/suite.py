@@ -90,6 +90,10 @@ def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
     every = [name for manifest in manifests.values() for name in manifest]
     chosen = every if run.examples == "all" else select(run.examples, every, "examples")
     examples = {dataset: [name for name in manifest if name in chosen] for dataset, manifest in manifests.items()}
+    for dataset in (dataset for dataset, names in examples.items() if not names):
+        raise InputError(
+            f"{source(('run', 'datasets'))}: run.datasets names {dataset!r}, but run.examples has none of its examples."
+        )
     suite = Suite(settings, methods, weights, tables, manifests, examples)
     _check_rows(suite, source)
     _check_weights(suite, source)
@@ -102,7 +106,10 @@ def _source_of(path: tuple, config: dict, files: list[str]) -> str:
 
     def value_in(mapping: Any) -> Any:
         for step in path:
-            mapping = mapping.get(step, _nothing) if isinstance(mapping, dict) else _nothing
+            try:
+                mapping = mapping[step]
+            except (KeyError, IndexError, TypeError):
+                return _nothing
         return mapping
 
     wanted = value_in(config)

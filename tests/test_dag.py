@@ -1,7 +1,10 @@
 """What Snakemake decides: which jobs a run has, which a change makes stale, and what a failure leaves behind."""
 
+import contextlib
+import importlib
 import re
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -78,6 +81,27 @@ def test_logs_and_benchmarks_of_every_job(tree: Path) -> None:
     for step in ("reconstruct", "view", "score"):
         assert (tree / "logs" / cell / f"{step}.log").is_file()
         assert (tree / "benchmarks" / cell / f"{step}.jsonl").is_file()
+
+
+def test_rules_speak_the_commands_language(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Every option that a rule gives is one that the real command knows."""
+    root, given = build(tmp_path), {}
+    for targets in ((), ("miniatures", "reports/ceilings.csv", "reports/methods.md")):
+        run = snakemake(root, "-n", "-p", *targets)
+        assert run.returncode == 0, run.text
+        for line in re.findall(r"python -m .*(?= > logs/)", run.stdout):
+            module, *words = shlex.split(line)[2:]
+            command = (module,) if words[0].startswith("--") else (module, words[0])
+            given.setdefault(command, set()).update(word for word in words if word.startswith("--"))
+    commands = {("magic123", name) for name in ("prepare", "invert", "reconstruct", "view")}
+    commands |= {("eval", name) for name in ("score", "table", "ceilings")} | {("magic123.plan",), ("magic123.method_list",)}
+    assert commands <= given.keys()
+    for (module, *words), options in given.items():
+        door = module if module in ("magic123.plan", "magic123.method_list") else f"{module}.__main__"
+        with contextlib.suppress(SystemExit):
+            importlib.import_module(door).main([*words, "--help"])
+        known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+        assert options <= known, f"{module} {' '.join(words)} does not know {', '.join(sorted(options - known))}"
 
 
 # ----------------------------------------------------------------------------------------------------------- staleness

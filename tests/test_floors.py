@@ -40,6 +40,8 @@ HEAVY = {
     "rembg",
     "skimage",
 }
+# modules that define a class of such a library, and are therefore as heavy themselves
+LATE = {"magic123.priors.cc_projection"}
 
 
 def imported(tree: ast.AST) -> set[str]:

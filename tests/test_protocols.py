@@ -186,7 +186,9 @@ def test_reference_view_is_never_novel(result, tmp_path):
     clip = make_tiny_clip(tmp_path / "clip")
     perceptual = make_mini_perceptual(tmp_path / "perceptual")
     assert main(["canary", "--clip", str(clip), "--perceptual", str(perceptual)]) == 0
+    save(result / "dataset/rgba.png", soft_disc(SIZE))
     options = ("--clip", clip, "--perceptual", perceptual, "--protocol", "corrected", "as-published")
+    options += ("--published", result / "dataset")
     assert score(result, *options, "--mesh", result / "mesh.obj", "--truth-mesh", result / "truth.ply") == 0
     found = values(result)
     for (metric, _, view_set), value in found.items():
@@ -263,6 +265,10 @@ def test_missing_weights_are_named_gaps(result, capsys):
 def test_a_method_without_a_mesh_has_a_gap(result):
     assert score(result, "--mesh", "none", "--truth-mesh", result / "truth.ply") == 0
     assert {gap.metric for gap in read_scores(result / "scores.json").gaps} == {"chamfer", "f-score"}
+    (result / "mesh/none.json").parent.mkdir()
+    (result / "mesh/none.json").write_text(json.dumps({"reason": "the surface is empty"}))
+    assert score(result, "--mesh", result / "mesh/mesh.obj", "--truth-mesh", result / "truth.ply") == 0
+    assert {gap.reason for gap in read_scores(result / "scores.json").gaps} == {"the surface is empty"}
 
 
 def test_without_truth_only_the_reference_view_is_measured(result):
@@ -314,14 +320,50 @@ def test_other_mistakes_end_with_one(result, capsys):
 
 
 def test_as_published_wants_the_untouched_picture(result, capsys):
-    example = result / "example/example.json"
-    for prepared in ({"alpha": "premultiplied"}, {"alpha": "straight", "padding": {"left": 3}}):
-        example.write_text(json.dumps(prepared))
-        assert score(result, "--protocol", "as-published") == 1
-        assert "--published" in capsys.readouterr().err
+    assert score(result, "--protocol", "as-published") == 1  # example.json: prepared
+    assert "--published" in capsys.readouterr().err
     save(result / "dataset/rgba.png", soft_disc(SIZE))
     assert score(result, "--protocol", "as-published", "--published", result / "dataset") == 0
     assert score(result, "--protocol", "as-published", "--published", result / "dataset/rgba.png") == 0
+
+
+# ------------------------------------------------------------------------------------------------------------- cameras
+def write_cameras(folder, azimuths: dict[str, list[float]], flat: bool = False) -> None:
+    """cameras.json as views have it, or flat as a truth may have it."""
+    common = {"radius": 1.8, "fov": 40.0}
+    cameras = {name: [{"polar": 90.0, "azimuth": azimuth} for azimuth in found] for name, found in azimuths.items()}
+    whole = {
+        name: [{"file": f"{name}/{i:03d}.png", **c, **common} for i, c in enumerate(found)] for name, found in cameras.items()
+    }
+    (folder / "cameras.json").write_text(json.dumps({**common, **cameras} if flat else {"sets": whole}))
+
+
+def test_truth_from_another_place_is_refused(result, capsys):
+    cameras = {"ring": [15.0, 45.0], "elevated": [0.5, 30.0]}
+    write_cameras(result / "views", {"reference": [0.0], **cameras})
+    write_cameras(result / "truth", cameras, flat=True)
+    assert score(result) == 0
+    write_cameras(result / "truth", {**cameras, "ring": [15.0 - 360, 46.0]}, flat=True)
+    assert score(result) == 1
+    assert "ring/001 is rendered from" in capsys.readouterr().err
+    write_cameras(result / "truth", {**cameras, "ring": [15.0 - 360, 45.0]}, flat=True)
+    assert score(result) == 0
+    (result / "truth/cameras.json").write_text(json.dumps({"ring": [{"polar": 90}]}))
+    assert score(result) == 1
+
+
+def test_novel_view_from_the_reference_pose_does_not_count(result, tmp_path):
+    """A full circle begins at the reference: with 1 + 4 views of which one repeats it, 3 are novel and 4 are all."""
+    clip = make_tiny_clip(tmp_path / "clip")
+    assert main(["canary", "--clip", str(clip)]) == 0
+    write_cameras(result / "views", {"reference": [0.0], "ring": [360.0, 45.0], "elevated": [90.0, 180.0]})
+    save(result / "dataset/rgba.png", soft_disc(SIZE))
+    options = ("--clip", clip, "--protocol", "corrected", "as-published", "--published", result / "dataset")
+    assert score(result, *options) == 0
+    found = values(result)
+    assert found["clip-mini", "corrected", "novel"].card.n_views == found["psnr", "corrected", "novel"].card.n_views == 3
+    assert found["clip-mini", "as-published", "all"].card.n_views == 4
+    assert read_scores(result / "scores.json").left_out == ["ring/000"]
 
 
 def test_views_must_be_square(result):

@@ -55,7 +55,7 @@ def run(tmp_path):
             values.append(value("chamfer", 0.01))
         else:
             gaps.append({"metric": "chamfer", "reason": "this method makes no mesh"})
-        (folder / "scores.json").write_text(json.dumps({"scheme": "scores/1", "values": values, "gaps": gaps}))
+        (folder / "scores.json").write_text(json.dumps({"scheme": "scores/1", "values": values, "gaps": gaps, "left_out": []}))
         cells.append({"dataset": "nerf4", "example": example, "method": method, "stage": "fine", "seed": seed,
                       "label": f"Row {method}", "path": str(folder)})  # fmt: skip
     (tmp_path / "plan.json").write_text(json.dumps({"cells": cells}))
