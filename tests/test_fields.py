@@ -233,6 +233,15 @@ def test_normals_of_a_ball_point_outwards_even_at_the_sides_of_the_cube(monkeypa
     assert ((field.normal(x) * expected).sum(-1)[far] > 0.995).all()
 
 
+def test_normals_do_not_depend_on_how_dense_things_are():
+    field, x = small_field(), points(100)
+    field.head.bias.data[0] = 0.0
+    expected = field.normal(x)
+    for bias in (-50.0, 60.0):
+        field.head.bias.data[0] = bias
+        assert torch.allclose(field.normal(x), expected, atol=1e-2)
+
+
 @pytest.mark.parametrize("bias", [-300.0, -50.0, 0.0, 20.0, 79.0, 1e4])
 def test_gradients_stay_finite_at_extreme_densities(bias):
     field = small_field()

@@ -629,9 +629,12 @@ def test_miniature_zero123_turns_the_same_way_as_our_cameras(demo_views):
 
 @needs_miniatures
 def test_miniature_stable_diffusion_pulls_a_disturbed_true_view_back(demo_views):
-    left = []
-    for view in demo_views:
-        prior = StableDiffusion.load(MINIATURES / "stable-diffusion", prompt="{subject}", subject=view.row["prompt"])
-        left.append(pulled_back(prior, settings(guidance_scale=3.0), view.truth, views(view.azimuth)))
-    print("disturbance left:", left)
-    assert max(left) < 0.95
+    """With the object's own caption; the other object's caption pulls elsewhere."""
+    captions = [view.row["prompt"] for view in demo_views]
+    for view, other in zip(demo_views, reversed(captions), strict=True):
+        left = []
+        for caption in (view.row["prompt"], other):
+            prior = StableDiffusion.load(MINIATURES / "stable-diffusion", prompt="{subject}", subject=caption)
+            left.append(pulled_back(prior, settings(guidance_scale=2.0), view.truth, views(view.azimuth)))
+        print(f"{view.row['name']}: disturbance left {left[0]:.2f}, with another caption {left[1]:.2f}")
+        assert left[0] < 0.95 and left[0] < 0.75 * left[1]

@@ -245,6 +245,32 @@ def test_every_card_field_is_required(result):
         read_scores(result / "scores.json")
 
 
+def test_values_that_contradict_themselves_do_not_fit_the_schema(result):
+    score(result)
+    whole = (result / "scores.json").read_text()
+    for change, sentence in (
+        ({"view_set": "all"}, "card's protocol and view set"),
+        ({"protocol": "as-published"}, "card's protocol and view set"),
+        ({"value": float("nan")}, "finite"),
+        ({"images": {"ring/000": 1.0}}, "counted as reference"),
+    ):
+        content = json.loads(whole)
+        content["values"][0].update(change)
+        with pytest.raises(ValueError, match=sentence):
+            Scores.model_validate(content)
+    content = json.loads(whole)
+    content["values"][0]["view_set"] = content["values"][0]["card"]["view_set"] = "all"
+    with pytest.raises(ValueError, match="only the as-published protocol"):
+        Scores.model_validate(content)
+
+
+def test_two_models_for_one_column_are_refused(result, tmp_path, capsys):
+    perceptual = make_mini_perceptual(tmp_path / "perceptual")
+    assert main(["canary", "--perceptual", str(perceptual)]) == 0
+    assert score(result, "--perceptual", perceptual, "--perceptual", perceptual) == 1
+    assert "one column" in capsys.readouterr().err
+
+
 def test_the_same_number_twice_does_not_fit_the_schema(result):
     score(result)
     content = json.loads((result / "scores.json").read_text())
@@ -332,9 +358,9 @@ def write_cameras(folder, azimuths: dict[str, list[float]], flat: bool = False) 
     """cameras.json as views have it, or flat as a truth may have it."""
     common = {"radius": 1.8, "fov": 40.0}
     cameras = {name: [{"polar": 90.0, "azimuth": azimuth} for azimuth in found] for name, found in azimuths.items()}
-    whole = {
-        name: [{"file": f"{name}/{i:03d}.png", **c, **common} for i, c in enumerate(found)] for name, found in cameras.items()
-    }
+    whole = {}
+    for name, found in cameras.items():
+        whole[name] = [{"file": f"{name}/{i:03d}.png", **camera, **common} for i, camera in enumerate(found)]
     (folder / "cameras.json").write_text(json.dumps({**common, **cameras} if flat else {"sets": whole}))
 
 

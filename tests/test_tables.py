@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -310,6 +311,7 @@ def test_only_the_same_views_and_protocol_are_comparable():
     assert is_comparable(one, "psnr", "reference", "as-published")
     assert not is_comparable(one, "psnr", "novel", "as-published")
     assert not is_comparable(one, "psnr", "reference", "corrected")
+    assert not is_comparable(replace(one, protocol="corrected"), "psnr", "reference", "corrected")  # ours alone
     other = next(r for r in read_reported(REPORTED) if r.protocol == "repaint123")
     assert not any(is_comparable(other, other.metric, views, p) for views in ("all", "reference") for p in PROTOCOLS)
 

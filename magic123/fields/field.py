@@ -16,7 +16,7 @@ from magic123.config import FieldSettings
 from magic123.fields.encoding import HashGrid
 
 GRADIENT_CLAMP = 15.0
-VALUE_CLAMP = 80.0  # e^80 is opaque at any step length, and its square root's square still fits float32
+VALUE_CLAMP = 80.0  # e^80 is opaque at any step length, and finite in float32
 
 
 class _TruncatedExp(torch.autograd.Function):
