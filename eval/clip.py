@@ -81,7 +81,7 @@ def load_clip(where: str, device: str = "cpu", prove: bool = True) -> ClipModel:
     else:
         file, source, options = Path(where) / WEIGHTS, f"local-dir:{where}", {}
     if not file.is_file():
-        raise MetricGap(f"needs CLIP weights at {file}, run {FETCH}")
+        raise MetricGap(f"needs CLIP weights at {file}: {FETCH}")
     import open_clip
 
     if equals:

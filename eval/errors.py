@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-FETCH = "`snakemake prefetch`"  # the one command that brings weights; the messages below name it
+FETCH = "put it there (config/weights.yaml says where it comes from) and score again"
 
 
 class EvalError(Exception):

@@ -114,7 +114,7 @@ def load_mini(folder: Path, device: str = "cpu", prove: bool = True) -> Perceptu
 
     weights = folder / "model.safetensors"
     if not weights.is_file():
-        raise MetricGap(f"needs the miniature perceptual model in {folder}, run {FETCH}")
+        raise MetricGap(f"needs the miniature perceptual model in {folder}, run `snakemake miniatures`")
     config = read_json(folder / "config.json", "perceptual configuration")
     try:
         network = MiniPerceptual(list(config["channels"]))
@@ -138,7 +138,7 @@ def load_lpips(net: str, file: Path, device: str = "cpu", sha256_prefix: str | N
         raise EvalError(f"unknown LPIPS trunk {net!r}: choose alex or vgg")
     trunk, prefix = TRUNKS[net]
     if not file.is_file():
-        raise MetricGap(f"needs {trunk} at {file}, run {FETCH}")
+        raise MetricGap(f"needs {trunk} at {file}: {FETCH}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lpips calls torchvision by argument names that have since been renamed
         import lpips

@@ -40,6 +40,9 @@ def methods_file(tmp_path: Path):
 def suite_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Loads a suite over the repository's configuration and a dataset of three, with `changes` laid over it."""
     shutil.copytree(REPOSITORY / "config", tmp_path / "config")
+    shipped = read_yaml(REPOSITORY / "config" / "config.yaml")
+    run = {"datasets": ["demo"], "examples": "all", "methods": ["both"], "seeds": [0], "tables": ["demo"]}
+    (tmp_path / "config" / "config.yaml").write_text(yaml.safe_dump(shipped | {"run": run}))
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets" / "rgba.png").write_bytes(b"picture")
     names = ("cone", "dog", "house")
@@ -261,12 +264,20 @@ def test_ablations_change_what_they_name_and_no_more() -> None:
     assert [path for path, _, _ in only_2d] == ["coarse.priors.zero123", "fine.priors.zero123"]
 
 
-def test_all_configurations_load(suite_of, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["config", "demo-full"])
+def test_shipped_configurations_load(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    config, file = read_yaml("config/config.yaml"), f"config/{name}.yaml"
+    overlay(config, read_yaml(file))
+    suite = load_suite(config, ["config/config.yaml", file])
+    assert suite.settings.run.tables == [{"config": "demo"}.get(name, name)]
+
+
+def test_configuration_of_own_pictures_loads(suite_of) -> None:
     suite_of()
     write(Path("datasets/mine.csv"), "name,prompt,image", "mug,a blue mug,rgba.png")
-    for file in sorted(Path("config").glob("*.yaml")):
-        if "run" in read_yaml(file):
-            assert suite_of(file.read_text()).settings.run.methods, file
+    suite = suite_of(Path("config/mine.yaml").read_text())
+    assert suite.examples == {"mine": ["mug"]} and suite.settings.prepare.settings.mask == "grabcut"
 
 
 def test_shipped_manifests_are_well_formed() -> None:

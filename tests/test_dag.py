@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from workflow_tree import OBJECTS, REPOSITORY, build, planned_jobs, snakemake, write_lines
+from workflow_tree import METHODS, OBJECTS, REPOSITORY, build, planned_jobs, snakemake, write_lines
 
 RUN = ("--configfile", "config/small.yaml")
 SMALL = "{datasets: [demo], examples: [cone, dog], methods: [both, 3d-prior-only, wrong-reference], seeds: [0], tables: [demo]}"
@@ -133,7 +133,7 @@ def test_label_remakes_the_table_only(tree: Path) -> None:
     )
     assert planned_jobs(tree, *RUN) == {"plan demo"} | TABLE
     assert snakemake(tree, *RUN).returncode == 0
-    assert "cone/3d-prior-only/0/coarse: 3D alone: ok" in (tree / "reports" / "demo.csv").read_text()
+    assert "cone/3d-prior-only/0/coarse: the 3D prior only: ok" in (tree / "reports" / "demo.csv").read_text()
 
 
 def test_comment_reruns_nothing(tree: Path) -> None:
@@ -176,7 +176,7 @@ def test_changed_weights_rerun_what_used_them(tree: Path) -> None:
 
 
 def test_resources_rerun_nothing(tree: Path) -> None:
-    edit(tree / "config" / "config.yaml", "mem_mb: 3000", "mem_mb: 9000")
+    write_lines(tree / "config" / "small.yaml", f"run: {SMALL}", "compute: {mem_mb: 9000, runtime: 7, threads: 2}")
     assert planned_jobs(tree, *RUN) == set()
 
 

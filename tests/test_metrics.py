@@ -247,7 +247,7 @@ def test_lpips_on_another_file_is_refused(alexnet, tmp_path):
 
     with pytest.raises(EvalError, match="not torchvision's alexnet"):
         load_lpips("alex", alexnet)
-    with pytest.raises(MetricGap, match=r"needs alexnet.*run"):
+    with pytest.raises(MetricGap, match=r"needs alexnet at .*absent.pth"):
         load_lpips("alex", tmp_path / "absent.pth")
     with pytest.raises(EvalError, match="unknown LPIPS trunk"):
         load_lpips("squeeze", alexnet)

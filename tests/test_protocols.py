@@ -283,7 +283,8 @@ def test_missing_weights_are_named_gaps(result, capsys):
     assert score(result, "--clip", result / "nowhere", "--lpips", f"alex={result}/alexnet.pth", "--perceptual", result) == 0
     gaps = {gap.metric: gap.reason for gap in read_scores(result / "scores.json").gaps}
     assert set(gaps) == {"clip", "lpips-alex", "lpips-mini"}
-    assert "needs alexnet" in gaps["lpips-alex"] and "run" in gaps["lpips-alex"]
+    assert "needs alexnet at" in gaps["lpips-alex"] and "config/weights.yaml" in gaps["lpips-alex"]
+    assert "run `snakemake miniatures`" in gaps["lpips-mini"]
     assert "not scored: lpips-alex" in capsys.readouterr().out
     assert not any(metric.startswith(("lpips", "clip")) for metric, _, _ in values(result))
 

@@ -128,9 +128,9 @@ def test_a_damaged_checkpoint_is_refused_by_name(coarse, tmp_path):
 
 
 def test_a_coarse_scene_without_a_surface_is_refused_at_the_hand_over(example, tmp_path):
-    """An empty scene: the blob, which alone gives a new field its surface, is pushed below any threshold."""
-    reconstruct(example, Stage(**{**COARSE, "steps": 0, "field": {**FIELD, "blob_density": -80.0}}), 0, tmp_path / "empty")
-    fine = Stage(**{**FINE, "field": {**FIELD, "blob_density": -80.0}})
+    """An empty scene: the blob, which gives a new field its density, is turned round and fills the cube."""
+    reconstruct(example, Stage(**{**COARSE, "steps": 0, "field": {**FIELD, "blob_density": -80.0, "blob_radius": 50.0}}), 0, tmp_path / "empty")
+    fine = Stage(**{**FINE, "field": {**FIELD, "blob_density": -80.0, "blob_radius": 50.0}})
     with pytest.raises(InputError, match="surface"):
         reconstruct(example, fine, 0, tmp_path / "fine", init=tmp_path / "empty")
     assert not (tmp_path / "fine").exists()

@@ -89,11 +89,17 @@ else:
 """
 
 
+METHODS = ["copy-reference", "reconstruction-only", "2d-prior-only", "3d-prior-only", "wrong-reference", "both"]
+
+
 def build(root: Path) -> Path:
-    """The tree, with the repository's own rules and settings."""
+    """The tree, with the repository's own rules and settings, but for the run: all objects here, METHODS, one seed."""
     shutil.copy(REPOSITORY / "Snakefile", root / "Snakefile")
     for name in ("rules", "config", "profiles"):
         shutil.copytree(REPOSITORY / name, root / name)
+    config = yaml.safe_load((root / "config" / "config.yaml").read_text())
+    config["run"] = {"datasets": ["demo"], "examples": "all", "methods": METHODS, "seeds": [0], "tables": ["demo"]}
+    (root / "config" / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     for package in ("magic123", "eval"):
         (root / package).mkdir()
         (root / package / "__init__.py").touch()

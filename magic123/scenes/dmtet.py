@@ -26,6 +26,7 @@ from magic123.render.rendering import Rendering
 from magic123.render.shading import light_direction, shade_colors
 
 LEVELS_TRIED = 20  # iso levels searched when the published one gives no usable surface
+EMPTY = 1e-3  # mean opacity below which a coarse scene shows nothing
 MARGIN = 0.1  # around the occupied extent, world units; on coarse lattices 5 / resolution, more than the spacing that hides it
 
 
@@ -170,6 +171,11 @@ class DMTet(nn.Module):
         scene.field.load_state_dict(nerf.field.state_dict())
         views = Camera.orbit(75.0, [0.0, 90.0, 180.0, 270.0], 1.8, 40.0, 64, device=scene.sdf.device)
         seen = nerf.render(views, mode="albedo").opacity
+        if float(seen.mean()) < EMPTY:
+            raise InputError(
+                f"The coarse scene is empty (mean opacity {float(seen.mean()):.1e} in four views), so dmtet has no surface to start "
+                "from: look at the coarse stage's views, train it longer or raise its rgb and mask weights."
+            )
         density = _density(nerf, scene.lattice)
 
         def tried(level: float) -> dict:
