@@ -54,12 +54,8 @@ def override(root: Path, method: str, stages: str) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- a first run
-def test_jobs_of_the_demo(tmp_path: Path) -> None:
-    rows = ["both/coarse", "both/fine"]
-    rows += [
-        f"{name}/coarse"
-        for name in ("copy-reference", "reconstruction-only", "2d-prior-only", "3d-prior-only", "wrong-reference")
-    ]
+def test_jobs_of_a_run(tmp_path: Path) -> None:
+    rows = ["both/fine", *(f"{name}/coarse" for name in METHODS)]
     expected = {f"{rule} {name}" for rule in ("prepare", "invert") for name in OBJECTS} | {"plan demo", "table demo", "all"}
     assert planned_jobs(build(tmp_path)) == expected | chain(*rows, examples=tuple(OBJECTS))
 
