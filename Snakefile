@@ -37,7 +37,9 @@ except InputError as error:
 # The commands run in snakemake's own environment, use the threads they were given, and never look for models on the network.
 shell.prefix(
     f"set -euo pipefail; export PATH={Path(sys.executable).parent}:$PATH "
-    "HF_HUB_OFFLINE=1 NUMBA_NUM_THREADS=$OMP_NUM_THREADS; "
+    "HF_HUB_OFFLINE=1 NUMBA_NUM_THREADS=$OMP_NUM_THREADS "
+    # glibc would give every freed buffer back to the system and fault it in again at the next step
+    "MALLOC_TRIM_THRESHOLD_=536870912 MALLOC_MMAP_THRESHOLD_=536870912; "
 )
 
 
@@ -52,7 +54,7 @@ include: "rules/models.smk"
 rule all:
     default_target: True
     input:
-        expand("reports/{table}{suffix}", table=suite.settings.run.tables, suffix=TABLE_FILES),
+        expand("reports/{table}{suffix}", table=suite.settings.run.tables, suffix=[*TABLE_FILES, ".png"]),
         # named too, because a table that is there (from a clone, say) would make do without them
         [results_of(table) for table in suite.settings.run.tables],
 

@@ -1,6 +1,6 @@
 # plan, table, ceilings and the list of methods: numbers become tables.
 # Reads   config/, results/{dataset}/{example}/{method}/seed{seed}/{stage}/scores.json
-# Writes  results/plans/{table}.json, reports/{table}.{csv,md,tex,html}, reports/{table}-cells.csv, reports/ceilings.csv, reports/methods.md
+# Writes  results/plans/{table}.json, reports/{table}.{csv,md,tex,html,png}, reports/{table}-cells.csv, reports/ceilings.csv, reports/methods.md
 
 
 localrules:
@@ -36,6 +36,20 @@ rule table:
         version=VERSIONS["table"],
     shell:
         "python -m eval table --plan {input.plan} --settings {params.settings:q} --out {params.out} > {log} 2>&1"
+
+
+rule figure:
+    input:
+        plan="results/plans/{table}.json",
+        views=lambda wildcards: [f"{cell['path']}/views" for cell in cells(axes_of(suite, wildcards.table))],
+    output:
+        "reports/{table}.png",
+    log:
+        "logs/{table}/figure.log",
+    params:
+        truth=lambda wildcards: suite.settings.datasets_folder + "/{dataset}/{example}/truth",
+    shell:
+        "python -m eval figure --plan {input.plan} --truth {params.truth:q} --out {output} > {log} 2>&1"
 
 
 rule methods:
