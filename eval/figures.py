@@ -65,10 +65,20 @@ def draw_figure(cells: list[Cell], view: str, truth: str, out: Path) -> None:
                 axis.imshow(on_white(file), interpolation="bilinear")
             else:
                 axis.set_facecolor("#eeeeee")
-                axis.text(0.5, 0.5, "missing" if file else "not planned", ha="center", va="center", fontsize=6, transform=axis.transAxes)
+                axis.text(
+                    0.5,
+                    0.5,
+                    "missing" if file else "not planned",
+                    ha="center",
+                    va="center",
+                    fontsize=6,
+                    transform=axis.transAxes,
+                )
     for axis, heading in zip(axes[0], headings, strict=True):
         axis.set_title(heading, fontsize=6.5, color="#333333", pad=5)
-    figure.subplots_adjust(left=0.005, right=0.995, bottom=0.005, top=1 - 0.5 / (1.25 * len(examples) + 0.5), wspace=0.04, hspace=0.04)
+    figure.subplots_adjust(
+        left=0.005, right=0.995, bottom=0.005, top=1 - 0.5 / (1.25 * len(examples) + 0.5), wspace=0.04, hspace=0.04
+    )
     temporary = out.with_name(f".{out.name}")
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(temporary, format="png")

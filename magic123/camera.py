@@ -31,7 +31,9 @@ class Camera:
     @classmethod
     def orbit(cls, polar, azimuth, radius, fov, size: int | tuple[int, int], device=None) -> Camera:
         """Broadcast numbers or sequences to a batch; `size` is one side or (height, width)."""
-        values = [torch.atleast_1d(torch.as_tensor(v, dtype=torch.float32, device=device)) for v in (polar, azimuth, radius, fov)]
+        values = [
+            torch.atleast_1d(torch.as_tensor(v, dtype=torch.float32, device=device)) for v in (polar, azimuth, radius, fov)
+        ]
         height, width = (size, size) if isinstance(size, int) else size
         return cls(*(v.clone() for v in torch.broadcast_tensors(*values)), height, width)
 
@@ -131,5 +133,3 @@ def angle_between(a: Camera, b: Camera) -> Tensor:
 def wrap_degrees(angle: Tensor) -> Tensor:
     """Angles into [-180, 180)."""
     return (angle + 180) % 360 - 180
-
-

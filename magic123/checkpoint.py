@@ -74,7 +74,9 @@ def load_scene(folder: str | Path) -> tuple[nn.Module, Stage]:
         scene.load_state_dict(tensors)
     except (ValueError, KeyError, TypeError, ValidationError, SafetensorError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"stage {folder}: its files are damaged or of another version ({reason[:200]}); reconstruct it again") from error
+        raise InputError(
+            f"stage {folder}: its files are damaged or of another version ({reason[:200]}); reconstruct it again"
+        ) from error
     broken = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
     if broken:
         raise InputError(f"stage {folder}: {TENSORS} holds non-finite numbers in {broken[0]}; reconstruct it again")

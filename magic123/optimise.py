@@ -84,9 +84,14 @@ def novel_step(
     for name, prior in priors.items():
         settings: PriorSettings = stage.priors[name]
         guidance[name], info = score_distillation(
-            prior, rendering.rgb, camera, settings=settings, generator=generator,
-            reference_camera=known.camera, loss_scale=stage.loss_scale,
-        )  # fmt: skip
+            prior,
+            rendering.rgb,
+            camera,
+            settings=settings,
+            generator=generator,
+            reference_camera=known.camera,
+            loss_scale=stage.loss_scale,
+        )
         norms[name] = info["gradient_norm"]
     return scene.regularizers(rendering, stage.losses), guidance, norms
 
@@ -128,7 +133,9 @@ def optimise(
         shares = {name: ramp(progress, RAMPS[name]) if name in RAMPS else 1.0 for name in terms}
         weighted = [getattr(stage.losses, name) * shares[name] * value for name, value in terms.items()]
         total = sum([*weighted, *guidance.values()], start=torch.zeros(()))
-        values = {name: value.item() for name, value in terms.items()} | {f"{name}_gradient": norm for name, norm in norms.items()}
+        values = {name: value.item() for name, value in terms.items()} | {
+            f"{name}_gradient": norm for name, norm in norms.items()
+        }
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:
             raise InputError(f"step {step}: {broken[0]} is no longer finite; lower its weight or the learning rates")

@@ -570,23 +570,28 @@ def demo_picture(file: Path, size: int) -> torch.Tensor:
 
 
 def pulled_back(prior, chosen, truth, camera, steps: int = 50) -> float:
-    """Share of a smooth disturbance of the true view that is left after descent on it (1: nothing happened)."""
-    source = generator(11)
-    start = 0.25 * torch.randn(1, 3, 4, 4, generator=source)
+    """Share of a heavy, smooth disturbance of the true view that is left after descent on it (1: nothing happened).
+
+    The disturbance is added to the logits, so every picture stays in (0, 1), where the autoencoder knows its way.
+    """
+    source, logits = generator(11), torch.logit(truth.clamp(0.02, 0.98))[None]
+    start = 2.5 * torch.randn(1, 3, 4, 4, generator=source)
     offset = start.clone().requires_grad_()
-    optimizer = torch.optim.Adam([offset], lr=0.02)
+    optimizer = torch.optim.Adam([offset], lr=0.2)
 
     def disturbed(offset):
         smooth = torch.nn.functional.interpolate(offset, truth.shape[:2], mode="bilinear", align_corners=False)
-        return truth[None] + smooth.permute(0, 2, 3, 1)
+        return torch.sigmoid(logits + smooth.permute(0, 2, 3, 1))
 
-    for _ in range(steps):
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 0.2 * (1 - step / steps)
         keywords = {"generator": source, "reference_camera": REFERENCE}
         loss, _ = score_distillation(prior, disturbed(offset), camera, settings=chosen, **keywords)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return float((disturbed(offset.detach()) - truth).norm() / (disturbed(start) - truth).norm())
+    clean = disturbed(torch.zeros_like(start))
+    return float((disturbed(offset.detach()) - clean).norm() / (disturbed(start) - clean).norm())
 
 
 @pytest.fixture(scope="module")
@@ -604,13 +609,15 @@ def demo_views() -> list[SimpleNamespace]:
 
 @needs_miniatures
 def test_miniature_zero123_pulls_a_disturbed_true_view_back(demo_views):
-    left = []
-    for view in demo_views:
-        prior = Zero123.load(MINIATURES / "zero123", view.reference, REFERENCE)
-        chosen = settings("zero123", guidance_scale=2.0)
-        left.append(pulled_back(prior, chosen, view.truth, views(view.azimuth)))
-    print("disturbance left:", left)
-    assert max(left) < 0.85
+    """With the object's own reference picture; the other object's pulls elsewhere."""
+    pictures = [view.reference for view in demo_views]
+    for view, other in zip(demo_views, reversed(pictures), strict=True):
+        left = []
+        for picture in (view.reference, other):
+            prior = Zero123.load(MINIATURES / "zero123", picture, REFERENCE)
+            left.append(pulled_back(prior, settings("zero123", guidance_scale=2.0), view.truth, views(view.azimuth)))
+        print(f"{view.row['name']}: disturbance left {left[0]:.2f}, with another reference {left[1]:.2f}")
+        assert left[0] < 0.7 and left[0] < 0.7 * left[1]
 
 
 @needs_miniatures
@@ -637,4 +644,4 @@ def test_miniature_stable_diffusion_pulls_a_disturbed_true_view_back(demo_views)
             prior = StableDiffusion.load(MINIATURES / "stable-diffusion", prompt="{subject}", subject=caption)
             left.append(pulled_back(prior, settings(guidance_scale=2.0), view.truth, views(view.azimuth)))
         print(f"{view.row['name']}: disturbance left {left[0]:.2f}, with another caption {left[1]:.2f}")
-        assert left[0] < 0.95 and left[0] < 0.75 * left[1]
+        assert left[0] < 0.85 and left[0] < 0.85 * left[1]

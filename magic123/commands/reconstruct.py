@@ -38,9 +38,15 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     weights = dict(item.split("=", 1) for item in options.weights if "=" in item)
     reconstruct(
-        options.example, read_stage(options.stage), options.seed, options.out,
-        init=options.init, token=options.token, reference=options.reference, weights=weights,
-    )  # fmt: skip
+        options.example,
+        read_stage(options.stage),
+        options.seed,
+        options.out,
+        init=options.init,
+        token=options.token,
+        reference=options.reference,
+        weights=weights,
+    )
 
 
 def read_stage(text: str) -> Stage:
@@ -54,7 +60,9 @@ def read_stage(text: str) -> Stage:
         if isinstance(error, ValidationError):
             first = error.errors()[0]
             known = ", ".join(sorted(Stage.model_fields))
-            raise InputError(f"--stage: {'.'.join(map(str, first['loc']))}: {first['msg']} (a stage's keys: {known})") from error
+            raise InputError(
+                f"--stage: {'.'.join(map(str, first['loc']))}: {first['msg']} (a stage's keys: {known})"
+            ) from error
         raise InputError(f"--stage is neither a stage as JSON nor a file that holds one ({error})") from error
 
 
@@ -96,7 +104,9 @@ def reconstruct(
         "threads": torch.get_num_threads(),
         "determinism": "strict",
         "priors": {name: prior.record | {"weights_sha256": prior.fingerprint} for name, prior in priors.items()},
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "numba", "numpy")},
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "numba", "numpy")
+        },
         "handover": getattr(scene, "handover", {}),
     }
     write_whole(out / "losses.csv", history.table().encode())
@@ -120,7 +130,9 @@ def start_scene(stage: Stage, example, init: Path | None):
     from magic123.checkpoint import build_scene, load_scene
 
     if (stage.init is None) != (init is None):
-        asked = f"starts from {stage.init}, but --init is missing" if init is None else "starts from nothing, but --init is given"
+        asked = (
+            f"starts from {stage.init}, but --init is missing" if init is None else "starts from nothing, but --init is given"
+        )
         raise InputError(f"the stage {asked}")
     if init is None:
         return build_scene(stage, (example.rgb, example.alpha))
@@ -156,9 +168,14 @@ def load_priors(stage: Stage, example, token: Path | None, reference: Path | Non
             if settings.use_token and token is None:
                 raise InputError(f"the prior {name} uses a learned token: give --token, or set use_token to false")
             prior = StableDiffusion.load(
-                folder, prompt=settings.prompt, subject=example.prompt, token_file=token if settings.use_token else None,
-                view_prompts=settings.view_prompts, front_azimuth=example.camera.azimuth, dtype=settings.dtype,
-            )  # fmt: skip
+                folder,
+                prompt=settings.prompt,
+                subject=example.prompt,
+                token_file=token if settings.use_token else None,
+                view_prompts=settings.view_prompts,
+                front_azimuth=example.camera.azimuth,
+                dtype=settings.dtype,
+            )
         else:
             from magic123.priors.zero123 import Zero123
 

@@ -23,9 +23,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="training steps, where the recipe's own number is not wanted")
     o = parser.parse_args(argv)
     needs = {
-        "autoencoder": ["pool"], "latents": ["pool", "autoencoder"], "clip": ["pool"], "dpt": ["pool"], "perceptual": ["pool"],
-        "stable-diffusion": ["pool", "latents", "autoencoder"], "zero123": ["pool", "latents", "autoencoder", "clip"],
-    }  # fmt: skip
+        "autoencoder": ["pool"],
+        "latents": ["pool", "autoencoder"],
+        "clip": ["pool"],
+        "dpt": ["pool"],
+        "perceptual": ["pool"],
+        "stable-diffusion": ["pool", "latents", "autoencoder"],
+        "zero123": ["pool", "latents", "autoencoder", "clip"],
+    }
     for name in needs.get(o.stage, []):
         given = getattr(o, name)
         if given is None or not given.exists():

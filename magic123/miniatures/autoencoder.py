@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from magic123.miniatures.pool import Pool, VIEWS
+from magic123.miniatures.pool import VIEWS, Pool
 from magic123.miniatures.training import draw_batch, save_half, train, write_record
 
 STEPS, BATCH = 1500, 16
@@ -19,9 +19,16 @@ def build():
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     return AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=4, sample_size=32, layers_per_block=1, norm_num_groups=8,
-        block_out_channels=(24, 48, 64), down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-    )  # fmt: skip
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        sample_size=32,
+        layers_per_block=1,
+        norm_num_groups=8,
+        block_out_channels=(24, 48, 64),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+    )
 
 
 def backgrounds(generator: torch.Generator, count: int) -> np.ndarray:
@@ -36,7 +43,9 @@ def pictures(pool: Pool, generator: torch.Generator, count: int) -> torch.Tensor
     objects, views = draw_batch(generator, pool.training, VIEWS, count)
     x = torch.from_numpy(pool.rgb(objects, views, backgrounds(generator, count))).permute(0, 3, 1, 2).contiguous() * 2 - 1
     soft = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear", align_corners=False)
-    return torch.where(torch.rand(count, 1, 1, 1, generator=generator) < 0.25, soft, x).contiguous(memory_format=torch.channels_last)
+    return torch.where(torch.rand(count, 1, 1, 1, generator=generator) < 0.25, soft, x).contiguous(
+        memory_format=torch.channels_last
+    )
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -58,9 +67,16 @@ def make_autoencoder(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
         return F.mse_loss(y, x) + 0.05 * F.l1_loss(y, x) + spread
 
     record = train(
-        [model], loss, steps=steps, learning_rate=2e-3, name="autoencoder", ema_decay=0.995, seed=1,
-        checkpoint=out.parent / "autoencoder.state", checkpoint_interval=500,
-    )  # fmt: skip
+        [model],
+        loss,
+        steps=steps,
+        learning_rate=2e-3,
+        name="autoencoder",
+        ema_decay=0.995,
+        seed=1,
+        checkpoint=out.parent / "autoencoder.state",
+        checkpoint_interval=500,
+    )
     model.eval()
     with torch.no_grad():
         held_out = np.arange(pool.training, len(pool.images))
@@ -80,13 +96,18 @@ def encode_pool(pool_folder: Path, autoencoder: Path, out: Path) -> None:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     pool = Pool(pool_folder)
-    model = AutoencoderKL.from_pretrained(autoencoder, local_files_only=True).float().eval().to(memory_format=torch.channels_last)
+    model = (
+        AutoencoderKL.from_pretrained(autoencoder, local_files_only=True).float().eval().to(memory_format=torch.channels_last)
+    )
     latents = np.lib.format.open_memmap(out, "w+", np.float16, (len(pool.images), VIEWS, 4, 8, 8))
     with torch.no_grad():
         for i in range(0, len(latents), 8):
             n = min(8, len(latents) - i)
             objects, views = np.repeat(np.arange(i, i + n), VIEWS), np.tile(np.arange(VIEWS), n)
-            x = torch.from_numpy(pool.rgb(objects, views)).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last) * 2 - 1
+            x = (
+                torch.from_numpy(pool.rgb(objects, views)).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last) * 2
+                - 1
+            )
             latents[i : i + n] = model.encode(x).latent_dist.mean.reshape(n, VIEWS, 4, 8, 8).numpy()
             if i % 800 == 0:
                 print(f"latents: {i}/{len(latents)}", flush=True)

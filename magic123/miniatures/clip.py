@@ -108,12 +108,21 @@ def image_tower_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
     for theirs, ours in (("ln_pre", "pre_layrnorm"), ("ln_post", "post_layernorm")):
         for part in ("weight", "bias"):
             out[f"vision_model.{ours}.{part}"] = state[f"{theirs}.{part}"]
-    renamed = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2", "attn.out_proj": "self_attn.out_proj"}
+    renamed = {
+        "ln_1": "layer_norm1",
+        "ln_2": "layer_norm2",
+        "mlp.c_fc": "mlp.fc1",
+        "mlp.c_proj": "mlp.fc2",
+        "attn.out_proj": "self_attn.out_proj",
+    }
     for key, value in state.items():
         if not key.startswith("transformer.resblocks."):
             continue
         layer, name = key.removeprefix("transformer.resblocks.").split(".", 1)
-        prefix, (module, part) = f"vision_model.encoder.layers.{layer}", name.rsplit(".", 1) if "in_proj" not in name else (name, "")
+        prefix, (module, part) = (
+            f"vision_model.encoder.layers.{layer}",
+            name.rsplit(".", 1) if "in_proj" not in name else (name, ""),
+        )
         if "in_proj" in name:
             for letter, piece in zip("qkv", value.chunk(3), strict=True):
                 out[f"{prefix}.self_attn.{letter}_proj.{name.rsplit('_', 1)[1]}"] = piece
@@ -127,9 +136,16 @@ def write_image_tower(visual: dict[str, torch.Tensor], out: Path, feature_extrac
     from transformers import CLIPImageProcessor, CLIPVisionConfig
 
     config = CLIPVisionConfig(
-        hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=LAYERS, num_attention_heads=WIDTH // HEAD_WIDTH,
-        image_size=SIZE, patch_size=PATCH, projection_dim=EMBED, hidden_act="gelu", architectures=["CLIPVisionModelWithProjection"],
-    )  # fmt: skip
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=WIDTH // HEAD_WIDTH,
+        image_size=SIZE,
+        patch_size=PATCH,
+        projection_dim=EMBED,
+        hidden_act="gelu",
+        architectures=["CLIPVisionModelWithProjection"],
+    )
     config.save_pretrained(out)
     save_file({k: v.half() for k, v in image_tower_names(visual).items()}, out / "model.safetensors", metadata={"format": "pt"})
     CLIPImageProcessor(

@@ -15,7 +15,8 @@ from magic123.miniatures.objects import FIRST_HELD_OUT, make_object, true_mesh
 from magic123.miniatures.picture import draw
 from magic123.miniatures.pool import FOV, RADIUS
 
-# of each family the first held-out object that stays inside the frame in all views, then the next such dog; no score was looked at
+# of each family the first held-out object that stays inside the frame in all views, then the next such dog;
+# no score was looked at
 NUMBERS = tuple(FIRST_HELD_OUT + n for n in (0, 1, 12, 3, 4, 10))
 SIZE, TRUTH_SIZE, DEPTH_SCALE = 256, 128, 10000
 VIEW_SETS = {
@@ -38,7 +39,13 @@ def write_object(number: int, out: Path) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     rgba_image(draw(toy, pose, FOV, SIZE, 4)[0]).save(folder / "rgba.png", optimize=True)
     truth = folder / "truth"
-    cameras = {"radius": RADIUS, "fov": FOV, "size": TRUTH_SIZE, "depth_scale": DEPTH_SCALE, "depth": "along the optical axis; 0 is background"}
+    cameras = {
+        "radius": RADIUS,
+        "fov": FOV,
+        "size": TRUTH_SIZE,
+        "depth_scale": DEPTH_SCALE,
+        "depth": "along the optical axis; 0 is background",
+    }
     for name, angles in VIEW_SETS.items():
         (truth / name).mkdir(parents=True, exist_ok=True)
         (truth / "depth" / name).mkdir(parents=True, exist_ok=True)
@@ -46,17 +53,27 @@ def write_object(number: int, out: Path) -> dict:
         for i, pose in enumerate(Camera.orbit(polar, azimuth, RADIUS, FOV, TRUTH_SIZE).camera_to_world.numpy()):
             rgba, depth, _ = draw(toy, pose, FOV, TRUTH_SIZE, 4)
             rgba_image(rgba).save(truth / name / f"{i:03d}.png", optimize=True)
-            Image.fromarray(np.round(depth * DEPTH_SCALE).astype(np.uint16)).save(truth / "depth" / name / f"{i:03d}.png", optimize=True)
+            Image.fromarray(np.round(depth * DEPTH_SCALE).astype(np.uint16)).save(
+                truth / "depth" / name / f"{i:03d}.png", optimize=True
+            )
         cameras[name] = [{"polar": p, "azimuth": a} for p, a in angles]
     (truth / "cameras.json").write_text(json.dumps(cameras, indent=1) + "\n")
     mesh = trimesh.Trimesh(*true_mesh(toy), process=False).simplify_quadric_decimation(face_count=12000)
     (truth / "mesh.ply").write_bytes(trimesh.exchange.ply.export_ply(mesh, vertex_normal=False))
     relative = Path("demo") / toy.name  # from the datasets folder
     return {
-        "name": toy.name, "prompt": toy.caption, "init_word": toy.init_word, "image": str(relative / "rgba.png"), "mask": "", "depth": "",
-        "sha256": hashlib.sha256((folder / "rgba.png").read_bytes()).hexdigest(), "polar": 90, "source": "procedural, object " + str(number),
-        "truth": str(relative / "truth"), "truth_mesh": str(relative / "truth" / "mesh.ply"),
-    }  # fmt: skip
+        "name": toy.name,
+        "prompt": toy.caption,
+        "init_word": toy.init_word,
+        "image": str(relative / "rgba.png"),
+        "mask": "",
+        "depth": "",
+        "sha256": hashlib.sha256((folder / "rgba.png").read_bytes()).hexdigest(),
+        "polar": 90,
+        "source": "procedural, object " + str(number),
+        "truth": str(relative / "truth"),
+        "truth_mesh": str(relative / "truth" / "mesh.ply"),
+    }
 
 
 def make_demo(out: Path) -> None:

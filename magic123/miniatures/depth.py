@@ -20,11 +20,21 @@ def build():
 
     return DPTForDepthEstimation(
         DPTConfig(
-            hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=192, image_size=SIZE, patch_size=4,
-            backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[16, 32, 48, 64], fusion_hidden_size=24, is_hybrid=False,
-            readout_type="project", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+            hidden_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            intermediate_size=192,
+            image_size=SIZE,
+            patch_size=4,
+            backbone_out_indices=[0, 1, 2, 3],
+            neck_hidden_sizes=[16, 32, 48, 64],
+            fusion_hidden_size=24,
+            is_hybrid=False,
+            readout_type="project",
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
         )
-    )  # fmt: skip
+    )
 
 
 def target_of(pool: Pool, objects: np.ndarray, views: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,7 +67,9 @@ def make_depth(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
     target, mask = target_of(pool, held_out, zeros)
     with torch.no_grad():
         predicted = predict(held_out, zeros)
-    correlations = [torch.corrcoef(torch.stack([p[m], t[m]]))[0, 1].item() for p, t, m in zip(predicted, target, mask, strict=True)]
+    correlations = [
+        torch.corrcoef(torch.stack([p[m], t[m]]))[0, 1].item() for p, t, m in zip(predicted, target, mask, strict=True)
+    ]
     quality = {
         "objects": len(held_out),
         "mean_absolute_error": (predicted - target)[mask].abs().mean().item(),
@@ -65,7 +77,11 @@ def make_depth(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
     }
     save_half(model, out)
     DPTImageProcessor(
-        size={"height": SIZE, "width": SIZE}, keep_aspect_ratio=False, ensure_multiple_of=4, image_mean=MEAN, image_std=DEVIATION
+        size={"height": SIZE, "width": SIZE},
+        keep_aspect_ratio=False,
+        ensure_multiple_of=4,
+        image_mean=MEAN,
+        image_std=DEVIATION,
     ).save_pretrained(out)
     write_record(out, record | {"batch": BATCH}, quality)
     print("dpt:", quality)

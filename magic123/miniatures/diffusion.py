@@ -27,19 +27,31 @@ def build_unet(in_channels: int):
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     return UNet2DConditionModel(
-        sample_size=8, in_channels=in_channels, out_channels=4, layers_per_block=1, block_out_channels=CHANNELS, norm_num_groups=8,
-        down_block_types=("CrossAttnDownBlock2D",) * 2, cross_attention_dim=CROSS, attention_head_dim=4,
+        sample_size=8,
+        in_channels=in_channels,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=CHANNELS,
+        norm_num_groups=8,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        cross_attention_dim=CROSS,
+        attention_head_dim=4,
         up_block_types=("CrossAttnUpBlock2D",) * 2,
-    ).to(memory_format=torch.channels_last)  # fmt: skip
+    ).to(memory_format=torch.channels_last)
 
 
 def build_scheduler():
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
-        steps_offset=1, prediction_type="v_prediction",
-    )  # fmt: skip
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="v_prediction",
+    )
 
 
 def noised(z: torch.Tensor, alphas: torch.Tensor, generator: torch.Generator):
@@ -54,7 +66,9 @@ def load_latents(file: Path, autoencoder: Path) -> tuple[np.ndarray, float]:
     return np.load(file, mmap_mode="r"), json.loads((autoencoder / "config.json").read_text())["scaling_factor"]
 
 
-def make_stable_diffusion(pool_folder: Path, latents_file: Path, autoencoder: Path, out: Path, steps: int, batch: int = 32) -> None:
+def make_stable_diffusion(
+    pool_folder: Path, latents_file: Path, autoencoder: Path, out: Path, steps: int, batch: int = 32
+) -> None:
     """Text encoder and UNet trained together on (caption with its view, latents); written as a Stable Diffusion folder."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -64,11 +78,18 @@ def make_stable_diffusion(pool_folder: Path, latents_file: Path, autoencoder: Pa
     tokenizer = write_tokenizer(out / "tokenizer")
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=CROSS, intermediate_size=4 * CROSS, num_hidden_layers=2, num_attention_heads=4,
-            max_position_embeddings=CONTEXT, projection_dim=CROSS, bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            vocab_size=len(tokenizer),
+            hidden_size=CROSS,
+            intermediate_size=4 * CROSS,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=CONTEXT,
+            projection_dim=CROSS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         )
-    )  # fmt: skip
+    )
     unet, scheduler = build_unet(4), build_scheduler()
     prefixes = ("", "a photo of ", "a rendering of ", "a high-resolution dslr image of ")
 
@@ -76,7 +97,10 @@ def make_stable_diffusion(pool_folder: Path, latents_file: Path, autoencoder: Pa
         texts = captions(pool, objects, pool.angles[objects, views, 1])
         choice = torch.randint(len(prefixes) + 1, (len(texts), 2), generator=generator)
         drop = torch.rand(len(texts), generator=generator) < DROPOUT
-        named = [prefixes[p % len(prefixes)] + (x if q > 0 else x.split(",")[0]) for x, (p, q) in zip(texts, choice.tolist(), strict=True)]
+        named = [
+            prefixes[p % len(prefixes)] + (x if q > 0 else x.split(",")[0])
+            for x, (p, q) in zip(texts, choice.tolist(), strict=True)
+        ]
         return encode(tokenizer, ["" if d else x for d, x in zip(drop.tolist(), named, strict=True)])
 
     def loss(generator):
@@ -87,20 +111,33 @@ def make_stable_diffusion(pool_folder: Path, latents_file: Path, autoencoder: Pa
         return F.mse_loss(unet(noisy.contiguous(memory_format=torch.channels_last), t, hidden).sample, target)
 
     record = train(
-        [unet, text_encoder], loss, steps=steps, learning_rate=1e-3, name="stable-diffusion", seed=3,
-        checkpoint=out.parent / "stable-diffusion.state", checkpoint_interval=1000,
-    )  # fmt: skip
+        [unet, text_encoder],
+        loss,
+        steps=steps,
+        learning_rate=1e-3,
+        name="stable-diffusion",
+        seed=3,
+        checkpoint=out.parent / "stable-diffusion.state",
+        checkpoint_interval=1000,
+    )
     quality = text_quality(unet, text_encoder, tokenizer, scheduler, pool, latents, scale)
     for model, name in ((unet, "unet"), (text_encoder, "text_encoder")):
         save_half(model, out / name)
     scheduler.save_pretrained(out / "scheduler")
     shutil.copytree(autoencoder, out / "vae", dirs_exist_ok=True)
     index = {
-        "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.1", "safety_checker": [None, None],
-        "feature_extractor": [None, None], "image_encoder": [None, None], "requires_safety_checker": False,
-        "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
-    }  # fmt: skip
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": "0.42.1",
+        "safety_checker": [None, None],
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
     (out / "model_index.json").write_text(json.dumps(index, indent=1))
     write_record(out, record | {"batch": batch}, quality)
     print("stable-diffusion:", quality)
@@ -131,7 +168,9 @@ def pose_vector(source: np.ndarray, target: np.ndarray) -> torch.Tensor:
     return torch.stack([d[:, 0], d[:, 1].sin(), d[:, 1].cos(), torch.zeros(len(d))], -1)
 
 
-def make_zero123(pool_folder: Path, latents_file: Path, autoencoder: Path, clip: Path, out: Path, steps: int, batch: int = 32) -> None:
+def make_zero123(
+    pool_folder: Path, latents_file: Path, autoencoder: Path, clip: Path, out: Path, steps: int, batch: int = 32
+) -> None:
     """UNet and pose projection trained on pairs of views; written as a Zero-1-to-3 folder in diffusers format."""
     from transformers import CLIPVisionModelWithProjection
 
@@ -162,12 +201,24 @@ def make_zero123(pool_folder: Path, latents_file: Path, autoencoder: Path, clip:
         return F.mse_loss(unet(x, t, token).sample, goal)
 
     def report(step):
-        print("zero123: held-out denoising", step, round(view_loss(unet, condition, scheduler, pool, latents, scale), 5), flush=True)
+        print(
+            "zero123: held-out denoising",
+            step,
+            round(view_loss(unet, condition, scheduler, pool, latents, scale), 5),
+            flush=True,
+        )
 
     record = train(
-        [unet, projection], loss, steps=steps, learning_rate=1e-3, name="zero123", seed=4,
-        checkpoint=out.parent / "zero123.state", checkpoint_interval=1000, on_checkpoint=report,
-    )  # fmt: skip
+        [unet, projection],
+        loss,
+        steps=steps,
+        learning_rate=1e-3,
+        name="zero123",
+        seed=4,
+        checkpoint=out.parent / "zero123.state",
+        checkpoint_interval=1000,
+        on_checkpoint=report,
+    )
     quality = {"denoising_loss": view_loss(unet, condition, scheduler, pool, latents, scale)}
     save_half(unet, out / "unet")
     save_half(projection, out / "cc_projection")
@@ -176,10 +227,15 @@ def make_zero123(pool_folder: Path, latents_file: Path, autoencoder: Path, clip:
     for part in ("image_encoder", "feature_extractor"):
         shutil.copytree(clip / part, out / part, dirs_exist_ok=True)
     index = {
-        "_class_name": "Zero123", "_diffusers_version": "0.42.1", "cc_projection": ["magic123.priors.cc_projection", "CCProjection"],
-        "feature_extractor": ["transformers", "CLIPImageProcessor"], "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
-        "scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
-    }  # fmt: skip
+        "_class_name": "Zero123",
+        "_diffusers_version": "0.42.1",
+        "cc_projection": ["magic123.priors.cc_projection", "CCProjection"],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
     (out / "model_index.json").write_text(json.dumps(index, indent=1))
     write_record(out, record | {"batch": batch}, quality)
     print("zero123:", quality)

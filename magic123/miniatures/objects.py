@@ -62,7 +62,9 @@ class _Builder:
         colour = np.asarray(colour, float)
         second = colour if second is None else np.asarray(second, float)
         local_to_object = np.eye(3) if rotation is None else rotation
-        self.parts.append((kind, np.asarray(centre, float), local_to_object, np.asarray(half, float), (colour, second), stripes))
+        self.parts.append(
+            (kind, np.asarray(centre, float), local_to_object, np.asarray(half, float), (colour, second), stripes)
+        )
 
 
 def make_object(number: int) -> ToyObject:
@@ -116,7 +118,9 @@ def make_object(number: int) -> ToyObject:
         for side in (-1, 1):
             for end in (-0.62, 0.62):
                 make.add(CYLINDER, (side * width, -0.12, end * length), (wheel, 0.03, wheel), DARK, turn(2, 90))
-                make.add(CYLINDER, (side * (width + 0.02), -0.12, end * length), (wheel * 0.5, 0.015, wheel * 0.5), b, turn(2, 90))
+                make.add(
+                    CYLINDER, (side * (width + 0.02), -0.12, end * length), (wheel * 0.5, 0.015, wheel * 0.5), b, turn(2, 90)
+                )
             make.add(ELLIPSOID, (side * width * 0.6, -0.04, length + 0.01), (0.03,) * 3, COLOURS["yellow"])
         if bag:
             make.add(CYLINDER, (-width * 0.8, 2 * cabin + 0.04, length - 0.2), (0.025, 0.10, 0.025), DARK)

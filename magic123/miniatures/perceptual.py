@@ -41,7 +41,9 @@ def distort(x: Tensor, kind: int, severity: Tensor, generator: torch.Generator) 
     if kind == 2:
         theta = torch.eye(2, 3).repeat(len(x), 1, 1)
         theta[:, 0, 2] = 0.35 * severity
-        return F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), padding_mode="border", align_corners=False)
+        return F.grid_sample(
+            x, F.affine_grid(theta, list(x.shape), align_corners=False), padding_mode="border", align_corners=False
+        )
     if kind == 3:
         return x + 0.8 * s * (torch.rand(len(x), 3, 1, 1, generator=generator) * 2 - 1)
     columns = torch.arange(x.shape[-1])[None, None, None] < s * x.shape[-1] * 0.6
@@ -70,7 +72,9 @@ def make_perceptual(pool_folder: Path, out: Path) -> None:
         named = sum(F.cross_entropy(p, target[objects, k]) for k, p in enumerate(parts[:3]))
         return named + F.mse_loss(parts[3], torch.stack([azimuth.sin(), azimuth.cos()], 1))
 
-    record = train([model.stages, head], loss, steps=TRUNK_STEPS, learning_rate=2e-3, name="perceptual trunk", ema_decay=0.99, seed=5)
+    record = train(
+        [model.stages, head], loss, steps=TRUNK_STEPS, learning_rate=2e-3, name="perceptual trunk", ema_decay=0.99, seed=5
+    )
     model.stages.requires_grad_(False)
 
     def pairs(generator, objects, views):
@@ -85,7 +89,9 @@ def make_perceptual(pool_folder: Path, out: Path) -> None:
         a, b, severity = pairs(generator, *draw_batch(generator, pool.training, VIEWS, BATCH))
         return F.softplus(-(severity[1] - severity[0]).sign() * (b - a) / 0.05).mean()
 
-    ranked = train([model.weights], ranking, steps=WEIGHT_STEPS, learning_rate=2e-2, name="perceptual weights", ema_decay=0.9, seed=6)
+    ranked = train(
+        [model.weights], ranking, steps=WEIGHT_STEPS, learning_rate=2e-2, name="perceptual weights", ema_decay=0.9, seed=6
+    )
     with torch.no_grad():
         for w in model.weights:
             w.clamp_(min=0)

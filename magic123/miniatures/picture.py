@@ -11,7 +11,7 @@ import math
 import numba as nb
 import numpy as np
 
-from magic123.miniatures.objects import BOX, CONE, CYLINDER, ELLIPSOID, ToyObject
+from magic123.miniatures.objects import BOX, CONE, ELLIPSOID, ToyObject
 
 LIGHT = np.array([0.45, 0.75, 0.48]) / np.linalg.norm([0.45, 0.75, 0.48])
 AMBIENT, DIFFUSE = 0.62, 0.42
@@ -84,7 +84,9 @@ def _hit(kind, o, d):
 
 
 @nb.njit(cache=True)
-def _render(kind, centre, rotation, half, colour, stripes, pose, focal, size, ss, light, ambient, diffuse, rgba, depth, normals):
+def _render(
+    kind, centre, rotation, half, colour, stripes, pose, focal, size, ss, light, ambient, diffuse, rgba, depth, normals
+):
     fine = size * ss
     zbuffer = np.full((fine, fine), np.inf)
     rgb = np.zeros((fine, fine, 3))
@@ -105,7 +107,9 @@ def _render(kind, centre, rotation, half, colour, stripes, pose, focal, size, ss
         y0, y1 = max(0, int(v - reach - 1)), min(fine, int(v + reach + 2))
         origin = np.zeros(3)
         for k in range(3):
-            origin[k] = -(rotation[p, k, 0] * offset[0] + rotation[p, k, 1] * offset[1] + rotation[p, k, 2] * offset[2]) / half[p, k]
+            origin[k] = (
+                -(rotation[p, k, 0] * offset[0] + rotation[p, k, 1] * offset[1] + rotation[p, k, 2] * offset[2]) / half[p, k]
+            )
         local, world, direction = np.zeros(3), np.zeros(3), np.zeros(3)
         for y in range(y0, y1):
             for x in range(x0, x1):
@@ -121,7 +125,7 @@ def _render(kind, centre, rotation, half, colour, stripes, pose, focal, size, ss
                     zbuffer[y, x] = t
                     which = 0
                     if stripes[p] > 0:
-                        which = int(math.floor((origin[2] + t * local[2]) * stripes[p] + 100.5)) % 2
+                        which = math.floor((origin[2] + t * local[2]) * stripes[p] + 100.5) % 2
                     length = 0.0
                     for k in range(3):
                         world[k] = 0.0
@@ -158,14 +162,28 @@ def _render(kind, centre, rotation, half, colour, stripes, pose, focal, size, ss
 
 
 def draw(toy: ToyObject, pose: np.ndarray, fov: float, size: int, supersampling: int = 2):
-    """A square picture: RGBA [S, S, 4] in 0..1 (straight alpha), depth [S, S] along the optical axis (0 outside), normal [S, S, 3].
+    """A square picture: RGBA [S, S, 4] in 0..1 (straight alpha), depth [S, S] (0 outside) and normal [S, S, 3].
 
-    pose: [4, 4] OpenGL camera-to-world; fov in degrees. depth and normal are means over the covered subsamples.
+    depth is along the optical axis. pose: [4, 4] OpenGL camera-to-world; fov in degrees. depth and normal are means over the covered subsamples.
     """
     focal = size / (2 * math.tan(math.radians(fov) / 2))
     rgba, depth, normals = np.zeros((size, size, 4)), np.zeros((size, size)), np.zeros((size, size, 3))
     _render(
-        toy.kind, toy.centre, toy.rotation, toy.half, toy.colour, toy.stripes, np.ascontiguousarray(pose[:3], dtype=float), focal,
-        size, supersampling, LIGHT, AMBIENT, DIFFUSE, rgba, depth, normals,
-    )  # fmt: skip
+        toy.kind,
+        toy.centre,
+        toy.rotation,
+        toy.half,
+        toy.colour,
+        toy.stripes,
+        np.ascontiguousarray(pose[:3], dtype=float),
+        focal,
+        size,
+        supersampling,
+        LIGHT,
+        AMBIENT,
+        DIFFUSE,
+        rgba,
+        depth,
+        normals,
+    )
     return rgba, depth, normals

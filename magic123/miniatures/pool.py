@@ -53,7 +53,12 @@ def make_pool(out: Path, training: int = TRAINING_OBJECTS, held_out: int = HELD_
                 print(f"pool: {i}/{len(numbers)} objects", flush=True)
     np.save(out / "angles.npy", np.stack([view_angles(n) for n in numbers]).astype(np.float32))
     toys = [make_object(n) for n in numbers]
-    record = {"numbers": numbers, "training": training, "captions": [t.caption for t in toys], "init_words": [t.init_word for t in toys]}
+    record = {
+        "numbers": numbers,
+        "training": training,
+        "captions": [t.caption for t in toys],
+        "init_words": [t.init_word for t in toys],
+    }
     (out / "objects.json").write_text(json.dumps(record))
 
 

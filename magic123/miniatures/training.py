@@ -35,7 +35,10 @@ def train(
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: min(1.0, (step + 1) / warmup) * (0.5 * (1 + torch.cos(torch.tensor(torch.pi * min(1.0, step / steps)))).item() + 0.01),
+        lambda step: (
+            min(1.0, (step + 1) / warmup)
+            * (0.5 * (1 + torch.cos(torch.tensor(torch.pi * min(1.0, step / steps)))).item() + 0.01)
+        ),
     )
     average = [p.detach().clone() for p in parameters]
     generator = torch.Generator().manual_seed(seed)
@@ -70,12 +73,17 @@ def train(
             temporary = checkpoint.with_suffix(".tmp")
             torch.save(
                 {
-                    "parameters": [p.detach() for p in parameters], "average": average, "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(), "generator": generator.get_state(), "step": step + 1,
-                    "history": history, "seconds": seconds + time.perf_counter() - began,
+                    "parameters": [p.detach() for p in parameters],
+                    "average": average,
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
+                    "generator": generator.get_state(),
+                    "step": step + 1,
+                    "history": history,
+                    "seconds": seconds + time.perf_counter() - began,
                 },
                 temporary,
-            )  # fmt: skip
+            )
             temporary.replace(checkpoint)
             if on_checkpoint is not None:
                 on_checkpoint(step + 1)
@@ -83,10 +91,18 @@ def train(
         for p, a in zip(parameters, average, strict=True):
             p.copy_(a)
     return {
-        "name": name, "steps": steps, "learning_rate": learning_rate, "weight_decay": weight_decay, "ema_decay": ema_decay,
-        "seed": seed, "parameters": sum(p.numel() for p in parameters), "seconds": round(seconds + time.perf_counter() - began),
-        "loss": history, "torch": torch.__version__, "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s)",
-    }  # fmt: skip
+        "name": name,
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "ema_decay": ema_decay,
+        "seed": seed,
+        "parameters": sum(p.numel() for p in parameters),
+        "seconds": round(seconds + time.perf_counter() - began),
+        "loss": history,
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s)",
+    }
 
 
 def write_record(folder: Path, record: dict, quality: dict) -> None:

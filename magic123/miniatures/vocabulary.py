@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -9,10 +10,53 @@ from pathlib import Path
 from magic123.miniatures.objects import COLOURS, FAMILIES
 
 CONTEXT = 24  # tokens, start and end included
-WORDS = (
-    "a an the of with and on in parts part photo picture image rendering render high resolution - , . dslr good bad bright dark "
-    "clean cropped close up small large nice cool weird toy object front side back view white background this my one"
-).split()
+WORDS = [
+    "a",
+    "an",
+    "the",
+    "of",
+    "with",
+    "and",
+    "on",
+    "in",
+    "parts",
+    "part",
+    "photo",
+    "picture",
+    "image",
+    "rendering",
+    "render",
+    "high",
+    "resolution",
+    "-",
+    ",",
+    ".",
+    "dslr",
+    "good",
+    "bad",
+    "bright",
+    "dark",
+    "clean",
+    "cropped",
+    "close",
+    "up",
+    "small",
+    "large",
+    "nice",
+    "cool",
+    "weird",
+    "toy",
+    "object",
+    "front",
+    "side",
+    "back",
+    "view",
+    "white",
+    "background",
+    "this",
+    "my",
+    "one",
+]
 
 
 def byte_alphabet() -> list[str]:
@@ -26,7 +70,7 @@ def learn_merges(words: list[str]) -> list[tuple[str, str]]:
     """Byte-pair encoding carried on until every word is one token (most frequent pair first, ties by first appearance)."""
     pieces, merges = [[*word[:-1], word[-1] + "</w>"] for word in words], []
     while any(len(p) > 1 for p in pieces):
-        pairs = Counter(pair for p in pieces for pair in zip(p, p[1:], strict=False))
+        pairs = Counter(pair for p in pieces for pair in itertools.pairwise(p))
         best = max(pairs, key=pairs.get)
         merges.append(best)
         for k, p in enumerate(pieces):

@@ -173,8 +173,8 @@ class DMTet(nn.Module):
         seen = nerf.render(views, mode="albedo").opacity
         if float(seen.mean()) < EMPTY:
             raise InputError(
-                f"The coarse scene is empty (mean opacity {float(seen.mean()):.1e} in four views), so dmtet has no surface to start "
-                "from: look at the coarse stage's views, train it longer or raise its rgb and mask weights."
+                f"The coarse scene is empty (mean opacity {float(seen.mean()):.1e} in four views), so dmtet has no surface "
+                "to start from: look at the coarse stage's views, train it longer or raise its rgb and mask weights."
             )
         density = _density(nerf, scene.lattice)
 
