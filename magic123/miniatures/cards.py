@@ -28,8 +28,8 @@ ones and loaded by the same code. They know toys of five families at 32 pixels a
 says so in its name. Licence: Apache-2.0, like the code. `uv run snakemake miniatures` trains them again; the recipe, the
 seeds and the loss curves are in each folder's `training.json`. Times were taken on one CPU thread of a busy machine.
 """
-VIEWS_TEXT = """Novel views of {objects} held-out objects beat the copy of the input view by {gain:.1f} dB on average over azimuths of
-45 degrees and beyond ({ours:.1f} against {copied:.1f} dB; figures in `zero123/novel-views.json`):
+VIEWS_TEXT = """Novel views of {objects} held-out objects beat the copy of the input view by {gain:.1f} dB on average over
+azimuths of 45 degrees and beyond ({ours:.1f} against {copied:.1f} dB; figures in `zero123/novel-views.json`):
 
 ![PSNR by azimuth](zero123/novel-views.png)
 
@@ -40,8 +40,8 @@ Input view and samples (upper rows) over the truth (lower rows):
 Valid range: reference views near polar 65..95 and radius 1.8, targets at polar 50..100 and the same radius. The distance
 input was always 0 in training: other radii mean nothing to it.
 """
-FAULT = """Known fault: brightness and blue against orange pass through it, red against green hardly does. That is why samples are
-brown or blue where the object is red, green or pink."""
+FAULT = """Known fault: brightness and blue against orange pass through it, red against green hardly does. That is why samples
+are brown or blue where the object is red, green or pink."""
 OBJECTS, AZIMUTHS, STEPS, GUIDANCE = 16, np.arange(-165, 181, 15), 20, 3.0
 
 
@@ -141,7 +141,8 @@ def make_cards(weights: Path) -> None:
             "",
             "| parameters | steps | batch | learning rate | seed | time | size |",
             "|---|---|---|---|---|---|---|",
-            f"| {record['parameters']:,} | {record['steps']:,} | {record['batch']} | {record['learning_rate']:g} | {record['seed']} "
+            f"| {record['parameters']:,} | {record['steps']:,} | {record['batch']} | {record['learning_rate']:g} "
+            f"| {record['seed']} "
             f"| {record['seconds'] / 60:.0f} min | {size_of(weights / name):.1f} MB |",
             "",
             f"Held out: {held_out}.",

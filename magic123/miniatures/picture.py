@@ -164,7 +164,8 @@ def _render(
 def draw(toy: ToyObject, pose: np.ndarray, fov: float, size: int, supersampling: int = 2):
     """A square picture: RGBA [S, S, 4] in 0..1 (straight alpha), depth [S, S] (0 outside) and normal [S, S, 3].
 
-    depth is along the optical axis. pose: [4, 4] OpenGL camera-to-world; fov in degrees. depth and normal are means over the covered subsamples.
+    pose: [4, 4] OpenGL camera-to-world; fov in degrees. Depth is along the optical axis; depth and normal are means over the
+    covered subsamples.
     """
     focal = size / (2 * math.tan(math.radians(fov) / 2))
     rgba, depth, normals = np.zeros((size, size, 4)), np.zeros((size, size)), np.zeros((size, size, 3))
