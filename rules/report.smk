@@ -47,7 +47,7 @@ rule figure:
     log:
         "logs/{table}/figure.log",
     params:
-        truth=lambda wildcards: suite.settings.datasets_folder + "/{dataset}/{example}/truth",
+        truth=lambda wildcards: str(Path(suite.settings.datasets_folder) / "{dataset}" / "{example}" / "truth"),
     shell:
         "python -m eval figure --plan {input.plan} --truth {params.truth:q} --out {output} > {log} 2>&1"
 
