@@ -122,11 +122,8 @@ def test_coarse_weight_reruns_what_starts_from_it(tree: Path) -> None:
 
 
 def test_label_remakes_the_table_only(tree: Path) -> None:
-    edit(
-        tree / "config" / "methods.yaml",
-        "label: 3D prior only\n  about: What the view",
-        "label: 3D alone\n  about: What the view",
-    )
+    before = "\n3d-prior-only:\n  extends: mini\n  label: "
+    edit(tree / "config" / "methods.yaml", before, f"{before}the ")
     assert planned_jobs(tree, *RUN) == {"plan demo"} | TABLE
     assert snakemake(tree, *RUN).returncode == 0
     assert "cone/3d-prior-only/0/coarse: the 3D prior only: ok" in (tree / "reports" / "demo.csv").read_text()
