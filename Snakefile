@@ -54,7 +54,7 @@ include: "rules/models.smk"
 rule all:
     default_target: True
     input:
-        expand("reports/{table}{suffix}", table=suite.settings.run.tables, suffix=[*TABLE_FILES, ".png"]),
+        expand("reports/{table}{suffix}", table=suite.settings.run.tables, suffix=[*TABLE_FILES, FIGURE]),
         # named too, because a table that is there (from a clone, say) would make do without them
         [results_of(table) for table in suite.settings.run.tables],
 
@@ -66,12 +66,9 @@ onerror:
     unfinished = list(workflow.dag.needrun_jobs())
     Path("results/unfinished.txt").write_text("".join(f"{file}\n" for job in unfinished for file in job.output))
     for table in sorted({job.wildcards.table for job in unfinished if job.rule.name == "table"}):
-        axes, settings, plan = (
-            json.dumps(axes_of(suite, table)),
-            table_settings(table),
-            f"results/plans/{table}-unfinished.json",
-        )
-        for suffix in TABLE_FILES:
+        axes, settings = json.dumps(axes_of(suite, table)), table_settings(table)
+        plan = f"results/plans/{table}-unfinished.json"
+        for suffix in [*TABLE_FILES, FIGURE]:
             Path(f"reports/{table}{suffix}").unlink(missing_ok=True)
         shell("python -m magic123.plan --axes {axes:q} --unfinished results/unfinished.txt --out {plan}")
         shell("python -m eval table --plan {plan} --settings {settings:q} --out reports/{table}-unfinished")

@@ -12,6 +12,7 @@ from magic123.plan import axes_of, cell_folder, cells
 from magic123.settings_file import start_of
 
 TABLE_FILES = [".csv", "-cells.csv", ".md", ".tex", ".html"]
+FIGURE = ".png"
 EXAMPLE = "results/{dataset}/{example}"
 CELL = "results/{dataset}/{example}/{method}/seed{seed}/{stage}"
 

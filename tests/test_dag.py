@@ -16,7 +16,7 @@ from workflow_tree import METHODS, OBJECTS, REPOSITORY, build, planned_jobs, sna
 RUN = ("--configfile", "config/small.yaml")
 SMALL = "{datasets: [demo], examples: [cone, dog], methods: [both, 3d-prior-only, wrong-reference], seeds: [0], tables: [demo]}"
 CELLS = ("both/coarse", "both/fine", "3d-prior-only/coarse", "wrong-reference/coarse")
-TABLE = {"table demo", "all"}
+TABLE = {"table demo", "figure demo", "all"}
 
 
 def chain(*rows: str, examples: tuple[str, ...] = ("cone", "dog")) -> set[str]:
@@ -56,7 +56,7 @@ def override(root: Path, method: str, stages: str) -> None:
 # --------------------------------------------------------------------------------------------------------- a first run
 def test_jobs_of_a_run(tmp_path: Path) -> None:
     rows = ["both/fine", *(f"{name}/coarse" for name in METHODS)]
-    expected = {f"{rule} {name}" for rule in ("prepare", "invert") for name in OBJECTS} | {"plan demo", "table demo", "all"}
+    expected = {f"{rule} {name}" for rule in ("prepare", "invert") for name in OBJECTS} | {"plan demo"} | TABLE
     assert planned_jobs(build(tmp_path)) == expected | chain(*rows, examples=tuple(OBJECTS))
 
 
@@ -90,7 +90,10 @@ def test_rules_speak_the_commands_language(tmp_path: Path, capsys: pytest.Captur
             command = (module,) if words[0].startswith("--") else (module, words[0])
             given.setdefault(command, set()).update(word for word in words if word.startswith("--"))
     commands = {("magic123", name) for name in ("prepare", "invert", "reconstruct", "view")}
-    commands |= {("eval", name) for name in ("score", "table", "ceilings")} | {("magic123.plan",), ("magic123.method_list",)}
+    commands |= {("eval", name) for name in ("score", "table", "figure", "ceilings")} | {
+        ("magic123.plan",),
+        ("magic123.method_list",),
+    }
     assert commands <= given.keys()
     for (module, *words), options in given.items():
         door = module if module in ("magic123.plan", "magic123.method_list") else f"{module}.__main__"

@@ -1,5 +1,6 @@
 """Every command that the README shows runs: workflows as a dry run, the others whole; the tests are what CI calls."""
 
+import csv
 import re
 import shlex
 import subprocess
@@ -38,3 +39,39 @@ def test_command_of_the_readme(command):
 def test_files_that_the_readme_links_to_are_there():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT):
         assert (REPOSITORY / target).is_file(), target
+
+
+def test_the_table_is_that_of_the_report():
+    with open(REPOSITORY / "reports" / "demo-full.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    stages = {
+        "copy of the reference": ("copy-reference", "coarse"),
+        "no prior": ("reconstruction-only", "coarse"),
+        "2D prior only": ("2d-prior-only", "coarse"),
+        "3D prior only": ("3d-prior-only", "coarse"),
+        "3D prior, wrong reference": ("wrong-reference", "coarse"),
+        "both priors, coarse": ("both", "coarse"),
+        "both priors, fine": ("both", "fine"),
+    }
+    metrics = [("psnr", "reference")] + [
+        (name, "novel") for name in ("psnr-ring", "psnr-elevated", "lpips-mini", "clip-mini", "chamfer", "f-score")
+    ]
+    seen = 0
+    for line in TEXT.splitlines():
+        cells = [cell.strip() for cell in line.strip("| ").split("|")]
+        if cells[0] not in stages or len(cells) != len(metrics) + 1:
+            continue
+        for (metric, view_set), shown in zip(metrics, cells[1:], strict=True):
+            found = [
+                r
+                for r in rows
+                if (r["method"], r["stage"], r["metric"], r["view_set"]) == (*stages[cells[0]], metric, view_set)
+            ]
+            if shown == "–":
+                assert not found or not found[0]["mean"]
+                continue
+            mean, deviation = shown.split(" ± ")
+            digits = len(mean.split(".")[1])
+            assert (mean, deviation) == (f"{float(found[0]['mean']):.{digits}f}", f"{float(found[0]['sd']):.{digits}f}")
+            seen += 1
+    assert seen == 7 * 7 - 2

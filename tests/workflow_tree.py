@@ -84,6 +84,9 @@ elif command == "table":
         Path(options["out"] + suffix).write_text("\\n".join(
             "/".join(str(cell[key]) for key in ("example", "method", "seed", "stage")) + f": {cell['label']}: {line}"
             for cell, line in zip(cells, lines)) + "\\n")
+elif command == "figure":
+    need(*[cell["path"] + "/views/cameras.json" for cell in json.loads(Path(options["plan"]).read_text())["cells"]])
+    Path(options["out"]).write_text("figure")
 else:
     sys.exit(f"error: no such command: {command}")
 """
