@@ -1,7 +1,9 @@
 """Shared by all tests: one thread a process, no network, and tests skipped where what they need is not there."""
 
+import importlib.util
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -24,10 +26,18 @@ def _has_weights() -> bool:
     return (REPOSITORY / "weights" / "stable-diffusion-1.5" / "model_index.json").is_file()
 
 
+def _has_slurm() -> bool:
+    """A SLURM that answers, with the partitions that profiles/slurm names, and Snakemake's plugin for it."""
+    if shutil.which("sinfo") is None or importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
+        return False
+    answer = subprocess.run(["sinfo", "-h", "-o", "%R"], capture_output=True, text=True, timeout=30)
+    return answer.returncode == 0 and {"cpu", "gpu"} <= set(answer.stdout.split())
+
+
 NEEDS = {
     "gpu": (_has_gpu, "no NVIDIA GPU here"),
     "weights": (_has_weights, "the real networks are not under weights/"),
-    "slurm": (lambda: shutil.which("sbatch") is not None, "no SLURM here (sbatch)"),
+    "slurm": (_has_slurm, "no SLURM here with the partitions cpu and gpu, or no `uv sync --extra slurm`"),
 }
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import os
 import re
 import resource
 import shlex
@@ -257,3 +258,20 @@ def test_rules_are_shell_lines(file: Path) -> None:
         if "    output:" in rule:
             assert "    shell:" in rule and "    log:" in rule
             assert len(rule[rule.index("    shell:") :].strip().splitlines()) == 2
+
+
+@pytest.mark.slurm
+def test_run_on_slurm(tmp_path: Path) -> None:
+    """A chain of jobs, and one that fails: it is tried three times, the table says so, and the rest is done."""
+    root = build(tmp_path)
+    run = "{datasets: [demo], examples: [cone], methods: [both], seeds: [0], tables: [demo]}"
+    write_lines(root / "config" / "small.yaml", f"run: {run}", "compute: {gpu: 1, mem_mb: 1000, runtime: 5}")
+    command = [sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/slurm", *RUN]
+    environment = os.environ | {"FAIL": "both/seed0/fine"}
+    finished = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=900)
+    assert finished.returncode == 1
+    assert finished.stderr.count("Trying to restart job") == 2
+    assert (root / "reports" / "demo-unfinished.csv").read_text().splitlines() == [
+        "cone/both/0/coarse: both priors: ok",
+        "cone/both/0/fine: both priors: reconstruct: reconstruct was told to fail",
+    ]
