@@ -16,6 +16,7 @@ from pathlib import Path
 from snakemake.utils import min_version
 
 from magic123.errors import InputError
+from magic123.prefetch import listing, room_for
 from magic123.suite import load_suite
 
 min_version("9.19")
@@ -44,6 +45,7 @@ shell.prefix(
 
 
 include: "rules/common.smk"
+include: "rules/weights.smk"
 include: "rules/prepare.smk"
 include: "rules/reconstruct.smk"
 include: "rules/evaluate.smk"
@@ -57,6 +59,13 @@ rule all:
         expand("reports/{table}{suffix}", table=suite.settings.run.tables, suffix=[*TABLE_FILES, FIGURE]),
         # named too, because a table that is there (from a clone, say) would make do without them
         [results_of(table) for table in suite.settings.run.tables],
+
+
+onstart:
+    # nothing is fetched before it is clear what that is, and that there is room for all of it
+    if any(job.rule.name == "fetch_weights" for job in workflow.dag.needrun_jobs()):
+        print(listing(suite), file=sys.stderr, flush=True)
+        sentence(room_for)(suite)
 
 
 onerror:

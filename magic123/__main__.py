@@ -8,6 +8,7 @@ import sys
 from magic123.errors import InputError
 
 COMMANDS = {
+    "prefetch": "a configuration -> its weights and pictures, listed with size and licence, fetched and proved",
     "prepare": "a picture -> an example: square RGBA, inverse depth, quality report",
     "invert": "an example -> a learned word for its object (textual inversion)",
     "reconstruct": "an example -> one optimised stage of a method",

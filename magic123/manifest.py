@@ -6,11 +6,16 @@ import csv
 import re
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from magic123.config import Settings
 from magic123.errors import InputError
+from magic123.registry import check_relative, check_source, url_of
 from magic123.settings_file import validate
+
+# the columns whose files can be fetched, and where their hashes stand
+HASHES = {"image": "sha256", "depth": "depth_sha256", "normal": "normal_sha256", "token": "token_sha256"}
+FETCHED = tuple(HASHES)
 
 
 class ManifestRow(Settings):
@@ -25,10 +30,47 @@ class ManifestRow(Settings):
     normal: str = ""
     token: str = ""  # a learned word that exists already (.safetensors or .bin); empty: it is learned here
     sha256: str = ""  # of the image
+    depth_sha256: str = ""
+    normal_sha256: str = ""
+    token_sha256: str = ""
+    # where the files of this line can be fetched, by their paths here: https://.../{commit}/data/{file}
+    address: str = ""
+    commit: str = ""  # fills {commit} in the address
     polar: float = Field(90.0, gt=0, lt=180)  # degrees from straight above, 90: level
     source: str = ""
     truth: str = ""  # folder of true novel views
     truth_mesh: str = ""
+
+    @field_validator("address")
+    @classmethod
+    def _secure(cls, value: str) -> str:
+        return check_source(value) if value else value
+
+    @field_validator(*HASHES.values())
+    @classmethod
+    def _hash(cls, value: str) -> str:
+        if value and not re.fullmatch("[0-9a-f]{64}", value):
+            raise ValueError("a SHA-256 is 64 digits 0-9 a-f")
+        return value
+
+    @model_validator(mode="after")
+    def _pinned(self):
+        if "{commit}" in self.address and not self.commit:
+            raise ValueError("the address asks for a commit, and the column commit is empty")
+        if self.address:
+            for column in FETCHED:
+                if (file := getattr(self, column)) and not getattr(self, HASHES[column]):
+                    raise ValueError(f"{column} is to be fetched, so {HASHES[column]} must say which file is meant")
+                if file:
+                    check_relative(file)
+        return self
+
+    def address_of(self, column: str) -> str | None:
+        """Where the file in this column can be fetched; None where it cannot."""
+        file = getattr(self, column)
+        if not self.address or not file or column not in FETCHED:
+            return None
+        return url_of(self.address.replace("{commit}", self.commit), file)
 
 
 def load_manifest(path: Path) -> dict[str, ManifestRow]:

@@ -14,8 +14,9 @@ from typing import Any
 from magic123.config import Method
 from magic123.errors import InputError
 from magic123.manifest import ManifestRow, load_manifest
+from magic123.registry import Weights
 from magic123.settings_file import Source, check_name, choose_from, load_methods, read_yaml, resolve_extends, validate
-from magic123.suite_settings import METRIC_KINDS, SuiteSettings, Table, Weights
+from magic123.suite_settings import METRIC_KINDS, SuiteSettings, Table
 
 MANIFESTS = Path("datasets")  # NAME.csv is the dataset NAME
 
@@ -80,7 +81,7 @@ def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
         return names
 
     methods = load_methods(settings.registries.methods)
-    weights = _load_registry(Weights, settings.registries.weights)
+    weights = load_weights(settings.registries.weights)
     tables = _load_registry(Table, settings.registries.tables)
     select(run.methods, list(methods), "methods")
     select(run.tables, list(tables), "tables")
@@ -128,6 +129,21 @@ def _load_registry(model: type, path: str) -> dict:
         check_name(name, path, "the entry")
         entries[name] = validate(model, data, path, name)
     return entries
+
+
+def load_weights(path: str) -> dict[str, Weights]:
+    """All entries of a weights registry, checked, with what each is made from."""
+    weights = _load_registry(Weights, path)
+    for name, entry in weights.items():
+        if entry.made_from is not None and entry.made_from not in weights:
+            raise InputError(f"{path}: {name}.made_from is {entry.made_from!r}; {choose_from(entry.made_from, list(weights))}.")
+        if entry.made_from is not None and weights[entry.made_from].origin != "fetched":
+            raise InputError(f"{path}: {name}.made_from is {entry.made_from!r}, which is not fetched; name one with sources.")
+    folders: dict[str, str] = {}
+    for name, entry in weights.items():
+        if (other := folders.setdefault(entry.path, name)) != name:
+            raise InputError(f"{path}: {name}.path is {entry.path}, the folder of {other}; give each a folder of its own.")
+    return weights
 
 
 def _check_rows(suite: Suite, source: Source) -> None:
@@ -195,14 +211,14 @@ def _check_files(suite: Suite) -> None:
                     raise InputError(f"{file} has no {column}, but {setting}; fill in the column.")
             for column in ("image", "mask", "depth", "normal", "token", "truth", "truth_mesh"):
                 path = suite.path_of(getattr(row, column)) if getattr(row, column) else None
-                if path and not Path(path).exists():
+                if path and not row.address_of(column) and not Path(path).exists():
                     raise InputError(f"{file}.{column} is {path}, which is not there; datasets/README.md says how to get it.")
             if "as-published" in suite.settings.score.protocols and Path(row.image).name != "rgba.png":
                 raise InputError(
                     f"{file}.image is {row.image}, but the as-published protocol reads files called rgba.png; rename it."
                 )
-            if row.sha256 and (found := sha256(Path(suite.path_of(row.image)).read_bytes()).hexdigest()) != row.sha256:
-                image = suite.path_of(row.image)
+            image = Path(suite.path_of(row.image))
+            if row.sha256 and image.exists() and (found := sha256(image.read_bytes()).hexdigest()) != row.sha256:
                 raise InputError(
                     f"{file}.sha256 is {row.sha256}, but {image} has {found}; get the original, or clear the cell."
                 )

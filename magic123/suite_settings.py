@@ -67,17 +67,6 @@ class SuiteSettings(Settings):
     compute: Compute = Compute()
 
 
-class Weights(Settings):
-    """One set of network weights on this machine."""
-
-    kind: Literal["stable-diffusion", "zero123", "dpt", "rembg", "clip", "perceptual", "lpips-alex", "lpips-vgg"]
-    path: str  # the folder that commands are given
-    files: list[str] = Field(min_length=1)  # in that folder; a change of one of these reruns what used them
-    revision: str = ""
-    source: str = ""
-    licence: str = ""
-
-
 class Table(Settings):
     """One table of scores. Column keys are METRIC[@VIEW_SET][:PROTOCOL], as eval.tables reads them."""
 

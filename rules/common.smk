@@ -8,7 +8,10 @@ import shlex
 from pathlib import Path
 
 from magic123.config import VERSIONS
+from magic123.manifest import FETCHED
 from magic123.plan import axes_of, cell_folder, cells
+from magic123.prefetch import pictures_needed, weights_needed
+from magic123.registry import CANARY
 from magic123.settings_file import start_of
 
 TABLE_FILES = [".csv", "-cells.csv", ".md", ".tex", ".html"]
@@ -18,8 +21,8 @@ CELL = "results/{dataset}/{example}/{method}/seed{seed}/{stage}"
 
 
 def one_of(names):
-    """A wildcard that is one of these names."""
-    return "|".join(sorted({re.escape(name) for name in names}))
+    """A wildcard that is one of these names; without names, one that is nothing at all."""
+    return "|".join(sorted({re.escape(name) for name in names})) or "(?!)"
 
 
 wildcard_constraints:
@@ -101,7 +104,7 @@ def prepare_weights():
 
 def weight_files(*names):
     """The files whose change makes what used them stale."""
-    return [str(Path(suite.weights[name].path) / file) for name in names for file in suite.weights[name].files]
+    return [file for name in names for file in suite.weights[name].watched]
 
 
 # -------------------------------------------------------------------------------------------------------------- stage
@@ -174,7 +177,7 @@ def score_options(wildcards, input):
     for name in suite.settings.score.weights:
         weights = suite.weights[name]
         if weights.kind.startswith("lpips-"):
-            words += ["--lpips", f"{weights.kind.removeprefix('lpips-')}={Path(weights.path) / weights.files[0]}"]
+            words += ["--lpips", f"{weights.kind.removeprefix('lpips-')}={Path(weights.path) / weights.names[0]}"]
         else:
             words += [f"--{weights.kind}", weights.path]
     return shell_words(*words)
@@ -207,6 +210,28 @@ def table_settings(table):
 def reported_numbers(table):
     """The published numbers, for a table that shows them."""
     return ["config/reported.csv"] if suite.tables[table].reported else []
+
+
+# ------------------------------------------------------------------------------------------------------------ weights
+# folder -> name of the registered weights, by where they come from
+WEIGHTS_IN = {
+    origin: {entry.path: name for name, entry in suite.weights.items() if entry.origin == origin}
+    for origin in ("fetched", "converted")
+}
+CLIP_FOLDERS = [entry.path for entry in suite.weights.values() if entry.kind == "clip" and entry.origin != "shipped"]
+# file -> the dataset of this run that knows where to fetch it
+FETCHABLE = {
+    getattr(row, column): dataset
+    for dataset, rows in suite.manifests.items()
+    for row in rows.values()
+    for column in FETCHED
+    if row.address_of(column)
+}
+
+
+def downloads_of(name):
+    """What fetching proves; another mirror or licence makes nothing stale."""
+    return {file: one.model_dump(exclude_none=True) for file, one in suite.weights[name].downloads.items()}
 
 
 # --------------------------------------------------------------------------------------------------------- miniatures

@@ -18,7 +18,19 @@ from pathlib import Path
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SETTINGS_CODE = ["config", "errors", "manifest", "method_list", "plan", "settings_file", "suite", "suite_settings"]
+SETTINGS_CODE = [
+    "config",
+    "download",
+    "errors",
+    "manifest",
+    "method_list",
+    "plan",
+    "prefetch",
+    "registry",
+    "settings_file",
+    "suite",
+    "suite_settings",
+]
 OBJECTS = ["cone", "dog", "house"]
 
 COMMANDS = """
@@ -46,7 +58,16 @@ if os.environ.get("FAIL", "nothing") in " ".join([command, *words]):
     sys.exit(f"error: {command} was told to fail")
 for option in ("settings", "stage", "camera"):
     json.loads(options.get(option, "{}"))
-if command == "prepare":
+if command == "prefetch":
+    if "weights" in options:
+        folder = "weights/" + options["weights"]
+        write(folder if Path(folder).exists() else "weights/checkpoints/" + options["weights"], "receipt.json")
+    else:
+        write(Path(options["out"]).parent, Path(options["out"]).name)
+elif command == "canary":
+    need(options["clip"] + "/receipt.json")
+    write(options["clip"], "open_clip_model.canary.json")
+elif command == "prepare":
     need(options["image"], options["depth-weights"])
     write(options["out"], "example.json", "rgba.png")
 elif command == "invert":
@@ -117,7 +138,7 @@ def build(root: Path) -> Path:
         rows.append(f"{name},a red {name},{name},demo/{name}/rgba.png,90,demo/{name}/truth,demo/{name}/truth/mesh.ply")
     write_lines(root / "datasets" / "demo.csv", "name,prompt,init_word,image,polar,truth,truth_mesh", *rows)
     for entry in yaml.safe_load((root / "config" / "weights.yaml").read_text()).values():
-        for file in entry["files"]:
+        for file in entry.get("files", []):
             path = root / entry["path"] / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()

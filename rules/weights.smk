@@ -1,0 +1,67 @@
+# fetch_weights, fetch_file, canary: what a run takes from elsewhere, fetched once and proved. `snakemake prefetch` does all of it
+# before a run; on a cluster these rules run where Snakemake does, because other nodes may have no network.
+# Reads   config/weights.yaml, datasets/{dataset}.csv, the network
+# Writes  weights/{weights}/ with receipt.json, the hashes of its files; weights/locks/; the pictures of a dataset
+
+
+localrules:
+    fetch_weights,
+    fetch_file,
+    prefetch,
+
+
+rule fetch_weights:
+    output:
+        receipt="{folder}/receipt.json",
+    log:
+        "logs/{folder}/fetch.log",
+    benchmark:
+        "benchmarks/{folder}/fetch.jsonl"
+    wildcard_constraints:
+        folder=one_of(WEIGHTS_IN["fetched"]),
+    params:
+        name=lambda wildcards: WEIGHTS_IN["fetched"][wildcards.folder],
+        downloads=lambda wildcards: downloads_of(WEIGHTS_IN["fetched"][wildcards.folder]),
+        registry=suite.settings.registries.weights,
+    shell:
+        "python -m magic123 prefetch --weights {params.name} --registry {params.registry:q} 2>&1 | tee {log}"
+
+
+rule fetch_file:
+    output:
+        file=update(f"{suite.settings.datasets_folder}/{{file}}"),
+    log:
+        "logs/datasets/{file}.log",
+    benchmark:
+        "benchmarks/datasets/{file}.jsonl"
+    wildcard_constraints:
+        file=one_of(FETCHABLE),
+    params:
+        dataset=lambda wildcards: FETCHABLE[wildcards.file],
+    shell:
+        "python -m magic123 prefetch --dataset {params.dataset} --file {wildcards.file} --out {output.file:q} 2>&1 | tee {log}"
+
+
+rule canary:
+    input:
+        receipt="{folder}/receipt.json",
+    output:
+        file=f"{{folder}}/{CANARY}",
+    log:
+        "logs/{folder}/canary.log",
+    benchmark:
+        "benchmarks/{folder}/canary.jsonl"
+    wildcard_constraints:
+        folder=one_of(CLIP_FOLDERS),
+    threads: compute.threads
+    resources:
+        mem_mb=scaled(24000),
+        runtime=scaled(compute.runtime),
+    shell:
+        "python -m eval canary --clip {wildcards.folder} > {log} 2>&1"
+
+
+rule prefetch:
+    input:
+        weight_files(*weights_needed(suite)),
+        [picture.path for picture in pictures_needed(suite)],
