@@ -110,6 +110,9 @@ def _notes(table: Table, any_published: bool) -> list[str]:
         # a metric that could not be computed tends to be missing for a whole row, a cell that is not there for itself
         what = [f"{name} ({count} results)" if status == "not scored" else name for name, count in names.items()]
         notes.append(f"{status.capitalize()}{f' ({reason})' if reason else ''}: {'; '.join(what)}.")
+    lower = list(dict.fromkeys(f"{entry.cell.name} (rung {entry.rung})" for entry in table.entries if entry.rung))
+    if lower:
+        notes.append(f"Memory ran out; made with smaller settings, on a lower rung of the stage's ladder: {'; '.join(lower)}.")
     if any(column.protocol == "as-published" for column in table.columns):
         notes.append("as-published repeats the flaws of the released metric code: for comparison with print, not to rank.")
     if table.reported:

@@ -1,8 +1,8 @@
 """The planned grid of results, and what became of each cell.
 
 plan.json: {"cells": [{"dataset", "example", "method", "stage", "seed", "path", "label"}, ...]}, where `path` is the
-folder of scores.json. A cell without a value is `missing` (no scores.json), `failed` or `skipped` (status.json beside
-it says {"status", "reason"}), or `not scored` (scored, but this metric could not be computed).
+folder of scores.json. A cell without a value is `missing` (no scores.json), of one of the statuses NO_RESULT (status.json
+beside it says {"status", "reason"}), or `not scored` (scored, but this metric could not be computed).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from eval.metrics import describe
 from eval.protocols import PROTOCOLS
 
 VIEW_SETS = ("novel", "reference", "all")
-NO_RESULT = ("failed", "skipped")
+NO_RESULT = ("failed", "skipped", "non-finite", "out of memory", "stopped", "killed")
 KEYS = ("dataset", "example", "method", "stage", "seed", "path")
 
 
@@ -46,13 +46,17 @@ class Column:
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of one cell in one column: `status` is ok, missing, failed, skipped or not scored."""
+    """What became of one cell in one column: `status` is ok, missing, not scored or one of NO_RESULT.
+
+    rung: of the stage's ladder that the result was made on, 0 where memory sufficed.
+    """
 
     cell: Cell
     column: Column
     status: str
     value: float | None = None
     reason: str = ""
+    rung: int = 0
 
 
 def parse_column(key: str) -> Column:
@@ -96,16 +100,18 @@ def read_cell(cell: Cell, columns: list[Column]) -> tuple[list[Entry], list[Valu
     if state.get("status") in NO_RESULT:
         return [Entry(cell, column, state["status"], reason=str(state.get("reason", ""))) for column in columns], []
     if state.get("status") != "ok":
-        raise EvalError(f"{status} has the status {state.get('status')!r}; it must be ok, failed or skipped")
+        raise EvalError(f"{status} has the status {state.get('status')!r}; it must be ok or one of: {', '.join(NO_RESULT)}")
     if not file.is_file():
         return [Entry(cell, column, "missing") for column in columns], []
     scores = read_scores(file)
     values = {Column(value.metric, value.view_set, value.protocol): value for value in scores.values}
+    record = cell.path / "stage.json"
+    rung = read_json(record, "record of a stage").get("rung", 0) if record.is_file() else 0
     entries, used = [], []
     for column in columns:
         if column in values:
             used.append(values[column])
-            entries.append(Entry(cell, column, "ok", values[column].value))
+            entries.append(Entry(cell, column, "ok", values[column].value, rung=rung))
         else:
             reasons = [gap.reason for gap in scores.gaps if column.metric.startswith(gap.metric)]
             entries.append(Entry(cell, column, "not scored", reason=reasons[0] if reasons else "not in scores.json"))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
+from contextlib import nullcontext
 
-from magic123.errors import InputError
+from magic123.errors import InputError, Stopped
+from magic123.status import noted
 
 COMMANDS = {
     "prefetch": "a configuration -> its weights and pictures, listed with size and licence, fetched and proved",
@@ -15,9 +18,21 @@ COMMANDS = {
     "view": "an optimised stage -> views, turntable and textured mesh",
 }
 
+DISK = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room in the quota",
+    errno.EROFS: "name an output that can be written",
+    errno.EACCES: "name an output that you may write, or change its permissions",
+    errno.EPERM: "name an output that you may write, or change its permissions",
+}
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit status. Bad input is one line on stderr and status 1."""
+    """Run one command; returns the exit status.
+
+    Bad input, and a disk that does not take the output, are one line on stderr and status 1. 75 (the system's "try again
+    later"): a signal asked to leave, what was done is saved, and the same command goes on from there.
+    """
     arguments = sys.argv[1:] if argv is None else argv
     listing = "\n".join(f"  {name:<12} {about}" for name, about in COMMANDS.items())
     if arguments and arguments[0] in ("-h", "--help"):
@@ -29,11 +44,32 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     command = importlib.import_module(f"magic123.commands.{arguments[0]}")
     try:
-        command.main(arguments[1:])
+        out = output_of(arguments)
+        with noted(arguments[0], out) if out else nullcontext():
+            command.main(arguments[1:])
     except InputError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return 1
+    except Stopped as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return 75
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}; {DISK[error.errno]}, and run the same again", file=sys.stderr)
+        return 1
     return 0
+
+
+def output_of(arguments: list[str]) -> str | None:
+    """What follows --out."""
+    for word, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if word == "--out":
+            return following
+        if word.startswith("--out="):
+            return word.removeprefix("--out=")
+    return None
 
 
 if __name__ == "__main__":

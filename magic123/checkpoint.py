@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -12,26 +11,9 @@ from torch import nn
 
 from magic123.config import Stage
 from magic123.errors import InputError
+from magic123.output_folder import write_json, write_whole
 
 TENSORS, RECORD = "checkpoint.safetensors", "stage.json"
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Under a temporary name, synchronised, then renamed: the file exists complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value) -> None:
-    write_whole(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
 
 def save_scene(folder: Path, scene: nn.Module, stage: Stage, record: dict) -> None:

@@ -7,9 +7,19 @@ Angles are degrees, lengths are world units (the object lives in the cube [-1, 1
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 Range = tuple[float, float]
 
@@ -181,6 +191,45 @@ class Stage(Settings):
     ema_decay: float = Field(0.95, ge=0, lt=1)
     ema_interval: PositiveInt = 100
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    # steps that may be done again with the priors in float32, because half precision gave numbers that are not finite
+    float32_retries: int = Field(100, ge=0)
+    # settings to lay over these when memory runs out, one rung after the other: [{resolution: 96}, {resolution: 64}]
+    ladder: tuple[dict[str, Any], ...] = ()
+
+    @field_validator("ladder")
+    @classmethod
+    def _rungs_are_settings(cls, ladder: tuple, info: ValidationInfo) -> tuple:
+        for number, changes in enumerate(ladder, 1):
+            if fixed := {"scene", "init", "ladder"} & changes.keys():
+                raise ValueError(f"rung {number} changes {fixed.pop()}, which no rung may")
+            try:
+                cls(**_lay_over(_plain(info.data), changes))
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(map(str, first["loc"]))
+                raise ValueError(f"rung {number}: {where}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+        return ladder
+
+    def rungs(self) -> list[Stage]:
+        """The stage as it is, then as each rung of the ladder changes it: rungs do not add up."""
+        plain = self.model_dump() | {"ladder": ()}
+        return [self, *(Stage(**_lay_over(plain, changes)) for changes in self.ladder)]
+
+
+def _plain(value: Any) -> Any:
+    """Validated settings as the data that they were made of."""
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    return {key: _plain(inner) for key, inner in value.items()} if isinstance(value, dict) else value
+
+
+def _lay_over(values: dict, changes: dict) -> dict:
+    """`values` with `changes` key by key."""
+    result = dict(values)
+    for key, new in changes.items():
+        old = values.get(key)
+        result[key] = _lay_over(old, new) if isinstance(old, dict) and isinstance(new, dict) else new
+    return result
 
 
 class Method(Settings):
@@ -249,3 +298,4 @@ class InversionSettings(Settings):
     cached_latents: int = Field(0, ge=0)  # n > 0: n augmented pictures are encoded once; 0: fresh ones at every step
     evaluation_samples: PositiveInt = 64  # of the comparison with the initial token and with the plain caption
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    float32_retries: int = Field(100, ge=0)  # steps that may be done again in float32, as in a stage

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from magic123.camera import Camera, sample_novel
 from magic123.config import PriorSettings, Stage
-from magic123.errors import InputError
+from magic123.errors import NonFinite
 from magic123.example import Example
 from magic123.losses import Target, ramp, reference_losses, reference_target
+from magic123.priors.precision import in_float32
 from magic123.priors.sds import NonFiniteGradient, Prior, score_distillation
+from magic123.resume import Unfinished, loop_state, restore_loop
 
 RAMPS = {"entropy": 2.0, "normal": 1.0}  # these losses gain their weight over the stage, see losses.ramp
 NORMALS = ("normal", "orientation", "normal_smoothness", "normal_blur")
@@ -100,6 +102,56 @@ def sees_reference(step: int, stage: Stage) -> bool:
     return step < stage.reference_warmup or step % stage.reference_interval == 0
 
 
+def step_losses(
+    scene, known: Known, priors: dict[str, Prior], stage: Stage, step: int, generator: torch.Generator
+) -> tuple[Tensor, dict[str, float]]:
+    """(weighted sum of a step's losses, what to log of them). Raises NonFinite."""
+    progress, guidance, norms = step / stage.steps, {}, {}
+    if sees_reference(step, stage):
+        terms = reference_step(scene, known, stage, generator)
+    else:
+        try:
+            terms, guidance, norms = novel_step(scene, priors, known, stage, progress, generator)
+        except NonFiniteGradient as error:
+            raise NonFinite(f"step {step}: {error}") from error
+    shares = {name: ramp(progress, RAMPS[name]) if name in RAMPS else 1.0 for name in terms}
+    weighted = [getattr(stage.losses, name) * shares[name] * value for name, value in terms.items()]
+    total = sum([*weighted, *guidance.values()], start=torch.zeros(()))
+    values = {name: value.item() for name, value in terms.items()} | {f"{name}_gradient": norm for name, norm in norms.items()}
+    broken = [name for name, value in values.items() if not math.isfinite(value)]
+    if broken:
+        raise NonFinite(f"step {step}: {broken[0]} is no longer finite; lower its weight or the learning rates")
+    return total, values
+
+
+def differentiate(scene, known, priors, stage: Stage, step: int, generator, optimizer) -> dict[str, float]:
+    """Gives the optimiser's parameters a step's gradients; what to log of it. Raises NonFinite."""
+    optimizer.zero_grad(set_to_none=True)
+    total, values = step_losses(scene, known, priors, stage, step, generator)
+    if total.requires_grad:  # an empty picture without regularizers has nothing to say
+        total.backward()
+        norms = torch._foreach_norm([p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None])
+        if not torch.isfinite(torch.stack(norms)).all():
+            raise NonFinite(f"step {step}: a gradient is no longer finite; lower the learning rates")
+    return values
+
+
+def differentiate_again(
+    error: NonFinite, chance: Tensor, retries: Tensor, scene, known, priors, stage: Stage, step: int, generator, optimizer
+) -> dict[str, float]:
+    """The same step, from the same `chance`, with priors in float32. `retries` counts. Raises `error` where that is no help."""
+    if all(settings.dtype == "float32" for settings in stage.priors.values()):
+        raise error
+    retries += 1
+    if retries > stage.float32_retries:
+        raise NonFinite(
+            f"{error}; {stage.float32_retries} steps were done again in float32, and float32_retries allows no more"
+        )
+    generator.set_state(chance)
+    with in_float32(priors.values()):
+        return differentiate(scene, known, priors, stage, step, generator, optimizer)
+
+
 def optimise(
     scene: nn.Module,
     example: Example,
@@ -107,49 +159,44 @@ def optimise(
     stage: Stage,
     generator: torch.Generator,
     log: Callable[[int, dict[str, float]], None],
-) -> None:
+    unfinished: Unfinished,
+) -> int:
     """Runs `stage.steps` steps; afterwards the scene holds the EMA of its weights. `log(step, values)` is called at each.
 
-    Adam with betas (0.9, 0.99) and eps 1e-15, no schedule. Raises InputError where a loss is no longer finite.
+    Adam with betas (0.9, 0.99) and eps 1e-15, no schedule. Goes on from what `unfinished` holds; `log` adds to its rows.
+    Returns how many steps were done again in float32. Raises NonFinite, and Stopped when a signal asks to leave.
     """
     known = known_view(example, stage)
     groups = scene.parameter_groups(stage.learning_rates)
     if not groups or not stage.steps:
-        return
+        return 0
     parameters = [p for group in groups for p in group["params"]]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
-    average, updates = [p.detach().clone() for p in parameters], 0
-    for step in range(stage.steps):
-        progress = step / stage.steps
+    average = [p.detach().clone() for p in parameters]
+    retries = torch.zeros((), dtype=torch.int64)
+
+    def tensors() -> dict[str, Tensor]:
+        return {**scene.state_dict(), **{f"average.{i}": a for i, a in enumerate(average)}, "retries": retries}
+
+    restore_loop(unfinished.load(), tensors(), optimizer, generator)
+    for step in range(len(unfinished.rows), stage.steps):
         scene.before_step(step, stage.steps, generator)
-        guidance, norms = {}, {}
-        if sees_reference(step, stage):
-            terms = reference_step(scene, known, stage, generator)
-        else:
-            try:
-                terms, guidance, norms = novel_step(scene, priors, known, stage, progress, generator)
-            except NonFiniteGradient as error:
-                raise InputError(f"step {step}: {error}") from error
-        shares = {name: ramp(progress, RAMPS[name]) if name in RAMPS else 1.0 for name in terms}
-        weighted = [getattr(stage.losses, name) * shares[name] * value for name, value in terms.items()]
-        total = sum([*weighted, *guidance.values()], start=torch.zeros(()))
-        values = {name: value.item() for name, value in terms.items()} | {
-            f"{name}_gradient": norm for name, norm in norms.items()
-        }
-        broken = [name for name, value in values.items() if not math.isfinite(value)]
-        if broken:
-            raise InputError(f"step {step}: {broken[0]} is no longer finite; lower its weight or the learning rates")
-        if total.requires_grad:  # an empty picture without regularizers has nothing to say
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()
-            optimizer.step()
+        chance = generator.get_state()
+        try:
+            values = differentiate(scene, known, priors, stage, step, generator, optimizer)
+        except NonFinite as error:
+            again = (error, chance, retries)
+            values = differentiate_again(*again, scene, known, priors, stage, step, generator, optimizer)
+        optimizer.step()
         if (step + 1) % stage.ema_interval == 0:
-            updates += 1
+            updates = (step + 1) // stage.ema_interval
             decay = min(stage.ema_decay, (1 + updates) / (10 + updates))  # a young average forgets faster
             with torch.no_grad():
                 torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
         log(step, values)
-    if stage.ema_decay and updates:
+        unfinished.after_step(lambda: loop_state(tensors(), optimizer, generator))
+    if stage.ema_decay and stage.steps >= stage.ema_interval:
         with torch.no_grad():
             for p, a in zip(parameters, average, strict=True):
                 p.copy_(a)
+    return int(retries)

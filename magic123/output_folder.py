@@ -1,7 +1,8 @@
-"""Folders that exist complete or not at all."""
+"""Folders and files that exist complete or not at all."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -44,6 +45,29 @@ def output_folder(out: str | Path, marker: str) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Under a temporary name, synchronised, renamed, and the folder synchronised: whole or not there, after a power cut too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value) -> None:
+    write_whole(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
 
 def _umask() -> int:

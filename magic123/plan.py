@@ -12,9 +12,11 @@ import os
 from pathlib import Path
 
 from magic123.settings_file import start_of
+from magic123.status import read_status
 from magic123.suite import Suite, rows_of
 
 FAILURES = Path("results/failures")
+BEFORE = (("prepare", "example"), ("invert", "token"))  # steps of an example, and what they make
 
 
 def cell_folder(dataset: str, example: str, method: str, seed: int | str, stage: str) -> str:
@@ -59,26 +61,37 @@ def cells(axes: dict) -> list[dict]:
 def note_failures(axes: dict, unfinished: set[str]) -> list[dict]:
     """The cells, where those whose scores are `unfinished` point to a folder with a status.json that says why.
 
-    The reason is the last line of the first log, in the order of the work, that ends in an error. A cell whose logs all
-    end well was never reached: it gets no status, and so counts as missing.
+    The reason is that of the first step, in the order of the work, that ended badly: by the status that its command noted
+    (magic123.status), or by the last line of its log where it noted none. A cell whose steps all end well was never reached:
+    it gets no status, and so counts as missing.
     """
     starts = {(row["method"], row["stage"]): row["starts"] for row in axes["rows"]}
     noted = []
     for cell in cells(axes):
         if f"{cell['path']}/scores.json" in unfinished:
             example, seed = f"{cell['dataset']}/{cell['example']}", f"seed{cell['seed']}"
-            logs = [f"logs/{example}/{step}.log" for step in ("prepare", "invert")]
+            steps = [(f"results/{example}/{out}", f"{example}/{step}") for step, out in BEFORE]
             for method, stage in reversed(starts[cell["method"], cell["stage"]]):
-                logs.append(f"logs/{example}/{method}/{seed}/{stage}/reconstruct.log")
+                at = f"{example}/{method}/{seed}/{stage}"
+                steps.append((f"results/{at}", f"{at}/reconstruct"))
             own = f"{example}/{cell['method']}/{seed}/{cell['stage']}"
-            logs += [f"logs/{own}/{step}.log" for step in ("reconstruct", "view", "score")]
+            steps += [(f"results/{own}", f"{own}/reconstruct"), (f"results/{own}/views", f"{own}/view"), (None, f"{own}/score")]
             status = FAILURES / own / "status.json"
             status.unlink(missing_ok=True)
-            if reason := next(filter(None, map(last_error, logs)), None):
-                _write_json(status, {"status": "failed", "reason": reason})
+            if found := next(filter(None, (failure(out, f"logs/{log}.log") for out, log in steps)), None):
+                _write_json(status, found)
             cell = cell | {"path": str(status.parent)}
         noted.append(cell)
     return noted
+
+
+def failure(out: str | None, log: str) -> dict | None:
+    """{"status", "reason", "step"} of a step that ended badly, else None. out: what it makes, if its command notes a status."""
+    step = Path(log).stem
+    if out is not None and (note := read_status(out)) is not None:
+        return None if note["status"] == "ok" else {**note, "reason": f"{step}: {note['reason']}", "step": step}
+    reason = last_error(log)
+    return None if reason is None else {"status": "failed", "reason": reason, "step": step}
 
 
 def last_error(log: str | Path) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from magic123.config import InversionSettings, PrepareSettings, Settings, ViewSettings
 
@@ -54,6 +54,7 @@ class Compute(Settings):
     threads: PositiveInt = 1
     mem_mb: PositiveInt = 3000  # times the attempt
     runtime: PositiveInt = 60  # minutes, times the attempt
+    save_seconds: NonNegativeFloat = 60  # between saves of what is unfinished; 0: only when a signal asks to leave
 
 
 class SuiteSettings(Settings):

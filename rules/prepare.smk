@@ -41,6 +41,7 @@ rule invert:
         gpu=compute.gpu,
         mem_mb=scaled(compute.mem_mb),
         runtime=scaled(compute.runtime),
+        save_seconds=compute.save_seconds,
     params:
         weights=lambda wildcards: suite.weights[suite.settings.invert.weights].path,
         revision=suite.weights[suite.settings.invert.weights].revision,
@@ -48,4 +49,4 @@ rule invert:
         settings=suite.settings.invert.settings.model_dump_json(),
         version=VERSIONS["invert"],
     shell:
-        "python -m magic123 invert --example {input.example} --weights {params.weights:q} --settings {params.settings:q} --seed {params.seed} --out {output.folder} > {log} 2>&1"
+        "python -m magic123 invert --example {input.example} --weights {params.weights:q} --settings {params.settings:q} --seed {params.seed} --out {output.folder} --save-seconds {resources.save_seconds} > {log} 2>&1"

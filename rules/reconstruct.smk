@@ -1,7 +1,8 @@
 # reconstruct: an example becomes a scene, stage by stage. A stage's resolved settings are its params, so that a changed
 # weight reruns the stages that inherit it and nothing else.
 # Reads   results/{dataset}/{example}/example/, token/, the checkpoint a stage starts from, weights
-# Writes  results/{dataset}/{example}/{method}/seed{seed}/{stage}/checkpoint.safetensors, stage.json, losses.csv
+# Writes  results/{dataset}/{example}/{method}/seed{seed}/{stage}/checkpoint.safetensors, stage.json, losses.csv; beside that
+#         folder .{stage}.unfinished/ while it runs, from which an interrupted run goes on, and .{stage}.status.json
 
 
 rule reconstruct:
@@ -20,6 +21,7 @@ rule reconstruct:
         gpu=compute.gpu,
         mem_mb=scaled(compute.mem_mb),
         runtime=scaled(compute.runtime),
+        save_seconds=compute.save_seconds,
     params:
         stage=lambda wildcards: stage_of(wildcards).model_dump_json(),
         options=stage_options,
@@ -27,4 +29,4 @@ rule reconstruct:
         revisions=lambda wildcards: [suite.weights[name].revision for name in stage_weights(wildcards)],
         version=VERSIONS["reconstruct"],
     shell:
-        "python -m magic123 reconstruct --example {input.example} --stage {params.stage:q} --seed {wildcards.seed} {params.options} --out {params.folder} > {log} 2>&1"
+        "python -m magic123 reconstruct --example {input.example} --stage {params.stage:q} --seed {wildcards.seed} {params.options} --out {params.folder} --save-seconds {resources.save_seconds} > {log} 2>&1"

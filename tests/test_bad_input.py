@@ -374,6 +374,9 @@ CASES = [
 ]
 
 
+NOTE = ".example.status.json"  # how the command ended, which it writes beside its output, whatever becomes of that
+
+
 @pytest.mark.parametrize(("spoil", "words"), CASES, ids=[case[0].__name__ for case in CASES])
 def test_prepare_refuses(spoil, words, tmp_path, capfd):
     inputs, results = tmp_path / "inputs", tmp_path / "results"
@@ -387,7 +390,7 @@ def test_prepare_refuses(spoil, words, tmp_path, capfd):
     assert len(sentences) == 1 and sentences[0] == said[-1]
     assert any(word in sentences[0] for word in words.split("|")), sentences[0]
     assert "Traceback" not in "".join(said)
-    assert not results.exists() or not list(results.iterdir())
+    assert not results.exists() or {file.name for file in results.iterdir()} <= {NOTE}
     assert not (inputs / "executed").exists()
 
 
@@ -419,19 +422,19 @@ def test_an_earlier_example_survives_a_failure_and_gives_way_to_a_success(tmp_pa
     assert main(["prepare", *options(tmp_path / "image.png", name="second"), "--out", str(out)]) == 0
     assert json.loads((out / "example.json").read_text())["name"] == "second"
     assert sorted(file.name for file in out.iterdir()) == ["example.json", "qa.json", "qa.png", "rgba.png"]
-    assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == [NOTE]
 
 
-def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch, capsys):
     sound_inputs(tmp_path)
 
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("magic123.commands.prepare.draw", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        main(["prepare", *options(tmp_path / "image.png"), "--out", str(tmp_path / "results" / "example")])
-    assert list((tmp_path / "results").iterdir()) == []
+    assert main(["prepare", *options(tmp_path / "image.png"), "--out", str(tmp_path / "results" / "example")]) == 1
+    assert "error: No space left on device; make room" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "results").iterdir()] == [NOTE]
 
 
 @pytest.mark.parametrize("arguments", [[], ["prepair"]])

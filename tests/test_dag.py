@@ -173,7 +173,9 @@ def test_changed_weights_rerun_what_used_them(tree: Path) -> None:
 
 
 def test_resources_rerun_nothing(tree: Path) -> None:
-    write_lines(tree / "config" / "small.yaml", f"run: {SMALL}", "compute: {mem_mb: 9000, runtime: 7, threads: 2}")
+    write_lines(
+        tree / "config" / "small.yaml", f"run: {SMALL}", "compute: {mem_mb: 9000, runtime: 7, threads: 2, save_seconds: 5}"
+    )
     assert planned_jobs(tree, *RUN) == set()
 
 

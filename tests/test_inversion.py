@@ -251,7 +251,7 @@ def test_the_command_writes_a_token_that_the_prior_reads(example, weights, tmp_p
 
     out = tmp_path / "new/token"
     invert.main(arguments(example, weights, out, QUICK.model_dump_json()))
-    assert sorted(path.name for path in out.iterdir()) == ["learned_embeds.safetensors", "token.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["learned_embeds.safetensors", "run.json", "token.json"]
     token, vector = load_token(out)
     assert token == "<object>" and vector.shape == (TEXT_WIDTH,)
     record = json.loads((out / "token.json").read_text())

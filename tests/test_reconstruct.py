@@ -54,8 +54,11 @@ FINE = {
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory):
+    return write_disc(tmp_path_factory.mktemp("example"))
+
+
+def write_disc(folder):
     """A red half and a blue half of a disc: left and right differ."""
-    folder = tmp_path_factory.mktemp("example")
     y, x = np.mgrid[:64, :64] + 0.5 - 32
     rgba = np.zeros((64, 64, 4), np.uint8)
     rgba[..., 0] = np.where(x < 0, 220, 30)

@@ -71,6 +71,14 @@ def summary(table, method="both", column="psnr"):
     return table.summaries["nerf4", method, "fine", parse_column(column)]
 
 
+def test_results_of_a_lower_rung_are_marked(run):
+    for seed, rung in ((0, 2), (1, 0)):
+        (run / f"cup/both/{seed}/stage.json").write_text(json.dumps({"rung": rung}))
+    text = markdown(table_of(run), [])
+    assert "lower rung of the stage's ladder: nerf4/cup both/fine seed 0 (rung 2)." in text
+    assert "lower rung" not in markdown(table_of(run, rows=[["one_prior", "fine"]]), [])
+
+
 # ---------------------------------------------------------------------------------------------------------- arithmetic
 def test_mean_over_seeds_of_means_over_examples():
     found = {("a", 0): 1.0, ("b", 0): 3.0, ("a", 1): 7.0}

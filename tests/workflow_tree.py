@@ -24,10 +24,12 @@ SETTINGS_CODE = [
     "errors",
     "manifest",
     "method_list",
+    "output_folder",
     "plan",
     "prefetch",
     "registry",
     "settings_file",
+    "status",
     "suite",
     "suite_settings",
 ]

@@ -1,20 +1,23 @@
 """invert: learn a token for one example's object, so that prompts can name exactly this object.
 
-Reads an example folder and a Stable Diffusion folder; writes learned_embeds.safetensors {token: [dim]} and token.json
-(settings, where the embedding started, losses, and the comparison with the initial token and with the plain caption).
+Reads an example folder and a Stable Diffusion folder; writes learned_embeds.safetensors {token: [dim]}, token.json (settings,
+where the embedding started, losses, and the comparison with the initial token and with the plain caption: the same bytes for
+the same run) and run.json (time and memory).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import sys
 import time
 from pathlib import Path
 
-from magic123.config import InversionSettings
-from magic123.errors import InputError
-from magic123.output_folder import output_folder
+from magic123.config import VERSIONS, InversionSettings
+from magic123.errors import InputError, NonFinite
+from magic123.file_hash import fingerprint, hash_files
+from magic123.output_folder import output_folder, write_json
 from magic123.settings_file import validate
 
 
@@ -27,8 +30,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=101)
     parser.add_argument("--device", default=None, help="cpu, cuda, ... (default: cuda where there is one)")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--save-steps", type=int, default=0, metavar="N", help="save what is unfinished every N steps")
+    parser.add_argument("--save-seconds", type=float, default=60, metavar="S", help="and every S seconds (0: no); default 60")
     options = parser.parse_args(argv)
-    invert(options.example, options.weights, read_settings(options.settings), options.seed, options.out, options.device)
+    invert(
+        options.example,
+        options.weights,
+        read_settings(options.settings),
+        options.seed,
+        options.out,
+        options.device,
+        save_steps=options.save_steps,
+        save_seconds=options.save_seconds,
+    )
 
 
 def read_settings(text: str) -> InversionSettings:
@@ -54,15 +68,28 @@ def starting_word(settings: InversionSettings, example_json: dict, prompt: str) 
 
 
 def invert(
-    example_folder: Path, weights: Path, settings: InversionSettings, seed: int, out: Path, device: str | None = None
+    example_folder: Path,
+    weights: Path,
+    settings: InversionSettings,
+    seed: int,
+    out: Path,
+    device: str | None = None,
+    *,
+    save_steps: int = 0,
+    save_seconds: float = 60.0,
 ) -> dict:
-    """Learn and write the token; returns the record in token.json."""
+    """Learn and write the token; returns the record in token.json. An earlier, unfinished run of the same is gone on with.
+
+    Raises InputError, and Stopped by a signal.
+    """
+    started, began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.perf_counter()
     import torch
 
     from magic123.example import load_example
     from magic123.priors.sds import NonFiniteGradient
     from magic123.priors.textual_inversion import TextToImage, learn_token
     from magic123.priors.tokens import save_token
+    from magic123.resume import Unfinished
 
     example = load_example(example_folder)
     described = json.loads((example_folder / "example.json").read_text())
@@ -70,36 +97,56 @@ def invert(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     say(f"invert: {example.name}, the token {settings.token} starts from {word!r} ({origin}); device {device}")
     model = TextToImage.load(weights, settings.dtype, device)
-    began = time.perf_counter()
-    try:
-        embedding, record = learn_token(
-            model, example.rgb, caption=example.prompt, init_word=word, settings=settings, seed=seed, progress=say
-        )
-    except NonFiniteGradient as error:
-        raise InputError(f"{error}: set its dtype to float32, or lower its learning_rate") from error
-    record["init"]["from"] = origin
-    if len(record["init"]["ids"]) > 1:
-        say(f"invert: {word!r} is {len(record['init']['ids'])} tokens here: the start is the mean of their embeddings")
-    evaluation = record["evaluation"]
-    say(
-        f"invert: denoising loss {evaluation['learned']:.5f} with the token, {evaluation['initial']:.5f} with its start, "
-        f"{evaluation['caption']:.5f} with the caption"
-    )
-    record = {
+    about = {
         "token": settings.token,
         "example": example.name,
         "weights": str(weights),
+        "weights_sha256": fingerprint(weights),
         "settings": settings.model_dump(),
         "seed": seed,
-        "seconds": round(time.perf_counter() - began, 1),
         "device": device,
-        "peak_gpu_bytes": torch.cuda.max_memory_allocated() if device.startswith("cuda") else None,
+        "threads": torch.get_num_threads(),
         "versions": versions(),
-        **record,
     }
-    with output_folder(out, "token.json") as folder:
-        save_token(folder, settings.token, embedding)
-        (folder / "token.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    losses: list[float] = []
+    identity = {"code": VERSIONS["invert"], "example": hash_files(example_folder), "word": word, **about}
+    with Unfinished(out, identity, losses, steps=save_steps, seconds=save_seconds) as unfinished:
+        try:
+            embedding, record = learn_token(
+                model,
+                example.rgb,
+                caption=example.prompt,
+                init_word=word,
+                settings=settings,
+                seed=seed,
+                progress=say,
+                unfinished=unfinished,
+            )
+        except NonFiniteGradient as error:
+            raise NonFinite(f"{error}: set its dtype to float32, or lower its learning_rate") from error
+        record["init"]["from"] = origin
+        if len(record["init"]["ids"]) > 1:
+            say(f"invert: {word!r} is {len(record['init']['ids'])} tokens here: the start is the mean of their embeddings")
+        evaluation = record["evaluation"]
+        say(
+            f"invert: denoising loss {evaluation['learned']:.5f} with the token, {evaluation['initial']:.5f} with its start, "
+            f"{evaluation['caption']:.5f} with the caption"
+        )
+        record = {**about, **record}
+        run = {
+            "started": started,
+            "starts": unfinished.starts,
+            "resumes": sum(start["step"] > 0 for start in unfinished.starts),
+            "seconds": round(time.perf_counter() - began, 1),
+            "cpu_seconds": round(time.process_time(), 2),
+            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "peak_gpu_bytes": torch.cuda.max_memory_allocated() if device.startswith("cuda") else None,
+        }
+        with output_folder(out, "token.json") as folder:
+            save_token(folder, settings.token, embedding)
+            (folder / "token.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+            write_json(folder / "run.json", run)
+        unfinished.finish()
     return record
 
 

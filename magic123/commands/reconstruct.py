@@ -7,22 +7,20 @@ losses.csv (every step) and run.json (time and memory).
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import resource
-import sys
 import time
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from magic123.config import Stage
-from magic123.errors import InputError
-
-HASHED_WHOLE = 256 * 2**20  # bytes; of larger weights only names and sizes go into the record
+from magic123.config import VERSIONS, Stage
+from magic123.errors import InputError, OutOfMemory, is_out_of_memory
+from magic123.file_hash import fingerprint, hash_files
+from magic123.loss_history import Losses, say
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -35,6 +33,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--reference", type=Path, help="another example's folder, where a prior asks for its picture")
     parser.add_argument("--weights", action="append", default=[], metavar="NAME=FOLDER", help="where a prior's weights are")
     parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--save-steps", type=int, default=0, metavar="N", help="save what is unfinished every N steps")
+    parser.add_argument("--save-seconds", type=float, default=60, metavar="S", help="and every S seconds (0: no); default 60")
     options = parser.parse_args(argv)
     weights = dict(item.split("=", 1) for item in options.weights if "=" in item)
     reconstruct(
@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> None:
         token=options.token,
         reference=options.reference,
         weights=weights,
+        save_steps=options.save_steps,
+        save_seconds=options.save_seconds,
     )
 
 
@@ -76,14 +78,69 @@ def reconstruct(
     token: Path | None = None,
     reference: Path | None = None,
     weights: dict[str, str] | None = None,
+    save_steps: int = 0,
+    save_seconds: float = 60.0,
 ) -> None:
-    """Runs the stage and writes its files into `out` (which may hold other files). Raises InputError."""
+    """Runs the stage and writes its files into `out` (which may hold other files). Raises InputError, and Stopped by a signal.
+
+    An earlier, unfinished run of the same is gone on with. Where memory runs out the next rung of the stage's ladder is tried.
+    """
+    rungs = stage.rungs()
+    inputs = {"init": init, "token": token, "reference": reference, "weights": weights or {}}
+    for rung, settings in enumerate(rungs):
+        trouble = _attempt(example_folder, settings, rung, seed, out, inputs, save_steps, save_seconds)
+        if trouble is None:
+            return
+        say(f"memory ran out ({trouble}) on rung {rung} of the ladder (0 is the stage itself, {len(rungs) - 1} the last)")
+    raise OutOfMemory(
+        f"memory ran out on every rung of the ladder, {len(rungs)} in all ({trouble}): add a lower rung to the stage's ladder, "
+        "or give the job more memory"
+    )
+
+
+def _attempt(
+    example_folder: Path, stage: Stage, rung: int, seed: int, out: Path, inputs: dict, save_steps: int, save_seconds: float
+) -> str | None:
+    """One rung. What the allocator said where memory ran out, else None."""
+    try:
+        run_stage(example_folder, stage, rung, seed, out, **inputs, save_steps=save_steps, save_seconds=save_seconds)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        trouble = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+    else:
+        return None
+    # here, where nothing holds the failed attempt's tensors any more
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return trouble
+
+
+def run_stage(
+    example_folder: Path,
+    stage: Stage,
+    rung: int,
+    seed: int,
+    out: Path,
+    *,
+    init: Path | None,
+    token: Path | None,
+    reference: Path | None,
+    weights: dict[str, str],
+    save_steps: int,
+    save_seconds: float,
+) -> None:
+    """The stage as its settings say, from its inputs to its files."""
     started, began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.perf_counter()
     import torch
 
-    from magic123.checkpoint import save_scene, write_json, write_whole
+    from magic123.checkpoint import save_scene
     from magic123.example import load_example
     from magic123.optimise import optimise
+    from magic123.output_folder import write_json, write_whole
+    from magic123.resume import Unfinished
 
     if stage.dtype != "float32" and not torch.cuda.is_available():
         raise InputError(f"the stage asks for {stage.dtype} and this machine has no CUDA device: set dtype to float32")
@@ -92,13 +149,11 @@ def reconstruct(
     generator = torch.Generator().manual_seed(seed)
     example = load_example(example_folder)
     scene = start_scene(stage, example, init)
-    priors = load_priors(stage, example, token, reference, weights or {})
-    say(f"{example.name}: {stage.scene}, {stage.steps} steps, priors: {', '.join(priors) or 'none'}")
-    history = Losses(stage.steps)
-    optimise(scene, example, priors, stage, generator, history.add)
+    priors = load_priors(stage, example, token, reference, weights)
     record = {
         "seed": seed,
         "example": example.name,
+        "rung": rung,
         "kernels": scene.kernels(),
         "device": "cpu",
         "threads": torch.get_num_threads(),
@@ -109,19 +164,33 @@ def reconstruct(
         },
         "handover": getattr(scene, "handover", {}),
     }
-    write_whole(out / "losses.csv", history.table().encode())
-    save_scene(out, scene, stage, record)
-    write_json(
-        out / "run.json",
-        {
-            "started": started,
-            "seconds": round(time.perf_counter() - began, 2),
-            "steps_per_second": round(stage.steps / max(history.seconds(), 1e-9), 2) if stage.steps else None,
-            "cpu_seconds": round(time.process_time(), 2),
-            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        },
-    )
+    files = {"example": example_folder, "init": init, "token": token, "reference": reference}
+    identity = {
+        "code": VERSIONS["reconstruct"],
+        "settings": stage.model_dump(mode="json", exclude={"ladder"}),
+        "record": record,
+        "files": {name: hash_files(path) for name, path in files.items()},
+    }
+    say(f"{example.name}: {stage.scene}, {stage.steps} steps, priors: {', '.join(priors) or 'none'}")
+    history = Losses(stage.steps)
+    with Unfinished(out, identity, history.rows, steps=save_steps, seconds=save_seconds) as unfinished:
+        record["float32_retries"] = optimise(scene, example, priors, stage, generator, history.add, unfinished)
+        write_whole(out / "losses.csv", history.table().encode())
+        save_scene(out, scene, stage, record)
+        write_json(
+            out / "run.json",
+            {
+                "started": started,
+                "starts": unfinished.starts,
+                "resumes": sum(start["step"] > 0 for start in unfinished.starts),
+                "seconds": round(time.perf_counter() - began, 2),
+                "steps_per_second": round(history.here / max(history.seconds(), 1e-9), 2) if history.here else None,
+                "cpu_seconds": round(time.process_time(), 2),
+                "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            },
+        )
+        unfinished.finish()
     say(f"wrote {out} after {time.perf_counter() - began:.0f} s")
 
 
@@ -189,46 +258,3 @@ def load_priors(stage: Stage, example, token: Path | None, reference: Path | Non
         prior.fingerprint = fingerprint(folder)
         priors[name] = prior
     return priors
-
-
-def fingerprint(folder: Path) -> str:
-    """SHA-256 over a model folder's safetensors (of very large ones over names and sizes, which the prefix tells)."""
-    files = sorted(folder.rglob("*.safetensors"))
-    whole = sum(f.stat().st_size for f in files) <= HASHED_WHOLE
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.relative_to(folder)} {file.stat().st_size}\n".encode())
-        if whole:
-            digest.update(file.read_bytes())
-    return ("" if whole else "names-and-sizes:") + digest.hexdigest()
-
-
-class Losses:
-    """Every step's values, and a line of progress about twenty times a stage."""
-
-    def __init__(self, steps: int):
-        self.steps, self.rows, self.began = steps, [], time.perf_counter()
-
-    def seconds(self) -> float:
-        return time.perf_counter() - self.began
-
-    def add(self, step: int, values: dict[str, float]) -> None:
-        self.rows.append(values)
-        done = step + 1
-        if done % max(1, self.steps // 20) == 0 or done == self.steps:
-            left = self.seconds() / done * (self.steps - done)
-            bar = "#" * round(20 * done / self.steps)
-            shown = "  ".join(f"{name} {value:.3g}" for name, value in values.items())
-            say(f"[{bar:<20}] {done}/{self.steps}  {self.seconds():.0f} s, {left:.0f} s left  {shown}")
-
-    def table(self) -> str:
-        """CSV: step, then one column for each loss or gradient norm; empty where not computed."""
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
-        lines = [",".join(["step", *names])]
-        for step, row in enumerate(self.rows):
-            lines.append(",".join([str(step), *(f"{row[name]:.6g}" if name in row else "" for name in names)]))
-        return "\n".join(lines) + "\n"
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -18,8 +18,10 @@ from magic123.errors import InputError
 from magic123.priors import latent_diffusion
 from magic123.priors.augmentation import augment, centre_square
 from magic123.priors.latent_diffusion import DTYPES, Schedule, load_autoencoder_and_unet, load_component
+from magic123.priors.precision import in_float32
 from magic123.priors.sds import NonFiniteGradient
 from magic123.priors.tokens import add_token, prompt_ids, word_ids
+from magic123.resume import Unfinished, loop_state, restore_loop
 
 EVALUATION_SEED = 1234  # of the comparison, whatever the run's seed: figures of two seeds can be compared
 
@@ -104,11 +106,13 @@ def learn_token(
     settings: InversionSettings,
     seed: int,
     progress: Callable[[str], None] = lambda line: None,
+    unfinished: Unfinished | None = None,
 ) -> tuple[Tensor, dict]:
     """Embedding [dim] of a new token for `picture` [H, W, 3] in [0, 1] on white, and what happened (for token.json).
 
     `caption` describes the picture in plain words: it takes part in the closing comparison only. Pictures are scaled
-    to [-1, 1] (Magic123's own augmented run feeds [0, 1], by accident). Raises InputError, NonFiniteGradient.
+    to [-1, 1] (Magic123's own augmented run feeds [0, 1], by accident). Goes on from what `unfinished` holds.
+    Raises InputError, NonFiniteGradient, and Stopped when a signal asks to leave.
     """
     templates = checked_templates(settings)
     device = next(model.unet.parameters()).device
@@ -123,9 +127,11 @@ def learn_token(
     )
     cached = encode_variants(model, picture, settings.cached_latents, settings, generator) if settings.cached_latents else None
     chunk = min(settings.chunk or settings.batch, settings.batch)
-    interval, losses = max(1, settings.steps // 20), []
-    for step in range(settings.steps):
-        value = 0.0
+    interval, losses = max(1, settings.steps // 20), [] if unfinished is None else unfinished.rows
+    live = {"row": row.detach(), "retries": torch.zeros((), dtype=torch.int64)}
+    if unfinished is not None:
+        restore_loop(unfinished.load(), live, optimizer, generator)
+    for step in range(len(losses), settings.steps):
         if cached is None:
             latents = encode_variants(model, picture, settings.batch, settings, generator)
         else:
@@ -133,17 +139,19 @@ def learn_token(
         noise = torch.randn(latents.shape, generator=generator).to(device)
         t = torch.randint(len(model.schedule.alphas_cumprod), (settings.batch,), generator=generator).to(device)
         which = torch.randint(len(templates), (settings.batch,), generator=generator).to(device)
-        for p in (slice(first, first + chunk) for first in range(0, settings.batch, chunk)):
-            loss = model.denoising_loss(latents[p], noise[p], t[p], ids[which[p]]).sum() / settings.batch
-            loss.backward()
-            value += loss.item()
-        if not (math.isfinite(value) and torch.isfinite(row.grad).all()):
+        value = differentiate(model, latents, noise, t, ids[which], row, chunk)
+        if value is None and settings.dtype != "float32" and live["retries"] < settings.float32_retries:
+            live["retries"] += 1
+            with in_float32([model]):
+                value = differentiate(model, latents, noise, t, ids[which], row, chunk)
+        if value is None:
             raise NonFiniteGradient(f"textual inversion gave a non-finite gradient at step {step} (dtype {settings.dtype})")
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
         losses.append(value)
         if (step + 1) % interval == 0:
             progress(f"invert: step {step + 1} of {settings.steps}, loss {sum(losses[-interval:]) / interval:.4f}")
+        if unfinished is not None:
+            unfinished.after_step(lambda: loop_state(live, optimizer, generator))
     learned = row.detach().clone()
     scores = evaluate(
         model,
@@ -164,7 +172,20 @@ def learn_token(
         "evaluation": compare(scores),
         "moved": float((learned - initial).norm()),
         "initial_norm": float(initial.norm()),
+        "float32_retries": int(live["retries"]),
     }
+
+
+def differentiate(
+    model: TextToImage, latents: Tensor, noise: Tensor, t: Tensor, ids: Tensor, row: Tensor, chunk: int
+) -> float | None:
+    """Gives `row` [dim] the gradient of the batch's mean loss, `chunk` pictures at a time; the loss, None if not finite."""
+    row.grad, value = None, 0.0
+    for p in (slice(first, first + chunk) for first in range(0, len(latents), chunk)):
+        loss = model.denoising_loss(latents[p], noise[p], t[p], ids[p]).sum() / len(latents)
+        loss.backward()
+        value += loss.item()
+    return value if math.isfinite(value) and torch.isfinite(row.grad).all() else None
 
 
 @torch.no_grad()
