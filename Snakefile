@@ -56,7 +56,7 @@ include: "rules/models.smk"
 rule all:
     default_target: True
     input:
-        expand("reports/{table}{suffix}", table=suite.settings.run.tables, suffix=[*TABLE_FILES, FIGURE]),
+        expand("reports/{table}{suffix}", table=suite.settings.run.tables, suffix=[*TABLE_FILES, FIGURE, PAGE]),
         # named too, because a table that is there (from a clone, say) would make do without them
         [results_of(table) for table in suite.settings.run.tables],
 
@@ -69,7 +69,7 @@ onstart:
 
 
 onerror:
-    # The tables are written all the same, as reports/TABLE-unfinished: what failed stands in them as failed, with the reason.
+    # Tables and pages are written all the same, as reports/TABLE-unfinished: what failed stands in them as failed, with the reason.
     # What is on disk does not tell that: results of an earlier run lie there until their job starts. Snakemake knows what it
     # has not done. The table itself goes, because it is no longer true.
     unfinished = list(workflow.dag.needrun_jobs())
@@ -77,13 +77,16 @@ onerror:
     for table in sorted({job.wildcards.table for job in unfinished if job.rule.name == "table"}):
         axes, settings = json.dumps(axes_of(suite, table)), table_settings(table)
         plan = f"results/plans/{table}-unfinished.json"
-        for suffix in [*TABLE_FILES, FIGURE]:
+        for suffix in [*TABLE_FILES, FIGURE, PAGE]:
             Path(f"reports/{table}{suffix}").unlink(missing_ok=True)
         shell("python -m magic123.plan --axes {axes:q} --unfinished results/unfinished.txt --out {plan}")
         shell("python -m eval table --plan {plan} --settings {settings:q} --out reports/{table}-unfinished")
+        shell(
+            "python -m eval report --plan {plan} --settings {settings:q} --truth {TRUTH:q} --out reports/{table}-unfinished{PAGE}"
+        )
 
 
 onsuccess:
     for table in suite.settings.run.tables:
-        for suffix in TABLE_FILES:
+        for suffix in [*TABLE_FILES, PAGE]:
             Path(f"reports/{table}-unfinished{suffix}").unlink(missing_ok=True)

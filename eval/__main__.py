@@ -17,6 +17,7 @@ COMMANDS = {  # command -> module with main(argv); imported when asked for, beca
     "ceilings": "eval.ceilings",
     "canary": "eval.canary",
     "figure": "eval.figures",
+    "report": "eval.report",
 }
 
 

@@ -86,12 +86,16 @@ def note_failures(axes: dict, unfinished: set[str]) -> list[dict]:
 
 
 def failure(out: str | None, log: str) -> dict | None:
-    """{"status", "reason", "step"} of a step that ended badly, else None. out: what it makes, if its command notes a status."""
+    """{"status", "reason", "step", "log"} of a step that ended badly, else None.
+
+    out: what the step makes, if its command notes a status.
+    """
     step = Path(log).stem
+    where = {"step": step, "log": log}
     if out is not None and (note := read_status(out)) is not None:
-        return None if note["status"] == "ok" else {**note, "reason": f"{step}: {note['reason']}", "step": step}
+        return None if note["status"] == "ok" else {**note, "reason": f"{step}: {note['reason']}", **where}
     reason = last_error(log)
-    return None if reason is None else {"status": "failed", "reason": reason, "step": step}
+    return None if reason is None else {"status": "failed", "reason": reason, **where}
 
 
 def last_error(log: str | Path) -> str | None:

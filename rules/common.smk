@@ -15,7 +15,8 @@ from magic123.registry import CANARY
 from magic123.settings_file import start_of
 
 TABLE_FILES = [".csv", "-cells.csv", ".md", ".tex", ".html"]
-FIGURE = ".png"
+FIGURE, PAGE = ".png", "-report.html"
+TRUTH = str(Path(suite.settings.datasets_folder) / "{dataset}" / "{example}" / "truth")
 EXAMPLE = "results/{dataset}/{example}"
 CELL = "results/{dataset}/{example}/{method}/seed{seed}/{stage}"
 

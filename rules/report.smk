@@ -1,6 +1,7 @@
-# plan, table, ceilings and the list of methods: numbers become tables.
+# plan, table, figure, report, ceilings and the list of methods: numbers become tables and pages.
 # Reads   config/, results/{dataset}/{example}/{method}/seed{seed}/{stage}/scores.json
-# Writes  results/plans/{table}.json, reports/{table}.{csv,md,tex,html,png}, reports/{table}-cells.csv, reports/ceilings.csv, reports/methods.md
+# Writes  results/plans/{table}.json, reports/{table}.{csv,md,tex,html,png}, reports/{table}-cells.csv, reports/{table}-report.html,
+#         reports/ceilings.csv, reports/methods.md
 
 
 localrules:
@@ -47,9 +48,29 @@ rule figure:
     log:
         "logs/{table}/figure.log",
     params:
-        truth=lambda wildcards: str(Path(suite.settings.datasets_folder) / "{dataset}" / "{example}" / "truth"),
+        truth=lambda wildcards: TRUTH,
     shell:
         "python -m eval figure --plan {input.plan} --truth {params.truth:q} --out {output} > {log} 2>&1"
+
+
+rule report:
+    input:
+        plan="results/plans/{table}.json",
+        table="reports/{table}.csv",
+        results=lambda wildcards: results_of(wildcards.table),
+        reported=lambda wildcards: reported_numbers(wildcards.table),
+    output:
+        page="reports/{table}-report.html",
+    log:
+        "logs/{table}/report.log",
+    benchmark:
+        "benchmarks/{table}/report.jsonl"
+    params:
+        settings=lambda wildcards: table_settings(wildcards.table),
+        truth=lambda wildcards: TRUTH,
+        version=VERSIONS["report"],
+    shell:
+        "python -m eval report --plan {input.plan} --settings {params.settings:q} --truth {params.truth:q} --out {output.page} > {log} 2>&1"
 
 
 rule methods:

@@ -1,5 +1,6 @@
 """Settings: what `extends` means, what the shipped files say, and that every mistake is refused in one sentence."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -312,7 +313,13 @@ def test_failures_are_told_from_what_was_never_reached(suite_of) -> None:
     unfinished = {f"{cell['path']}/scores.json" for cell in cells(axes)}
     notes = {(cell["method"], cell["stage"]): Path(cell["path"]) / "status.json" for cell in note_failures(axes, unfinished)}
     for stage in ("coarse", "fine"):  # fine starts from coarse, so that is why there is no fine
-        assert '"reconstruct: the gradient is not finite"' in notes["both", stage].read_text()
+        note = json.loads(notes["both", stage].read_text())
+        assert note == {
+            "status": "failed",
+            "reason": "reconstruct: the gradient is not finite",
+            "step": "reconstruct",
+            "log": str(log),
+        }
     assert not notes["3d-prior-only", "coarse"].exists()
     finished = note_failures(axes, set())
     assert finished == cells(axes)

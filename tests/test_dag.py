@@ -17,7 +17,7 @@ from workflow_tree import METHODS, OBJECTS, REPOSITORY, build, planned_jobs, sna
 RUN = ("--configfile", "config/small.yaml")
 SMALL = "{datasets: [demo], examples: [cone, dog], methods: [both, 3d-prior-only, wrong-reference], seeds: [0], tables: [demo]}"
 CELLS = ("both/coarse", "both/fine", "3d-prior-only/coarse", "wrong-reference/coarse")
-TABLE = {"table demo", "figure demo", "all"}
+TABLE = {"table demo", "figure demo", "report demo", "all"}
 
 
 def chain(*rows: str, examples: tuple[str, ...] = ("cone", "dog")) -> set[str]:
@@ -91,7 +91,7 @@ def test_rules_speak_the_commands_language(tmp_path: Path, capsys: pytest.Captur
             command = (module,) if words[0].startswith("--") else (module, words[0])
             given.setdefault(command, set()).update(word for word in words if word.startswith("--"))
     commands = {("magic123", name) for name in ("prepare", "invert", "reconstruct", "view")}
-    commands |= {("eval", name) for name in ("score", "table", "figure", "ceilings")} | {
+    commands |= {("eval", name) for name in ("score", "table", "figure", "report", "ceilings")} | {
         ("magic123.plan",),
         ("magic123.method_list",),
     }
@@ -195,11 +195,15 @@ def test_failed_cell_stands_in_the_table_and_heals(tree: Path) -> None:
     assert failed == [
         f"dog/both/0/{stage}: both priors: reconstruct: reconstruct was told to fail" for stage in ("coarse", "fine")
     ]
+    page = (tree / "reports" / "demo-unfinished-report.html").read_text().splitlines()
+    assert page == ["page", *["logs/demo/dog/both/seed0/coarse/reconstruct.log"] * 2]  # both cells: for want of one scene
+    assert not (tree / "reports" / "demo-report.html").exists()
     for target in ((), ("reports/demo.csv",)):  # the scores of before the change do not pass for the new ones
         assert chain("both/coarse", "both/fine", examples=("dog",)) | {"table demo"} <= planned_jobs(tree, *target, *RUN)
     assert snakemake(tree, *RUN).returncode == 0
     assert all(line.endswith(": ok") for line in (tree / "reports" / "demo.csv").read_text().splitlines())
-    assert not (tree / "reports" / "demo-unfinished.csv").exists()
+    assert not list((tree / "reports").glob("demo-unfinished*"))
+    assert (tree / "reports" / "demo-report.html").exists()
 
 
 # ------------------------------------------------------------------------------------------------------ the whole suite

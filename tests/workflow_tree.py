@@ -107,6 +107,12 @@ elif command == "table":
         Path(options["out"] + suffix).write_text("\\n".join(
             "/".join(str(cell[key]) for key in ("example", "method", "seed", "stage")) + f": {cell['label']}: {line}"
             for cell, line in zip(cells, lines)) + "\\n")
+elif command == "report":
+    cells = json.loads(Path(options["plan"]).read_text())["cells"]
+    states = [Path(cell["path"], "status.json") for cell in cells]
+    logs = [json.loads(state.read_text())["log"] for state in states if state.exists()]
+    need(*logs)
+    Path(options["out"]).write_text("\\n".join(["page", *logs]) + "\\n")
 elif command == "figure":
     need(*[cell["path"] + "/views/cameras.json" for cell in json.loads(Path(options["plan"]).read_text())["cells"]])
     Path(options["out"]).write_text("figure")

@@ -1,0 +1,161 @@
+"use strict";
+/* One result in full: mesh, film, pictures, scores, what ran, losses. */
+(() => {
+  const { data, find, make, fill, example } = page;
+  const [chosen, row] = [find("closer-example"), find("closer-row")];
+  const links = { film: null, mesh: null };
+  const SVG = "http://www.w3.org/2000/svg";
+  const [WIDTH, HEIGHT] = [240, 80];
+  if (data.examples.length === 0) return;
+
+  const wanting = (cell, kind) => (cell.leftOut.includes(kind) ? "Left out to keep this page small." : "None was made.");
+
+  function link(kind, content, type) {
+    if (links[kind]) URL.revokeObjectURL(links[kind]);
+    links[kind] = content && URL.createObjectURL(new Blob([content], { type }));
+    return links[kind];
+  }
+
+  async function showMesh(cell, name) {
+    const [canvas, none, save] = [find("mesh"), find("mesh-none"), find("mesh-save")];
+    const key = cell.media.mesh;
+    canvas.hidden = !key;
+    none.hidden = Boolean(key);
+    save.hidden = true;
+    if (!key) {
+      viewer.forget();
+      none.textContent = cell.noMesh ? `No mesh: ${cell.noMesh}.` : wanting(cell, "mesh");
+      return;
+    }
+    try {
+      const glb = await viewer.show(key, name);
+      if (!glb) return;
+      save.href = link("mesh", glb, "model/gltf-binary");
+      save.download = `${name.replace(/[^\w-]+/g, "-")}.glb`;
+      save.hidden = false;
+    } catch (problem) {
+      canvas.hidden = true;
+      none.hidden = false;
+      none.textContent = `The mesh cannot be shown here: ${problem.message}`;
+    }
+  }
+
+  function showFilm(cell, name) {
+    const [film, none] = [find("film"), find("film-none")];
+    const key = cell.media.film;
+    film.hidden = !key;
+    none.hidden = Boolean(key);
+    none.textContent = key ? "" : wanting(cell, "film");
+    film.removeAttribute("src");
+    if (!key) return;
+    film.src = link("film", page.bytes(key), "video/mp4");
+    film.setAttribute("aria-label", `Turntable of ${name}`);
+    film.defaultPlaybackRate = film.playbackRate = 0.5;
+  }
+
+  function showPictures(cell, name) {
+    const kinds = [["colour", "unseen side"], ["normal", "normals"], ["depth", "depth"]];
+    find("trio").replaceChildren(
+      ...kinds
+        .filter(([kind]) => cell.media[kind])
+        .map(([kind, label]) =>
+          make("figure", {}, make("img", { src: find(cell.media[kind]).src, alt: `${name}, ${label}` }), make("figcaption", {}, label)),
+        ),
+    );
+  }
+
+  const short = (value) => (Math.abs(value) >= 0.01 && Math.abs(value) < 1000 ? value.toPrecision(3) : value.toExponential(1));
+
+  /* A loss over the steps. Logarithmic where it is always positive: losses fall by powers of ten. */
+  function chart(name, steps, values) {
+    const points = steps.map((step, index) => [step, values[index]]).filter(([, value]) => value !== null);
+    const title = make("h4", {}, name.replaceAll("_", " "));
+    if (points.length === 0) return make("div", { class: "chart" }, title, make("p", {}, "never computed"));
+    const logarithmic = points.every(([, value]) => value > 0);
+    const scale = (value) => (logarithmic ? Math.log10(value) : value);
+    const heights = points.map(([, value]) => scale(value));
+    const [low, high] = [Math.min(...heights), Math.max(...heights)];
+    const last = Math.max(steps.at(-1), 1);
+    const path = points
+      .map(([step], index) => {
+        const y = HEIGHT - 4 - ((heights[index] - low) / (high - low || 1)) * (HEIGHT - 8);
+        return `${index ? "L" : "M"}${((step / last) * WIDTH).toFixed(1)} ${y.toFixed(1)}`;
+      })
+      .join("");
+    const svg = document.createElementNS(SVG, "svg");
+    svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
+    svg.setAttribute("preserveAspectRatio", "none");
+    svg.setAttribute("role", "img");
+    const [first, final] = [points[0][1], points.at(-1)[1]];
+    svg.setAttribute("aria-label", `${name}: from ${short(first)} at step ${points[0][0]} to ${short(final)} at step ${points.at(-1)[0]}`);
+    const ground = document.createElementNS(SVG, "line");
+    for (const [key, value] of Object.entries({ x1: 0, x2: WIDTH, y1: HEIGHT - 0.5, y2: HEIGHT - 0.5 })) ground.setAttribute(key, value);
+    const line = document.createElementNS(SVG, "path");
+    line.setAttribute("d", path);
+    svg.append(ground, line);
+    const span = [Math.min(...points.map((p) => p[1])), Math.max(...points.map((p) => p[1]))];
+    const words = `${short(first)} → ${short(final)}; ${short(span[0])} to ${short(span[1])}${logarithmic ? "; log axis" : ""}`;
+    return make("div", { class: "chart" }, title, svg, make("p", {}, words));
+  }
+
+  function showLosses(cell) {
+    const losses = cell.losses;
+    find("charts").replaceChildren(...(losses ? losses.series.map(([name, values]) => chart(name, losses.steps, values)) : []));
+    const many = losses && losses.bin > 1 ? ` Each point is the mean of ${losses.bin} steps.` : "";
+    find("losses-help").textContent = losses && losses.series.length
+      ? `Unweighted losses and gradient norms over ${losses.total} steps. Below each: first → last, lowest to highest.${many}`
+      : "No losses: nothing was optimised here, or the record is not at hand.";
+  }
+
+  const line = (name, value) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, value));
+
+  function show() {
+    const cell = example(chosen.value).cells[row.value];
+    const name = `${example(chosen.value).name}, ${page.row(row.value).label}`;
+    const state = find("closer-state");
+    state.hidden = cell.status === "ok";
+    state.textContent = `This result is ${cell.status}. ${cell.reason}`;
+    find("closer-scores").replaceChildren(...cell.scores.map(([label, value]) => line(label, value)));
+    find("closer-run").replaceChildren(...(cell.run.length ? cell.run : [["record", "none at hand"]]).map(([label, value]) => line(label, value)));
+    showPictures(cell, name);
+    showFilm(cell, name);
+    showLosses(cell);
+    return showMesh(cell, name);
+  }
+
+  function rows() {
+    fill(row, data.rows.filter((one) => one.key in example(chosen.value).cells).map((one) => [one.key, one.label]));
+  }
+
+  fill(chosen, data.examples.map((one) => [one.key, one.name]));
+  rows();
+  row.selectedIndex = row.options.length - 1;
+  chosen.addEventListener("change", () => {
+    rows();
+    show();
+  });
+  row.addEventListener("change", show);
+
+  for (const button of document.querySelectorAll(".pick")) {
+    button.addEventListener("click", () => {
+      chosen.value = button.dataset.example;
+      rows();
+      row.value = button.dataset.row;
+      show();
+      find("closer").scrollIntoView({ behavior: page.calm() ? "auto" : "smooth" });
+      row.focus({ preventScroll: true });
+      page.announce(`Showing ${example(chosen.value).name}, ${page.row(row.value).label}.`);
+    });
+  }
+
+  // meshes and films wait until they are near: a page of many is read without them
+  const waiting = new IntersectionObserver(
+    (entries) => {
+      if (!entries.some((entry) => entry.isIntersecting)) return;
+      waiting.disconnect();
+      show();
+    },
+    { rootMargin: "400px" },
+  );
+  waiting.observe(find("closer"));
+})();

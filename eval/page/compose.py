@@ -1,0 +1,205 @@
+"""Everything gathered -> one HTML text. Names, reasons and logs are foreign text: the template escapes all it prints.
+
+The page carries its own policy: nothing may be fetched, and only the scripts and the style whose hashes it names may run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from eval.layout import NOTHING, grid, html
+from eval.metrics import describe
+from eval.page.budget import Packed
+from eval.page.costs import Cost
+from eval.page.details import Card, Lack, Settings, column_title
+from eval.page.evidence import Losses, optional_json
+from eval.page.exhibits import Exhibition
+from eval.page.media import LEVELS
+from eval.page.provenance import Provenance
+from eval.reported import Reported
+from eval.tables import Table
+
+HERE = Path(__file__).parent
+SCRIPTS = ("vendor/three.min.js", "page.js", "sorting.js", "gallery.js", "viewer.js", "closer.js")
+TILES = 4
+KIND_WORDS = {"input": "input pictures", "truth": "true views", "colour": "pictures", "own": "pictures of the reference view"}
+KIND_WORDS |= {"normal": "normal maps", "depth": "depth maps", "film": "turntable films", "mesh": "meshes"}
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that a page shows, before the media are chosen."""
+
+    table: Table
+    published: list[Reported]
+    exhibition: Exhibition
+    losses: dict[tuple[str, str, str, str], Losses | None]
+    costs: list[Cost]
+    lacks: list[Lack]
+    cards: list[Card]
+    settings: list[Settings]
+    provenance: Provenance
+
+
+def duration(seconds: float) -> str:
+    """0.8 s, 47 s, 3 min 20 s, 2 h 05 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+@cache
+def _asset(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8").strip() + "\n"
+
+
+@cache
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _policy(style: str, scripts: list[str]) -> str:
+    return "; ".join(
+        [
+            "default-src 'none'",
+            "img-src data: blob:",
+            "media-src blob:",
+            "connect-src blob:",  # the mesh loader reads textures out of the file it was given
+            f"style-src {_hash(style)}",
+            f"script-src {' '.join(map(_hash, scripts))}",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
+
+
+def tiles(page: Page) -> list[dict]:
+    """The headline: how much there is, and who leads the first columns that can be ranked, unseen views before the input's."""
+    table = page.table
+    results = dict.fromkeys(entry.cell for entry in table.entries)
+    lacking = {entry.cell for entry in table.entries if entry.status not in ("ok", "not scored")}
+    found = [{"value": f"{len(results) - len(lacking)} of {len(results)}", "label": "results", "who": ""}]
+    laid = grid(table, [])
+    seen = [column.view_set == "reference" for _ in table.datasets for column in table.columns]
+    for index in sorted(range(len(laid.header)), key=lambda index: seen[index]):
+        dataset, label, up, views = laid.header[index]
+        for row, texts in laid.body:
+            if texts[index].best and texts[index].mean != NOTHING:
+                where = f"{dataset}, {views}" if len(table.datasets) > 1 else views
+                value = texts[index].mean
+                found.append({"value": value, "label": f"{label} {'↑' if up else '↓'} {where}", "who": row})
+    return found[: TILES + 1]
+
+
+def _cell(page: Page, packed: Packed, key: tuple[str, str, str, str]) -> dict:
+    """What the scripts know of one example with one row."""
+    table, exhibit, losses = page.table, page.exhibition.exhibits[key], page.losses[key]
+    entries = [entry for entry in table.entries if entry.cell == exhibit.cell]
+    scores = []
+    for entry in entries:
+        digits = describe(entry.column.metric).digits
+        value = f"{entry.value:.{digits}f}" if entry.value is not None else entry.status
+        scores.append([column_title(entry.column), value])
+    run = optional_json(exhibit.cell.path / "run.json", "record")
+    shown = {name: medium for name, medium in exhibit.media.items() if medium in packed.data}
+    return {
+        "status": next((entry.status for entry in entries if entry.status not in ("ok", "not scored")), "ok"),
+        "reason": next((entry.reason for entry in entries if entry.status not in ("ok", "not scored")), ""),
+        "media": shown,
+        "leftOut": sorted(set(exhibit.media) - set(shown)),
+        "noMesh": exhibit.no_mesh,
+        "scores": scores,
+        "losses": losses and {**vars(losses), "series": _rounded(losses.series)},
+        "run": [[name.replace("_", " "), str(value)] for name, value in run.items()],
+    }
+
+
+def _rounded(series: list[tuple[str, list[float | None]]]) -> list:
+    return [[name, [None if value is None else float(f"{value:.4g}") for value in values]] for name, values in series]
+
+
+def _headline_value(page: Page, key: tuple[str, str, str, str]) -> str:
+    """The number under a tile of the gallery: the first column that concerns unseen views, else the first."""
+    columns = page.table.columns
+    column = next((column for column in columns if column.view_set == "novel"), columns[0])
+    cell = page.exhibition.exhibits[key].cell
+    value = next(entry.value for entry in page.table.entries if entry.cell == cell and entry.column == column)
+    known = describe(column.metric)
+    return "" if value is None else f"{known.label} {value:.{known.digits}f}{f' {known.unit}' if known.unit else ''}"
+
+
+def compose(page: Page, packed: Packed, limit: int) -> str:
+    """The page's text."""
+    table, shown = page.table, page.exhibition
+    rows = [{"key": f"{method}/{stage}", "label": label, "of": (method, stage)} for method, stage, label in table.rows]
+    examples = []
+    for (dataset, example), subject in shown.subjects.items():
+        root = next(key for key in shown.exhibits if key[:2] == (dataset, example))
+        record = optional_json(shown.exhibits[root].cell.path.parents[2] / "example" / "example.json", "example")
+        keys = {row["key"]: (dataset, example, *row["of"]) for row in rows if (dataset, example, *row["of"]) in shown.exhibits}
+        examples.append(
+            {
+                "key": f"{dataset}/{example}",
+                "name": f"{dataset}: {example}" if len(table.datasets) > 1 else example,
+                "prompt": str(record.get("prompt", "")),
+                "view": shown.views.get(dataset, ""),
+                "media": {name: key for name, key in subject.items() if key in packed.data},
+                "cells": {row: _cell(page, packed, key) for row, key in keys.items()},
+                "values": {row: _headline_value(page, key) for row, key in keys.items()},
+            }
+        )
+    words = [KIND_WORDS[kind] for kind in dict.fromkeys(medium.kind for medium in packed.left_out)]
+    left_out = [
+        f"{len([m for m in packed.left_out if KIND_WORDS[m.kind] == word])} of "
+        f"{len([m for m in shown.media if KIND_WORDS[m.kind] == word])} {word}"
+        for word in words
+    ]
+    style, scripts = _asset("style.css"), [_asset(name) for name in SCRIPTS]
+    data = {
+        "rows": [{"key": row["key"], "label": row["label"]} for row in rows],
+        "examples": [{k: v for k, v in example.items() if k != "values"} for example in examples],
+    }
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    embedded = {key: base64.b64encode(content).decode() for key, content in packed.data.items()}
+    mime = {medium.key: medium.mime for medium in shown.media}
+    return environment.get_template("page.html.j2").render(
+        table=table,
+        fragment=Markup(html(table, page.published)),  # escaped where it was made
+        tiles=tiles(page),
+        rows=rows,
+        examples=examples,
+        seed=shown.seed,
+        seeds=len({entry.cell.seed for entry in table.entries}),
+        costs=page.costs,
+        gaps=[lack for lack in page.lacks if lack.status != "not scored"],
+        unscored=[lack for lack in page.lacks if lack.status == "not scored"],
+        cards=page.cards,
+        settings=page.settings,
+        origin=page.provenance,
+        duration=duration,
+        level=LEVELS[packed.level],
+        left_out=left_out,
+        limit=f"{limit / 1e6:.3g}",
+        picture=lambda key: f"data:{mime[key]};base64,{embedded[key]}",
+        # base64 holds nothing that could end an element
+        blocks=[(key, text) for key, text in embedded.items() if mime[key] in ("video/mp4", "model/gltf-binary")],
+        data=data,
+        policy=Markup(_policy(style, scripts)),
+        style=Markup(style),
+        scripts=[Markup(script) for script in scripts],
+        licence=_asset("vendor/LICENSE-three"),
+    )

@@ -1,0 +1,157 @@
+"""What the page says in words and figures: gaps with their logs, metric cards, settings of every row, scores of a cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from eval.cards import Value
+from eval.metrics import describe
+from eval.page.evidence import log_end, optional_json, stages_behind
+from eval.plan import Cell, Column, read_cell
+from eval.tables import Table
+
+SHOWN_VALUES = 3  # different values of one field of a card that are written out
+
+
+@dataclass(frozen=True)
+class Lack:
+    """A planned cell without any value, or without some: the word for it, the reason, the end of the log that says so."""
+
+    name: str
+    status: str
+    reason: str
+    metrics: str
+    log_file: str
+    log: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """The common card of one column: (field, value) with what differs between results summed up."""
+
+    title: str
+    fields: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One stage of one row, as YAML; `who` are the results made exactly so."""
+
+    title: str
+    who: str
+    text: str
+
+
+def column_title(column: Column) -> str:
+    """PSNR ring ↑ (novel), and the protocol where it is not the usual one."""
+    known = describe(column.metric)
+    protocol = "" if column.protocol == "corrected" else f", {column.protocol}"
+    return f"{known.label} {'↑' if known.higher_is_better else '↓'} ({column.view_set} views{protocol})"
+
+
+def lacks(table: Table) -> list[Lack]:
+    """One for each cell and state."""
+    found: dict[tuple[Cell, str, str], list[str]] = {}
+    for entry in table.entries:
+        if entry.status != "ok":
+            found.setdefault((entry.cell, entry.status, entry.reason), []).append(describe(entry.column.metric).label)
+    listed = []
+    for (cell, status, reason), metrics in found.items():
+        file = optional_json(cell.path / "status.json", "status").get("log", "") if status != "not scored" else ""
+        log = log_end(Path(file)) if file else ""
+        every = "every metric" if len(metrics) == len(table.columns) else ", ".join(dict.fromkeys(metrics))
+        listed.append(Lack(cell.name, status, reason, every, str(file), log))
+    return listed
+
+
+def _summed_up(values: list) -> str:
+    different = list(dict.fromkeys("none" if value is None else str(value) for value in values))
+    if len(different) == 1:
+        return different[0]
+    if all(isinstance(value, int | float) for value in values):
+        return f"{min(values):.4g} to {max(values):.4g}"
+    rest = len(different) - SHOWN_VALUES
+    return "; ".join(different[:SHOWN_VALUES]) + (f"; and {rest} more" if rest > 0 else "")
+
+
+def cards(table: Table) -> list[Card]:
+    """A card for each column that has any value."""
+    used: dict[Column, list[Value]] = {column: [] for column in table.columns}
+    for cell in dict.fromkeys(entry.cell for entry in table.entries):
+        for value in read_cell(cell, table.columns)[1]:
+            used[Column(value.metric, value.view_set, value.protocol)].append(value)
+    listed = []
+    for column, values in used.items():
+        if not values:
+            continue
+        fields = []
+        for field in type(values[0].card).model_fields:
+            several = [getattr(value.card, field) for value in values]
+            if field == "libraries":
+                several = [", ".join(f"{name} {version}" for name, version in found.items()) for found in several]
+            elif field == "sets":
+                several = [", ".join(found) for found in several]
+            elif field == "time":
+                several = [f"{min(several)} to {max(several)}"] if len(set(several)) > 1 else several
+            fields.append((field.replace("_", " "), _summed_up(several)))
+        results = f"{len(values)} of {len([e for e in table.entries if e.column == column])}"
+        listed.append(Card(column_title(column), [("results", results), *fields]))
+    return listed
+
+
+def settings(table: Table) -> list[Settings]:
+    """The resolved settings of every stage behind the table, once for each way in which results were made."""
+    labels = {method: label.removesuffix(f" ({stage})") for method, stage, label in table.rows}
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for cell in dict.fromkeys(entry.cell for entry in table.entries):
+        for method, stage, folder in reversed(stages_behind(cell)):
+            record = optional_json(folder / "stage.json", "record")
+            if record:
+                # what differs from cell to cell by itself is no setting
+                told = {key: value for key, value in record.items() if key not in ("example", "seed", "handover")}
+                for prior in told.get("priors", {}).values():
+                    if prior.get("reference") == cell.example:
+                        prior["reference"] = "own"
+                    prior.pop("prompts", None)
+                text = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=100)
+                name = f"{cell.dataset}/{cell.example} seed {cell.seed}"
+                names = found.setdefault((method, stage), {}).setdefault(text, [])
+                if name not in names:
+                    names.append(name)
+    listed = []
+    for (method, stage), variants in found.items():
+        for text, names in variants.items():
+            who = f"{len(names)} results, all alike" if len(variants) == 1 else ", ".join(names)
+            listed.append(Settings(f"{labels.get(method, method)}: {method}/{stage}", who, text))
+    return listed
+
+
+def prepared(table: Table, folders: list[Path]) -> list[Settings]:
+    """How the examples were prepared, each way once, and with which cameras they were viewed."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for folder in folders:
+        record = optional_json(folder / "example.json", "example")
+        if record:
+            told = {key: record[key] for key in ("settings", "depth", "versions") if key in record}
+            text = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=100)
+            found.setdefault(("prepare", text), []).append(folder.parent.name)
+    for cell in dict.fromkeys(entry.cell for entry in table.entries):
+        record = optional_json(cell.path / "views" / "cameras.json", "cameras")
+        if record:
+            told = {key: record[key] for key in ("version", "conventions", "background", "depth_scale") if key in record}
+            told["sets"] = {name: _ring(listed) for name, listed in record.get("sets", {}).items()}
+            text = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=100)
+            found.setdefault(("view", text), []).append(cell.name)
+    several = {step for step, _ in found if sum(step == other for other, _ in found) > 1}
+    return [
+        Settings(step, ", ".join(names) if step in several else f"{len(names)} results, all alike", text)
+        for (step, text), names in found.items()
+    ]
+
+
+def _ring(cameras: list[dict]) -> dict:
+    first = {name: cameras[0][name] for name in ("polar", "azimuth", "radius", "fov", "height", "width")}
+    return {"count": len(cameras), **{f"first {name}" if name == "azimuth" else name: v for name, v in first.items()}}

@@ -1,0 +1,148 @@
+"""Which pictures, films and meshes of a run are shown: those of the lowest seed, from one unseen view for each dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from eval.errors import EvalError
+from eval.page import media
+from eval.page.evidence import optional_json
+from eval.page.media import Medium
+from eval.pictures import REFERENCE, view_sets
+from eval.plan import Cell
+from eval.tables import Table
+
+TOLD = (60.0, 150.0)  # polar and azimuth, degrees: an unseen side, from above, where a view near it exists
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One example with one row: keys of its media by kind, and what is said where one is absent."""
+
+    cell: Cell
+    media: dict[str, str]
+    no_mesh: str
+
+
+@dataclass(frozen=True)
+class Exhibition:
+    """`exhibits` by (dataset, example, method, stage), media of the examples as `subjects`, the unseen view by dataset."""
+
+    seed: int
+    views: dict[str, str]
+    subjects: dict[tuple[str, str], dict[str, str]]
+    exhibits: dict[tuple[str, str, str, str], Exhibit]
+    media: list[Medium]
+
+
+def unseen_view(cells: list[Cell], asked: str | None) -> str | None:
+    """SET/NNN that the gallery shows: as asked, else the novel view nearest to TOLD, else the first; None without views."""
+    shown = None
+    for cell in cells:
+        folder = cell.path / "views"
+        if not folder.is_dir():
+            continue
+        if asked:
+            if (folder / f"{asked}.png").is_file():
+                return asked
+            shown = folder
+            continue
+        sets = optional_json(folder / "cameras.json", "cameras").get("sets", {})
+        cameras = [camera for name, listed in sets.items() if name != REFERENCE for camera in listed]
+        if cameras:
+            nearest = min(cameras, key=_distance_from_told)
+            return str(Path(nearest["file"]).with_suffix(""))
+        for name in view_sets(folder):
+            if name != REFERENCE:
+                return f"{name}/{min(path.stem for path in (folder / name).glob('*.png') if path.stem.isdigit())}"
+    if shown is not None:
+        raise EvalError(
+            f"no result has the view {asked}.png ({shown} has {', '.join(view_sets(shown))}); choose another --view"
+        )
+    return None
+
+
+def _distance_from_told(camera: dict) -> float:
+    around = abs((camera["azimuth"] - TOLD[1] + 180) % 360 - 180)
+    return abs(camera["polar"] - TOLD[0]) + around
+
+
+def depth_span(folders: list[Path], view: str) -> tuple[float, float] | None:
+    """Nearest and farthest depth (world units, extreme pixels aside) in the depth maps of one view; None without any."""
+    found = []
+    for folder in folders:
+        file = folder / "depth" / f"{view}.png"
+        if file.is_file() and (scale := depth_scale(folder)) is not None:
+            stored = media.read_depth(file)
+            found.append(stored[stored > 0] / scale)
+    pixels = np.concatenate(found) if found else np.zeros(0)
+    if not pixels.size:
+        return None
+    near, far = np.percentile(pixels, (1, 99))
+    return float(near), float(max(far, near + 1e-3))
+
+
+def depth_scale(folder: Path) -> float | None:
+    """Stored depth of one world unit, by cameras.json; None where a folder has none."""
+    scale = optional_json(folder / "cameras.json", "cameras").get("depth_scale")
+    return float(scale) if isinstance(scale, int | float) and scale > 0 else None
+
+
+def exhibition(table: Table, truth: str, asked: str | None) -> Exhibition:
+    """`truth`: the folder of true views with {dataset} and {example} in it, or empty for none."""
+    cells = list(dict.fromkeys(entry.cell for entry in table.entries))
+    seed = min(cell.seed for cell in cells)
+    cells = [cell for cell in cells if cell.seed == seed]
+    found = {dataset: unseen_view([c for c in cells if c.dataset == dataset], asked) for dataset in table.datasets}
+    views = {dataset: view for dataset, view in found.items() if view is not None}
+    chosen: dict[str, Medium] = {}
+
+    def show(name: str, kind: str, about: str, file: Path, mime: str, encode) -> dict[str, str]:
+        if not file.is_file():
+            return {}
+        key = f"m{len(chosen)}"
+        chosen[key] = Medium(key, kind, about, mime, partial(encode, file))
+        return {name: key}
+
+    subjects, exhibits, spans = {}, {}, {}
+    for dataset, example in dict.fromkeys((cell.dataset, cell.example) for cell in cells):
+        about, of = f"{dataset}/{example}", [cell for cell in cells if (cell.dataset, cell.example) == (dataset, example)]
+        subject = {}
+        for cell in of:  # a row of foreign pictures has no prepared example beside it
+            root = example_folder(cell)
+            if not subject:
+                subject = show("input", "input", about, root / "rgba.png", "image/webp", media.picture)
+        if truth and dataset in views:
+            file = Path(truth.format(dataset=dataset, example=example)) / f"{views[dataset]}.png"
+            subject |= show("truth", "truth", about, file, "image/webp", media.picture)
+        subjects[dataset, example] = subject
+        spans[dataset, example] = depth_span([cell.path / "views" for cell in of], views[dataset]) if dataset in views else None
+    for cell in cells:
+        about, folder, view = f"{cell.dataset}/{cell.example} {cell.label}", cell.path / "views", views.get(cell.dataset)
+        shown: dict[str, str] = {}
+        shown |= show("own", "own", about, folder / REFERENCE / "000.png", "image/webp", media.picture)
+        if view is not None:
+            shown |= show("colour", "colour", about, folder / f"{view}.png", "image/webp", media.picture)
+            shown |= show("normal", "normal", about, folder / "normal" / f"{view}.png", "image/webp", media.picture)
+            span, scale = spans[cell.dataset, cell.example], depth_scale(folder)
+            if span is not None and scale is not None:
+                encode = partial(_depth, near=span[0] * scale, far=span[1] * scale)
+                shown |= show("depth", "depth", about, folder / "depth" / f"{view}.png", "image/webp", encode)
+        shown |= show("film", "film", about, folder / "turntable.mp4", "video/mp4", media.film)
+        shown |= show("mesh", "mesh", about, cell.path / "mesh" / "mesh.glb", "model/gltf-binary", media.mesh)
+        none = optional_json(cell.path / "mesh" / "none.json", "reason")
+        exhibits[cell.dataset, cell.example, cell.method, cell.stage] = Exhibit(cell, shown, str(none.get("reason", "")))
+    return Exhibition(seed, views, subjects, exhibits, list(chosen.values()))
+
+
+def _depth(file: Path, level: int, near: float, far: float) -> bytes:
+    return media.depth_picture(file, near, far, level)
+
+
+def example_folder(cell: Cell) -> Path:
+    """Where prepare put the cell's example: results/{dataset}/{example}/example, beside the methods."""
+    return cell.path.parents[2] / "example"

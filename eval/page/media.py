@@ -1,0 +1,138 @@
+"""Pictures, films and meshes as the bytes that go into the page, at three levels of economy.
+
+Level 0 is what the run made, 1 the same at a lower rate, 2 small: thumbnails, few faces with a colour for each vertex.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from PIL import Image
+
+from eval.errors import EvalError, first_line
+
+SIDES, QUALITIES = (256, 192, 104), (88, 80, 68)  # pixels of a side and WebP quality, by level
+FILM_RATES = (None, 27, 34)  # x264 constant rate factor, by level
+FEW_FACES = 1400
+LEVELS = (
+    "as the run made them",
+    "textures as JPEG, films at a lower rate",
+    "thumbnails, films at a low rate, meshes of at most 1,400 faces with a colour for each vertex",
+)
+
+
+@dataclass(frozen=True)
+class Medium:
+    """One thing to embed. `kind` orders what stays when not all fits; `encode` maps a level to bytes."""
+
+    key: str
+    kind: str
+    about: str
+    mime: str
+    encode: Callable[[int], bytes]
+
+
+def _open(file: Path) -> Image.Image:
+    try:
+        image = Image.open(file)
+        image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+        raise EvalError(f"{file} cannot be read as a picture ({first_line(problem)}); make it again") from problem
+    return image
+
+
+def _webp(image: Image.Image, level: int) -> bytes:
+    image.thumbnail((SIDES[level], SIDES[level]), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    image.save(stream, "WEBP", quality=QUALITIES[level], method=4)
+    return stream.getvalue()
+
+
+def picture(file: Path, level: int) -> bytes:
+    """A picture of any mode on white, as WebP."""
+    image = _open(file).convert("RGBA")
+    return _webp(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"), level)
+
+
+def read_depth(file: Path) -> np.ndarray:
+    """A 16-bit depth map as stored, float64 [H, W]; 0 where nothing is."""
+    depth = np.asarray(_open(file)).astype(np.float64)
+    if depth.ndim != 2:
+        raise EvalError(f"{file} is not a depth map: it has {depth.ndim} axes instead of 2")
+    return depth
+
+
+def depth_picture(file: Path, near: float, far: float, level: int) -> bytes:
+    """A depth map as a picture: yellow at the stored depth `near`, violet at `far`, white where nothing is."""
+    import matplotlib
+
+    depth = read_depth(file)
+    colours = matplotlib.colormaps["viridis"](np.clip((far - depth) / (far - near), 0, 1), bytes=True)[..., :3]
+    return _webp(Image.fromarray(np.where(depth[..., None] > 0, colours, np.uint8(255))), level)
+
+
+def film(file: Path, level: int) -> bytes:
+    """An MP4 as it is, or encoded again at a lower rate."""
+    if FILM_RATES[level] is None:
+        return file.read_bytes()
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / "film.mp4"
+        command = [get_ffmpeg_exe(), "-v", "error", "-i", str(file), "-c:v", "libx264", "-crf", str(FILM_RATES[level])]
+        command += ["-preset", "medium", "-pix_fmt", "yuv420p", "-an", "-threads", "1", "-movflags", "+faststart", str(out)]
+        run = subprocess.run(command, capture_output=True, text=True)
+        if run.returncode:
+            raise EvalError(f"{file} cannot be read as a film ({(run.stderr.splitlines() or ['no reason given'])[-1]})")
+        return out.read_bytes()
+
+
+def mesh(file: Path, level: int) -> bytes:
+    """A GLB, compressed with gzip: as it is, with its texture as JPEG, or with few faces and vertex colours."""
+    content = file.read_bytes()
+    if level:
+        import trimesh
+
+        try:
+            surface = trimesh.load_mesh(io.BytesIO(content), file_type="glb")
+            content = (_with_jpeg if level == 1 else _with_few_faces)(surface).export(file_type="glb")
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, OSError) as problem:
+            raise EvalError(f"{file} cannot be read as a mesh ({first_line(problem)}); make it again") from problem
+    return gzip.compress(content, 9, mtime=0)
+
+
+def _with_jpeg(surface):
+    material = getattr(surface.visual, "material", None)
+    texture = getattr(material, "baseColorTexture", None)
+    if texture is not None:
+        stream = io.BytesIO()
+        texture.convert("RGB").save(stream, "JPEG", quality=82)
+        material.baseColorTexture = Image.open(stream)  # keeps the format, which the exporter follows
+    return surface
+
+
+def _with_few_faces(surface):
+    """The same surface with at most FEW_FACES faces; each vertex takes the colour of the old vertex nearest to it."""
+    import fast_simplification
+    import trimesh
+    from scipy.spatial import cKDTree
+
+    colours = surface.visual.to_color().vertex_colors if surface.visual.kind == "texture" else surface.visual.vertex_colors
+    points = np.asarray(surface.vertices)
+    # seams of the texture double their vertices: joined, so that the surface does not tear there
+    joined = trimesh.Trimesh(points, surface.faces, process=False)
+    joined.merge_vertices(merge_tex=True, merge_norm=True)
+    if len(joined.faces) > FEW_FACES:
+        fewer = fast_simplification.simplify(
+            np.asarray(joined.vertices, np.float32), np.asarray(joined.faces, np.int32), target_count=FEW_FACES
+        )
+        joined = trimesh.Trimesh(*fewer, process=False)
+    nearest = cKDTree(points).query(np.asarray(joined.vertices))[1]
+    return trimesh.Trimesh(joined.vertices, joined.faces, vertex_colors=np.asarray(colours)[nearest], process=False)

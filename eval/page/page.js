@@ -1,0 +1,35 @@
+"use strict";
+/* What the other scripts share: the page's data, and small helpers. All text enters as text, never as markup. */
+const page = (() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const find = (id) => document.getElementById(id);
+  document.documentElement.classList.add("with-scripts");
+
+  function make(tag, attributes = {}, ...children) {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    element.append(...children);
+    return element;
+  }
+
+  function bytes(key) {
+    const text = atob(find(key).textContent);
+    return Uint8Array.from(text, (character) => character.charCodeAt(0));
+  }
+
+  function fill(select, options) {
+    const before = select.value;
+    select.replaceChildren(...options.map(([value, label]) => make("option", { value }, label)));
+    if (options.some(([value]) => value === before)) select.value = before;
+  }
+
+  /* Said once by screen readers. */
+  function announce(text) {
+    find("announce").textContent = text;
+  }
+
+  const example = (key) => data.examples.find((one) => one.key === key);
+  const row = (key) => data.rows.find((one) => one.key === key);
+  const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+  return { data, find, make, bytes, fill, announce, example, row, calm };
+})();
