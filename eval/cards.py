@@ -35,6 +35,7 @@ class MetricCard(Strict):
     weights_sha256: str | None
     canary: str | None
     libraries: dict[str, str]
+    kernels: dict[str, str]  # which implementations rendered the views; empty where the views do not say
     device: str
     seconds: float
     time: str  # UTC, ISO 8601
@@ -63,11 +64,38 @@ class Value(Strict):
         return self
 
 
+class Made(Strict):
+    """How the result was made, as far as its stage.json says."""
+
+    seed: int
+    determinism: str  # strict: the same bytes on the same machine; seeded: the same seed, with a spread; free
+    device: str
+    kernels: dict[str, str]
+    versions: dict[str, str]
+
+
 class Gap(Strict):
     """A metric that was asked for and could not be computed, and why."""
 
     metric: str
     reason: str
+
+
+class Flag(Strict):
+    """One known way of failing: what was measured, from where on it counts, and whether it does."""
+
+    name: str
+    state: Literal["raised", "clear", "not measured"]
+    number: FiniteFloat | None  # None where it could not be measured
+    threshold: FiniteFloat
+    meaning: str  # of the number and of the threshold
+    reason: str = ""  # why it was not measured
+
+    @model_validator(mode="after")
+    def _agrees_with_its_number(self) -> Flag:
+        if (self.number is None) != (self.state == "not measured") or (self.number is None) != bool(self.reason):
+            raise ValueError(f"{self.name}: a flag has a number, or a reason why it was not measured")
+        return self
 
 
 class Scores(Strict):
@@ -77,6 +105,8 @@ class Scores(Strict):
     values: list[Value]
     gaps: list[Gap]
     left_out: list[str]  # novel views that look from the reference's own place
+    flags: list[Flag] = []  # scores of before there were flags have none
+    made: Made | None = None  # None: made elsewhere, or scored without its stage.json
 
     @model_validator(mode="after")
     def _each_once(self) -> Scores:

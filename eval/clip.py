@@ -1,7 +1,8 @@
-"""CLIP similarity between pictures: the cosine of their image embeddings, by models in the open_clip format.
+"""CLIP: the cosine of image embeddings, and of images with captions, by models in the open_clip format.
 
 A model is a folder with open_clip_config.json ({"model_cfg", "preprocess_cfg"}) and open_clip_model.safetensors, or
 ARCHITECTURE=FILE with one of open_clip's own architecture names. Nothing is downloaded. Single precision throughout.
+Captions go through open_clip's own tokenizer, or through the one in a folder's tokenizer/.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from eval.protocols import resize_area
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 # (width, layers, patch) of the vision tower -> the name a column carries
 KNOWN = {(1664, 48, 14): "clip-bigG-14", (1280, 32, 14): "clip-H-14", (1024, 24, 14): "clip-L-14", (768, 12, 32): "clip-B-32"}
+VOCABULARY = 49408  # words of CLIP's own tokenizer
 MINIATURE_PARAMETERS = 20_000_000
 BATCH = 16
 
@@ -68,9 +70,30 @@ class ClipModel:
         """For the canary: the similarities and one whole embedding, which moves more when the activation changes."""
         return [*self.compare(first, second), *self.encode(second[-1:])[0].tolist()]
 
-    def similarity(self, reference: np.ndarray, views: list[np.ndarray]) -> list[float]:
-        """Cosine similarity of each view with one reference picture."""
-        return (self.encode(views) @ self.encode([reference])[0]).tolist()
+    def encode_captions(self, captions: list[str]) -> np.ndarray:
+        """Captions -> unit embeddings [N, D]. MetricGap where the model came without a tokenizer."""
+        import torch
+
+        with torch.no_grad():
+            embedding = self.model.encode_text(self._tokens(captions).to(self.device)).float().cpu()
+        embedding = (embedding / embedding.norm(dim=1, keepdim=True)).double().numpy()
+        if not np.isfinite(embedding).all():
+            raise EvalError(f"{self.name} returned NaN; its weights in {self.file} are damaged")
+        return embedding
+
+    def _tokens(self, captions: list[str]):
+        length = self.model.context_length
+        if (folder := self.file.with_name("tokenizer")).is_dir() and self.file.name == WEIGHTS:
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+            return tokenizer(captions, **options).input_ids
+        if self.model.vocab_size != VOCABULARY:
+            raise MetricGap(f"needs the tokenizer of {self.name} in {folder}, because its vocabulary is not CLIP's own")
+        import open_clip
+
+        return open_clip.SimpleTokenizer(context_length=length)(captions)
 
 
 def load_clip(where: str, device: str = "cpu", prove: bool = True) -> ClipModel:

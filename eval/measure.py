@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from eval.cards import Gap
+from eval.errors import MetricGap
 from eval.metrics import SSIM_SIGMA, psnr, ssim
 from eval.models import Models
 from eval.pictures import REFERENCE, View
@@ -21,6 +24,8 @@ from eval.protocols import (
     to_bytes,
 )
 
+NEIGHBOURS = "odd neighbours on the ring"
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -28,6 +33,14 @@ class Reference:
 
     rgba: np.ndarray
     alpha: str
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What retrieval by text chooses from: the example's own caption, and the different ones of its dataset."""
+
+    own: str
+    others: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -100,32 +113,107 @@ def measure_pairs(protocol: Protocol, known: list[Pair], models: Models) -> list
     return found
 
 
-def measure_clip(protocol: Protocol, views: list[View], reference: Reference, models: Models) -> list[Measured]:
-    """Cosine of each view with the reference picture, by each CLIP model."""
+def measure_clip(
+    protocol: Protocol,
+    views: list[View],
+    reference: Reference,
+    models: Models,
+    captions: Captions | None = None,
+    ring: Sequence[tuple[int, int]] = (),
+) -> list[Measured]:
+    """By each CLIP model: cosine of each view with the reference picture; under `corrected` also whether its own caption
+    is the nearest of the dataset's, and the cosine of neighbours on a `ring` (pairs of places in `views`)."""
     found = []
     for model in models.clip:
         start = time.perf_counter()
         picture = reference_picture(protocol, reference.rgba, model.size, reference.alpha)
         renders = [resize_area(render_as_saved(protocol, view.render), model.size) for view in views]
-        images = {view.name: value for view, value in zip(views, model.similarity(picture, renders), strict=True)}
+        embeddings, known = model.encode(renders), model.encode([picture])[0]
         scaling = f"(x - {np.round(model.mean, 4).tolist()}) / {np.round(model.deviation, 4).tolist()} with x in [0, 1]"
-        libraries = (*Measured.libraries, *model.libraries)
-        seconds = time.perf_counter() - start
-        details = f"image-image.{model.activation}"
-        found.append(Measured(model.name, images, "reference picture", model.size, seconds, scaling, libraries, model, details))
+        card = {
+            "resolution": model.size,
+            "range": scaling,
+            "libraries": (*Measured.libraries, *model.libraries),
+            "model": model,
+        }
+
+        def measured(metric: str, images: dict, against: str, details: str, start: float = start, card: dict = card):
+            found.append(Measured(metric, images, against, seconds=time.perf_counter() - start, details=details, **card))
+
+        similarities = dict(zip((view.name for view in views), (embeddings @ known).tolist(), strict=True))
+        measured(model.name, similarities, "reference picture", f"image-image.{model.activation}")
+        if protocol.name != "corrected":
+            continue
+        if captions is not None:
+            start = time.perf_counter()
+            try:
+                own, *others = model.encode_captions([captions.own, *captions.others])
+            except MetricGap as gap:
+                models.gaps.append(Gap(metric=f"r-precision-{model.name.removeprefix('clip-')}", reason=str(gap)))
+            else:
+                first = embeddings @ own > (embeddings @ np.stack(others).T).max(1)
+                hits = dict(zip((view.name for view in views), first.astype(float).tolist(), strict=True))
+                name = f"r-precision-{model.name.removeprefix('clip-')}"
+                measured(name, hits, f"{1 + len(others)} captions", f"image-text.{model.activation}", start)
+        start = time.perf_counter()
+        if ring:
+            cosines = [float(embeddings[even] @ embeddings[odd]) for even, odd in ring]
+            measured(f"consistency-{model.name}", by_even(views, ring, cosines), NEIGHBOURS, "image-image", start)
     return found
 
 
-def measure_mesh(mesh: Path, truth: Path) -> list[Measured]:
-    """Chamfer distance and F-score, in the frame the meshes came in."""
-    from eval.mesh_metrics import F_SCORE_THRESHOLD, SAMPLES, load_mesh, surface_distances
+def by_even(views: list[View], pairs: Sequence[tuple[int, int]], values: list[float]) -> dict[str, float]:
+    """Values of pairs (even view, odd neighbour) -> the mean at each even view, by its name."""
+    at: dict[str, list[float]] = {}
+    for (even, _), value in zip(pairs, values, strict=True):
+        at.setdefault(views[even].name, []).append(value)
+    return {name: float(np.mean(found)) for name, found in at.items()}
+
+
+def measure_features(
+    protocol: Protocol, views: list[View], reference: Reference, models: Models, ring: Sequence[tuple[int, int]]
+) -> list[Measured]:
+    """Contextual distance of each view from the reference picture, and perceptual distance of neighbours on a ring."""
+    found = []
+    renders = [render_as_saved(protocol, view.render) for view in views]
+    for model in models.contextual:
+        start = time.perf_counter()
+        picture = reference_picture(protocol, reference.rgba, model.size, reference.alpha)
+        images = dict(zip((view.name for view in views), model.similarity(picture, renders), strict=True))
+        seconds, libraries = time.perf_counter() - start, (*Measured.libraries, *model.libraries)
+        against = "reference picture"
+        found.append(Measured(model.name, images, against, model.size, seconds, "[-1, 1]", libraries, model, model.details))
+    for model in models.perceptual if ring else []:
+        start = time.perf_counter()
+        values = model.compare(*([renders[place] for place in side] for side in zip(*ring, strict=True)))
+        images = by_even(views, ring, values)
+        seconds, libraries = time.perf_counter() - start, (*Measured.libraries, *model.libraries)
+        name = f"consistency-{model.name}"
+        found.append(Measured(name, images, NEIGHBOURS, model.size, seconds, "[-1, 1]", libraries, model, model.details))
+    return found
+
+
+def measure_mesh(mesh: Path, truth: Path) -> tuple[list[Measured], list[Gap]]:
+    """Chamfer distance, F-score and volume IoU, in the frame the meshes came in."""
+    from eval.mesh_metrics import F_SCORE_THRESHOLD, SAMPLES, VOXELS, load_mesh, surface_distances, volume_iou
 
     start = time.perf_counter()
-    numbers = surface_distances(load_mesh(mesh), load_mesh(truth))
+    ours, theirs = load_mesh(mesh), load_mesh(truth)
+    numbers = surface_distances(ours, theirs)
     seconds = time.perf_counter() - start
-    found = []
+    found, gaps = [], []
     for name, number in numbers.items():
         details = f"unaligned.{SAMPLES}-samples" + (f".threshold-{F_SCORE_THRESHOLD}" if name == "f-score" else "")
         libraries = ("numpy", "scipy", "trimesh")
         found.append(Measured(name, {"": number}, "true mesh", None, seconds, "world units", libraries, None, details))
-    return found
+    start = time.perf_counter()
+    try:
+        shared = {"": volume_iou(ours, theirs)}
+    except MetricGap as gap:
+        gaps.append(Gap(metric="volume-iou", reason=str(gap)))
+    else:
+        watertight = "watertight" if ours.is_watertight and theirs.is_watertight else "not-watertight"
+        details = f"unaligned.{VOXELS}-voxels-filled.{watertight}"
+        seconds = time.perf_counter() - start
+        found.append(Measured("volume-iou", shared, "true mesh", None, seconds, "world units", libraries, None, details))
+    return found, gaps

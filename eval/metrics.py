@@ -36,7 +36,10 @@ FAMILIES = {
     "chamfer": Metric("Chamfer", False, 4, 1),
     "f-score": Metric("F-score", True, 3, 1),
     "volume-iou": Metric("Volume IoU", True, 3, 1),
-    "contextual": Metric("Contextual", False, 3, 1),  # printed by others; not computed here
+    "contextual": Metric("Contextual", False, 3, 1),
+    "r-precision": Metric("CLIP R-precision", True, 3, 1),
+    "consistency-clip": Metric("Self-consistency, CLIP", True, 3, 1),
+    "consistency-lpips": Metric("Self-consistency, LPIPS", False, 3, 1),
 }
 
 

@@ -15,6 +15,7 @@ class Models:
 
     clip: list = field(default_factory=list)
     perceptual: list = field(default_factory=list)
+    contextual: list = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
     device: str = "cpu"
 
@@ -40,18 +41,34 @@ def _lpips(where: str, device: str):
     return load_lpips(net, Path(file), device)
 
 
-def load_models(clip: list[str], perceptual: list[str], lpips: list[str], device: str) -> Models:
+def _contextual(where: str, device: str):
+    from eval.contextual import load_vgg19
+
+    backbone, equals, file = where.partition("=")
+    if not equals or backbone != "vgg19":
+        raise EvalError(f"--contextual wants vgg19=FILE, got {where!r}")
+    return load_vgg19(Path(file), device)
+
+
+def load_models(
+    clip: list[str], perceptual: list[str], lpips: list[str], device: str, contextual: list[str] | None = None
+) -> Models:
     """Load them. Torch and open_clip, seconds of import, come in only when a model is named."""
     models = Models(device=device)
     wanted = [("clip", _clip, where, models.clip) for where in clip]
     wanted += [("lpips-mini", _mini, where, models.perceptual) for where in perceptual]
     wanted += [(f"lpips-{where.partition('=')[0]}", _lpips, where, models.perceptual) for where in lpips]
+    wanted += [(f"contextual-{where.partition('=')[0]}", _contextual, where, models.contextual) for where in contextual or []]
     for name, load, where, loaded in wanted:
         try:
             loaded.append(load(where, device))
         except MetricGap as gap:
             models.gaps.append(Gap(metric=name, reason=str(gap)))
-    names = [model.name for model in models.clip + models.perceptual]
+    if perceptual:
+        from eval.contextual import of_miniature
+
+        models.contextual += [of_miniature(model) for model in models.perceptual if model.name == "lpips-mini"]
+    names = [model.name for model in models.clip + models.perceptual + models.contextual]
     if len(names) != len(set(names)):
         raise EvalError(f"two models would fill one column ({', '.join(sorted(names))}); score with one of each")
     return models

@@ -13,7 +13,7 @@ from eval.errors import EvalError, need_file, need_folder
 from eval.protocols import blend_on_white, to_bytes
 
 REFERENCE = "reference"
-NOT_VIEWS = {"alpha", "normal", "depth", "mask"}  # folders beside the view sets that hold other quantities
+NOT_VIEWS = {"alpha", "normal", "depth", "mask", "shaded"}  # folders beside the view sets that hold other quantities
 
 
 @dataclass(frozen=True)

@@ -3,46 +3,50 @@
 Reads {views}/{set}/{i}.png; the set `reference` is the view of the input picture, all others are novel. Truth is
 {truth}/{set}/{i}.png, RGBA with straight alpha, blended on white. Render and truth meet at the smaller of their two
 sizes, by area. Novel values come for all novel views and again for each set (`psnr-ring`). Mesh metrics concern the
-whole surface and stand under `novel`.
+whole surface and stand under `novel`. Where {views}/shaded/{set}/{i}.png exist beside the albedo, the corrected metrics
+come for them as well (`psnr-shaded`, `psnr-shaded-ring`).
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from eval.cameras import compare_poses, repeats_of_reference
+from eval.cameras import compare_poses, read_poses, repeats_of_reference
 from eval.cards import Gap, MetricCard, Scores, Value, write_scores
-from eval.errors import EvalError, need_file, need_folder, read_json
-from eval.measure import Measured, Reference, measure_clip, measure_mesh, measure_pairs, pairs
+from eval.consistency import neighbours
+from eval.flags import Result, measure_flags
+from eval.inputs import find_mesh, read_captions, read_made, read_reference, read_shaded, rendering_kernels
+from eval.measure import (
+    Captions,
+    Measured,
+    Reference,
+    measure_clip,
+    measure_features,
+    measure_mesh,
+    measure_pairs,
+    pairs,
+)
 from eval.metrics import describe
 from eval.models import Models, load_models
-from eval.pictures import REFERENCE, View, read_picture, read_views
-from eval.protocols import Protocol, protocol_named
+from eval.pictures import REFERENCE, View, read_views
+from eval.protocols import CORRECTED, Protocol, protocol_named
 
 
-def read_reference(folder: Path, protocol: Protocol, alpha: str | None) -> Reference:
-    """rgba.png of a prepared example (example.json beside it: straight alpha, square) or of a dataset's own folder."""
-    file = folder if folder.is_file() else need_folder(folder, "reference folder") / "rgba.png"
-    rgba = read_picture(file, 4)
-    card = file.with_name("example.json")
-    if protocol.blend == "zero-is-white":
-        if card.is_file():
-            raise EvalError(f"{file} is a prepared picture, {protocol.name} needs the untouched one: pass --published FILE")
-        return Reference(rgba, "straight")
-    if card.is_file():
-        read_json(card, "example")
-        return Reference(rgba, "straight")
-    if alpha is None:
-        raise EvalError(f"{folder} has no example.json: declare how its alpha is stored with --alpha straight|premultiplied")
-    return Reference(rgba, alpha)
+@dataclass(frozen=True)
+class Where:
+    """What every card of one result says alike: where it was scored, and what rendered it."""
+
+    device: str
+    kernels: dict[str, str]
 
 
-def _value(protocol: Protocol, measured: Measured, view_set: str, subset: str | None, images: dict, device: str) -> Value:
+def _value(protocol: Protocol, measured: Measured, view_set: str, subset: str | None, images: dict, where: Where) -> Value:
     name = measured.metric if subset is None else f"{measured.metric}-{subset}"
     of_views = {image: number for image, number in images.items() if image}
     sha256 = getattr(measured.model, "sha256", None)
@@ -72,7 +76,8 @@ def _value(protocol: Protocol, measured: Measured, view_set: str, subset: str | 
         weights_sha256=sha256,
         canary=getattr(measured.model, "canary", None),
         libraries={library: version(library) for library in measured.libraries},
-        device=device if measured.model else "cpu",
+        kernels=where.kernels,
+        device=where.device if measured.model else "cpu",
         seconds=round(measured.seconds, 3),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -80,42 +85,50 @@ def _value(protocol: Protocol, measured: Measured, view_set: str, subset: str | 
     return Value(metric=name, protocol=protocol.name, view_set=view_set, value=mean, images=of_views, card=card)
 
 
-def _split(protocol: Protocol, measured: Measured, device: str) -> list[Value]:
+def _split(protocol: Protocol, measured: Measured, where: Where) -> list[Value]:
     """The reference view apart from the novel ones, these together and by set; or all in one as the protocol wants."""
     images = measured.images
     if measured.metric.startswith("clip") and protocol.clip_views == "all":
-        return [_value(protocol, measured, "all", None, images, device)]
+        return [_value(protocol, measured, "all", None, images, where)]
     groups = [(REFERENCE, None, {n: v for n, v in images.items() if n.startswith(f"{REFERENCE}/")})]
     if protocol.clip_views == "novel":
         novel = {name: value for name, value in images.items() if not name.startswith(f"{REFERENCE}/")}
         groups.append(("novel", None, novel))
         for subset in sorted({name.split("/")[0] for name in novel if name}):
             groups.append(("novel", subset, {n: v for n, v in novel.items() if n.startswith(f"{subset}/")}))
-    return [_value(protocol, measured, view_set, subset, chosen, device) for view_set, subset, chosen in groups if chosen]
+    return [_value(protocol, measured, view_set, subset, chosen, where) for view_set, subset, chosen in groups if chosen]
 
 
-def score_views(protocol: Protocol, views: list[View], reference: Reference, models: Models) -> list[Value]:
-    """All image metrics of one protocol. `as-published` knows PSNR and LPIPS of the reference view and CLIP of all."""
+def score_views(
+    protocol: Protocol,
+    views: list[View],
+    reference: Reference,
+    models: Models,
+    kernels: dict[str, str] | None = None,
+    captions: Captions | None = None,
+    ring: list[tuple[int, int]] | None = None,
+    shaded: bool = False,
+) -> list[Value]:
+    """All image metrics of one protocol. `as-published` knows PSNR and LPIPS of the reference view and CLIP of all.
+
+    `ring` are pairs of places in `views` whose self-consistency is measured. `shaded` views say so in their names.
+    """
     if protocol.clip_views == "all":  # as published, no novel view has a truth
         views = [View(view.set, view.index, view.render) for view in views]
     measured = measure_pairs(protocol, pairs(protocol, views, reference), models)
-    measured += measure_clip(protocol, views, reference, models)
-    return [value for one in measured for value in _split(protocol, one, models.device)]
+    measured += measure_clip(protocol, views, reference, models, captions, ring or [])
+    if protocol.name == "corrected":
+        measured += measure_features(protocol, views, reference, models, ring or [])
+    if shaded:
+        measured = [replace(one, metric=f"{one.metric}-shaded") for one in measured]
+    where = Where(models.device, kernels or {})
+    return [value for one in measured for value in _split(protocol, one, where)]
 
 
-def score_mesh(protocol: Protocol, mesh: Path, truth: Path) -> list[Value]:
+def score_mesh(protocol: Protocol, mesh: Path, truth: Path) -> tuple[list[Value], list[Gap]]:
     """The surface metrics, under `novel`: they concern what no single view shows."""
-    return [value for one in measure_mesh(mesh, truth) for value in _split(protocol, one, "cpu")]
-
-
-def find_mesh(mesh: Path | None) -> tuple[Path | None, str]:
-    """The mesh, or None and why there is none: the method makes none, or none.json in its place says the reason."""
-    if mesh is None:
-        return None, "this method makes no mesh"
-    reason = mesh.with_name("none.json")
-    if not mesh.is_file() and reason.is_file():
-        return None, str(read_json(reason, "reason").get("reason", "no usable surface"))
-    return need_file(mesh, "mesh"), ""
+    measured, gaps = measure_mesh(mesh, truth)
+    return [value for one in measured for value in _split(protocol, one, Where("cpu", {}))], gaps
 
 
 def _path(text: str) -> Path | None:
@@ -135,29 +148,58 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--clip", action="append", default=[], help="open_clip folder or ARCHITECTURE=FILE; repeatable")
     parser.add_argument("--perceptual", action="append", default=[], help="folder of the miniature perceptual model")
     parser.add_argument("--lpips", action="append", default=[], help="alex=FILE or vgg=FILE, torchvision's trunks; repeatable")
+    parser.add_argument("--contextual", action="append", default=[], help="vgg19=FILE, torchvision's trunk; repeatable")
+    parser.add_argument("--caption", help="the example's own caption, for R-precision")
+    parser.add_argument("--captions", help="all captions of its dataset, a JSON list")
+    parser.add_argument("--record", type=_path, default=None, help="the result's stage.json, or none")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True, help="scores.json")
     given = parser.parse_args(argv)
 
     protocols = [protocol_named(name) for name in dict.fromkeys(given.protocol)]
+    captions, no_captions = read_captions(given.caption, given.captions)
+    made = read_made(given.record)
     if given.truth is not None:
         compare_poses(given.views, given.truth)
     repeats = repeats_of_reference(given.views)
     views = [view for view in read_views(given.views, given.truth) if view.name not in repeats]
+    shaded = read_shaded(given.views, given.truth, views)
+    ring, no_ring = neighbours(views, read_poses(given.views))
     references = {}
     for protocol in protocols:
         untouched = protocol.blend == "zero-is-white" and given.published
         references[protocol.name] = read_reference(given.published if untouched else given.reference, protocol, given.alpha)
     mesh, no_mesh = find_mesh(given.mesh)
-    models = load_models(given.clip, given.perceptual, given.lpips, given.device)
-    values, gaps = [], list(models.gaps)
+    models = load_models(given.clip, given.perceptual, given.lpips, given.device, given.contextual)
+    kernels, values = rendering_kernels(given.views), []
     for protocol in protocols:
-        values += score_views(protocol, views, references[protocol.name], models)
-        if given.truth_mesh is not None and protocol.name == "corrected":
-            if mesh is None:
-                gaps += [Gap(metric=name, reason=no_mesh) for name in ("chamfer", "f-score")]
-            else:
-                values += score_mesh(protocol, mesh, given.truth_mesh)
-    write_scores(given.out, Scores(scheme="scores/1", values=values, gaps=gaps, left_out=repeats))
+        reference = references[protocol.name]
+        values += score_views(protocol, views, reference, models, kernels, captions, ring)
+        if protocol.name == "corrected":
+            if shaded:
+                values += score_views(protocol, shaded, reference, models, kernels, captions, ring, shaded=True)
+            models.gaps += _gaps(models, no_captions, no_ring)
+            if given.truth_mesh is not None and mesh is None:
+                models.gaps += [Gap(metric=name, reason=no_mesh) for name in ("chamfer", "f-score", "volume-iou")]
+            elif given.truth_mesh is not None:
+                of_mesh, gaps = score_mesh(protocol, mesh, given.truth_mesh)
+                values, models.gaps = values + of_mesh, models.gaps + gaps
+    gaps = list({gap.metric: gap for gap in models.gaps}.values())
+    known = references["corrected"] if "corrected" in references else read_reference(given.reference, CORRECTED, given.alpha)
+    flags = measure_flags(Result(given.views, views, read_poses(given.views), known, mesh, no_mesh))
+    write_scores(given.out, Scores(scheme="scores/1", values=values, gaps=gaps, left_out=repeats, flags=flags, made=made))
     for gap in gaps:
         print(f"not scored: {gap.metric}: {gap.reason}")
+    for flag in flags:
+        if flag.state == "raised":
+            print(f"flag raised: {flag.name}: {flag.number:.3f} (threshold {flag.threshold}): {flag.meaning}")
+
+
+def _gaps(models: Models, no_captions: str, no_ring: str) -> list[Gap]:
+    """What the networks at hand could have measured, had there been captions to choose from, or a ring."""
+    gaps = []
+    for model in models.clip if no_captions else []:
+        gaps.append(Gap(metric=f"r-precision-{model.name.removeprefix('clip-')}", reason=no_captions))
+    for model in [*models.clip, *models.perceptual] if no_ring else []:
+        gaps.append(Gap(metric=f"consistency-{model.name}", reason=no_ring))
+    return gaps

@@ -74,7 +74,7 @@ class Weights(Settings):
 
     kind: Literal[
         "stable-diffusion", "stable-diffusion-xl", "deepfloyd-if", "zero123", "dpt", "rembg", "clip", "perceptual",
-        "lpips-alex", "lpips-vgg", "checkpoint",
+        "lpips-alex", "lpips-vgg", "contextual-vgg19", "checkpoint",
     ]  # fmt: skip
     path: str  # the folder that commands are given
     files: list[str] = []  # shipped or converted, in that folder; fetched ones are the names under `downloads`

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from magic123.config import InversionSettings, PrepareSettings, Settings, ViewSettings
 
-METRIC_KINDS = ("clip", "perceptual", "lpips-alex", "lpips-vgg")
+METRIC_KINDS = ("clip", "perceptual", "lpips-alex", "lpips-vgg", "contextual-vgg19")
 
 
 class Registries(Settings):
@@ -57,6 +57,13 @@ class Compute(Settings):
     save_seconds: NonNegativeFloat = 60  # between saves of what is unfinished; 0: only when a signal asks to leave
 
 
+class Ceilings(Settings):
+    """What `snakemake ceilings` is about, whatever the run is about."""
+
+    datasets: list[str] = Field(["nerf4", "realfusion15"], min_length=1)
+    folder: str | None = None  # where their pictures lie; none: the datasets folder
+
+
 class SuiteSettings(Settings):
     registries: Registries = Registries()
     datasets_folder: str = "datasets"  # where the paths in datasets/NAME.csv start
@@ -65,6 +72,7 @@ class SuiteSettings(Settings):
     invert: InvertStep
     view: ViewSettings = ViewSettings()
     score: ScoreStep = ScoreStep()
+    ceilings: Ceilings = Ceilings()
     compute: Compute = Compute()
 
 

@@ -8,11 +8,12 @@ import shlex
 from pathlib import Path
 
 from magic123.config import VERSIONS
-from magic123.manifest import FETCHED
+from magic123.manifest import FETCHED, load_manifest
 from magic123.plan import axes_of, cell_folder, cells
 from magic123.prefetch import pictures_needed, weights_needed
 from magic123.registry import CANARY
 from magic123.settings_file import start_of
+from magic123.suite import MANIFESTS
 
 TABLE_FILES = [".csv", "-cells.csv", ".md", ".tex", ".html"]
 FIGURE, PAGE = ".png", "-report.html"
@@ -157,7 +158,7 @@ def stage_options(wildcards, input):
 def score_inputs(wildcards):
     """What score reads: views and mesh, the example, the truth where there is one, the published picture where asked."""
     row, at, cell = row_of(wildcards), EXAMPLE.format(**wildcards), CELL.format(**wildcards)
-    inputs = {"views": f"{cell}/views", "mesh": f"{cell}/mesh", "example": f"{at}/example"}
+    inputs = {"views": f"{cell}/views", "mesh": f"{cell}/mesh", "example": f"{at}/example", "record": f"{cell}/stage.json"}
     for column in ("truth", "truth_mesh"):
         if getattr(row, column):
             inputs[column] = suite.path_of(getattr(row, column))
@@ -169,7 +170,7 @@ def score_inputs(wildcards):
 def score_options(wildcards, input):
     """The options of score that this cell needs."""
     mesh = "none" if stage_of(wildcards).scene == "picture" else f"{input.mesh}/mesh.obj"
-    words = ["--mesh", mesh]
+    words = ["--mesh", mesh, "--record", input.record]
     for option, column in (("--truth", "truth"), ("--truth-mesh", "truth_mesh")):
         words += [option, input[column] if column in input.keys() else "none"]
     if "published" in input.keys():
@@ -177,10 +178,14 @@ def score_options(wildcards, input):
     words += ["--protocol", *suite.settings.score.protocols]
     for name in suite.settings.score.weights:
         weights = suite.weights[name]
-        if weights.kind.startswith("lpips-"):
-            words += ["--lpips", f"{weights.kind.removeprefix('lpips-')}={Path(weights.path) / weights.names[0]}"]
+        if weights.kind.startswith(("lpips-", "contextual-")):
+            option, _, trunk = weights.kind.partition("-")
+            words += [f"--{option}", f"{trunk}={Path(weights.path) / weights.names[0]}"]
         else:
             words += [f"--{weights.kind}", weights.path]
+    if any(suite.weights[name].kind == "clip" for name in suite.settings.score.weights):
+        captions = [row.prompt for row in suite.manifests[wildcards.dataset].values()]
+        words += ["--caption", row_of(wildcards).prompt, "--captions", json.dumps(captions)]
     return shell_words(*words)
 
 
@@ -233,6 +238,27 @@ FETCHABLE = {
 def downloads_of(name):
     """What fetching proves; another mirror or licence makes nothing stale."""
     return {file: one.model_dump(exclude_none=True) for file, one in suite.weights[name].downloads.items()}
+
+
+# ----------------------------------------------------------------------------------------------------------- ceilings
+def ceilings_folder():
+    """Where the published pictures lie: the setting, else the variable that the tests know too, else the datasets folder."""
+    return suite.settings.ceilings.folder or os.environ.get("MAGIC123_DATASETS") or suite.settings.datasets_folder
+
+
+@sentence
+def ceiling_pictures(wildcards):
+    """The pictures of the ceilings' datasets, whatever the run selects."""
+    files = []
+    for dataset in suite.settings.ceilings.datasets:
+        for row in load_manifest(MANIFESTS / f"{dataset}.csv").values():
+            files.append(str(Path(ceilings_folder()) / row.image))
+            if not Path(files[-1]).is_file() and row.image not in FETCHABLE:
+                raise InputError(
+                    f"ceilings need {files[-1]}, which is not there; get it as datasets/README.md says, or name the folder "
+                    f"that holds {dataset}/ in the variable MAGIC123_DATASETS."
+                )
+    return files
 
 
 # --------------------------------------------------------------------------------------------------------- miniatures

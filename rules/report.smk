@@ -86,14 +86,14 @@ rule methods:
 
 rule ceilings:
     input:
-        [suite.path_of(row.image) for manifest in suite.manifests.values() for row in manifest.values()],
+        ceiling_pictures,
     output:
         "reports/ceilings.csv",
     log:
         "logs/ceilings.log",
     params:
-        folder=lambda wildcards: suite.settings.datasets_folder,
-        names=shell_words(*suite.manifests),
+        folder=lambda wildcards: ceilings_folder(),
+        names=shell_words(*suite.settings.ceilings.datasets),
         version=VERSIONS["score"],
     shell:
         "python -m eval ceilings --datasets {params.folder:q} --names {params.names} --out {output} > {log} 2>&1"

@@ -64,7 +64,7 @@ def value(metric: str, view_set: str, number: float) -> Value:
     card = dict.fromkeys(names) | {
         "full_name": f"{metric}.128px", "version": 1, "protocol": "corrected", "view_set": view_set, "sets": ["ring"],
         "n_views": 1, "against": "truth", "range": "[0, 1]", "background": "white", "libraries": {"numpy": "2"},
-        "device": "cpu", "seconds": 0.1, "time": "2030-01-01T00:00:00+00:00",
+        "kernels": {}, "device": "cpu", "seconds": 0.1, "time": "2030-01-01T00:00:00+00:00",
     }  # fmt: skip
     images = {f"{'reference' if view_set == 'reference' else 'ring'}/000": number}
     return Value(metric=metric, protocol="corrected", view_set=view_set, value=number, images=images, card=MetricCard(**card))

@@ -83,7 +83,8 @@ def test_logs_and_benchmarks_of_every_job(tree: Path) -> None:
 def test_rules_speak_the_commands_language(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Every option that a rule gives is one that the real command knows."""
     root, given = build(tmp_path), {}
-    for targets in ((), ("miniatures", "reports/ceilings.csv", "reports/methods.md")):
+    publish(root / "datasets")
+    for targets in ((), ("miniatures", "ceilings", "reports/methods.md")):
         run = snakemake(root, "-n", "-p", *targets)
         assert run.returncode == 0, run.text
         for line in re.findall(r"python -m .*(?= > logs/)", run.stdout):
@@ -102,6 +103,31 @@ def test_rules_speak_the_commands_language(tmp_path: Path, capsys: pytest.Captur
             importlib.import_module(door).main([*words, "--help"])
         known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
         assert options <= known, f"{module} {' '.join(words)} does not know {', '.join(sorted(options - known))}"
+
+
+def publish(folder: Path) -> None:
+    """Empty files in place of the published pictures, and the two manifests that name them."""
+    for dataset, example in (("nerf4", "chair"), ("realfusion15", "cactus")):
+        file = folder / dataset / example / "rgba.png"
+        file.parent.mkdir(parents=True)
+        file.touch()
+        write_lines(folder / f"{dataset}.csv", "name,prompt,image", f"{example},a {example},{dataset}/{example}/rgba.png")
+
+
+def test_ceilings_are_about_the_published_pictures_whatever_the_run_is_about(tmp_path: Path) -> None:
+    root = build(tmp_path)
+    publish(root / "datasets")
+    run = snakemake(root, "-n", "-p", "ceilings")
+    assert run.returncode == 0, run.text
+    assert "--datasets datasets --names nerf4 realfusion15" in run.stdout
+    shutil.move(root / "datasets" / "nerf4", root / "elsewhere" / "nerf4")
+    run = snakemake(root, "-n", "ceilings")
+    assert (
+        run.returncode != 0 and "ceilings need datasets/nerf4/chair/rgba.png" in run.text and "datasets/README.md" in run.text
+    )
+    shutil.move(root / "datasets" / "realfusion15", root / "elsewhere" / "realfusion15")
+    run = snakemake(root, "-n", "-p", "ceilings", MAGIC123_DATASETS="elsewhere")
+    assert run.returncode == 0 and "--datasets elsewhere" in run.stdout, run.text
 
 
 # ----------------------------------------------------------------------------------------------------------- staleness

@@ -285,7 +285,7 @@ def test_clip_similarity_is_the_cosine_of_image_embeddings(clip_folder, disc):
         a, b = model.encode_image((pictures - 0.5) / 0.25)
     expected = torch.nn.functional.cosine_similarity(a, b, dim=0).item()
     assert clip.compare([small], [255 - small])[0] == pytest.approx(expected, abs=1e-5)
-    assert clip.similarity(small, [small, 255 - small]) == pytest.approx([1.0, expected], abs=1e-5)
+    assert clip.encode([small, 255 - small]) @ clip.encode([small])[0] == pytest.approx([1.0, expected], abs=1e-5)
 
 
 def test_column_names_tell_the_models_apart():
@@ -437,3 +437,40 @@ def test_bad_meshes_are_refused(tmp_path):
 
 def test_unit_floats_maps_bytes():
     assert unit_floats(np.array([[[0, 51, 255]]], dtype=np.uint8)).tolist() == [[[0.0, 0.2, 1.0]]]
+
+
+def test_volume_iou_of_concentric_and_moved_solids():
+    import trimesh
+
+    from eval.mesh_metrics import solid_voxels, volume_iou
+
+    inner, outer = (trimesh.creation.icosphere(subdivisions=3, radius=r) for r in (0.5, 0.6))
+    assert volume_iou(inner, inner) == 1
+    # cells that the surface touches count, so both are about half a cell larger all round
+    half = 1 / 64
+    assert volume_iou(inner, outer) == pytest.approx(((0.5 + half) / (0.6 + half)) ** 3, abs=0.01)
+    cells = solid_voxels(inner)
+    assert len(cells) * (2 / 64) ** 3 == pytest.approx(4 / 3 * np.pi * (0.5 + half) ** 3, rel=0.02)
+    box = trimesh.creation.box((0.5, 0.5, 0.5))
+    moved = box.copy()
+    moved.apply_translation([0.25, 0, 0])
+    assert volume_iou(box, moved) == pytest.approx(1 / 3, abs=0.04)
+    apart = box.copy()
+    apart.apply_translation([0, 0.9, 0])
+    assert volume_iou(box, apart) == 0
+
+
+def test_open_surfaces_enclose_no_volume():
+    import trimesh
+
+    from eval.mesh_metrics import volume_iou
+
+    sphere = trimesh.creation.icosphere(subdivisions=3, radius=0.5)
+    bowl = trimesh.Trimesh(sphere.vertices, sphere.faces[sphere.triangles_center[:, 1] < 0])
+    with pytest.raises(MetricGap, match="encloses no volume"):
+        volume_iou(sphere, bowl)
+    # a hole narrower than a cell, and a texture's seams, leave a solid
+    punched = trimesh.Trimesh(sphere.vertices, sphere.faces[1:], process=False)
+    corners = sphere.vertices[sphere.faces].reshape(-1, 3)
+    loose = trimesh.Trimesh(corners, np.arange(len(corners)).reshape(-1, 3), process=False)
+    assert not punched.is_watertight and volume_iou(sphere, loose) == 1

@@ -193,7 +193,7 @@ def test_reference_view_is_never_novel(result, tmp_path):
     found = values(result)
     for (metric, _, view_set), value in found.items():
         assert view_set in ("reference", "novel", "all")
-        if metric in ("chamfer", "f-score"):
+        if metric in ("chamfer", "f-score", "volume-iou"):
             assert view_set == "novel" and value.images == {} and value.card.n_views == 0
             continue
         assert value.card.n_views == len(value.images)
@@ -291,7 +291,7 @@ def test_missing_weights_are_named_gaps(result, capsys):
 
 def test_a_method_without_a_mesh_has_a_gap(result):
     assert score(result, "--mesh", "none", "--truth-mesh", result / "truth.ply") == 0
-    assert {gap.metric for gap in read_scores(result / "scores.json").gaps} == {"chamfer", "f-score"}
+    assert {gap.metric for gap in read_scores(result / "scores.json").gaps} == {"chamfer", "f-score", "volume-iou"}
     (result / "mesh/none.json").parent.mkdir()
     (result / "mesh/none.json").write_text(json.dumps({"reason": "the surface is empty"}))
     assert score(result, "--mesh", result / "mesh/mesh.obj", "--truth-mesh", result / "truth.ply") == 0

@@ -30,8 +30,8 @@ def value(metric: str, number: float, view_set: str = "novel", protocol: str = "
     names = "full_name version protocol view_set sets n_views against resolution range background model weights_sha256 canary"
     whole = dict.fromkeys(names.split()) | {
         "full_name": metric, "version": 1, "protocol": protocol, "view_set": view_set, "sets": ["ring"], "n_views": 1,
-        "against": "truth", "range": "[0, 1]", "background": "white", "libraries": {}, "device": "cpu", "seconds": 0.0,
-        "time": "2030-01-01T00:00:00+00:00",
+        "against": "truth", "range": "[0, 1]", "background": "white", "libraries": {}, "kernels": {}, "device": "cpu",
+        "seconds": 0.0, "time": "2030-01-01T00:00:00+00:00",
     }  # fmt: skip
     images = {"ring/000": number} if view_set == "novel" else {}
     line = {"metric": metric, "protocol": protocol, "view_set": view_set, "value": number, "images": images}

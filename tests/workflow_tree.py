@@ -94,7 +94,8 @@ elif command == "view":
     write(options["out"], "cameras.json")
     write(options["mesh"], "mesh.obj")
 elif command == "score":
-    need(options["views"] + "/cameras.json", options["reference"] + "/example.json", options["truth"], options["truth-mesh"])
+    need(options["views"] + "/cameras.json", options["reference"] + "/example.json", options["truth"], options["truth-mesh"],
+         options["record"])
     need(*[value for name, value in repeated if name in ("clip", "perceptual")])
     Path(options["out"]).write_text("scores")
 elif command == "table":
