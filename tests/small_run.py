@@ -1,6 +1,7 @@
 """A small finished run, written with the suite's own writers: two examples, a control and a method of two stages."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,8 @@ def value(metric: str, view_set: str, number: float) -> Value:
 def build_run(root: Path) -> Path:
     """results/, logs/, benchmarks/ and datasets/ below `root`, and plan.json."""
     cells = []
+    (root / "mesh").mkdir()
+    write_mesh(root / "mesh", *ball(), colour_of, max_faces=6000, texture_size=256, metadata={}, device="cpu")
     for number, example in enumerate(EXAMPLES):
         prepared = root / "results" / "toys" / example / "example"
         prepared.mkdir(parents=True)
@@ -94,7 +97,7 @@ def build_run(root: Path) -> Path:
                 (folder / "mesh" / "none.json").write_text('{"reason": "a picture has no surface"}')
             else:
                 gaps, _ = [], scores.append(value("chamfer", "novel", 0.05 - 0.01 * place))
-                write_mesh(folder / "mesh", *ball(), colour_of, max_faces=6000, texture_size=256, metadata={}, device="cpu")
+                shutil.copytree(root / "mesh", folder / "mesh", dirs_exist_ok=True)
             write_scores(
                 folder / "scores.json",
                 Scores.model_validate({"scheme": "scores/1", "values": scores, "gaps": gaps, "left_out": []}),

@@ -31,7 +31,7 @@
       const glb = await viewer.show(key, name);
       if (!glb) return;
       save.href = link("mesh", glb, "model/gltf-binary");
-      save.download = `${name.replace(/[^\w-]+/g, "-")}.glb`;
+      save.download = `${name.replace(/[^\w]+/g, "-").replace(/^-|-$/g, "")}.glb`;
       save.hidden = false;
     } catch (problem) {
       canvas.hidden = true;

@@ -122,7 +122,7 @@ def _cell(page: Page, packed: Packed, key: tuple[str, str, str, str]) -> dict:
         "noMesh": exhibit.no_mesh,
         "scores": scores,
         "losses": losses and {**vars(losses), "series": _rounded(losses.series)},
-        "run": [[name.replace("_", " "), str(value)] for name, value in run.items()],
+        "run": [[name.replace("_", " "), str(value)] for name, value in run.items() if isinstance(value, str | int | float)],
     }
 
 

@@ -187,6 +187,7 @@ def run_stage(
                 "steps_per_second": round(history.here / max(history.seconds(), 1e-9), 2) if history.here else None,
                 "cpu_seconds": round(time.process_time(), 2),
                 "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                "peak_gpu_memory_mib": torch.cuda.max_memory_reserved() // 2**20 if torch.cuda.is_available() else None,
                 "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
             },
         )

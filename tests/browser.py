@@ -1,0 +1,60 @@
+"""Chromium, headless, over file://: a page that says what its browser complains about and what it asks the network for."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",  # WebGL without a graphics card
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A browser with a fresh profile; the test is skipped where Chromium is not installed."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+class Witness:
+    """Opens one file and keeps what went wrong: `complaints` of console and scripts, `requests` beyond the file itself."""
+
+    def __init__(self, browser: Browser, file: Path, width: int = 1280, height: int = 900, **emulated):
+        self.context = browser.new_context(viewport={"width": width, "height": height}, **emulated)
+        self.page: Page = self.context.new_page()
+        self.complaints, self.requests, self.address = [], [], file.resolve().as_uri()
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self._asked(request.url))
+        self.page.goto(self.address)
+
+    def _heard(self, message) -> None:
+        # reading pixels for a screenshot stalls the software renderer, which says so
+        if message.type in ("error", "warning") and "GPU stall due to ReadPixels" not in message.text:
+            self.complaints.append(message.text)
+
+    def _asked(self, url: str) -> None:
+        if not url.startswith(("data:", "blob:")) and url.split("#")[0] != self.address:
+            self.requests.append(url)
+
+    def __enter__(self) -> "Witness":
+        return self
+
+    def __exit__(self, *problem) -> None:
+        self.context.close()

@@ -1,0 +1,275 @@
+"""The report page in a browser, from disk: it works by keyboard, on a phone, in the dark, and fetches nothing."""
+
+import io
+import re
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import Witness, chromium
+from PIL import Image
+from small_run import build_run, fail_cell, report_words
+from test_report import HOSTILE, hostile
+
+from eval.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_run(tmp_path_factory.mktemp("browsed"))
+
+
+def page_in(root: Path, **settings) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        assert main(report_words(**settings)) == 0
+    return root / "small-report.html"
+
+
+@pytest.fixture(scope="module")
+def page(finished: Path) -> Path:
+    return page_in(finished)
+
+
+def pixels(locator) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(locator.screenshot())).convert("RGB")).astype(int)
+
+
+def contrast(page, selector: str) -> float:
+    """Contrast of an element's text against what lies behind it, by the formula of WCAG 2."""
+    text, ground = page.evaluate(
+        """selector => {
+            const element = document.querySelector(selector);
+            let behind = element;
+            const clear = (one) => getComputedStyle(one).backgroundColor === "rgba(0, 0, 0, 0)";
+            while (clear(behind) && behind.parentElement) behind = behind.parentElement;
+            return [getComputedStyle(element).color, getComputedStyle(behind).backgroundColor];
+        }""",
+        selector,
+    )
+
+    def luminance(colour: str) -> float:
+        parts = np.array([float(part) for part in re.findall(r"[\d.]+", colour)[:3]]) / 255
+        return float(np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])
+
+    high, low = sorted((luminance(text), luminance(ground)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def until(page, expression: str) -> None:
+    """Wait until it holds. Playwright's own way evaluates text inside the page, which the page's policy forbids."""
+    for _ in range(200):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"still not so after 10 s: {expression}")
+
+
+def load_closer(page) -> None:
+    page.locator("#closer").scroll_into_view_if_needed()
+    until(page, "document.querySelector('#mesh').dataset.shown")
+
+
+def test_everything_loads_from_the_file_alone(browser, page) -> None:
+    assert page.stat().st_size < 20e6
+    with Witness(browser, page) as seen:
+        load_closer(seen.page)
+        for row in ("copy/coarse", "both/coarse", "both/fine"):
+            seen.page.select_option("#closer-row", row)
+        until(seen.page, "document.querySelector('#film').readyState >= 2")
+        assert seen.page.evaluate("[...document.images].every(one => !one.src || (one.complete && one.naturalWidth > 0))")
+        film = "(async () => { const film = document.querySelector('#film'); await film.play(); return film.videoWidth; })()"
+        assert seen.page.evaluate(film) == 96  # colour and normals, 48 pixels each
+        until(seen.page, "document.querySelector('#film').currentTime > 0.05")
+        assert seen.page.locator("#charts path").count() == 2
+        assert "from 0.611 at step 0" in seen.page.locator("#charts svg").first.get_attribute("aria-label")
+        assert not seen.complaints and not seen.requests
+
+
+def test_the_policy_refuses_what_is_not_the_pages_own(browser, page) -> None:
+    """That nothing is fetched is not for want of trying, and the witness would see it."""
+    with Witness(browser, page) as seen:
+        seen.page.evaluate("document.body.append(Object.assign(new Image(), {src: 'https://example.org/a.png'}))")
+        seen.page.evaluate(
+            "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.harm = 1'}))"
+        )
+        seen.page.wait_for_timeout(100)
+        assert len(seen.complaints) == 2 and all("Content Security Policy" in text for text in seen.complaints)
+        assert seen.page.evaluate("window.harm === undefined")
+
+
+def test_tables_sort_by_keyboard_and_say_so(browser, page) -> None:
+    with Witness(browser, page) as seen:
+        names = seen.page.locator(".results tbody th")
+        first = names.all_text_contents()
+        assert first == ["a copy", "both priors (coarse)", "both priors (fine)"]
+        head = seen.page.locator(".results thead tr:last-child th", has_text="PSNR ring")
+        seen.page.locator(".results thead button").nth(1).focus()
+        seen.page.keyboard.press("Tab")
+        for order, expected in (("descending", first[::-1]), ("ascending", first), ("none", first)):
+            seen.page.keyboard.press("Enter")
+            assert head.get_attribute("aria-sort") == order and names.all_text_contents() == expected
+            said = seen.page.locator("#announce").text_content()
+            assert "first order" in said if order == "none" else order in said and "PSNR ring" in said
+        # a lower distance is better; what has none comes last in either order
+        distance = seen.page.locator(".results thead button", has_text="Chamfer")
+        for expected in (first[::-1], [*first[1:], first[0]]):
+            distance.press("Space")
+            assert names.all_text_contents() == expected
+        costs = seen.page.locator("#costs tbody tr")
+        seen.page.locator("#costs thead button", has_text="Total").click()
+        totals = [float(row.locator("td").nth(4).get_attribute("data-sort")) for row in costs.all()]
+        assert totals == sorted(totals) and len(set(totals)) > 1
+
+
+def test_the_mesh_turns(browser, page) -> None:
+    with Witness(browser, page) as seen:
+        load_closer(seen.page)
+        canvas = seen.page.locator("#mesh")
+        canvas.scroll_into_view_if_needed()
+        start = pixels(canvas)
+        assert start.std() > 15  # something is drawn
+        canvas.focus()
+        views = [pixels(canvas)]
+        for key in ("ArrowRight", "ArrowUp", "+"):
+            seen.page.keyboard.press(key)
+            views.append(pixels(canvas))
+        box = canvas.bounding_box()
+        seen.page.mouse.move(box["x"] + 60, box["y"] + 60)
+        seen.page.mouse.down()
+        seen.page.mouse.move(box["x"] + 160, box["y"] + 80, steps=4)
+        seen.page.mouse.up()
+        views.append(pixels(canvas))
+        seen.page.locator("#mesh-surface").press("Enter")
+        views.append(pixels(canvas))
+        for before, after in pairwise(views):
+            assert np.abs(before - after).mean() > 1
+        assert np.ptp(views[-1], axis=-1).max() < np.ptp(views[-2], axis=-1).max() / 3  # the bare surface is grey
+        seen.page.locator("#mesh-surface").press("Enter")
+        canvas.press("Home")
+        assert np.abs(pixels(canvas) - views[0]).mean() < 0.5
+        with seen.page.expect_download() as download:
+            seen.page.locator("#mesh-save").click()
+        saved = Path(download.value.path()).read_bytes()
+        assert saved[:4] == b"glTF" and download.value.suggested_filename == "dog-both-priors-fine.glb"
+
+
+def test_the_gallery_leads_to_one_result(browser, page) -> None:
+    with Witness(browser, page) as seen:
+        seen.page.locator('[name="kind"][value="normal"]').check()
+        tile = seen.page.locator(".pick").nth(1)
+        assert tile.locator("img.normal").is_visible() and not tile.locator("img.colour").is_visible()
+        tile.focus()
+        seen.page.keyboard.press("Enter")
+        assert seen.page.locator("#closer-row").evaluate("one => one.value") == "both/coarse"
+        assert seen.page.locator("#closer-row").evaluate("one => one === document.activeElement")
+        assert "Showing dog, both priors (coarse)." in seen.page.locator("#announce").text_content()
+        assert "15.00" in seen.page.locator("#closer-scores").text_content()
+        seen.page.select_option("#closer-row", "copy/coarse")
+        assert seen.page.locator("#mesh-none").text_content() == "No mesh: a picture has no surface."
+        assert not seen.page.locator("#mesh").is_visible() and not seen.complaints
+
+
+def test_the_slider_moves_by_keyboard_and_by_hand(browser, page) -> None:
+    with Witness(browser, page) as seen:
+        seen.page.select_option("#compare-left", "both/coarse")
+        seen.page.select_option("#compare-right", "both/fine")
+        assert seen.page.locator("#compare-left-name").text_content() == "both priors (coarse)"
+        stack, handle = seen.page.locator("#stack"), seen.page.locator("#compare-range")
+        handle.scroll_into_view_if_needed()
+        handle.focus()
+        seen.page.keyboard.press("End")
+        whole_left = pixels(stack)
+        seen.page.keyboard.press("Home")
+        whole_right = pixels(stack)
+        for _ in range(30):
+            seen.page.keyboard.press("ArrowRight")
+        assert handle.get_attribute("aria-valuetext") == "30 % both priors (coarse), 70 % both priors (fine)"
+        mixed = pixels(stack)
+        edge = int(0.3 * mixed.shape[1])
+        assert np.abs(mixed - whole_left)[:, : edge - 4].mean() < 0.5 < np.abs(mixed - whole_right)[:, : edge - 4].mean()
+        assert np.abs(mixed - whole_right)[:, edge + 4 :].mean() < 0.5 < np.abs(mixed - whole_left)[:, edge + 4 :].mean()
+        box = stack.bounding_box()
+        seen.page.mouse.click(box["x"] + 0.8 * box["width"], box["y"] + 20)
+        assert abs(int(handle.input_value()) - 80) <= 1
+
+
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_nothing_is_wider_than_the_screen(browser, page, width) -> None:
+    with Witness(browser, page, width, 844, has_touch=True) as seen:
+        load_closer(seen.page)
+        assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
+        for details in seen.page.locator("details").all():
+            details.evaluate("one => one.open = true")
+        assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert seen.page.locator("#mesh").bounding_box()["width"] > width * 0.35
+        inside = seen.page.locator(".results .scroller").evaluate("one => [one.scrollWidth, one.clientWidth]")
+        assert width > 500 or inside[0] > inside[1]  # the table scrolls in its own box
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_follow_the_reader(browser, page, scheme) -> None:
+    with Witness(browser, page, color_scheme=scheme) as seen:
+        load_closer(seen.page)
+        ground = seen.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (max(map(int, re.findall(r"\d+", ground)[:3])) < 60) == (scheme == "dark")
+        for selector in ("h1", ".facts", "nav a", ".tiles .label", ".results td", ".results .best", ".sd, .count", ".note",
+                         "#costs thead button", "select", "#mesh-surface", "summary", ".views", ".chart p"):  # fmt: skip
+            assert contrast(seen.page, selector) >= 4.5, selector
+
+
+def test_still_where_motion_is_unwelcome(browser, page) -> None:
+    for motion, behaviour in (("reduce", "auto"), ("no-preference", "smooth")):
+        with Witness(browser, page, reduced_motion=motion) as seen:
+            assert seen.page.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == behaviour
+
+
+def test_without_scripts_and_on_paper(browser, page) -> None:
+    with Witness(browser, page, java_script_enabled=False) as seen:
+        assert seen.page.locator(".results td").first.is_visible() and seen.page.locator(".strip img.colour").first.is_visible()
+        assert not seen.page.locator("#closer").is_visible() and not seen.page.locator("#compare").is_visible()
+        assert not seen.requests
+    with Witness(browser, page) as seen:
+        seen.page.emulate_media(media="print", color_scheme="dark")
+        assert not seen.page.locator("nav").is_visible() and seen.page.locator(".strip img.colour").first.is_visible()
+        assert seen.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_a_failed_cell_shows_the_end_of_its_log(browser, finished: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(finished, tmp_path / "run"))
+    fail_cell(root, "reconstruct: the gradient is not finite", "step 1\nerror: the gradient is not finite\n")
+    with Witness(browser, page_in(root)) as seen:
+        seen.page.get_by_role("link", name="Which, and why").click()
+        gap = seen.page.locator(".lack")
+        assert gap.locator(".status").text_content() == "failed" and gap.locator("pre").is_visible()
+        assert "error: the gradient is not finite" in gap.locator("pre").text_content()
+        seen.page.locator('.pick[data-example="toys/dog"][data-row="both/fine"]').click()
+        assert "This result is failed. reconstruct:" in seen.page.locator("#closer-state").text_content()
+        assert not seen.complaints
+
+
+def test_foreign_text_does_nothing(browser, finished: Path, tmp_path: Path, monkeypatch) -> None:
+    root = Path(shutil.copytree(finished, tmp_path / "run"))
+    monkeypatch.chdir(root)
+    hostile(root)
+    with Witness(browser, page_in(root, title=HOSTILE)) as seen:
+        seen.page.locator("#closer").scroll_into_view_if_needed()
+        until(seen.page, "document.querySelector('#closer-scores tr') !== null")
+        for example in seen.page.locator("#closer-example option").all():
+            seen.page.select_option("#closer-example", example.get_attribute("value"))
+            for row in seen.page.locator("#closer-row option").all():
+                seen.page.select_option("#closer-row", row.get_attribute("value"))
+                seen.page.wait_for_timeout(50)
+        assert seen.page.evaluate("window.harm === undefined")
+        assert seen.page.locator("h1").text_content() == HOSTILE and seen.page.title() == HOSTILE
+        assert seen.page.evaluate("[...document.querySelectorAll('img[src=x], [onerror]')].length") == 0
+        # not even the policy had to step in
+        assert not seen.complaints and not seen.requests
