@@ -36,11 +36,15 @@ except InputError as error:
     sys.exit(f"error: {error}")  # one sentence, where an exception would show lines of this file
 
 # The commands run in snakemake's own environment, use the threads they were given, and never look for models on the network.
+# `on_card COMMAND` waits for a card that no other job has, where the run asks for cards (magic123/lease.py).
+card = suite.settings.compute
+lease = f"python -m magic123.lease --per-card {card.jobs_per_gpu} --slots {card.cpu_slots} -- " if card.gpu else ""
 shell.prefix(
     f"set -euo pipefail; export PATH={Path(sys.executable).parent}:$PATH "
     "HF_HUB_OFFLINE=1 NUMBA_NUM_THREADS=$OMP_NUM_THREADS "
     # glibc would give every freed buffer back to the system and fault it in again at the next step
     "MALLOC_TRIM_THRESHOLD_=536870912 MALLOC_MMAP_THRESHOLD_=536870912; "
+    'on_card() {{ {lease}"$@"; }}; '
 )
 
 

@@ -22,8 +22,8 @@ DISK = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room in the quota",
     errno.EROFS: "name an output that can be written",
-    errno.EACCES: "name an output that you may write, or change its permissions",
-    errno.EPERM: "name an output that you may write, or change its permissions",
+    errno.EACCES: "change its permissions, or name another",
+    errno.EPERM: "change its permissions, or name another",
 }
 
 

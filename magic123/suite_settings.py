@@ -50,7 +50,9 @@ class ScoreStep(Settings):
 class Compute(Settings):
     """What a job asks of the machine. These numbers change no result and rerun nothing."""
 
-    gpu: NonNegativeInt = 0
+    gpu: Literal[0, 1] = 0  # 1: a card for each job of a network; `cores` and --resources gpu=N limit how many run at once
+    jobs_per_gpu: PositiveInt = 1  # that may share a card of this machine
+    cpu_slots: NonNegativeInt = 0  # where gpu is 1 and no card is found: this many jobs at once on the CPU; 0: an error
     threads: PositiveInt = 1
     mem_mb: PositiveInt = 3000  # times the attempt
     runtime: PositiveInt = 60  # minutes, times the attempt

@@ -24,7 +24,7 @@ rule view:
         settings=suite.settings.view.model_dump_json(),
         version=VERSIONS["view"],
     shell:
-        "python -m magic123 view --checkpoint {params.folder} --example {input.example} --settings {params.settings:q} --out {output.views} --mesh {output.mesh} > {log} 2>&1"
+        "on_card python -m magic123 view --checkpoint {params.folder} --example {input.example} --settings {params.settings:q} --out {output.views} --mesh {output.mesh} > {log} 2>&1"
 
 
 rule score:

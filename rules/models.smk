@@ -48,7 +48,7 @@ rule miniature:
     params:
         options=lambda wildcards, input: shell_words(*(word for name in input.keys() for word in (f"--{name}", input[name]))),
     shell:
-        "python -m magic123.miniatures {wildcards.network} {params.options} --out {output.folder} > {log} 2>&1"
+        "on_card python -m magic123.miniatures {wildcards.network} {params.options} --out {output.folder} > {log} 2>&1"
 
 
 rule demo_dataset:

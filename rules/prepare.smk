@@ -23,7 +23,7 @@ rule prepare:
         settings=suite.settings.prepare.settings.model_dump_json(),
         version=VERSIONS["prepare"],
     shell:
-        "python -m magic123 prepare --image {input.image:q} {params.about} --settings {params.settings:q} --out {output.folder} > {log} 2>&1"
+        "on_card python -m magic123 prepare --image {input.image:q} {params.about} --settings {params.settings:q} --out {output.folder} > {log} 2>&1"
 
 
 rule invert:
@@ -49,4 +49,4 @@ rule invert:
         settings=suite.settings.invert.settings.model_dump_json(),
         version=VERSIONS["invert"],
     shell:
-        "python -m magic123 invert --example {input.example} --weights {params.weights:q} --settings {params.settings:q} --seed {params.seed} --out {output.folder} --save-seconds {resources.save_seconds} > {log} 2>&1"
+        "on_card python -m magic123 invert --example {input.example} --weights {params.weights:q} --settings {params.settings:q} --seed {params.seed} --out {output.folder} --save-seconds {resources.save_seconds} > {log} 2>&1"

@@ -29,4 +29,4 @@ rule reconstruct:
         revisions=lambda wildcards: [suite.weights[name].revision for name in stage_weights(wildcards)],
         version=VERSIONS["reconstruct"],
     shell:
-        "python -m magic123 reconstruct --example {input.example} --stage {params.stage:q} --seed {wildcards.seed} {params.options} --out {params.folder} --save-seconds {resources.save_seconds} > {log} 2>&1"
+        "on_card python -m magic123 reconstruct --example {input.example} --stage {params.stage:q} --seed {wildcards.seed} {params.options} --out {params.folder} --save-seconds {resources.save_seconds} > {log} 2>&1"

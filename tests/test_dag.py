@@ -205,6 +205,16 @@ def test_resources_rerun_nothing(tree: Path) -> None:
     assert planned_jobs(tree, *RUN) == set()
 
 
+def test_a_card_for_each_job_reruns_nothing_and_goes_through_the_lease(tree: Path) -> None:
+    write_lines(tree / "config" / "small.yaml", f"run: {SMALL}", "compute: {gpu: 1, jobs_per_gpu: 2, cpu_slots: 1}")
+    assert planned_jobs(tree, *RUN) == set()
+    shutil.rmtree(tree / "results/demo/dog/3d-prior-only/seed0/coarse/views")
+    run = snakemake(tree, *RUN, "-p", CUDA_VISIBLE_DEVICES="0,1", XDG_RUNTIME_DIR=str(tree))
+    assert run.returncode == 0, run.text
+    log = (tree / "logs/demo/dog/3d-prior-only/seed0/coarse/view.log").read_text()
+    assert log.splitlines()[0].startswith("lease: ")
+
+
 def test_table_in_a_clone_does_not_stand_for_results(tree: Path) -> None:
     shutil.rmtree(tree / "results")
     shutil.rmtree(tree / ".snakemake")

@@ -22,6 +22,7 @@ FLOORS = [
             "method_list",
             "output_folder",
             "status",
+            "lease",
         },
         "loop": {"loss_history", "file_hash"},
     },

@@ -22,6 +22,7 @@ SETTINGS_CODE = [
     "config",
     "download",
     "errors",
+    "lease",
     "manifest",
     "method_list",
     "output_folder",

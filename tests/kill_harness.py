@@ -1,0 +1,228 @@
+"""Kills a run of the workflow at random moments, starts it again each time, and compares the end with an undisturbed run.
+
+    python tests/kill_harness.py --kills 30 --work FOLDER
+
+SIGKILL goes to a worker, to the main process alone (its workers go on as orphans) or to all of them, as a power cut would.
+What is shown: it completes; the same bytes; how much work was done twice. The trace of all steps comes from a hook that the
+harness lays over `magic123.resume` in the workers, by PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+HOOK = """
+import importlib.abc, importlib.util, os, sys, time
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "magic123.resume":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        run = spec.loader.exec_module
+        def traced(module):
+            run(module)
+            after, load = module.Unfinished.after_step, module.Unfinished.load
+            def note(self, what):
+                line = f"{time.time():.3f} {os.getpid()} {what} {len(self.rows)} {self.folder}\\n"
+                os.write(trace, line.encode())
+            def after_step(self, state):
+                note(self, "step")
+                return after(self, state)
+            def loaded(self):
+                found = load(self)
+                note(self, "start")
+                return found
+            module.Unfinished.after_step, module.Unfinished.load = after_step, loaded
+        spec.loader.exec_module = traced
+        return spec
+
+if "KILL_TRACE" in os.environ:
+    trace = os.open(os.environ["KILL_TRACE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    sys.meta_path.insert(0, Finder())
+"""
+
+# fields that say when and how fast, and files that hold nothing else
+TIMES = re.compile(rb'"(time|seconds|date)": ("[^"]*"|[-+.0-9e]+)')
+LEFT_OUT = re.compile(r"(^|/)(run\.json|\..*)$")
+
+
+@dataclass
+class Outcome:
+    kills: list[dict] = field(default_factory=list)  # {"target", "after" seconds, "rules" running}
+    attempts: int = 0
+    seconds: float = 0.0
+    repeated: list[dict] = field(default_factory=list)  # {"folder", "steps", "seconds"} of each start that went on
+    different: list[str] = field(default_factory=list)
+    files: int = 0
+
+
+def workplace(folder: Path, config: str) -> Path:
+    """A copy of the project to run in, with the hook, and `config` as config/kill.yaml."""
+    folder.mkdir(parents=True)
+    for name in ("Snakefile", "rules", "config", "profiles", "magic123", "eval"):
+        source = REPOSITORY / name
+        shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy(source, folder / name)
+    for name in ("weights", "datasets"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    (folder / "config" / "kill.yaml").write_text(config)
+    (folder / "hook").mkdir()
+    (folder / "hook" / "sitecustomize.py").write_text(HOOK)
+    return folder
+
+
+def start(folder: Path) -> subprocess.Popen:
+    """Snakemake in the folder, as its user would start it again after an accident."""
+    environment = os.environ | {"PYTHONPATH": str(folder / "hook"), "KILL_TRACE": str(folder / "trace")}
+    words = [sys.executable, "-m", "snakemake", "--cores", "1", "--configfile", "config/kill.yaml"]
+    with open(folder / "unlock.log", "a") as log:
+        subprocess.run([*words, "--unlock"], cwd=folder, env=environment, stdout=log, stderr=log, check=True)
+    log = open(folder / "snakemake.log", "a")  # noqa: SIM115
+    return subprocess.Popen(words, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def workers(main: psutil.Process) -> list[psutil.Process]:
+    """The project's own commands below Snakemake."""
+    found = []
+    for child in main.children(recursive=True):
+        try:
+            words = child.cmdline()
+        except psutil.NoSuchProcess:
+            continue
+        if len(words) > 3 and words[1] == "-m" and words[2] in ("magic123", "eval"):
+            found.append(child)
+    return found
+
+
+def kill(main: psutil.Process, target: str) -> list[str]:
+    """SIGKILL to the target; the commands that were running."""
+    below = workers(main)
+    running = [" ".join(child.cmdline()[2:4]) for child in below if child.is_running()]
+    if target == "worker":
+        for child in below:
+            child.kill()
+    else:
+        everyone = main.children(recursive=True)
+        main.kill()
+        if target == "all":
+            for child in everyone:
+                if child.is_running():
+                    child.kill()
+    return running
+
+
+def survive(folder: Path, kills: int, chance: random.Random, wait: tuple[float, float], patience: float = 3600) -> Outcome:
+    """Runs until the end, with `kills` kills on the way, each so many seconds after the first command as `wait` allows."""
+    outcome, began = Outcome(), time.monotonic()
+    while time.monotonic() - began < patience:
+        process = start(folder)
+        outcome.attempts += 1
+        if len(outcome.kills) < kills:
+            after, target = chance.uniform(*wait), chance.choice(["worker", "main", "all"])
+            main = psutil.Process(process.pid)
+            while process.poll() is None and not workers(main):
+                time.sleep(0.1)
+            try:
+                process.wait(after)
+            except subprocess.TimeoutExpired:
+                running = kill(main, target)
+                if running or target != "worker":
+                    outcome.kills.append({"target": target, "after": round(after, 1), "running": running})
+        code = process.wait()
+        if code == 0:
+            outcome.seconds = time.monotonic() - began
+            return outcome
+    raise AssertionError(f"did not complete in {patience} s: {folder / 'snakemake.log'}")
+
+
+def repeated(trace: Path) -> list[dict]:
+    """What each start that followed another one did again: steps, and the seconds these had taken."""
+    latest: dict[str, dict[int, float]] = {}
+    found = []
+    for line in trace.read_text().splitlines():
+        moment, _, what, step, folder = line.split(" ", 4)
+        done = latest.setdefault(folder, {})
+        if what == "step":
+            done[int(step)] = float(moment)
+        elif done:
+            first, last = int(step), max(done)
+            since = done.get(first, min(done.values()))
+            found.append({"folder": Path(folder).name, "steps": last - first, "seconds": round(done[last] - since, 2)})
+            latest[folder] = {first: float(moment)}
+    return found
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """SHA-256 of every result, times left out."""
+    found = {}
+    for file in sorted(folder.rglob("*")):
+        name = str(file.relative_to(folder))
+        if file.is_file() and not LEFT_OUT.search(name):
+            found[name] = hashlib.sha256(TIMES.sub(b"", file.read_bytes())).hexdigest()
+    return found
+
+
+def compare(whole: Path, killed: Path, outcome: Outcome) -> None:
+    ours, theirs = contents(killed / "results"), contents(whole / "results")
+    outcome.files = len(theirs)
+    outcome.different = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    outcome.repeated = repeated(killed / "trace")
+
+
+DEMO = """
+run: {datasets: [demo], examples: [green_truck], methods: [both, 3d-prior-only], seeds: [0], tables: [demo]}
+registries: {methods: config/kill-methods.yaml}
+invert: {settings: {steps: 60}}
+view: {turntable_frames: 4}
+compute: {save_seconds: SAVE}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and targets")
+    parser.add_argument("--save-seconds", type=float, default=2)
+    parser.add_argument("--steps", type=int, default=100, help="of each stage")
+    parser.add_argument("--work", type=Path, required=True, help="a folder that does not exist yet")
+    given = parser.parse_args()
+    config = DEMO.replace("SAVE", str(given.save_seconds))
+    folders = [workplace(given.work / name, config) for name in ("whole", "killed")]
+    for folder in folders:
+        text = (folder / "config" / "methods.yaml").read_text()
+        (folder / "config" / "kill-methods.yaml").write_text(re.sub(r"steps: [1-9]\d+", f"steps: {given.steps}", text))
+    undisturbed = survive(folders[0], 0, random.Random(0), (0, 0))
+    print(f"undisturbed: {undisturbed.seconds:.0f} s", flush=True)
+    outcome = survive(folders[1], given.kills, random.Random(given.seed), (0, 16))
+    compare(*folders, outcome)
+    outcome_file = given.work / "outcome.json"
+    outcome_file.write_text(json.dumps(vars(outcome) | {"undisturbed": undisturbed.seconds}, indent=1))
+    targets = {name: sum(kill["target"] == name for kill in outcome.kills) for name in ("worker", "main", "all")}
+    worst = max(outcome.repeated, key=lambda one: one["seconds"], default=None)
+    print(f"{len(outcome.kills)} kills {targets}, {outcome.attempts} starts, {outcome.seconds:.0f} s, then complete")
+    print(f"{outcome.files} files compared, {len(outcome.different)} differ: {outcome.different}")
+    again = sum(one["steps"] for one in outcome.repeated)
+    print(f"{len(outcome.repeated)} starts followed another; {again} steps done twice; worst {worst}")
+    sys.exit(bool(outcome.different))
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    main()

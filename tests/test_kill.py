@@ -1,0 +1,57 @@
+"""Real SIGKILLs: one stage as a process of its own, killed at moments that nobody chose. See kill_harness.py for whole runs."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from kill_harness import HOOK, REPOSITORY, contents, repeated
+from test_reconstruct import COARSE, write_disc
+
+INTERVAL = 10  # steps between saves
+
+
+def start(folder: Path, out: Path, trace: Path) -> subprocess.Popen:
+    (folder / "hook").mkdir(exist_ok=True)
+    (folder / "hook" / "sitecustomize.py").write_text(HOOK)
+    paths = os.pathsep.join([str(folder / "hook"), str(REPOSITORY)])
+    words = ["reconstruct", "--example", folder / "example", "--stage", json.dumps({**COARSE, "steps": 160, "resolution": 12})]
+    words += ["--out", out, "--save-steps", INTERVAL]
+    command = [sys.executable, "-m", "magic123", *map(str, words)]
+    environment = os.environ | {"PYTHONPATH": paths, "KILL_TRACE": str(trace)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def steps_in(trace: Path) -> int:
+    return trace.read_text().count(" step ") if trace.exists() else 0
+
+
+def test_a_stage_killed_twice_is_the_same_bytes(tmp_path):
+    (tmp_path / "example").mkdir()
+    write_disc(tmp_path / "example")
+    whole, killed = tmp_path / "whole" / "coarse", tmp_path / "killed" / "coarse"
+    trace, chance = tmp_path / "trace", random.Random()
+    assert start(tmp_path, whole, tmp_path / "other").wait(timeout=300) == 0
+    moments = []
+    for _ in range(2):
+        process = start(tmp_path, killed, trace)
+        before, further = steps_in(trace), chance.randrange(15, 50)
+        while steps_in(trace) < before + further and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(timeout=60) == -signal.SIGKILL
+        moments.append(steps_in(trace))
+        assert not killed.exists() and json.loads((killed.parent / ".coarse.status.json").read_text())["status"] == "running"
+    assert start(tmp_path, killed, trace).wait(timeout=300) == 0
+    print("killed after these numbers of steps:", moments)
+    assert (
+        contents(killed) == contents(whole) and {"checkpoint.safetensors", "losses.csv", "stage.json"} <= contents(whole).keys()
+    )
+    again = [one["steps"] for one in repeated(trace)]
+    assert len(again) == 2 and all(0 <= steps <= INTERVAL for steps in again), again
+    assert json.loads((killed.parent / ".coarse.status.json").read_text())["status"] == "ok"
+    assert sorted(path.name for path in killed.parent.iterdir()) == [".coarse.status.json", "coarse"]
