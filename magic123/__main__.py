@@ -12,6 +12,7 @@ from magic123.status import noted
 
 COMMANDS = {
     "prefetch": "a configuration -> its weights and pictures, listed with size and licence, fetched and proved",
+    "convert": "fetched checkpoints -> the folders that the priors and metrics read",
     "prepare": "a picture -> an example: square RGBA, inverse depth, quality report",
     "invert": "an example -> a learned word for its object (textual inversion)",
     "reconstruct": "an example -> one optimised stage of a method",

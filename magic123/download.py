@@ -22,7 +22,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from magic123.errors import InputError
-from magic123.registry import LOCAL, Download
+from magic123.registry import LOCAL, Download, readable
 
 CHUNK = 2**20
 TIMEOUT = 60.0  # seconds without an answer or a byte
@@ -64,8 +64,8 @@ def check_room(folder: Path, wanted: int) -> None:
     free = shutil.disk_usage(at).free
     if wanted + SPARE > free:
         raise InputError(
-            f"{_size(wanted)} are to be written to {folder}, but only {_size(free)} are free there: make room, or let the "
-            "folder be a link to a larger disk; nothing was downloaded"
+            f"{readable(wanted)} are to be written to {folder}, but only {readable(free)} are free there: make room, or let "
+            "the folder be a link to a larger disk; nothing was downloaded"
         )
 
 
@@ -121,7 +121,7 @@ def _from_one(url: str, target: Path, file, expected: Download, say) -> str:
             # a connection that brought nothing will not do so the next time
             if attempt + 1 == ATTEMPTS or file.seek(0, os.SEEK_END) <= before:
                 raise
-            say(f"{target.name}: {reason}; going on from {_size(file.tell())}")
+            say(f"{target.name}: {reason}; going on from {readable(file.tell())}")
             time.sleep(WAIT)
             continue
         digests = file_digests(target.with_name(f"{target.name}.part"))
@@ -164,7 +164,7 @@ def _transfer(url: str, target: Path, file, start: int, came_from: dict, expecte
         reason = getattr(error, "reason", None) or error
         raise Broken(f"the connection failed ({reason or type(error).__name__})") from error
     if total is not None and file.tell() < total:
-        raise Broken(f"the connection ended at {_size(file.tell())} of {_size(total)}")
+        raise Broken(f"the connection ended at {readable(file.tell())} of {readable(total)}")
 
 
 def _begin(url: str, target: Path, file, start: int, answer, expected: Download) -> int | None:
@@ -263,16 +263,7 @@ class Progress:
     def line(self, done: int, now: float) -> str:
         speed = (done - self.first) / max(now - self.began, 1e-3)
         if not self.total:
-            return f"{self.name}: {_size(done)}, {_size(speed)}/s"
+            return f"{self.name}: {readable(done)}, {readable(speed)}/s"
         bar = "#" * (20 * done // self.total)
         left = f", {(self.total - done) / speed:.0f} s left" if speed else ""
-        return f"{self.name}: [{bar:<20}] {_size(done)} of {_size(self.total)}, {_size(speed)}/s{left}"
-
-
-def _size(count: float) -> str:
-    """Bytes for people, in powers of ten."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
+        return f"{self.name}: [{bar:<20}] {readable(done)} of {readable(self.total)}, {readable(speed)}/s{left}"

@@ -34,7 +34,7 @@ def output_folder(out: str | Path, marker: str) -> Iterator[Path]:
         raise InputError(f"output folder {out} cannot be made ({error.strerror}); name another") from error
     try:
         yield unfinished
-        unfinished.chmod(0o777 & ~_umask())
+        unfinished.chmod(0o777 & ~umask())
         if out.is_dir() and any(out.iterdir()):
             replaced = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
             os.rename(out, replaced)
@@ -70,7 +70,7 @@ def write_json(path: Path, value) -> None:
     write_whole(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
 
-def _umask() -> int:
+def umask() -> int:
     """The process's file mode mask (it can only be read by setting it)."""
     mask = os.umask(0)
     os.umask(mask)

@@ -7,7 +7,6 @@ then on, also after the files were deleted. A finished entry has a receipt with 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from pathlib import Path
 from magic123.download import check_room, disagreement, download, file_digests
 from magic123.errors import InputError
 from magic123.manifest import FETCHED, HASHES
-from magic123.registry import Download, Weights, url_of
+from magic123.output_folder import write_json
+from magic123.registry import Download, Weights, readable, url_of
 from magic123.suite import Suite
 
 LOCKS = Path("weights/locks")
@@ -93,7 +93,7 @@ def listing(suite: Suite) -> str:
         there = is_there(entry)
         missing += 0 if there else entry.size
         licence = entry.licence + (" [NON-COMMERCIAL]" if entry.non_commercial else "")
-        lines.append(f"{name}  ({'there' if there else gigabytes(entry.size)})")
+        lines.append(f"{name}  ({'there' if there else readable(entry.size)})")
         lines.append(f"    licence  {licence}" + (f"; accept it at {entry.gated} and set HF_TOKEN" if entry.gated else ""))
         if entry.made_from:
             lines.append(f"    made     from {entry.made_from}, here")
@@ -110,7 +110,7 @@ def listing(suite: Suite) -> str:
         lines.append(f"{dataset}  ({there} of {len(own)} files there)")
         lines.append(f"    source   {own[0].url} and so on; hashes: {len(own)} registered")
         lines.append(f"    licence  {own[0].source}")
-    total = f"{gigabytes(missing)} to fetch and convert" if missing else "nothing to fetch"
+    total = f"{readable(missing)} to fetch and convert" if missing else "nothing to fetch"
     return "\n".join([*lines, f"{len(needed)} sets of weights, {len(pictures)} files of datasets: {total}"])
 
 
@@ -122,10 +122,6 @@ def proof_of(entry: Weights) -> str:
     rest = len(downloads) - whole - partly
     parts = [(whole, "registered"), (partly, "by MD5 or the beginning of SHA-256"), (rest, "recorded at the first download")]
     return ", ".join(f"{count} {what}" for count, what in parts if count)
-
-
-def gigabytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2f} MB"
 
 
 # ------------------------------------------------------------------------------------------------------------ fetching
@@ -228,11 +224,3 @@ def write_receipt(name: str, entry: Weights, files: Iterable[str], **more) -> No
     digests = {file: file_digests(Path(entry.path) / file) for file in files}
     content = {file: {key: digest[key] for key in ("sha256", "bytes")} for file, digest in digests.items()}
     write_json(Path(entry.receipt), {"weights": name, "files": content, **more})
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Under a temporary name, then renamed; the same content gives the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(path)

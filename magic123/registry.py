@@ -38,6 +38,15 @@ def check_source(url: str) -> str:
     return url
 
 
+def readable(count: float) -> str:
+    """A number of bytes for people, in powers of ten."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
 def url_of(source: str, file: str) -> str:
     """The address of `file` at a source."""
     return source.replace("{file}", quote(file))

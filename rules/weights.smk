@@ -1,4 +1,4 @@
-# fetch_weights, fetch_file, canary: what a run takes from elsewhere, fetched once and proved. `snakemake prefetch` does all of it
+# fetch_weights, fetch_file, convert, canary: what a run takes from elsewhere, fetched once and proved. `snakemake prefetch` does all of it
 # before a run; on a cluster these rules run where Snakemake does, because other nodes may have no network.
 # Reads   config/weights.yaml, datasets/{dataset}.csv, the network
 # Writes  weights/{weights}/ with receipt.json, the hashes of its files; weights/locks/; the pictures of a dataset
@@ -40,6 +40,29 @@ rule fetch_file:
         dataset=lambda wildcards: FETCHABLE[wildcards.file],
     shell:
         "python -m magic123 prefetch --dataset {params.dataset} --file {wildcards.file} --out {output.file:q} 2>&1 | tee {log}"
+
+
+rule convert:
+    input:
+        receipt=lambda wildcards: suite.weights[suite.weights[WEIGHTS_IN["converted"][wildcards.folder]].made_from].receipt,
+    output:
+        receipt="{folder}/receipt.json",
+    log:
+        "logs/{folder}/convert.log",
+    benchmark:
+        "benchmarks/{folder}/convert.jsonl"
+    wildcard_constraints:
+        folder=one_of(WEIGHTS_IN["converted"]),
+    resources:
+        mem_mb=scaled(16000),
+        runtime=scaled(60),
+    params:
+        name=lambda wildcards: WEIGHTS_IN["converted"][wildcards.folder],
+        conditioning=lambda wildcards: suite.weights[WEIGHTS_IN["converted"][wildcards.folder]].conditioning,
+        registry=suite.settings.registries.weights,
+        version=VERSIONS["convert"],
+    shell:
+        "python -m magic123 convert --weights {params.name} --registry {params.registry:q} > {log} 2>&1"
 
 
 rule canary:

@@ -35,7 +35,7 @@ FLOORS = [
     },
     {"render": {"render"}},
     {"losses": {"losses"}, "priors": {"priors"}},
-    {"scenes": {"scenes"}},
+    {"scenes": {"scenes"}, "conversion": {"conversion"}},
     {"checkpoint": {"checkpoint"}, "optimise": {"optimise"}},
     {"commands": {"commands"}, "miniatures": {"miniatures"}},
     {"door": {"__main__", "__init__"}},

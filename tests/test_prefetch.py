@@ -470,7 +470,7 @@ def test_a_run_lists_what_it_needs(tree: Path, monkeypatch, capsys: pytest.Captu
     assert main(["prefetch", "config/far.yaml", "--list"]) == 0
     text = capsys.readouterr().out
     for part in (
-        *("fetched-dpt", "3.07 MB", "Some Licence [NON-COMMERCIAL]", "https://example.org/accept", "/gone/model"),
+        *("fetched-dpt", "3 MB", "Some Licence [NON-COMMERCIAL]", "https://example.org/accept", "/gone/model"),
         *("/here/model", "1 registered", "prepare (depth)", "far  (0 of 2 files there)", "c0ffee/cup/rgba.png"),
     ):
         assert part in text, part
@@ -506,7 +506,7 @@ def test_snakemake_fetches_what_a_run_needs(tree: Path) -> None:
     assert run.stdout.count("rule fetch_weights:") == 1 and run.stdout.count("rule fetch_file:") == 2
     run = snakemake(tree, *words)
     assert run.returncode == 0, run.text
-    assert "fetched-dpt  (3.07 MB)" in run.text  # the list comes before the first download
+    assert "fetched-dpt  (3 MB)" in run.text  # the list comes before the first download
     assert (tree / "weights/fetched-dpt/receipt.json").exists() and (tree / "datasets/cup/rgba.png").exists()
     assert "Nothing to be done" in snakemake(tree, *words).text
 
