@@ -106,7 +106,8 @@ class PriorSettings(Settings):
     guidance_formula: Literal["usual", "as-published"] = "usual"
     # zero123
     angle_weight: bool = True  # times (angle between novel and reference direction) / 180
-    reference: Literal["own", "next-example"] = "own"  # next-example: the wrong-reference control
+    # next-example: the wrong-reference control; a list: this example (own) and others of its dataset that show the same object
+    reference: Literal["own", "next-example"] | tuple[str, ...] = "own"
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
 
 

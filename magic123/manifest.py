@@ -37,6 +37,7 @@ class ManifestRow(Settings):
     address: str = ""
     commit: str = ""  # fills {commit} in the address
     polar: float = Field(90.0, gt=0, lt=180)  # degrees from straight above, 90: level
+    azimuth: float = Field(0.0, ge=-180, le=180)  # degrees from the front, for further pictures of one object
     source: str = ""
     truth: str = ""  # folder of true novel views
     truth_mesh: str = ""

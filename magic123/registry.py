@@ -91,7 +91,7 @@ class Weights(Settings):
     downloads: dict[str, Download] = {}
     made_from: str | None = None  # the entry that `converter` turns into this one
     converter: Literal["zero123", "dpt", "open-clip"] | None = None
-    conditioning: Literal["distance", "elevation"] | None = None  # of a zero123, see priors.zero123_pose
+    conditioning: Literal["distance", "elevation"] | None = None  # of a zero123, see priors.zero123.pose_vector
     gigabytes: PositiveFloat | None = None  # about, of what the converter writes
     revision: str = ""
     source: str = ""

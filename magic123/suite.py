@@ -98,6 +98,7 @@ def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
     suite = Suite(settings, methods, weights, tables, manifests, examples)
     _check_rows(suite, source)
     _check_weights(suite, source)
+    _check_references(suite)
     _check_files(suite)
     return suite
 
@@ -193,6 +194,24 @@ def _check_weights(suite: Suite, source: Source) -> None:
             raise InputError(f"{where} is missing, but the prepare settings ask for {kind}; name some weights.")
         if asked:
             suite.weights_of(getattr(prepare, option), kind, where)
+
+
+def _check_references(suite: Suite) -> None:
+    """Further reference views are examples of every dataset of the run, and the own one is among them."""
+    file = suite.settings.registries.methods
+    for name in suite.settings.run.methods:
+        for stage_name, stage in suite.methods[name].stages.items():
+            for prior_name, prior in stage.priors.items():
+                if isinstance(prior.reference, str):
+                    continue
+                at = f"{name}.stages.{stage_name}.priors.{prior_name}.reference"
+                if prior.reference[:1] != ("own",) or len(set(prior.reference)) != len(prior.reference):
+                    raise InputError(f"{file}: {at} is a list, so it starts with own and names other examples once each.")
+                for dataset, rows in suite.manifests.items():
+                    for other in prior.reference[1:]:
+                        if other not in rows:
+                            known = choose_from(other, list(rows))
+                            raise InputError(f"{file}: {at} names {other!r}, not an example of {dataset}; {known}.")
 
 
 def _check_files(suite: Suite) -> None:

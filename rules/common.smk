@@ -82,15 +82,19 @@ def example_files(wildcards):
     return {column: suite.path_of(getattr(row, column)) for column, wanted in asked.items() if wanted}
 
 
-def example_options(wildcards, input):
-    """The options of prepare that this example needs."""
-    row, prepare = row_of(wildcards), suite.settings.prepare
-    words = ["--name", row.name, "--prompt", row.prompt, "--camera", json.dumps({"polar": row.polar})]
+def example_options(wildcards):
+    """The options of prepare that this example needs.
+
+    A function of the wildcards alone: Snakemake does not compare parameters that were given the input files.
+    """
+    row, prepare, files = row_of(wildcards), suite.settings.prepare, example_files(wildcards)
+    camera = {"polar": row.polar} | ({"azimuth": row.azimuth} if row.azimuth else {})
+    words = ["--name", row.name, "--prompt", row.prompt, "--camera", json.dumps(camera)]
     if row.init_word:
         words += ["--init-word", row.init_word]
     for option in ("mask", "depth", "normal", "token"):
-        if option in input.keys():
-            words += [f"--{option}", input[option]]
+        if option in files:
+            words += [f"--{option}", files[option]]
     for option, name in prepare_weights().items():
         words += [option, suite.weights[name].path]
     return shell_words(*words)
@@ -130,7 +134,10 @@ def stage_inputs(wildcards):
         inputs["token"] = f"{at}/example" if suite.settings.invert.given else f"{at}/token"
     if any(prior.kind == "zero123" and prior.reference == "next-example" for prior in stage.priors.values()):
         other = suite.next_example(wildcards.dataset, wildcards.example)
-        inputs["reference"] = f"results/{wildcards.dataset}/{other}/example"
+        inputs["reference"] = [f"results/{wildcards.dataset}/{other}/example"]
+    for prior in stage.priors.values():
+        if not isinstance(prior.reference, str):
+            inputs["reference"] = [f"results/{wildcards.dataset}/{other}/example" for other in prior.reference[1:]]
     return inputs
 
 
@@ -146,9 +153,10 @@ def stage_options(wildcards, input):
     words = []
     if "init" in input.keys():
         words += ["--init", Path(input.init).parent]
-    for option in ("token", "reference"):
-        if option in input.keys():
-            words += [f"--{option}", input[option]]
+    if "token" in input.keys():
+        words += ["--token", input.token]
+    for folder in [input.reference] if isinstance(input.get("reference"), str) else input.get("reference", []):
+        words += ["--reference", folder]
     for name in stage_weights(wildcards):
         words += ["--weights", f"{name}={suite.weights[name].path}"]
     return shell_words(*words)

@@ -191,6 +191,26 @@ def test_unregistered_weights(suite_of) -> None:
     assert "not in config/weights.yaml; did you mean 'miniature-zero123'?" in sentence
 
 
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ("[own, dgo]", "names 'dgo', not an example of demo; did you mean 'dog'?"),
+        ("[dog, own]", "starts with own"),
+        ("[own, dog, dog]", "once each"),
+        ("[]", "starts with own"),
+        ("own-and-next", "reference"),
+    ],
+)
+def test_mistakes_in_further_references(suite_of, reference: str, said: str) -> None:
+    suite_of()
+    with open("config/methods.yaml", "a") as file:
+        file.write(
+            f"\nrow: {{extends: 3d-prior-only, stages: {{coarse: {{priors: {{zero123: {{reference: {reference}}}}}}}}}}}\n"
+        )
+    sentence = refused(suite_of, "run: {methods: [row]}")
+    assert "row.stages.coarse.priors.zero123.reference" in sentence and said in sentence
+
+
 def test_dataset_without_examples(suite_of) -> None:
     suite_of()
     write(Path("datasets/other.csv"), "name,prompt,image", "mug,a mug,rgba.png")

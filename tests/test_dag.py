@@ -317,3 +317,28 @@ def test_run_on_slurm(tmp_path: Path) -> None:
         "cone/both/0/coarse: both priors: ok",
         "cone/both/0/fine: both priors: reconstruct: reconstruct was told to fail",
     ]
+
+
+def test_a_changed_line_of_a_dataset_prepares_that_example_again(tree: Path) -> None:
+    edit(tree / "datasets" / "demo.csv", "a red dog", "a blue dog")
+    planned = planned_jobs(tree, *RUN)
+    assert {job for job in planned if job.startswith(("prepare", "invert"))} == {"prepare dog", "invert dog"}
+
+
+def test_further_pictures_of_an_object_are_prepared_and_given(tree: Path) -> None:
+    """Examples of the dataset that the run does not list, with the angle at which they were taken."""
+    with open(tree / "config" / "methods.yaml", "a") as file:
+        line = "stages: {coarse: {priors: {zero123: {reference: [own, house, cone]}}}}"
+        file.write(f"\nthree-pictures: {{extends: 3d-prior-only, {line}}}\n")
+    csv = tree / "datasets" / "demo.csv"
+    lines = csv.read_text().splitlines()
+    csv.write_text("\n".join([lines[0] + ",azimuth", *(f"{line},{40 * n or ''}" for n, line in enumerate(lines[1:]))]) + "\n")
+    words = ["results/demo/dog/three-pictures/seed0/coarse/checkpoint.safetensors", "--configfile", "config/small.yaml"]
+    run = snakemake(
+        tree, "-n", "-p", *words, "--config", "run={methods: [both, 3d-prior-only, wrong-reference, three-pictures]}"
+    )
+    assert run.returncode == 0, run.text
+    prepared = {name for name in OBJECTS if f"--name {name} " in run.text}
+    assert prepared == {"dog", "house"}  # cone stands at azimuth 0, as before, and is not made again
+    assert '"azimuth": 80.0' in run.text
+    assert "--reference results/demo/house/example --reference results/demo/cone/example" in run.text

@@ -29,7 +29,7 @@ from magic123.priors.sds import (
 )
 from magic123.priors.stable_diffusion import StableDiffusion, fill_prompt, view_shares
 from magic123.priors.tokens import load_token, save_token
-from magic123.priors.zero123 import Zero123, clip_pixels, pose_vector
+from magic123.priors.zero123 import Zero123, clip_pixels, closeness, pose_vector
 
 ROOT = Path(__file__).parents[1]
 MINIATURES = ROOT / "weights/miniature"
@@ -257,6 +257,85 @@ def test_pose_vector_signs():
     torch.testing.assert_close(pose_vector(views(200.0), views(110.0)), torch.tensor([[0.0, 1.0, 0.0, 0.0]]), atol=1e-6, rtol=0)
 
 
+def test_pose_vectors_of_the_variants():
+    """Golden vectors for a reference 30 degrees above the horizon, seen from 90 degrees round and 20 degrees lower."""
+    reference, novel = views(10.0, polar=60.0, radius=1.5), views(100.0, polar=80.0, radius=2.0)
+    turned = math.radians(20.0)
+    expected = {"distance": [turned, 1.0, 0.0, 0.5], "elevation": [turned, 1.0, 0.0, math.radians(60.0)]}
+    for conditioning, vector in expected.items():
+        torch.testing.assert_close(pose_vector(novel, reference, conditioning), torch.tensor([vector]), atol=1e-6, rtol=0)
+    # Stable Zero123 is told nothing of distances, and its last number belongs to the reference, not to the novel view
+    farther, lower = views(100.0, polar=80.0, radius=9.0), views([100.0, 40.0], polar=[100.0, 30.0], radius=2.0)
+    torch.testing.assert_close(pose_vector(farther, reference, "elevation"), pose_vector(novel, reference, "elevation"))
+    torch.testing.assert_close(pose_vector(lower, reference, "elevation")[:, 3], torch.full((2,), math.radians(60.0)))
+    with pytest.raises(KeyError):
+        pose_vector(novel, reference, "radius")
+
+
+@pytest.mark.parametrize("conditioning", ["distance", "elevation"])
+def test_a_camera_to_the_right_sees_the_right_side(conditioning):
+    """Look-at: the view that the vector calls +90 degrees has the +x side of a cube in front, in every variant."""
+    reference = views(0.0)
+    for azimuth, side in ((90.0, [1.0, 0, 0]), (180.0, [0, 0, -1.0]), (-90.0, [-1.0, 0, 0]), (0.0, [0, 0, 1.0])):
+        camera = views(azimuth)
+        pose = pose_vector(camera, reference, conditioning)[0]
+        told = math.degrees(math.atan2(float(pose[1]), float(pose[2])))
+        facing = camera.camera_to_world[0, :3, 2]  # backward: from the object to the camera
+        torch.testing.assert_close(facing, torch.tensor(side), atol=1e-6, rtol=0)
+        assert abs((told - azimuth + 180) % 360 - 180) < 1e-4 and abs(float(pose[0])) < 1e-6
+
+
+def test_closeness_of_references():
+    references = views([0.0, 90.0, 180.0])
+    shares = closeness(views([0.0, 45.0, 90.0]), references)
+    expected = torch.tensor([[180.0, 90, 0], [135, 135, 45], [90, 180, 90]])
+    torch.testing.assert_close(shares, expected / expected.sum(-1, keepdim=True), atol=1e-4, rtol=0)
+
+
+def test_several_references_are_mixed_by_closeness():
+    one = recording_zero123()
+    embedding, known = torch.randn(2, 3), torch.randn(2, 4, 8, 8)
+    cameras = Camera.orbit(90.0, [0.0, 120.0], 1.8, 40.0, 8)
+    latents, t, camera = torch.randn(1, 4, 8, 8), torch.tensor([10]), views([40.0])
+
+    def prior(pick):
+        def answer(sample, t):  # tells the reference's latents apart
+            return sample[:, :4] + 3 * sample[:, 4:]
+
+        unet = RecordingUNet(answer)
+        return Zero123(None, unet, one.cc_projection, one.schedule, embedding[pick], known[pick], cameras[pick], 8)
+
+    both = prior(slice(0, 2))
+    unconditional, conditional = both.noise(latents, t, camera)
+    singles = [prior(slice(k, k + 1)).noise(latents, t, camera) for k in (0, 1)]
+    torch.testing.assert_close(unconditional, singles[0][0])
+    share = closeness(camera, cameras)[0]
+    torch.testing.assert_close(conditional, share[0] * singles[0][1] + share[1] * singles[1][1])
+    assert both.unet.context.shape == (3, 1, 6) and not both.unet.context[0].any()
+    pose = pose_vector(camera, cameras[1])
+    expected = both.cc_projection(torch.cat([embedding[1:], pose], -1))
+    torch.testing.assert_close(both.unet.context[2], expected)
+
+
+def test_angle_weight_is_of_the_nearest_reference():
+    camera = views([100.0, 10.0])
+    torch.testing.assert_close(angle_weight(camera, views([0.0, 120.0])), torch.tensor([20.0, 10.0]) / 180, atol=1e-5, rtol=0)
+    torch.testing.assert_close(angle_weight(camera, views([0.0])), torch.tensor([100.0, 10.0]) / 180, atol=1e-5, rtol=0)
+
+
+def test_clip_pixels_as_zero123_resizes():
+    """align_corners: the corners of the picture are the corners of the input; nothing is clamped."""
+    rgb = torch.rand(1, 8, 8, 3, generator=generator(3))
+    plain = {"crop_size": {"height": 5, "width": 5}, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    exact = clip_pixels(rgb, plain | {"align_corners": True})
+    corners = rgb[0, [0, 0, -1, -1], [0, -1, 0, -1]].T
+    torch.testing.assert_close(exact[0, :, [0, 0, -1, -1], [0, -1, 0, -1]], corners)
+    assert not torch.allclose(clip_pixels(rgb, plain)[0, :, [0, 0, -1, -1], [0, -1, 0, -1]], corners, atol=1e-3)
+    sharp = torch.zeros(1, 8, 8, 3)
+    sharp[:, :, 4:] = 1
+    assert clip_pixels(sharp, plain | {"align_corners": True, "crop_size": 7}).max() > 1.01
+
+
 def recording_zero123(answer=None, kind="epsilon") -> Zero123:
     reference = Camera.orbit(90.0, 0.0, 1.8, 40.0, 8)
     vae = SimpleNamespace(
@@ -395,6 +474,39 @@ def test_clip_pixels_agree_with_the_image_processor(tiny):
         levels[None].float() / 255, json.loads((tiny.zero123 / "feature_extractor/preprocessor_config.json").read_text())
     )
     assert (ours - theirs).abs().max() < 1.5 / 255 / 0.26  # the processor rounds to 8 bits
+
+
+def test_the_conditioning_stands_in_the_folder(tiny, tmp_path):
+    folder, picture = broken(tiny.zero123, tmp_path / "stable"), torch.rand(SIDE, SIDE, 3, generator=generator(1))
+    high = ReferenceCamera(polar=60.0)
+    assert Zero123.load(folder, picture, high).record["conditioning"] == "distance"
+    (folder / "model_index.json").write_text('{"conditioning": "elevation"}')
+    prior = Zero123.load(folder, picture, high)
+    assert prior.record["conditioning"] == "elevation"
+    pose = torch.tensor([[math.radians(30.0), 1.0, 0.0, math.radians(60.0)]])
+    expected = prior.cc_projection(torch.cat([prior.image_embedding, pose], -1))[:, None]
+    torch.testing.assert_close(prior.condition(views(90.0, radius=3.0)), expected)
+    (folder / "model_index.json").write_text('{"conditioning": "focal"}')
+    with pytest.raises(InputError, match="'focal'; known: distance, elevation"):
+        Zero123.load(folder, picture, high)
+    (folder / "model_index.json").unlink()
+    with pytest.raises(InputError, match=r"model_index\.json"):
+        Zero123.load(folder, picture, high)
+
+
+def test_a_prior_of_two_pictures(tiny):
+    front, side = torch.rand(2, SIDE, SIDE, 3, generator=generator(1))
+    cameras = [ReferenceCamera(), ReferenceCamera(azimuth=90.0)]
+    prior = Zero123.load(tiny.zero123, [front, side], cameras)
+    latents, t = torch.randn(1, 4, 8, 8, generator=generator(2)), torch.tensor([400])
+    for index, (picture, camera) in enumerate(zip((front, side), cameras, strict=True)):
+        # opposite to the other picture, the other has no say
+        opposite = views(180.0 + cameras[1 - index].azimuth)
+        alone = Zero123.load(tiny.zero123, picture, camera).noise(latents, t, opposite)
+        for one, both in zip(alone, prior.noise(latents, t, opposite), strict=True):
+            torch.testing.assert_close(both, one, atol=1e-4, rtol=1e-4)
+    with pytest.raises(InputError, match="one camera a picture"):
+        Zero123.load(tiny.zero123, [front, side], cameras[:1])
 
 
 def broken(source: Path, target: Path) -> Path:

@@ -1,18 +1,24 @@
 """The loop and its command: schedule, determinism, and what it refuses."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_diffusion import write_stable_diffusion, write_zero123
 
 from magic123.camera import Camera
 from magic123.checkpoint import load_scene
-from magic123.commands.reconstruct import main, reconstruct
-from magic123.config import Stage
+from magic123.commands.reconstruct import choose_device, main, reconstruct
+from magic123.config import PriorSettings, ReferenceCamera, Stage
 from magic123.errors import InputError
 from magic123.optimise import novel_shading, plain_if_possible, sees_reference
+from magic123.priors.sds import score_distillation
+from magic123.priors.stable_diffusion import StableDiffusion
+from magic123.priors.zero123 import Zero123
 
 FIELD = {
     "hidden": 16,
@@ -183,6 +189,63 @@ def test_priors_without_weights_token_or_reference_are_refused(example, tmp_path
     prior = {"kind": "zero123", "weights": "z", "weight": 1, "guidance_scale": 2, "reference": "next-example"}
     with pytest.raises(InputError, match="--reference"):
         reconstruct(example, Stage(**{**COARSE, "priors": {"views": prior}}), 0, tmp_path / "x", weights={"z": str(tmp_path)})
+
+
+def test_several_pictures_of_one_object_guide_one_stage(example, tmp_path):
+    """Own picture and another one: what was shown and where it was taken from stands in the record."""
+    other = Path(shutil.copytree(example, tmp_path / "other"))
+    record = json.loads((other / "example.json").read_text())
+    record["camera"] |= {"azimuth": 90, "polar": 70}
+    (other / "example.json").write_text(json.dumps(record | {"name": "side"}))
+    weights = {"z": str(write_zero123(tmp_path / "z"))}
+    prior = {"kind": "zero123", "weights": "z", "weight": 1e-3, "guidance_scale": 2, "reference": ["own", "side"]}
+    stage = Stage(**{**COARSE, "steps": 3, "reference_warmup": 1, "priors": {"views": prior}})
+    with pytest.raises(InputError, match="1 other example's picture and 0 were given"):
+        reconstruct(example, stage, 0, tmp_path / "x", weights=weights)
+    reconstruct(example, stage, 0, tmp_path / "x", weights=weights, reference=[other])
+    told = json.loads((tmp_path / "x" / "stage.json").read_text())["priors"]["views"]
+    assert told["reference"] == ["disc", "side"] and told["conditioning"] == "distance" and told["device"] == "cpu"
+
+
+def test_the_device_is_as_asked_or_the_precision_asks_for_it(monkeypatch):
+    stage, half = Stage(scene="nerf"), Stage(scene="nerf", dtype="float16")
+    prior = {"kind": "zero123", "weights": "z", "weight": 1, "guidance_scale": 2, "dtype": "bfloat16"}
+    half_prior = Stage(scene="nerf", priors={"views": prior})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device(stage, None) == choose_device(half_prior, None) == "cpu"
+    with pytest.raises(InputError, match="no CUDA device"):
+        choose_device(stage, "cuda:0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device(stage, None) == "cpu" and choose_device(stage, "cuda:1") == "cuda:1"
+    assert choose_device(half, None) == choose_device(half_prior, None) == "cuda"
+    assert choose_device(half, "cpu") == "cpu"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["stable-diffusion", "zero123"])
+def test_priors_on_a_gpu_guide_a_scene_on_the_cpu(tmp_path, kind):
+    """The gradient comes back to where the picture is, and is the CPU's but for rounding."""
+    gradients = []
+    for device in ("cpu", "cuda"):
+        if kind == "zero123":
+            folder = write_zero123(tmp_path / device)
+            prior = Zero123.load(folder, torch.full((16, 16, 3), 0.3), ReferenceCamera(), device=device)
+        else:
+            prior = StableDiffusion.load(write_stable_diffusion(tmp_path / device), prompt="a red dog", device=device)
+        rgb = torch.full((1, 16, 16, 3), 0.5, requires_grad=True)
+        settings = PriorSettings(kind=kind, weights="w", weight=1, guidance_scale=2)
+        loss, _ = score_distillation(
+            prior,
+            rgb,
+            Camera.orbit(80, 60, 1.8, 40, 16),
+            settings=settings,
+            generator=torch.Generator().manual_seed(0),
+            reference_camera=ReferenceCamera(),
+        )
+        loss.backward()
+        gradients.append(rgb.grad)
+    assert gradients[1].device.type == "cpu"
+    torch.testing.assert_close(*gradients, rtol=1e-2, atol=1e-2 * float(gradients[0].abs().max()))
 
 
 def test_unknown_stage_keys_name_the_known_ones(example, tmp_path):

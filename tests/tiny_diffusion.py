@@ -94,4 +94,5 @@ def write_zero123(folder: Path, prediction_type: str = "v_prediction") -> Path:
     CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8}).save_pretrained(
         folder / "feature_extractor"
     )
+    (folder / "model_index.json").write_text("{}\n")
     return folder

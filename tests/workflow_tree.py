@@ -84,8 +84,7 @@ elif command == "reconstruct":
         need(options["init"] + "/checkpoint.safetensors")
     if "token" in options:
         need(options["token"] + "/learned_embeds.safetensors")
-    if "reference" in options:
-        need(options["reference"] + "/example.json")
+    need(*[folder + "/example.json" for name, folder in repeated if name == "reference"])
     given = dict(value.split("=", 1) for name, value in repeated if name == "weights")
     assert set(given) == {prior["weights"] for prior in stage["priors"].values()}
     need(*given.values())

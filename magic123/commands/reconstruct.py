@@ -30,7 +30,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--init", type=Path, help="folder of the finished stage that this one starts from")
     parser.add_argument("--token", type=Path, help="a learned word: folder of `invert`, or a learned_embeds file")
-    parser.add_argument("--reference", type=Path, help="another example's folder, where a prior asks for its picture")
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        action="append",
+        help="another example's folder, where a prior asks for its picture; repeatable",
+    )
+    parser.add_argument("--device", help="where the priors are: cpu, cuda, ...; default: cuda for settings in half precision")
     parser.add_argument("--weights", action="append", default=[], metavar="NAME=FOLDER", help="where a prior's weights are")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--save-steps", type=int, default=0, metavar="N", help="save what is unfinished every N steps")
@@ -46,6 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         token=options.token,
         reference=options.reference,
         weights=weights,
+        device=options.device,
         save_steps=options.save_steps,
         save_seconds=options.save_seconds,
     )
@@ -76,8 +83,9 @@ def reconstruct(
     *,
     init: Path | None = None,
     token: Path | None = None,
-    reference: Path | None = None,
+    reference: list[Path] | None = None,
     weights: dict[str, str] | None = None,
+    device: str | None = None,
     save_steps: int = 0,
     save_seconds: float = 60.0,
 ) -> None:
@@ -86,7 +94,7 @@ def reconstruct(
     An earlier, unfinished run of the same is gone on with. Where memory runs out the next rung of the stage's ladder is tried.
     """
     rungs = stage.rungs()
-    inputs = {"init": init, "token": token, "reference": reference, "weights": weights or {}}
+    inputs = {"init": init, "token": token, "reference": reference, "weights": weights or {}, "device": device}
     for rung, settings in enumerate(rungs):
         trouble = _attempt(example_folder, settings, rung, seed, out, inputs, save_steps, save_seconds)
         if trouble is None:
@@ -127,8 +135,9 @@ def run_stage(
     *,
     init: Path | None,
     token: Path | None,
-    reference: Path | None,
+    reference: list[Path] | None,
     weights: dict[str, str],
+    device: str | None,
     save_steps: int,
     save_seconds: float,
 ) -> None:
@@ -149,7 +158,7 @@ def run_stage(
     generator = torch.Generator().manual_seed(seed)
     example = load_example(example_folder)
     scene = start_scene(stage, example, init)
-    priors = load_priors(stage, example, token, reference, weights)
+    priors = load_priors(stage, example, token, reference, weights, choose_device(stage, device))
     record = {
         "seed": seed,
         "example": example.name,
@@ -164,7 +173,8 @@ def run_stage(
         },
         "handover": getattr(scene, "handover", {}),
     }
-    files = {"example": example_folder, "init": init, "token": token, "reference": reference}
+    files = {"example": example_folder, "init": init, "token": token}
+    files |= {f"reference {number}": folder for number, folder in enumerate(reference or [])}
     identity = {
         "code": VERSIONS["reconstruct"],
         "settings": stage.model_dump(mode="json", exclude={"ladder"}),
@@ -221,7 +231,21 @@ def start_scene(stage: Stage, example, init: Path | None):
     return scene
 
 
-def load_priors(stage: Stage, example, token: Path | None, reference: Path | None, weights: dict[str, str]) -> dict:
+def choose_device(stage: Stage, asked: str | None) -> str:
+    """Where the priors are: as asked; else on the GPU if anything here is in half precision and there is one, else the CPU."""
+    import torch
+
+    if asked and asked.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device is {asked}, and this machine has no CUDA device: leave it out, or set it to cpu")
+    if asked:
+        return asked
+    half = stage.dtype != "float32" or any(prior.dtype != "float32" for prior in stage.priors.values())
+    return "cuda" if half and torch.cuda.is_available() else "cpu"
+
+
+def load_priors(
+    stage: Stage, example, token: Path | None, reference: list[Path] | None, weights: dict[str, str], device: str = "cpu"
+) -> dict:
     """The stage's priors, conditioned on the example. A weight of 0 needs no model and loads none."""
     from magic123.example import load_example
 
@@ -245,17 +269,24 @@ def load_priors(stage: Stage, example, token: Path | None, reference: Path | Non
                 view_prompts=settings.view_prompts,
                 front_azimuth=example.camera.azimuth,
                 dtype=settings.dtype,
+                device=device,
             )
         else:
             from magic123.priors.zero123 import Zero123
 
-            shown = example
+            shown, others = [example], [load_example(other) for other in reference or []]
             if settings.reference != "own":
-                if reference is None:
-                    raise InputError(f"the prior {name} is to see another example's picture: give --reference")
-                shown = load_example(reference)
-            prior = Zero123.load(folder, shown.rgb, shown.camera, dtype=settings.dtype)
-            prior.record["reference"] = shown.name
+                wanted = 1 if settings.reference == "next-example" else len(settings.reference) - 1
+                if len(others) != wanted:
+                    raise InputError(
+                        f"the prior {name} is to see {wanted} other example's picture and {len(others)} were given: "
+                        "give --reference once for each"
+                    )
+                shown = others if settings.reference == "next-example" else [example, *others]
+            prior = Zero123.load(
+                folder, [one.rgb for one in shown], [one.camera for one in shown], dtype=settings.dtype, device=device
+            )
+            prior.record["reference"] = shown[0].name if len(shown) == 1 else [one.name for one in shown]
         prior.fingerprint = fingerprint(folder)
         priors[name] = prior
     return priors

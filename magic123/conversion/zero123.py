@@ -35,7 +35,7 @@ KNOWN = ("model.diffusion_model.", "model_ema.diffusion_model", "first_stage_mod
 def convert(path: Path, out: Path, conditioning: str, say: Callable[[str], None]) -> dict:
     """Write unet/, vae/, image_encoder/, cc_projection/, scheduler/, feature_extractor/ and model_index.json into `out`.
 
-    conditioning: "distance" or "elevation", see priors.zero123_pose. Returns what is worth recording. Raises InputError.
+    conditioning: "distance" or "elevation", see priors.zero123.pose_vector. Returns what is worth recording. Raises InputError.
     """
     offline()
     state = read_checkpoint(path)

@@ -149,7 +149,8 @@ def posterior(vae, rgb: Tensor, resolution: int):
 def encode(vae, rgb: Tensor, resolution: int, generator: torch.Generator | None = None) -> Tensor:
     """Scaled latents [B, 4, h, w] float32 of rgb [B, H, W, 3]: a sample of the posterior, or its mode without a generator."""
     rgb = rgb.float().clone()  # a tensor of our own, for the hook below
-    distribution = posterior(vae, rgb, resolution)
+    seen = rgb.to(next(vae.parameters()).device)  # the scene may be elsewhere; its gradient finds the way back
+    distribution = posterior(vae, seen, resolution)
     latents = distribution.mode() if generator is None else distribution.sample(generator)
     latents = latents.float() * vae.config.scaling_factor
     if vae.dtype == torch.float16 and rgb.requires_grad:

@@ -99,7 +99,9 @@ def score_distillation(
         estimate = guided_noise(unconditional, conditional, settings.guidance_scale, settings.guidance_formula)
         factor = settings.weight / loss_scale * (1 - alphas[t].double())
         if settings.kind == "zero123" and settings.angle_weight:
-            factor = factor * angle_weight(camera, reference_camera).to(factor)
+            seen = getattr(prior, "reference_camera", None)
+            several = seen is not None and len(seen) > 1
+            factor = factor * angle_weight(camera, seen if several else reference_camera).to(factor)
         # float64: a factor of 1e-8 beside latents of 1 is below what float32 resolves in latents - (latents - gradient)
         gradient = factor[:, None, None, None] * (estimate.double() - noise.double())
         norm = float(gradient.norm())
@@ -110,13 +112,17 @@ def score_distillation(
         )
     latents = latents.double()
     loss = 0.5 * ((latents - (latents - gradient).detach()) ** 2).sum()
-    return loss.float(), {"gradient_norm": norm, "t": float(drawn.float().mean())}
+    return loss.float().to(rgb.device), {"gradient_norm": norm, "t": float(drawn.float().mean())}
 
 
 def angle_weight(camera: Camera, reference_camera) -> Tensor:
-    """Angle between viewing directions over 180 degrees: [B] in [0, 1]; 0 at the reference view itself."""
+    """Angle between viewing directions over 180 degrees: [B] in [0, 1]; 0 at the reference view itself.
+
+    Of several reference views the nearest counts.
+    """
     if reference_camera is None:
         raise ValueError("angle_weight needs the reference camera")
     known = reference_camera
-    reference = Camera.orbit(known.polar, known.azimuth, known.radius, known.fov, 1, device=camera.polar.device)
-    return angle_between(camera, reference) / 180
+    references = Camera.orbit(known.polar, known.azimuth, known.radius, known.fov, 1, device=camera.polar.device)
+    angles = [angle_between(camera, references[index]) for index in range(len(references))]
+    return torch.stack(angles).amin(0) / 180

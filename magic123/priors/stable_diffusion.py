@@ -97,6 +97,7 @@ class StableDiffusion:
             "prediction_type": schedule.prediction_type,
             "resolution": resolution,
             "dtype": dtype,
+            "device": str(device),
         }
         return prior
 
