@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from html import escape
 
+from eval.flag_table import flag_notes
 from eval.metrics import describe
 from eval.plan import Column
 from eval.reported import Reported, is_comparable
@@ -113,6 +114,7 @@ def _notes(table: Table, any_published: bool) -> list[str]:
     lower = list(dict.fromkeys(f"{entry.cell.name} (rung {entry.rung})" for entry in table.entries if entry.rung))
     if lower:
         notes.append(f"Memory ran out; made with smaller settings, on a lower rung of the stage's ladder: {'; '.join(lower)}.")
+    notes += flag_notes(table)
     if any(column.protocol == "as-published" for column in table.columns):
         notes.append("as-published repeats the flaws of the released metric code: for comparison with print, not to rank.")
     if table.reported:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.cards import Value, read_scores
+from eval.cards import Gap, Scores, Value, read_scores
 from eval.errors import EvalError, read_json
-from eval.metrics import describe
+from eval.metrics import describe, family
 from eval.protocols import PROTOCOLS
 
 VIEW_SETS = ("novel", "reference", "all")
@@ -93,17 +93,22 @@ def read_plan(path: Path) -> list[Cell]:
     return found
 
 
-def read_cell(cell: Cell, columns: list[Column]) -> tuple[list[Entry], list[Value]]:
-    """One entry per column, and the values with their cards."""
+def read_result(cell: Cell) -> tuple[str, str, Scores | None]:
+    """(status, reason, scores): what became of a cell as a whole; `ok` has scores, everything else has none."""
     status, file = cell.path / "status.json", cell.path / "scores.json"
     state = read_json(status, "status") if status.is_file() else {"status": "ok"}
     if state.get("status") in NO_RESULT:
-        return [Entry(cell, column, state["status"], reason=str(state.get("reason", ""))) for column in columns], []
+        return state["status"], str(state.get("reason", "")), None
     if state.get("status") != "ok":
         raise EvalError(f"{status} has the status {state.get('status')!r}; it must be ok or one of: {', '.join(NO_RESULT)}")
-    if not file.is_file():
-        return [Entry(cell, column, "missing") for column in columns], []
-    scores = read_scores(file)
+    return ("ok", "", read_scores(file)) if file.is_file() else ("missing", "", None)
+
+
+def read_cell(cell: Cell, columns: list[Column]) -> tuple[list[Entry], list[Value]]:
+    """One entry per column, and the values with their cards."""
+    status, reason, scores = read_result(cell)
+    if scores is None:
+        return [Entry(cell, column, status, reason=reason) for column in columns], []
     values = {Column(value.metric, value.view_set, value.protocol): value for value in scores.values}
     record = cell.path / "stage.json"
     rung = read_json(record, "record of a stage").get("rung", 0) if record.is_file() else 0
@@ -113,9 +118,18 @@ def read_cell(cell: Cell, columns: list[Column]) -> tuple[list[Entry], list[Valu
             used.append(values[column])
             entries.append(Entry(cell, column, "ok", values[column].value, rung=rung))
         else:
-            reasons = [gap.reason for gap in scores.gaps if column.metric.startswith(gap.metric)]
-            entries.append(Entry(cell, column, "not scored", reason=reasons[0] if reasons else "not in scores.json"))
+            entries.append(Entry(cell, column, "not scored", reason=gap_reason(column.metric, scores.gaps)))
     return entries, used
+
+
+def gap_reason(metric: str, gaps: list[Gap]) -> str:
+    """Why a metric has no value: its own gap, or that of the model it would have come from."""
+    models = {"r-precision": "clip", "consistency-clip": "clip", "consistency-lpips": "lpips", "contextual-mini": "lpips-mini"}
+    for name in (metric, models.get(metric) or models.get(family(metric)) or metric):
+        for gap in gaps:
+            if name.startswith(gap.metric) or gap.metric.startswith(f"{name}-"):
+                return gap.reason
+    return "there are no shaded renders" if "-shaded" in metric else "not in scores.json"
 
 
 def refuse_mixtures(values: list[tuple[Cell, Value]]) -> None:

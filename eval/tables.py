@@ -3,8 +3,10 @@
 Results are joined onto the plan, so that a mean says n of how many, and a cell without a value has a name and a word
 (see eval.plan). Numbers made differently never share a column: one protocol, one view set, one set of weights.
 
-Settings: {"title", "columns": [key, ...], "rows": [[method, stage], ...], "reported": bool}; without rows all that the
-plan holds. A key is METRIC[@VIEW_SET][:PROTOCOL]: novel views and `corrected` unless it says otherwise.
+Settings: {"title", "columns": [key, ...], "rows": [[method, stage], ...], "reported": bool, "baseline": [method, stage]};
+without rows all that the plan holds. A key is METRIC[@VIEW_SET][:PROTOCOL]: novel views and `corrected` unless it says
+otherwise. Beside the table stand every single value (-cells.csv), paired differences from the baseline with intervals
+(-differences.csv), quality flags (-flags.csv) and the metric cards of its columns (-cards.json).
 """
 
 from __future__ import annotations
@@ -13,12 +15,13 @@ import argparse
 import csv
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 
+from eval.cards import Scores, Value
 from eval.errors import EvalError, write_atomically
-from eval.plan import Cell, Column, Entry, parse_column, read_cell, read_plan, refuse_mixtures
+from eval.plan import Cell, Column, Entry, parse_column, read_cell, read_plan, read_result, refuse_mixtures
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,9 @@ class Table:
     entries: list[Entry]
     summaries: dict[tuple[str, str, str, Column], Summary]
     reported: bool
+    baseline: tuple[str, str] | None = None  # (method, stage) that the others are compared with
+    values: list[tuple[Cell, Value]] = field(default_factory=list)  # with their cards
+    results: list[tuple[Cell, Scores]] = field(default_factory=list)  # the cells that have any
 
 
 def mean_and_sd(values: dict[tuple[str, int], float]) -> tuple[float | None, float | None, int]:
@@ -108,19 +114,25 @@ def build_table(name: str, definition: dict, cells: list[Cell]) -> Table:
         rows.append((method, stage, f"{labels[0]} ({stage})" if several else labels[0]))
     chosen = [cell for cell in cells if (cell.method, cell.stage) in wanted]
     datasets = list(dict.fromkeys(cell.dataset for cell in chosen))
-    entries, values = [], []
+    entries, values, results = [], [], []
     for cell in chosen:
         of_cell, used = read_cell(cell, columns)
         entries += of_cell
         values += [(cell, value) for value in used]
+        if (scores := read_result(cell)[2]) is not None:
+            results.append((cell, scores))
     refuse_mixtures(values)
     found = [s for dataset in datasets for column in columns for s in _summaries(entries, dataset, rows, column)]
     summaries = {(s.dataset, s.method, s.stage, s.column): s for s in found}
     title = str(definition.get("title", name))
-    return Table(name, title, datasets, rows, columns, entries, summaries, bool(definition.get("reported", False)))
+    baseline = tuple(definition.get("baseline") or ()) or None
+    if baseline is not None and len(baseline) != 2:
+        raise EvalError(f"table {name!r} has the baseline {list(baseline)}; it must be [method, stage]")
+    reported = bool(definition.get("reported", False))
+    return Table(name, title, datasets, rows, columns, entries, summaries, reported, baseline, values, results)
 
 
-def _csv(header: list[str], lines: list[list]) -> str:
+def csv_text(header: list[str], lines: list[list]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(header)
@@ -135,7 +147,7 @@ def tidy_csv(table: Table) -> str:
     for s in table.summaries.values():
         which = [s.dataset, s.method, s.stage, s.column.metric, s.column.protocol, s.column.view_set]
         lines.append([*which, s.mean, s.sd, s.n, s.planned, s.seeds])
-    return _csv(header, lines)
+    return csv_text(header, lines)
 
 
 def cells_csv(table: Table) -> str:
@@ -146,7 +158,7 @@ def cells_csv(table: Table) -> str:
         cell, column = entry.cell, entry.column
         which = [cell.dataset, cell.example, cell.method, cell.stage, cell.seed]
         lines.append([*which, column.metric, column.protocol, column.view_set, entry.value, entry.status, entry.reason])
-    return _csv(header, lines)
+    return csv_text(header, lines)
 
 
 def read_settings(text: str) -> dict:
@@ -161,6 +173,9 @@ def read_settings(text: str) -> dict:
 
 
 def main(argv: list[str]) -> None:
+    from eval.column_cards import cards_json
+    from eval.differences import differences_csv, differences_markdown
+    from eval.flag_table import flags_csv
     from eval.layout import html, latex, markdown
     from eval.reported import read_reported
 
@@ -168,14 +183,14 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--plan", type=Path, required=True, help="plan.json: every planned cell")
     parser.add_argument("--settings", required=True, help="title, columns, rows, reported, as JSON")
     parser.add_argument("--reported", type=Path, default=Path("config/reported.csv"), help="published numbers")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="without suffix: .csv, -cells.csv, .md, .tex and .html are added"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="without suffix: .csv, -cells.csv, .md and others are added")
     given = parser.parse_args(argv)
     table = build_table(given.out.name, read_settings(given.settings), read_plan(given.plan))
     published = read_reported(given.reported) if table.reported else []
     texts = {".csv": tidy_csv(table), "-cells.csv": cells_csv(table)}
-    texts |= {".md": markdown(table, published), ".tex": latex(table, published), ".html": html(table, published)}
+    texts |= {"-differences.csv": differences_csv(table), "-flags.csv": flags_csv(table), "-cards.json": cards_json(table)}
+    texts[".md"] = markdown(table, published) + differences_markdown(table)
+    texts |= {".tex": latex(table, published), ".html": html(table, published)}
     for suffix, text in texts.items():
         write_atomically(given.out.with_name(given.out.name + suffix), text)
     lacking = [entry for entry in table.entries if entry.status != "ok"]

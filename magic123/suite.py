@@ -160,6 +160,9 @@ def _check_rows(suite: Suite, source: Source) -> None:
                 known = choose_from(stage, list(suite.methods[method].stages))
                 raise InputError(f"{file}: {name}.rows names {stage!r}, not a stage of {method}; {known}.")
             shown.add(method)
+        baseline = suite.tables[name].baseline
+        if baseline is not None and baseline not in rows_of(suite, name) and suite.tables[name].rows != "all":
+            raise InputError(f"{file}: {name}.baseline is {'/'.join(baseline)}, which is not among its rows; add the row.")
         if shown.isdisjoint(run.methods):
             raise InputError(f"{file}: {name}.rows has none of this run's methods ({', '.join(run.methods)}); add a row.")
     if hidden := [method for method in run.methods if method not in shown]:

@@ -85,3 +85,4 @@ class Table(Settings):
     columns: list[str] = Field(min_length=1)
     rows: Literal["all"] | list[tuple[str, str]] = "all"  # [method, stage] each; all: every stage of the run's methods
     reported: bool = False  # published numbers below
+    baseline: tuple[str, str] | None = None  # [method, stage] that the other rows are compared with, result by result

@@ -15,7 +15,7 @@ from magic123.registry import CANARY
 from magic123.settings_file import start_of
 from magic123.suite import MANIFESTS
 
-TABLE_FILES = [".csv", "-cells.csv", ".md", ".tex", ".html"]
+TABLE_FILES = [".csv", "-cells.csv", "-differences.csv", "-flags.csv", "-cards.json", ".md", ".tex", ".html"]
 FIGURE, PAGE = ".png", "-report.html"
 TRUTH = str(Path(suite.settings.datasets_folder) / "{dataset}" / "{example}" / "truth")
 EXAMPLE = "results/{dataset}/{example}"

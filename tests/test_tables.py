@@ -1,6 +1,7 @@
 """Tables: complete denominators, means over the right things, nothing mixed, three markups of the same cells."""
 
 import csv
+import io
 import json
 import re
 import shutil
@@ -10,10 +11,13 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import yaml
 
 from eval.__main__ import main
-from eval.differences import paired_difference
+from eval.column_cards import cards_json
+from eval.differences import differences_csv, differences_markdown, paired_difference
 from eval.errors import EvalError
+from eval.flag_table import flag_notes, flags_csv
 from eval.layout import TEX, grid, html, latex, markdown
 from eval.metrics import family
 from eval.plan import Column, parse_column, read_plan
@@ -23,6 +27,7 @@ from eval.tables import build_table, mean_and_sd
 
 EXAMPLES, METHODS, SEEDS = ("car", "cup", "dog"), ("both", "one_prior"), (0, 1)
 REPORTED = Path(__file__).resolve().parent.parent / "config" / "reported.csv"
+TABLES = REPORTED.with_name("tables.yaml")
 
 
 def value(metric: str, number: float, view_set: str = "novel", protocol: str = "corrected", **card) -> dict:
@@ -365,6 +370,100 @@ def test_bootstrap_resamples_examples_not_seeds():
     assert spread.high - spread.low == pytest.approx(2 * 1.96 * 0.5 / 20, rel=0.1)
 
 
+def lines_of(text: str) -> list[dict]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_table_has_differences_from_its_baseline(run):
+    table = table_of(run, ["psnr", "chamfer"], baseline=["one_prior", "fine"])
+    first, second = lines_of(differences_csv(table))
+    assert (first["method"], first["baseline_method"], first["metric"]) == ("both", "one_prior", "psnr")
+    numbers = [float(first[key]) for key in ("difference", "low", "high", "level")]
+    assert numbers == pytest.approx([3, 3, 3, 0.95]) and (first["examples"], first["pairs"]) == ("3", "6")
+    assert second["difference"] == "" and "share 0" in second["reason"]  # one_prior has no mesh
+    text = differences_markdown(table)
+    assert "#### Less Row one_prior" in text and "**+3.00 [+3.00, +3.00] (3)**" in text
+    assert "| Row one_prior" not in text and "share 0." in text
+
+
+def test_intervals_that_hold_zero_are_not_bold(run):
+    for seed in SEEDS:
+        change = lambda content: content["values"][0].update(value=10.0)  # noqa: E731
+        rewrite(run / f"cup/both/{seed}/scores.json", change)
+    text = differences_markdown(table_of(run, baseline=["one_prior", "fine"]))
+    assert re.search(r"\| -\d+\.\d+ \[-\d+\.\d+, \+3\.00\] \(3\) \|", text), text
+
+
+def test_baselines_that_are_not_there(run):
+    assert lines_of(differences_csv(table_of(run))) == [] and differences_markdown(table_of(run)) == ""
+    elsewhere = table_of(run, baseline=["ghost", "fine"])
+    assert lines_of(differences_csv(elsewhere)) == []
+    assert "the baseline ghost/fine is not part of this run" in differences_markdown(elsewhere)
+    with pytest.raises(EvalError, match=r"must be \[method, stage\]"):
+        table_of(run, baseline=["one_prior"])
+
+
+# --------------------------------------------------------------------------------------------------- flags and cards
+def flag(name: str, state: str, number: float | None) -> dict:
+    reason = "no depth map" if number is None else ""
+    return {"name": name, "state": state, "number": number, "threshold": 0.5, "meaning": "m", "reason": reason}
+
+
+def test_raised_flags_are_listed_and_named_under_the_table(run):
+    assert flag_notes(table_of(run)) == []  # scored before there were flags
+    for file in run.glob("*/*/*/scores.json"):
+        rewrite(file, lambda content: content.update(flags=[flag("floaters", "clear", 0.1)]))
+    assert flag_notes(table_of(run)) == ["No quality flag is raised in 12 results."]
+    spoiled = [flag("floaters", "raised", 0.7), flag("concave-front", "not measured", None)]
+    rewrite(run / "cup/both/1/scores.json", lambda content: content.update(flags=spoiled))
+    table = table_of(run)
+    for markup in (markdown(table, []), latex(table, []), html(table, [])):
+        assert "Flag floaters raised: nerf4 both/fine (cup seed 1)." in markup.replace("\\", "")
+        assert "concave-front in 1 of 12 results" in markup
+    lines = lines_of(flags_csv(table))
+    assert len(lines) == 13
+    raised = next(line for line in lines if line["state"] == "raised")
+    assert (raised["example"], raised["method"], raised["flag"], raised["number"]) == ("cup", "both", "floaters", "0.7")
+    assert next(line for line in lines if line["state"] == "not measured")["reason"] == "no depth map"
+
+
+def test_cards_of_the_columns_say_over_what(run):
+    made = {"seed": 1, "determinism": "strict", "device": "cpu", "kernels": {"rasterizer": "numba"}, "versions": {}}
+    for file in run.glob("*/*/1/scores.json"):
+        rewrite(file, lambda content: content.update(made=made))
+    (run / "cup/both/1/scores.json").unlink()
+    rewrite(run / "cup/both/0/scores.json", lambda content: content["values"][0]["card"].update(device="cuda"))
+    first, second = json.loads(cards_json(table_of(run, ["psnr", "chamfer"])))["columns"]
+    assert (first["metric"], first["n"], first["planned"], first["seeds"]) == ("psnr", 11, 12, [0, 1])
+    assert set(first["device"]) == {"cpu", "cuda"} and first["background"] == ["white"]
+    assert first["determinism"] == ["strict"] and first["reconstruction_kernels"] == [{"rasterizer": "numba"}]
+    assert (second["n"], second["planned"]) == (5, 12)
+    for key in ("full_name", "weights_sha256", "libraries", "kernels", "resolution", "range", "n_views", "model", "time"):
+        assert key in first
+
+
+def test_gaps_of_what_a_missing_model_would_have_measured(run):
+    table = table_of(run, ["r-precision-B-32", "consistency-clip-B-32", "psnr-shaded"])
+    reasons = {entry.column.metric: entry.reason for entry in table.entries}
+    assert reasons["r-precision-B-32"] == reasons["consistency-clip-B-32"] == "needs CLIP weights at w, run it"
+    assert reasons["psnr-shaded"] == "there are no shaded renders"
+
+
+@pytest.mark.parametrize("name", sorted(yaml.safe_load(TABLES.read_text())))
+def test_declared_tables_have_columns_and_rows_that_exist(name):
+    from magic123.settings_file import load_methods, resolve_extends
+
+    methods = load_methods(TABLES.with_name("methods.yaml"))
+    table = resolve_extends(yaml.safe_load(TABLES.read_text()), TABLES)[name]
+    assert len({parse_column(key) for key in table["columns"]}) == len(table["columns"])
+    rows = [tuple(row) for row in table.get("rows", [])]
+    for method, stage in rows:
+        assert stage in methods[method].stages
+    if "baseline" in table:
+        assert not rows or tuple(table["baseline"]) in rows
+        assert table["baseline"][1] in methods[table["baseline"][0]].stages
+
+
 # ------------------------------------------------------------------------------------------------------------- command
 def test_command_writes_every_file(run, capsys):
     (run / "cup/both/1/scores.json").unlink()
@@ -382,7 +481,8 @@ def test_command_writes_every_file(run, capsys):
     ]
     assert main([str(word) for word in words]) == 0
     names = {path.name for path in (run / "reports").iterdir()}
-    assert names == {"main.csv", "main-cells.csv", "main.md", "main.tex", "main.html"}
+    suffixes = (".csv", "-cells.csv", "-differences.csv", "-flags.csv", "-cards.json", ".md", ".tex", ".html")
+    assert names == {f"main{suffix}" for suffix in suffixes}
     with (run / "reports/main.csv").open(newline="") as stream:
         lines = list(csv.DictReader(stream))
     header = ["dataset", "method", "stage", "metric", "protocol", "view_set", "mean", "sd", "n", "planned", "seeds"]
