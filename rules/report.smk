@@ -44,7 +44,7 @@ rule figure:
         plan="results/plans/{table}.json",
         views=lambda wildcards: [f"{cell['path']}/views" for cell in cells(axes_of(suite, wildcards.table))],
     output:
-        "reports/{table}.png",
+        report("reports/{table}.png", category="{table}", labels={"shows": "one unseen view of every result"}),
     log:
         "logs/{table}/figure.log",
     params:
@@ -60,7 +60,7 @@ rule report:
         results=lambda wildcards: results_of(wildcards.table),
         reported=lambda wildcards: reported_numbers(wildcards.table),
     output:
-        page="reports/{table}-report.html",
+        page=report("reports/{table}-report.html", category="{table}", labels={"shows": "everything, on one page"}),
     log:
         "logs/{table}/report.log",
     benchmark:
@@ -88,7 +88,7 @@ rule ceilings:
     input:
         ceiling_pictures,
     output:
-        "reports/ceilings.csv",
+        report("reports/ceilings.csv", category="ceilings", labels={"shows": "what a perfect prediction scores"}),
     log:
         "logs/ceilings.log",
     params:

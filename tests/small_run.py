@@ -61,7 +61,7 @@ def write_views(folder: Path, hue: float) -> None:
 
 
 def value(metric: str, view_set: str, number: float) -> Value:
-    names = [name for name in MetricCard.model_fields if name not in ("libraries", "sets")]
+    names = [name for name in MetricCard.model_fields if name not in ("libraries", "kernels", "sets")]
     card = dict.fromkeys(names) | {
         "full_name": f"{metric}.128px", "version": 1, "protocol": "corrected", "view_set": view_set, "sets": ["ring"],
         "n_views": 1, "against": "truth", "range": "[0, 1]", "background": "white", "libraries": {"numpy": "2"},
@@ -69,6 +69,18 @@ def value(metric: str, view_set: str, number: float) -> Value:
     }  # fmt: skip
     images = {f"{'reference' if view_set == 'reference' else 'ring'}/000": number}
     return Value(metric=metric, protocol="corrected", view_set=view_set, value=number, images=images, card=MetricCard(**card))
+
+
+def flags(place: int) -> list[dict]:
+    """A white back on the copy, and a broken mesh where there is a mesh, which is not."""
+    shattered = (
+        {"state": "not measured", "number": None, "reason": "no mesh"} if not place else {"state": "clear", "number": 0.9}
+    )
+    back = {"state": "clear" if place else "raised", "number": 0.1 if place else 0.8}
+    return [
+        {"name": "shattered-mesh", "threshold": 0.5, "meaning": "share of the largest part", **shattered},
+        {"name": "white-back", "threshold": 0.5, "meaning": "share of white pixels behind", **back},
+    ]
 
 
 def build_run(root: Path) -> Path:
@@ -100,7 +112,9 @@ def build_run(root: Path) -> Path:
                 shutil.copytree(root / "mesh", folder / "mesh", dirs_exist_ok=True)
             write_scores(
                 folder / "scores.json",
-                Scores.model_validate({"scheme": "scores/1", "values": scores, "gaps": gaps, "left_out": []}),
+                Scores.model_validate(
+                    {"scheme": "scores/1", "values": scores, "gaps": gaps, "left_out": [], "flags": flags(place)}
+                ),
             )
             lines = [f"{step},{1 / (step + 1)}," + (str(step) if step % 2 else "") for step in range(200)]
             (folder / "losses.csv").write_text("\n".join(["step,rgb,zero123_gradient", *lines]) + "\n")

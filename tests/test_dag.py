@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,14 @@ def test_ceilings_are_about_the_published_pictures_whatever_the_run_is_about(tmp
     shutil.move(root / "datasets" / "realfusion15", root / "elsewhere" / "realfusion15")
     run = snakemake(root, "-n", "-p", "ceilings", MAGIC123_DATASETS="elsewhere")
     assert run.returncode == 0 and "--datasets elsewhere" in run.stdout, run.text
+
+
+def test_snakemakes_own_report(tree: Path) -> None:
+    run = snakemake(tree, *RUN, "--report", "run.zip")
+    assert run.returncode == 0, run.text
+    with zipfile.ZipFile(tree / "run.zip") as bundle:
+        names = {Path(name).name for name in bundle.namelist()}
+    assert {"report.html", "demo-report.html", "demo.png"} <= names
 
 
 # ----------------------------------------------------------------------------------------------------------- staleness

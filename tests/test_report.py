@@ -127,6 +127,18 @@ def test_commit_and_uncommitted_changes(run: Path) -> None:
     assert "with uncommitted changes" in text and "changed files plan.json" in text
 
 
+def test_flags_are_counted_and_marked(run: Path) -> None:
+    page = page_of()
+    text = Reader(page).text
+    assert "Row shattered-mesh white-back a copy – 2 of 2 both priors (coarse) 0 of 2 0 of 2" in text
+    assert text.count("⚑ white-back") == 2 and "⚑ shattered-mesh" not in text
+    flags = data_of(page)["examples"][0]["cells"]["copy/coarse"]["flags"]
+    assert [flag["state"] for flag in flags] == ["not measured", "raised"] and flags[0]["about"] == "no mesh"
+    for file in Path("results").rglob("scores.json"):  # scores of before there were flags
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"flags": []}))
+    assert "Quality flags" not in re.sub("<script.*?</script>", "", page_of(), flags=re.DOTALL).split("What ran")[1]
+
+
 # ---------------------------------------------------------------------------------------------------------- partial runs
 def test_a_failed_and_a_deleted_result_are_named(run: Path) -> None:
     fail_cell(run, "reconstruct: the gradient is not finite", "step 1\nstep 2\nerror: the gradient is not finite\n")

@@ -174,6 +174,7 @@ def test_the_gallery_leads_to_one_result(browser, page) -> None:
         assert "Showing dog, both priors (coarse)." in seen.page.locator("#announce").text_content()
         assert "15.00" in seen.page.locator("#closer-scores").text_content()
         seen.page.select_option("#closer-row", "copy/coarse")
+        assert "white-back" in seen.page.locator("#closer-flags .raised").locator("..").text_content()
         assert seen.page.locator("#mesh-none").text_content() == "No mesh: a picture has no surface."
         assert not seen.page.locator("#mesh").is_visible() and not seen.complaints
 
@@ -222,7 +223,8 @@ def test_colours_follow_the_reader(browser, page, scheme) -> None:
         ground = seen.page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (max(map(int, re.findall(r"\d+", ground)[:3])) < 60) == (scheme == "dark")
         for selector in ("h1", ".facts", "nav a", ".tiles .label", ".results td", ".results .best", ".sd, .count", ".note",
-                         "#costs thead button", "select", "#mesh-surface", "summary", ".views", ".chart p"):  # fmt: skip
+                         "#costs thead button", "select", "#mesh-surface", "summary", ".views",
+                         ".chart p", ".raised", ".strip .flag"):  # fmt: skip
             assert contrast(seen.page, selector) >= 4.5, selector
 
 
@@ -252,7 +254,7 @@ def test_a_failed_cell_shows_the_end_of_its_log(browser, finished: Path, tmp_pat
         assert gap.locator(".status").text_content() == "failed" and gap.locator("pre").is_visible()
         assert "error: the gradient is not finite" in gap.locator("pre").text_content()
         seen.page.locator('.pick[data-example="toys/dog"][data-row="both/fine"]').click()
-        assert "This result is failed. reconstruct:" in seen.page.locator("#closer-state").text_content()
+        assert "State of this result: failed. reconstruct:" in seen.page.locator("#closer-state").text_content()
         assert not seen.complaints
 
 

@@ -6,7 +6,6 @@
   const links = { film: null, mesh: null };
   const SVG = "http://www.w3.org/2000/svg";
   const [WIDTH, HEIGHT] = [240, 80];
-  if (data.examples.length === 0) return;
 
   const wanting = (cell, kind) => (cell.leftOut.includes(kind) ? "Left out to keep this page small." : "None was made.");
 
@@ -21,6 +20,7 @@
     const key = cell.media.mesh;
     canvas.hidden = !key;
     none.hidden = Boolean(key);
+    for (const id of ["mesh-help", "mesh-surface"]) find(id).hidden = !key;
     save.hidden = true;
     if (!key) {
       viewer.forget();
@@ -114,8 +114,17 @@
     const name = `${example(chosen.value).name}, ${page.row(row.value).label}`;
     const state = find("closer-state");
     state.hidden = cell.status === "ok";
-    state.textContent = `This result is ${cell.status}. ${cell.reason}`;
+    state.textContent = `State of this result: ${cell.status}. ${cell.reason}`;
     find("closer-scores").replaceChildren(...cell.scores.map(([label, value]) => line(label, value)));
+    find("closer-flagged").hidden = cell.flags.length === 0;
+    find("closer-flags").replaceChildren(
+      ...cell.flags.map((flag) => {
+        const shown = line(flag.name, `${flag.state}${flag.number ? ` (${flag.number})` : ""}`);
+        shown.title = flag.about;
+        if (flag.state === "raised") shown.lastChild.className = "raised";
+        return shown;
+      }),
+    );
     find("closer-run").replaceChildren(...(cell.run.length ? cell.run : [["record", "none at hand"]]).map(([label, value]) => line(label, value)));
     showPictures(cell, name);
     showFilm(cell, name);
@@ -128,6 +137,7 @@
   }
 
   fill(chosen, data.examples.map((one) => [one.key, one.name]));
+  chosen.value = page.start.key;
   rows();
   row.selectedIndex = row.options.length - 1;
   chosen.addEventListener("change", () => {

@@ -14,6 +14,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from eval.cards import Flag
 from eval.layout import NOTHING, grid, html
 from eval.metrics import describe
 from eval.page.budget import Packed
@@ -21,8 +22,10 @@ from eval.page.costs import Cost
 from eval.page.details import Card, Lack, Settings, column_title
 from eval.page.evidence import Losses, optional_json
 from eval.page.exhibits import Exhibition
+from eval.page.flagged import flag_table
 from eval.page.media import LEVELS
 from eval.page.provenance import Provenance
+from eval.plan import Cell
 from eval.reported import Reported
 from eval.tables import Table
 
@@ -43,6 +46,7 @@ class Page:
     losses: dict[tuple[str, str, str, str], Losses | None]
     costs: list[Cost]
     lacks: list[Lack]
+    flags: dict[Cell, list[Flag]]
     cards: list[Card]
     settings: list[Settings]
     provenance: Provenance
@@ -121,9 +125,15 @@ def _cell(page: Page, packed: Packed, key: tuple[str, str, str, str]) -> dict:
         "leftOut": sorted(set(exhibit.media) - set(shown)),
         "noMesh": exhibit.no_mesh,
         "scores": scores,
+        "flags": [_flag(flag) for flag in page.flags.get(exhibit.cell, [])],
         "losses": losses and {**vars(losses), "series": _rounded(losses.series)},
         "run": [[name.replace("_", " "), str(value)] for name, value in run.items() if isinstance(value, str | int | float)],
     }
+
+
+def _flag(flag: Flag) -> dict:
+    number = "" if flag.number is None else f"{flag.number:.3g}, threshold {flag.threshold:g}"
+    return {"name": flag.name, "state": flag.state, "number": number, "about": flag.reason or flag.meaning}
 
 
 def _rounded(series: list[tuple[str, list[float | None]]]) -> list:
@@ -185,6 +195,7 @@ def compose(page: Page, packed: Packed, limit: int) -> str:
         seed=shown.seed,
         seeds=len({entry.cell.seed for entry in table.entries}),
         costs=page.costs,
+        flag_table=flag_table(table, page.flags),
         gaps=[lack for lack in page.lacks if lack.status != "not scored"],
         unscored=[lack for lack in page.lacks if lack.status == "not scored"],
         cards=page.cards,

@@ -90,7 +90,7 @@ def cards(table: Table) -> list[Card]:
         fields = []
         for field in type(values[0].card).model_fields:
             several = [getattr(value.card, field) for value in values]
-            if field == "libraries":
+            if isinstance(several[0], dict):
                 several = [", ".join(f"{name} {version}" for name, version in found.items()) for found in several]
             elif field == "sets":
                 several = [", ".join(found) for found in several]

@@ -9,7 +9,6 @@
 
   const TARGET = "the target";
   const [chosen, left, right, kind, range] = ["example", "left", "right", "kind", "range"].map((name) => find(`compare-${name}`));
-  if (data.examples.length === 0) return;
 
   /* The picture's key: a row's of that kind, or what it should look like. */
   function source(name) {
@@ -52,9 +51,10 @@
   }
 
   fill(chosen, data.examples.map((one) => [one.key, one.name]));
+  chosen.value = page.start.key;
   options();
   left.selectedIndex = Math.max(0, left.options.length - 2);
-  right.selectedIndex = data.examples[0].media.truth ? right.options.length - 1 : 0;
+  right.selectedIndex = page.start.media.truth ? right.options.length - 1 : 0;
   chosen.addEventListener("change", () => {
     options();
     show();

@@ -31,5 +31,8 @@ const page = (() => {
   const example = (key) => data.examples.find((one) => one.key === key);
   const row = (key) => data.rows.find((one) => one.key === key);
   const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
-  return { data, find, make, bytes, fill, announce, example, row, calm };
+  /* Where a reader starts: the last row, and the first example for which it has a picture. */
+  const lastRow = data.rows.at(-1).key;
+  const start = data.examples.find((one) => one.cells[lastRow]?.media.colour) ?? data.examples[0];
+  return { data, start, find, make, bytes, fill, announce, example, row, calm };
 })();
