@@ -15,6 +15,7 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
+from magic123.accounting import estimate, in_words, jobs as jobs_done
 from magic123.errors import InputError
 from magic123.prefetch import listing, room_for
 from magic123.suite import load_suite
@@ -70,6 +71,15 @@ onstart:
     if any(job.rule.name == "fetch_weights" for job in workflow.dag.needrun_jobs()):
         print(listing(suite), file=sys.stderr, flush=True)
         sentence(room_for)(suite)
+
+
+onstart:
+    ahead = [
+        job for job in workflow.dag.needrun_jobs() if job.rule.name in ("prepare", "invert", "reconstruct", "view", "score")
+    ]
+    kinds = [(job.rule.name, *(job.wildcards_dict.get(name, "") for name in ("method", "stage"))) for job in ahead]
+    if ahead:
+        print(f"{len(ahead)} jobs of networks and metrics: {in_words(*estimate(kinds, jobs_done()))}.", file=sys.stderr)
 
 
 onerror:

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import os
 import re
 import resource
 import shlex
@@ -72,6 +71,16 @@ def test_wrong_reference_needs_the_next_example(tree: Path) -> None:
     # dog's is house, which the run does not select: it is prepared, and nothing else is done with it
     assert (tree / "results/demo/house/example/example.json").is_file()
     assert sorted(path.name for path in (tree / "results/demo/house").iterdir()) == ["example"]
+
+
+def test_a_run_says_beforehand_how_long_it_takes(tree: Path) -> None:
+    for file in (tree / "benchmarks" / "demo").rglob("*.jsonl"):
+        file.write_text('{"s": 1800.0, "cpu_time": 5.0, "max_rss": 10.0}\n')
+    edit(tree / "config" / "small.yaml", "[cone, dog]", "[cone, dog, house]")
+    run = snakemake(tree, *RUN)
+    assert run.returncode == 0, run.text
+    # house: prepared already; a token, and three jobs for each of four stages
+    assert "13 jobs of networks and metrics: about 6.5 hours of work" in run.stderr
 
 
 def test_logs_and_benchmarks_of_every_job(tree: Path) -> None:
@@ -274,9 +283,8 @@ def test_large_run_is_planned_in_seconds(tmp_path: Path) -> None:
 
 
 def test_graph_is_built_without_the_networks_library() -> None:
-    code = (
-        "import magic123.suite, magic123.plan, sys; print([name for name in ('torch', 'numpy', 'cv2') if name in sys.modules])"
-    )
+    modules = "magic123.accounting, magic123.suite, magic123.plan"
+    code = f"import {modules}, sys; print([name for name in ('torch', 'numpy', 'cv2') if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 
@@ -309,23 +317,6 @@ def test_rules_are_shell_lines(file: Path) -> None:
         if "    output:" in rule:
             assert "    shell:" in rule and "    log:" in rule
             assert len(rule[rule.index("    shell:") :].strip().splitlines()) == 2
-
-
-@pytest.mark.slurm
-def test_run_on_slurm(tmp_path: Path) -> None:
-    """A chain of jobs, and one that fails: it is tried three times, the table says so, and the rest is done."""
-    root = build(tmp_path)
-    run = "{datasets: [demo], examples: [cone], methods: [both], seeds: [0], tables: [demo]}"
-    write_lines(root / "config" / "small.yaml", f"run: {run}", "compute: {gpu: 1, mem_mb: 1000, runtime: 5}")
-    command = [sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/slurm", *RUN]
-    environment = os.environ | {"FAIL": "both/seed0/fine"}
-    finished = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=900)
-    assert finished.returncode == 1
-    assert finished.stderr.count("Trying to restart job") == 2
-    assert (root / "reports" / "demo-unfinished.csv").read_text().splitlines() == [
-        "cone/both/0/coarse: both priors: ok",
-        "cone/both/0/fine: both priors: reconstruct: reconstruct was told to fail",
-    ]
 
 
 def test_a_changed_line_of_a_dataset_prepares_that_example_again(tree: Path) -> None:

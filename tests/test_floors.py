@@ -22,6 +22,7 @@ FLOORS = [
             "method_list",
             "output_folder",
             "status",
+            "accounting",
             "lease",
         },
         "loop": {"loss_history", "file_hash"},
@@ -137,7 +138,7 @@ def test_workflow_sees_only_settings() -> None:
         for line in (REPOSITORY / file).read_text().splitlines()
     ]
     imports = "\n".join(line for line in lines if line.startswith(("import ", "from ")))
-    allowed = {"errors", "config", "settings_file", "registry", "manifest", "suite", "plan", "prefetch"}
+    allowed = {"accounting", "errors", "config", "settings_file", "registry", "manifest", "suite", "plan", "prefetch"}
     names = {name for name in imported(ast.parse(imports)) if name.startswith("magic123")}
     assert names and {name.split(".")[1] for name in names} <= allowed
 
