@@ -195,6 +195,7 @@ def optimise(
                 torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
         log(step, values)
         unfinished.after_step(lambda: loop_state(tensors(), optimizer, generator))
+    unfinished.after_loop(lambda: loop_state(tensors(), optimizer, generator))
     if stage.ema_decay and stage.steps >= stage.ema_interval:
         with torch.no_grad():
             for p, a in zip(parameters, average, strict=True):

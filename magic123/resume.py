@@ -1,8 +1,9 @@
 """Unfinished work: the state of a loop on disk, from which another process goes on as if nothing had happened.
 
-It lies beside the output, in `.NAME.unfinished/`, and goes when the output is there: Snakemake deletes the outputs of a job
-that did not end, and leaves alone what it was not told of. A file is named IDENTITY-STEP-CHECKSUM.safetensors. The identity
-stands for all that decides the result; the checksum, over the whole file, tells a damaged one.
+It lies beside the output, in `.NAME.unfinished/`: Snakemake deletes the outputs of a job that did not end, and leaves alone
+what it was not told of. The last state stays until a later step has read the output (`forget`), because an end that Snakemake
+had no time to record is no end. A file is named IDENTITY-STEP-CHECKSUM.safetensors. The identity stands for all that decides
+the result; the checksum, over the whole file, tells a damaged one.
 """
 
 from __future__ import annotations
@@ -146,9 +147,27 @@ class Unfinished:
         for old in sorted(self.folder.glob(f"{self.identity}-*.safetensors"))[:-KEPT]:
             old.unlink()
 
+    def after_loop(self, state: Callable[[], dict[str, Tensor]]) -> None:
+        """To be called when all steps are done and before the state becomes a result: saves it."""
+        if self.rows and not any(self.folder.glob(f"{self.identity}-{len(self.rows):08d}-*.safetensors")):
+            try:
+                self._save(len(self.rows), state())
+            except OSError as error:
+                say(f"the last state could not be saved ({error.strerror}): an earlier one, if any, stays")
+
     def finish(self) -> None:
-        """The output is there: what was kept goes, damaged files as well."""
-        shutil.rmtree(self.folder)
+        """The output is there: of what was kept all but the last state goes, damaged files as well."""
+        kept = sorted(self.folder.glob(f"{self.identity}-*.safetensors"))[-1:]
+        for file in self.folder.iterdir():
+            if file not in kept and file.name not in ("lock", "starts.json"):
+                file.unlink()
+
+
+def forget(out: Path | None) -> None:
+    """What is kept of a finished `out` goes. For who reads `out` as an input: whoever asked for that knows that it is there."""
+    if out is not None:
+        out = Path(out).resolve()
+        shutil.rmtree(out.parent / f".{out.name}.unfinished", ignore_errors=True)
 
 
 def loop_state(tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer, generator: torch.Generator) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from tiny_diffusion import write_stable_diffusion
 from magic123 import __main__, resume
 from magic123.commands.invert import invert
 from magic123.commands.reconstruct import reconstruct
+from magic123.commands.view import main
 from magic123.config import InversionSettings, Stage
 from magic123.errors import InputError, NonFinite, Stopped
 from magic123.loss_history import Losses
@@ -65,7 +67,8 @@ def coarse(example, tmp_path_factory):
     """An undisturbed run."""
     out = tmp_path_factory.mktemp("whole") / "coarse"
     reconstruct(example, Stage(**SHORT), 0, out)
-    assert sorted(path.name for path in out.parent.iterdir()) == ["coarse"]
+    assert sorted(path.name for path in out.parent.iterdir()) == [".coarse.unfinished", "coarse"]
+    assert [file.name.split("-")[1] for file in unfinished(out)] == ["00000040"]
     return out
 
 
@@ -85,7 +88,21 @@ def test_a_coarse_stage_killed_three_times_is_the_same_bytes(example, coarse, tm
     same(out, coarse, *FILES)
     run = json.loads((out / "run.json").read_text())
     assert run["resumes"] == 3 and [start["step"] for start in run["starts"]] == [0, 5, 15, 30]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["coarse"]
+    assert [file.name.split("-")[1] for file in unfinished(out)] == ["00000040"]
+
+
+def test_an_end_that_nobody_recorded_costs_no_second_run(example, coarse, tmp_path, monkeypatch):
+    """Snakemake, killed before it could note the end of a job, deletes the outputs and starts the job again."""
+    out = tmp_path / "coarse"
+    reconstruct(example, Stage(**SHORT), 0, out)
+    shutil.rmtree(out)
+    with killed_at(0, monkeypatch):  # no step is done
+        reconstruct(example, Stage(**SHORT), 0, out)
+    same(out, coarse, *FILES)
+    small = {"size": 8, "sets": {}, "turntable_frames": 1, "mesh_resolution": 16, "texture_size": 16}
+    words = {"--checkpoint": out, "--example": example, "--out": tmp_path / "views", "--mesh": tmp_path / "mesh"}
+    main([*(str(word) for pair in words.items() for word in pair), "--settings", json.dumps(small)])
+    assert not unfinished(out) and (out / FILES[0]).is_file()
 
 
 def test_a_fine_stage_with_a_prior_is_the_same_bytes(example, coarse, tmp_path, monkeypatch):
@@ -138,7 +155,8 @@ def test_a_damaged_save_is_set_aside_and_the_one_before_is_used(example, coarse,
     assert (last.parent / f"damaged-{last.name}").is_file() and not last.exists()
     reconstruct(example, Stage(**SHORT), 0, out)
     same(out, coarse, *FILES)
-    assert not last.parent.exists()
+    assert [file.name.split("-")[1] for file in unfinished(out)] == ["00000040"]
+    assert sorted(file.name for file in last.parent.iterdir())[1:] == ["lock", "starts.json"]
 
 
 def test_all_saves_damaged_is_a_new_start(example, coarse, tmp_path, monkeypatch, capsys):

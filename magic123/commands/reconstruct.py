@@ -149,7 +149,7 @@ def run_stage(
     from magic123.example import load_example
     from magic123.optimise import optimise
     from magic123.output_folder import write_json, write_whole
-    from magic123.resume import Unfinished
+    from magic123.resume import Unfinished, forget
 
     if stage.dtype != "float32" and not torch.cuda.is_available():
         raise InputError(f"the stage asks for {stage.dtype} and this machine has no CUDA device: set dtype to float32")
@@ -182,6 +182,8 @@ def run_stage(
         "files": {name: hash_files(path) for name, path in files.items()},
     }
     say(f"{example.name}: {stage.scene}, {stage.steps} steps, priors: {', '.join(priors) or 'none'}")
+    for read in (init, token):
+        forget(read)
     history = Losses(stage.steps)
     with Unfinished(out, identity, history.rows, steps=save_steps, seconds=save_seconds) as unfinished:
         record["float32_retries"] = optimise(scene, example, priors, stage, generator, history.add, unfinished)

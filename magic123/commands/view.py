@@ -57,9 +57,11 @@ def main(argv: list[str] | None = None) -> None:
 
     from magic123.checkpoint import load_scene
     from magic123.example import load_example
+    from magic123.resume import forget
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     scene, stage = load_scene(options.checkpoint)
+    forget(options.checkpoint)
     example = load_example(options.example)
     about = {"example": example.name, "prompt": example.prompt, "scene": stage.scene, "steps": stage.steps}
     view(scene.to(device), example, settings, options.out, options.mesh, about)

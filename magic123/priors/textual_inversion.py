@@ -152,6 +152,8 @@ def learn_token(
             progress(f"invert: step {step + 1} of {settings.steps}, loss {sum(losses[-interval:]) / interval:.4f}")
         if unfinished is not None:
             unfinished.after_step(lambda: loop_state(live, optimizer, generator))
+    if unfinished is not None:
+        unfinished.after_loop(lambda: loop_state(live, optimizer, generator))
     learned = row.detach().clone()
     scores = evaluate(
         model,
