@@ -16,6 +16,7 @@ COMMANDS = {  # command -> module with main(argv); imported when asked for, beca
     "difference": "eval.differences",
     "ceilings": "eval.ceilings",
     "canary": "eval.canary",
+    "adopt": "eval.adopt",
     "figure": "eval.figures",
     "report": "eval.report",
 }

@@ -19,6 +19,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 Range = tuple[float, float]
@@ -168,7 +169,7 @@ class ViewSettings(Settings):
 class Stage(Settings):
     """One optimisation of one scene."""
 
-    scene: Literal["nerf", "dmtet", "picture"]
+    scene: Literal["nerf", "dmtet", "picture", "renders"]  # renders: of another system, see Method.renders
     init: str | None = None  # a stage of this method ("coarse") or of another ("magic123/coarse")
     steps: int = Field(5000, ge=0)
     resolution: PositiveInt = 128
@@ -237,6 +238,24 @@ class Method(Settings):
     label: str  # as a table prints it; never inherited, the method's name where not given
     about: str = ""  # one sentence: what this row asks; never inherited either
     stages: dict[str, Stage] = Field(min_length=1)
+    # another system's pictures instead of stages: a folder below the datasets folder with {dataset} and {example} in it, and
+    # {seed} where it holds several runs; without {seed} the first seed of the run stands for them
+    renders: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renders_are_one_stage(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("renders") is None:
+            return data
+        if data.get("stages"):
+            raise ValueError("a method has either stages or renders")
+        try:
+            paths = {str(data["renders"]).format(dataset=d, example=e, seed=0) for d in "ab" for e in "ab"}
+        except (KeyError, IndexError, ValueError):
+            paths = set()
+        if len(paths) < 4:
+            raise ValueError("renders must hold {dataset} and {example}, may hold {seed}, and nothing else in braces")
+        return data | {"stages": {"renders": {"scene": "renders", "steps": 0}}}
 
 
 # ---------------------------------------------------------------------------------------------------------- prepare

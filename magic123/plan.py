@@ -27,12 +27,15 @@ def cell_folder(dataset: str, example: str, method: str, seed: int | str, stage:
 def axes_of(suite: Suite, table: str) -> dict:
     """What spans a table, small enough for a command line: examples of each dataset, rows, seeds.
 
-    A row is {method, stage, label, starts}; `starts` are the (method, stage) that its stage builds upon, nearest first.
+    A row is {method, stage, label, starts}; `starts` are the (method, stage) that its stage builds upon, nearest first. A row
+    with `seeds` of its own has these alone.
     """
     rows = []
     for method, stage in rows_of(suite, table):
         if method in suite.settings.run.methods:
             rows.append({"method": method, "stage": stage, "label": suite.methods[method].label, "starts": []})
+            if (renders := suite.methods[method].renders) is not None and "{seed}" not in renders:
+                rows[-1]["seeds"] = suite.settings.run.seeds[:1]  # one run of another system is not several
             while (init := suite.methods[method].stages[stage].init) is not None:
                 method, stage = start_of(method, init)
                 rows[-1]["starts"].append((method, stage))
@@ -54,7 +57,7 @@ def cells(axes: dict) -> list[dict]:
         for dataset, examples in axes["datasets"].items()
         for row in axes["rows"]
         for example in examples
-        for seed in axes["seeds"]
+        for seed in row.get("seeds", axes["seeds"])
     ]
 
 

@@ -203,6 +203,10 @@ def _check_starts(methods: dict[str, Method], file: str | Path) -> None:
                 raise InputError(f"{file}: {at}.init is missing: a dmtet scene starts from a nerf stage; name it.")
             if stage.scene == "picture" and (stage.init or stage.priors or stage.steps):
                 raise InputError(f"{file}: {at} shows the picture itself, so it takes steps: 0, no init and no priors.")
+            if stage.scene == "renders" and method.renders is None:
+                raise InputError(
+                    f"{file}: {at}.scene is renders, which needs no stage: write `renders: FOLDER` in place of stages."
+                )
             chain = [(name, stage_name)]
             while (init := methods[chain[-1][0]].stages[chain[-1][1]].init) is not None:
                 owner, start = start_of(chain[-1][0], init)
@@ -212,8 +216,8 @@ def _check_starts(methods: dict[str, Method], file: str | Path) -> None:
                 if start not in methods[owner].stages:
                     known = list(methods[owner].stages)
                     raise InputError(f"{file}: {at} names {start!r}, not a stage of {owner}; {choose_from(start, known)}.")
-                if methods[owner].stages[start].scene == "picture":
-                    raise InputError(f"{file}: {at} names {init!r}, a picture: only nerf and dmtet stages can be started from.")
+                if methods[owner].stages[start].scene in ("picture", "renders"):
+                    raise InputError(f"{file}: {at} names {init!r}, pictures: only nerf and dmtet stages can be started from.")
                 if (owner, start) in chain:
                     circle = " -> ".join("/".join(step) for step in [*chain, (owner, start)])
                     raise InputError(f"{file}: {at} goes in a circle ({circle}).")

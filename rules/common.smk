@@ -163,10 +163,25 @@ def stage_options(wildcards, input):
 
 
 # -------------------------------------------------------------------------------------------------------------- score
+RENDERED = [name for name, method in suite.methods.items() if method.renders is not None]  # by other systems
+
+
+def render_folder(wildcards):
+    """Where another system's pictures of one example lie."""
+    return suite.path_of(suite.methods[wildcards.method].renders.format(**wildcards))
+
+
+def render_files(wildcards):
+    """What lies there; without any, the command says what it lacks, and the other cells go on."""
+    return sorted(str(path) for path in Path(render_folder(wildcards)).rglob("*") if path.is_file())
+
+
 def score_inputs(wildcards):
     """What score reads: views and mesh, the example, the truth where there is one, the published picture where asked."""
     row, at, cell = row_of(wildcards), EXAMPLE.format(**wildcards), CELL.format(**wildcards)
-    inputs = {"views": f"{cell}/views", "mesh": f"{cell}/mesh", "example": f"{at}/example", "record": f"{cell}/stage.json"}
+    inputs = {"views": f"{cell}/views", "mesh": f"{cell}/mesh", "example": f"{at}/example"}
+    if wildcards.method not in RENDERED:
+        inputs["record"] = f"{cell}/stage.json"
     for column in ("truth", "truth_mesh"):
         if getattr(row, column):
             inputs[column] = suite.path_of(getattr(row, column))
@@ -178,7 +193,7 @@ def score_inputs(wildcards):
 def score_options(wildcards, input):
     """The options of score that this cell needs."""
     mesh = "none" if stage_of(wildcards).scene == "picture" else f"{input.mesh}/mesh.obj"
-    words = ["--mesh", mesh, "--record", input.record]
+    words = ["--mesh", mesh, "--record", input.record if "record" in input.keys() else "none"]
     for option, column in (("--truth", "truth"), ("--truth-mesh", "truth_mesh")):
         words += [option, input[column] if column in input.keys() else "none"]
     if "published" in input.keys():
@@ -209,7 +224,8 @@ def results_of(table):
     starts = {(row["method"], row["stage"]): row["starts"] for row in axes["rows"]}
     for cell in cells(axes):
         at = cell["path"]
-        files += [f"{at}/scores.json", f"{at}/views", f"{at}/mesh", f"{at}/checkpoint.safetensors"]
+        files += [f"{at}/scores.json", f"{at}/views", f"{at}/mesh"]
+        files += [] if cell["method"] in RENDERED else [f"{at}/checkpoint.safetensors"]
         files.append(f"{EXAMPLE.format(**cell)}/example")
         for method, stage in starts[cell["method"], cell["stage"]]:
             files.append(f"{CELL.format(**cell | {'method': method, 'stage': stage})}/checkpoint.safetensors")

@@ -1,4 +1,4 @@
-# view and score: a stage becomes pictures and a mesh, and these become numbers.
+# view, adopt and score: a stage becomes pictures and a mesh, or another system's are taken over, and these become numbers.
 # Reads   {stage}/checkpoint.safetensors, results/{dataset}/{example}/example/, the dataset's truth, weights
 # Writes  {stage}/views/, {stage}/mesh/, {stage}/scores.json   ({stage}: results/{dataset}/{example}/{method}/seed{seed}/{stage})
 
@@ -14,6 +14,8 @@ rule view:
         "logs/{dataset}/{example}/{method}/seed{seed}/{stage}/view.log",
     benchmark:
         "benchmarks/{dataset}/{example}/{method}/seed{seed}/{stage}/view.jsonl"
+    wildcard_constraints:
+        method=one_of(name for name, method in suite.methods.items() if method.renders is None),
     threads: compute.threads
     resources:
         gpu=compute.gpu,
@@ -25,6 +27,27 @@ rule view:
         version=VERSIONS["view"],
     shell:
         "on_card python -m magic123 view --checkpoint {params.folder} --example {input.example} --settings {params.settings:q} --out {output.views} --mesh {output.mesh} > {log} 2>&1"
+
+
+rule adopt:
+    input:
+        renders=render_files,
+        example="results/{dataset}/{example}/example",
+    output:
+        views=directory("results/{dataset}/{example}/{method}/seed{seed}/{stage}/views"),
+        mesh=directory("results/{dataset}/{example}/{method}/seed{seed}/{stage}/mesh"),
+    log:
+        "logs/{dataset}/{example}/{method}/seed{seed}/{stage}/view.log",
+    benchmark:
+        "benchmarks/{dataset}/{example}/{method}/seed{seed}/{stage}/view.jsonl"
+    wildcard_constraints:
+        method=one_of(RENDERED),
+    params:
+        folder=render_folder,
+        settings=suite.settings.view.model_dump_json(include={"sets", "radius", "fov"}),
+        version=VERSIONS["score"],
+    shell:
+        "python -m eval adopt --renders {params.folder:q} --example {input.example} --settings {params.settings:q} --out {output.views} --mesh {output.mesh} > {log} 2>&1"
 
 
 rule score:

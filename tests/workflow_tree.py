@@ -106,9 +106,13 @@ elif command == "view":
     need(options["checkpoint"] + "/checkpoint.safetensors", options["example"] + "/example.json")
     write(options["out"], "cameras.json")
     write(options["mesh"], "mesh.obj")
+elif command == "adopt":
+    need(options["renders"] + "/reference/000.png", options["example"] + "/example.json")
+    write(options["out"], "cameras.json")
+    write(options["mesh"], "none.json")
 elif command == "score":
-    need(options["views"] + "/cameras.json", options["reference"] + "/example.json", options["truth"], options["truth-mesh"],
-         options["record"])
+    need(options["views"] + "/cameras.json", options["reference"] + "/example.json", options["truth"], options["truth-mesh"])
+    need(*[options["record"]] if options["record"] != "none" else [])
     need(*[value for name, value in repeated if name in ("clip", "perceptual")])
     Path(options["out"]).write_text("scores")
 elif command == "table":
