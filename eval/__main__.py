@@ -17,6 +17,7 @@ COMMANDS = {  # command -> module with main(argv); imported when asked for, beca
     "ceilings": "eval.ceilings",
     "canary": "eval.canary",
     "adopt": "eval.adopt",
+    "nerf-synthetic": "eval.nerf_synthetic",
     "figure": "eval.figures",
     "report": "eval.report",
 }
