@@ -17,7 +17,6 @@ from eval.page.costs import costs
 from eval.page.details import cards, lacks, prepared, settings
 from eval.page.evidence import read_losses
 from eval.page.exhibits import example_folder, exhibition
-from eval.page.flagged import flags_of
 from eval.page.provenance import provenance
 from eval.plan import read_plan
 from eval.reported import read_reported
@@ -39,7 +38,6 @@ def write_report(plan: Path, definition: dict, reported: Path, truth: str, view:
         losses={key: read_losses(exhibit.cell.path / "losses.csv") for key, exhibit in shown.exhibits.items()},
         costs=costs(table, Path("benchmarks")),
         lacks=lacks(table),
-        flags=flags_of(table),
         cards=cards(table),
         settings=[*prepared(table, list(examples)), *settings(table)],
         provenance=provenance(),

@@ -127,6 +127,16 @@ def test_commit_and_uncommitted_changes(run: Path) -> None:
     assert "with uncommitted changes" in text and "changed files plan.json" in text
 
 
+def test_differences_from_a_baseline(run: Path) -> None:
+    assert "Differences from" not in Reader(page_of()).text
+    page = page_of(baseline=["copy", "coarse"])
+    text = Reader(page).text
+    assert "Differences from a copy" in text
+    # psnr-ring is 3 and 6 dB above the copy on both examples, lpips 0.3 and 0.6 below; the copy has no mesh to compare
+    assert "both priors (fine) -2.00 -2.00 to -2.00 +6.00 +6.00 to +6.00 -0.600 -0.600 to -0.600 –" in text
+    assert 'title="a paired difference needs two shared examples' in page
+
+
 def test_flags_are_counted_and_marked(run: Path) -> None:
     page = page_of()
     text = Reader(page).text

@@ -251,6 +251,9 @@ def test_a_failed_cell_shows_the_end_of_its_log(browser, finished: Path, tmp_pat
     with Witness(browser, page_in(root)) as seen:
         seen.page.get_by_role("link", name="Which, and why").click()
         gap = seen.page.locator(".lack")
+        until(seen.page, "document.querySelector('#gaps-title').getBoundingClientRect().top < innerHeight")
+        seen.page.wait_for_timeout(300)
+        assert 0 <= seen.page.locator("#gaps-title").bounding_box()["y"] < 850
         assert gap.locator(".status").text_content() == "failed" and gap.locator("pre").is_visible()
         assert "error: the gradient is not finite" in gap.locator("pre").text_content()
         seen.page.locator('.pick[data-example="toys/dog"][data-row="both/fine"]').click()

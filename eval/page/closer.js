@@ -158,14 +158,6 @@
     });
   }
 
-  // meshes and films wait until they are near: a page of many is read without them
-  const waiting = new IntersectionObserver(
-    (entries) => {
-      if (!entries.some((entry) => entry.isIntersecting)) return;
-      waiting.disconnect();
-      show();
-    },
-    { rootMargin: "400px" },
-  );
-  waiting.observe(find("closer"));
+  // at once: a section that grew when it came near would push away what a link aims at
+  show();
 })();

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from eval.cards import Flag
+from eval.differences import LEVEL, differences
 from eval.layout import NOTHING, grid, html
 from eval.metrics import describe
 from eval.page.budget import Packed
@@ -25,7 +26,6 @@ from eval.page.exhibits import Exhibition
 from eval.page.flagged import flag_table
 from eval.page.media import LEVELS
 from eval.page.provenance import Provenance
-from eval.plan import Cell
 from eval.reported import Reported
 from eval.tables import Table
 
@@ -46,7 +46,6 @@ class Page:
     losses: dict[tuple[str, str, str, str], Losses | None]
     costs: list[Cost]
     lacks: list[Lack]
-    flags: dict[Cell, list[Flag]]
     cards: list[Card]
     settings: list[Settings]
     provenance: Provenance
@@ -107,6 +106,22 @@ def tiles(page: Page) -> list[dict]:
     return found[: TILES + 1]
 
 
+def difference_rows(table: Table) -> list[dict]:
+    """Every row less the baseline: per column the mean with its interval, whether that leaves out zero, or a reason."""
+    rows: dict[tuple, dict] = {}
+    for line in differences(table):
+        label = f"{line.dataset}: {line.label}" if len(table.datasets) > 1 else line.label
+        row = rows.setdefault((line.dataset, line.method, line.stage), {"label": label, "cells": []})
+        one, digits = line.difference, describe(line.column.metric).digits
+        if one is None:
+            row["cells"].append({"text": NOTHING, "interval": "", "sure": False, "reason": line.reason})
+        else:
+            interval = f"{one.low:+.{digits}f} to {one.high:+.{digits}f}"
+            sure = one.low > 0 or one.high < 0
+            row["cells"].append({"text": f"{one.mean:+.{digits}f}", "interval": interval, "sure": sure, "reason": ""})
+    return list(rows.values())
+
+
 def _cell(page: Page, packed: Packed, key: tuple[str, str, str, str]) -> dict:
     """What the scripts know of one example with one row."""
     table, exhibit, losses = page.table, page.exhibition.exhibits[key], page.losses[key]
@@ -125,7 +140,7 @@ def _cell(page: Page, packed: Packed, key: tuple[str, str, str, str]) -> dict:
         "leftOut": sorted(set(exhibit.media) - set(shown)),
         "noMesh": exhibit.no_mesh,
         "scores": scores,
-        "flags": [_flag(flag) for flag in page.flags.get(exhibit.cell, [])],
+        "flags": [_flag(flag) for cell, found in table.results if cell == exhibit.cell for flag in found.flags],
         "losses": losses and {**vars(losses), "series": _rounded(losses.series)},
         "run": [[name.replace("_", " "), str(value)] for name, value in run.items() if isinstance(value, str | int | float)],
     }
@@ -195,13 +210,17 @@ def compose(page: Page, packed: Packed, limit: int) -> str:
         seed=shown.seed,
         seeds=len({entry.cell.seed for entry in table.entries}),
         costs=page.costs,
-        flag_table=flag_table(table, page.flags),
+        flag_table=flag_table(table),
+        differences=difference_rows(table),
         gaps=[lack for lack in page.lacks if lack.status != "not scored"],
         unscored=[lack for lack in page.lacks if lack.status == "not scored"],
         cards=page.cards,
         settings=page.settings,
         origin=page.provenance,
         duration=duration,
+        baseline=next((label for method, stage, label in table.rows if (method, stage) == table.baseline), ""),
+        column_titles=[column_title(column) for column in table.columns],
+        confidence=f"{LEVEL:.0%}",
         level=LEVELS[packed.level],
         left_out=left_out,
         limit=f"{limit / 1e6:.3g}",

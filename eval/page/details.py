@@ -10,7 +10,7 @@ import yaml
 from eval.cards import Value
 from eval.metrics import describe
 from eval.page.evidence import log_end, optional_json, stages_behind
-from eval.plan import Cell, Column, read_cell
+from eval.plan import Cell, Column
 from eval.tables import Table
 
 SHOWN_VALUES = 3  # different values of one field of a card that are written out
@@ -80,9 +80,8 @@ def _summed_up(values: list) -> str:
 def cards(table: Table) -> list[Card]:
     """A card for each column that has any value."""
     used: dict[Column, list[Value]] = {column: [] for column in table.columns}
-    for cell in dict.fromkeys(entry.cell for entry in table.entries):
-        for value in read_cell(cell, table.columns)[1]:
-            used[Column(value.metric, value.view_set, value.protocol)].append(value)
+    for _, value in table.values:
+        used[Column(value.metric, value.view_set, value.protocol)].append(value)
     listed = []
     for column, values in used.items():
         if not values:

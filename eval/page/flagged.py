@@ -1,11 +1,9 @@
-"""Quality flags of a run: for every cell what was raised, and for every row how often."""
+"""Quality flags of a run: how often the results of every row raise each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eval.cards import Flag, read_scores
-from eval.plan import Cell
 from eval.tables import Table
 
 
@@ -25,18 +23,13 @@ class FlagTable:
     rows: list[tuple[str, list[Share]]]
 
 
-def flags_of(table: Table) -> dict[Cell, list[Flag]]:
-    """The flags in each cell's scores.json; cells without scores have none."""
-    scored = dict.fromkeys(entry.cell for entry in table.entries if entry.status in ("ok", "not scored"))
-    return {cell: read_scores(cell.path / "scores.json").flags for cell in scored}
-
-
-def flag_table(table: Table, flags: dict[Cell, list[Flag]]) -> FlagTable:
+def flag_table(table: Table) -> FlagTable:
     """Rows of the table against the flags that any result has."""
-    known = {flag.name: (flag.name, flag.threshold, flag.meaning) for found in flags.values() for flag in found}
+    known = {flag.name: (flag.name, flag.threshold, flag.meaning) for _, scores in table.results for flag in scores.flags}
     rows = []
     for method, stage, label in table.rows:
-        found = [flag for cell, several in flags.items() if (cell.method, cell.stage) == (method, stage) for flag in several]
+        of_row = [scores for cell, scores in table.results if (cell.method, cell.stage) == (method, stage)]
+        found = [flag for scores in of_row for flag in scores.flags]
         shares = []
         for name in known:
             states = [flag.state for flag in found if flag.name == name and flag.state != "not measured"]
