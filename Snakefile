@@ -17,7 +17,8 @@ from snakemake.utils import min_version
 
 from magic123.accounting import estimate, in_words, jobs as jobs_done
 from magic123.errors import InputError
-from magic123.prefetch import listing, room_for
+from magic123.estimate import cost_of, load_times
+from magic123.prefetch import absent, listing, room_for
 from magic123.suite import load_suite
 
 min_version("9.19")
@@ -35,6 +36,12 @@ try:
     suite = load_suite(config, [os.path.relpath(file) for file in reversed(workflow.configfiles)])
 except InputError as error:
     sys.exit(f"error: {error}")  # one sentence, where an exception would show lines of this file
+
+if workflow.is_main_process:  # before a run of many hours or gigabytes, and in a dry run of it: what it costs
+    if (cost := cost_of(suite, load_times())).hours:
+        print(cost.sentence(), file=sys.stderr)
+    if absent(suite):
+        print(listing(suite).splitlines()[-1], file=sys.stderr)
 
 # The commands run in snakemake's own environment, use the threads they were given, and never look for models on the network.
 # `on_card COMMAND` waits for a card that no other job has, where the run asks for cards (magic123/lease.py).
@@ -71,9 +78,6 @@ onstart:
     if any(job.rule.name == "fetch_weights" for job in workflow.dag.needrun_jobs()):
         print(listing(suite), file=sys.stderr, flush=True)
         sentence(room_for)(suite)
-
-
-onstart:
     ahead = [
         job for job in workflow.dag.needrun_jobs() if job.rule.name in ("prepare", "invert", "reconstruct", "view", "score")
     ]

@@ -11,6 +11,7 @@ from magic123.errors import InputError, Stopped
 from magic123.status import noted
 
 COMMANDS = {
+    "estimate": "a configuration -> its grid and the GPU-hours it takes",
     "prefetch": "a configuration -> its weights and pictures, listed with size and licence, fetched and proved",
     "convert": "fetched checkpoints -> the folders that the priors and metrics read",
     "prepare": "a picture -> an example: square RGBA, inverse depth, quality report",

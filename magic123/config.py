@@ -164,6 +164,12 @@ class ViewSettings(Settings):
     max_faces: PositiveInt = 20000
     texture_size: PositiveInt = 512
 
+    @field_validator("sets", mode="before")
+    @classmethod
+    def _without_removed(cls, value: object) -> object:
+        """`null` removes a set that another configuration file has."""
+        return {name: one for name, one in value.items() if one is not None} if isinstance(value, dict) else value
+
 
 # ----------------------------------------------------------------------------------------------------------- stages
 class Stage(Settings):

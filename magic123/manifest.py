@@ -36,6 +36,7 @@ class ManifestRow(Settings):
     # where the files of this line can be fetched, by their paths here: https://.../{commit}/data/{file}
     address: str = ""
     commit: str = ""  # fills {commit} in the address
+    megabytes: float = Field(0.0, ge=0)  # of the line's files together, 10^6 bytes
     polar: float = Field(90.0, gt=0, lt=180)  # degrees from straight above, 90: level
     azimuth: float = Field(0.0, ge=-180, le=180)  # degrees from the front, for further pictures of one object
     source: str = ""

@@ -107,7 +107,8 @@ def listing(suite: Suite) -> str:
     for dataset in dict.fromkeys(picture.dataset for picture in pictures):
         own = [picture for picture in pictures if picture.dataset == dataset]
         there = sum(Path(picture.path).is_file() for picture in own)
-        lines.append(f"{dataset}  ({there} of {len(own)} files there)")
+        size = sum(suite.row(dataset, name).megabytes for name in suite.examples[dataset])
+        lines.append(f"{dataset}  ({there} of {len(own)} files there; the whole is {readable(size * 1e6)})")
         lines.append(f"    source   {own[0].url} and so on; hashes: {len(own)} registered")
         lines.append(f"    licence  {own[0].source}")
     total = f"{readable(missing)} to fetch and convert" if missing else "nothing to fetch"

@@ -175,6 +175,15 @@ def validate(model: type[Model], data: Any, file: Source, at: str = "") -> Model
         raise InputError(f"{file(path) if callable(file) else file}: {what}{more}.") from None
 
 
+def load_entries(model: type[Model], path: str | Path) -> dict[str, Model]:
+    """The named entries of a file, `extends` resolved, each checked."""
+    entries = {}
+    for name, data in resolve_extends(read_yaml(path), path).items():
+        check_name(name, path, "the entry")
+        entries[name] = validate(model, data, path, name)
+    return entries
+
+
 # ----------------------------------------------------------------------------------------------------------- methods
 def load_methods(path: str | Path) -> dict[str, Method]:
     """All methods of a file, resolved and checked: settings, `extends`, and where every stage starts from."""

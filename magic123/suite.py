@@ -15,7 +15,7 @@ from magic123.config import Method
 from magic123.errors import InputError
 from magic123.manifest import ManifestRow, load_manifest
 from magic123.registry import Weights
-from magic123.settings_file import Source, check_name, choose_from, load_methods, read_yaml, resolve_extends, validate
+from magic123.settings_file import Source, choose_from, load_entries, load_methods, read_yaml, validate
 from magic123.suite_settings import METRIC_KINDS, SuiteSettings, Table
 
 MANIFESTS = Path("datasets")  # NAME.csv is the dataset NAME
@@ -82,7 +82,7 @@ def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
 
     methods = load_methods(settings.registries.methods)
     weights = load_weights(settings.registries.weights)
-    tables = _load_registry(Table, settings.registries.tables)
+    tables = load_entries(Table, settings.registries.tables)
     select(run.methods, list(methods), "methods")
     select(run.tables, list(tables), "tables")
     select(run.seeds, run.seeds, "seeds")
@@ -101,6 +101,24 @@ def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
     _check_references(suite)
     _check_files(suite)
     return suite
+
+
+def read_suite(overlays: list[Path], first: str = "config/config.yaml") -> Suite:
+    """The suite that Snakemake would load with these configuration files."""
+    files = [first, *map(str, overlays)]
+    config: dict = {}
+    for file in files:
+        _lay_over(config, read_yaml(file))
+    return load_suite(config, files)
+
+
+def _lay_over(config: dict, changes: dict) -> None:
+    """Merge as Snakemake does: mappings key by key, everything else replaced."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(config.get(key), dict):
+            _lay_over(config[key], value)
+        else:
+            config[key] = value
 
 
 def _source_of(path: tuple, config: dict, files: list[str]) -> str:
@@ -124,17 +142,9 @@ def _source_of(path: tuple, config: dict, files: list[str]) -> str:
 _nothing = object()
 
 
-def _load_registry(model: type, path: str) -> dict:
-    entries = {}
-    for name, data in resolve_extends(read_yaml(path), path).items():
-        check_name(name, path, "the entry")
-        entries[name] = validate(model, data, path, name)
-    return entries
-
-
 def load_weights(path: str) -> dict[str, Weights]:
     """All entries of a weights registry, checked, with what each is made from."""
-    weights = _load_registry(Weights, path)
+    weights = load_entries(Weights, path)
     for name, entry in weights.items():
         if entry.made_from is not None and entry.made_from not in weights:
             raise InputError(f"{path}: {name}.made_from is {entry.made_from!r}; {choose_from(entry.made_from, list(weights))}.")

@@ -27,7 +27,7 @@ FLOORS = [
         },
         "loop": {"loss_history", "file_hash"},
     },
-    {"fetching": {"download", "prefetch"}, "resume": {"resume"}},
+    {"fetching": {"download", "prefetch"}, "estimate": {"estimate"}, "resume": {"resume"}},
     {
         "example": {"example"},
         "fields": {"fields"},
@@ -138,7 +138,18 @@ def test_workflow_sees_only_settings() -> None:
         for line in (REPOSITORY / file).read_text().splitlines()
     ]
     imports = "\n".join(line for line in lines if line.startswith(("import ", "from ")))
-    allowed = {"accounting", "errors", "config", "settings_file", "registry", "manifest", "suite", "plan", "prefetch"}
+    allowed = {
+        "errors",
+        "config",
+        "settings_file",
+        "registry",
+        "manifest",
+        "suite",
+        "plan",
+        "prefetch",
+        "estimate",
+        "accounting",
+    }
     names = {name for name in imported(ast.parse(imports)) if name.startswith("magic123")}
     assert names and {name.split(".")[1] for name in names} <= allowed
 

@@ -471,7 +471,7 @@ def test_a_run_lists_what_it_needs(tree: Path, monkeypatch, capsys: pytest.Captu
     text = capsys.readouterr().out
     for part in (
         *("fetched-dpt", "3 MB", "Some Licence [NON-COMMERCIAL]", "https://example.org/accept", "/gone/model"),
-        *("/here/model", "1 registered", "prepare (depth)", "far  (0 of 2 files there)", "c0ffee/cup/rgba.png"),
+        *("/here/model", "1 registered", "prepare (depth)", "far  (0 of 2 files there;", "c0ffee/cup/rgba.png"),
     ):
         assert part in text, part
     assert not server.seen and not (tree / "weights" / "fetched-dpt").exists()

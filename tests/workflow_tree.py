@@ -23,6 +23,7 @@ SETTINGS_CODE = [
     "config",
     "download",
     "errors",
+    "estimate",
     "lease",
     "manifest",
     "method_list",

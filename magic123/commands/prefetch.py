@@ -17,8 +17,8 @@ from pathlib import Path
 from magic123.errors import InputError
 from magic123.manifest import FETCHED, HASHES, load_manifest
 from magic123.prefetch import LOCKS, fetch_all, fetch_picture, fetch_weights, listing
-from magic123.settings_file import choose_from, read_yaml
-from magic123.suite import MANIFESTS, Suite, load_suite, load_weights
+from magic123.settings_file import choose_from
+from magic123.suite import MANIFESTS, load_weights, read_suite
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -53,24 +53,6 @@ def main(argv: list[str] | None = None) -> None:
         print(listing(suite), flush=True)
         if not options.list:
             fetch_all(suite, say)
-
-
-def read_suite(overlays: list[Path], first: str = "config/config.yaml") -> Suite:
-    """The suite that Snakemake would load with these configuration files."""
-    files = [first, *map(str, overlays)]
-    config: dict = {}
-    for file in files:
-        lay_over(config, read_yaml(file))
-    return load_suite(config, files)
-
-
-def lay_over(config: dict, changes: dict) -> None:
-    """Merge as Snakemake does: mappings key by key, everything else replaced."""
-    for key, value in changes.items():
-        if isinstance(value, dict) and isinstance(config.get(key), dict):
-            lay_over(config[key], value)
-        else:
-            config[key] = value
 
 
 def fetch_one_file(dataset: str, file: str | None, out: Path | None) -> None:
