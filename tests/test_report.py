@@ -161,6 +161,16 @@ def test_a_failed_and_a_deleted_result_are_named(run: Path) -> None:
     assert text.count("1/2") >= 2
 
 
+def test_headline_of_a_partial_run_is_over_what_rows_share(run: Path) -> None:
+    """15 dB on the dog and 16 on the cup; without the copy's dog, rows are ranked on the cup alone."""
+    plan = json.loads(Path("plan.json").read_text())
+    plan["cells"] = [cell for cell in plan["cells"] if cell["stage"] == "coarse"]
+    Path("plan.json").write_text(json.dumps(plan))
+    assert "15.50 PSNR ring ↑ novel views both priors" in Reader(page_of()).text
+    Path("results/toys/dog/copy/seed0/coarse/scores.json").unlink()
+    assert "16.00 PSNR ring ↑ novel views, over 1 shared both priors" in Reader(page_of()).text
+
+
 def test_a_run_without_anything_has_a_page(run: Path) -> None:
     for name in ("results", "benchmarks", "logs"):
         shutil.rmtree(name)

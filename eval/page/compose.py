@@ -101,8 +101,10 @@ def tiles(page: Page) -> list[dict]:
         for row, texts in laid.body:
             if texts[index].best and texts[index].mean != NOTHING:
                 where = f"{dataset}, {views}" if len(table.datasets) > 1 else views
-                value = texts[index].mean
-                found.append({"value": value, "label": f"{label} {'↑' if up else '↓'} {where}", "who": row})
+                # where results are wanting, the number that rows were ranked by: the mean over what they share
+                value, _, over = (texts[index].shared or texts[index].mean).partition(" ")
+                said = f"{label} {'↑' if up else '↓'} {where}{f', {over}' if over else ''}"
+                found.append({"value": value, "label": said, "who": row})
     return found[: TILES + 1]
 
 
