@@ -117,6 +117,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--renders", type=Path, required=True, help="folder {set}/{i}.png made by another system")
     parser.add_argument("--example", type=Path, required=True, help="prepared example, for the reference view's camera")
     parser.add_argument("--settings", required=True, help="sets, radius and fov of the run's views, as JSON")
+    parser.add_argument("--cameras", type=Path, help="cameras.json of true views: its sets in place of the settings' own")
     parser.add_argument("--out", type=Path, required=True, help="folder of views")
     parser.add_argument("--mesh", type=Path, required=True, help="folder of the mesh")
     given = parser.parse_args(argv)
@@ -124,6 +125,12 @@ def main(argv: list[str]) -> None:
         planned = planned_cameras(json.loads(given.settings), read_json(given.example / "example.json", "example")["camera"])
     except (json.JSONDecodeError, KeyError, TypeError) as problem:
         raise EvalError(f"--settings or {given.example}/example.json do not describe cameras ({problem!r})") from problem
+    if given.cameras:
+        listed: dict[str, list[dict]] = {REFERENCE: planned[REFERENCE]}
+        for view, pose in read_poses(given.cameras.parent).items():
+            camera = dict(zip(("polar", "azimuth", "radius", "fov"), pose, strict=True))
+            listed.setdefault(view.split("/")[0], []).append({"file": f"{view}.png", **camera})
+        planned = listed
     check_names(given.renders, planned)
     own = given.renders / "cameras.json"
     if own.is_file():

@@ -245,6 +245,9 @@ def _check_files(suite: Suite) -> None:
                 path = suite.path_of(getattr(row, column)) if getattr(row, column) else None
                 if path and not row.address_of(column) and not Path(path).exists():
                     raise InputError(f"{file}.{column} is {path}, which is not there; datasets/README.md says how to get it.")
+            if suite.settings.truth_cameras and not (row.truth and Path(suite.path_of(row.truth), "cameras.json").is_file()):
+                where = f"{suite.path_of(row.truth)}/cameras.json" if row.truth else "a truth"
+                raise InputError(f"{file} lacks {where}, but truth_cameras is true; datasets/README.md says how to make it.")
             if "as-published" in suite.settings.score.protocols and Path(row.image).name != "rgba.png":
                 raise InputError(
                     f"{file}.image is {row.image}, but the as-published protocol reads files called rgba.png; rename it."

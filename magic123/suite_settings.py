@@ -73,6 +73,7 @@ class SuiteSettings(Settings):
     prepare: PrepareStep = PrepareStep()
     invert: InvertStep
     view: ViewSettings = ViewSettings()
+    truth_cameras: bool = False  # views from the cameras.json of every example's truth, in place of view.sets
     score: ScoreStep = ScoreStep()
     ceilings: Ceilings = Ceilings()
     compute: Compute = Compute()

@@ -162,6 +162,17 @@ def stage_options(wildcards, input):
     return shell_words(*words)
 
 
+# --------------------------------------------------------------------------------------------------------------- view
+def truth_cameras(wildcards):
+    """The cameras of an example's truth, where the run renders these."""
+    return [f"{suite.path_of(row_of(wildcards).truth)}/cameras.json"] if suite.settings.truth_cameras else []
+
+
+def camera_options(wildcards, input):
+    """The option of view and adopt that names them."""
+    return shell_words("--cameras", input.cameras) if input.cameras else ""
+
+
 # -------------------------------------------------------------------------------------------------------------- score
 RENDERED = [name for name, method in suite.methods.items() if method.renders is not None]  # by other systems
 

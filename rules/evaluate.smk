@@ -7,6 +7,7 @@ rule view:
     input:
         checkpoint="results/{dataset}/{example}/{method}/seed{seed}/{stage}/checkpoint.safetensors",
         example="results/{dataset}/{example}/example",
+        cameras=truth_cameras,
     output:
         views=directory("results/{dataset}/{example}/{method}/seed{seed}/{stage}/views"),
         mesh=directory("results/{dataset}/{example}/{method}/seed{seed}/{stage}/mesh"),
@@ -24,15 +25,17 @@ rule view:
     params:
         folder=subpath(input.checkpoint, parent=True),
         settings=suite.settings.view.model_dump_json(),
+        cameras=camera_options,
         version=VERSIONS["view"],
     shell:
-        "on_card python -m magic123 view --checkpoint {params.folder} --example {input.example} --settings {params.settings:q} --out {output.views} --mesh {output.mesh} > {log} 2>&1"
+        "on_card python -m magic123 view --checkpoint {params.folder} --example {input.example} --settings {params.settings:q} {params.cameras} --out {output.views} --mesh {output.mesh} > {log} 2>&1"
 
 
 rule adopt:
     input:
         renders=render_files,
         example="results/{dataset}/{example}/example",
+        cameras=truth_cameras,
     output:
         views=directory("results/{dataset}/{example}/{method}/seed{seed}/{stage}/views"),
         mesh=directory("results/{dataset}/{example}/{method}/seed{seed}/{stage}/mesh"),
@@ -45,9 +48,10 @@ rule adopt:
     params:
         folder=render_folder,
         settings=suite.settings.view.model_dump_json(include={"sets", "radius", "fov"}),
+        cameras=camera_options,
         version=VERSIONS["score"],
     shell:
-        "python -m eval adopt --renders {params.folder:q} --example {input.example} --settings {params.settings:q} --out {output.views} --mesh {output.mesh} > {log} 2>&1"
+        "python -m eval adopt --renders {params.folder:q} --example {input.example} --settings {params.settings:q} {params.cameras} --out {output.views} --mesh {output.mesh} > {log} 2>&1"
 
 
 rule score:

@@ -190,3 +190,28 @@ def test_rows_that_are_neither_are_refused(method, sentence):
     with pytest.raises(InputError) as error:
         validate(Method, yaml.safe_load(yaml.safe_dump({"label": "theirs"} | method)), "methods.yaml", "theirs")
     assert sentence in str(error.value)
+
+
+def test_run_may_render_the_cameras_of_the_truth(tree):
+    drop(tree, "dog")
+    with open(tree / "config/small.yaml", "a") as file:
+        file.write("truth_cameras: true\n")
+    run = snakemake(tree, "-n", *RUN)
+    assert run.returncode != 0 and "datasets/demo/cone/truth/cameras.json, but truth_cameras is true" in run.text
+    for example in ("cone", "dog"):
+        (tree / "datasets/demo" / example / "truth/cameras.json").touch()
+    run = snakemake(tree, "-n", "-p", *RUN)
+    assert run.returncode == 0, run.text
+    lines = [line for line in run.stdout.splitlines() if " view --checkpoint" in line or " eval adopt " in line]
+    assert len(lines) == 2 * 2 + 2 and all("--cameras datasets/demo/" in line for line in lines)
+
+
+def test_adopted_sets_may_be_those_of_a_truth(theirs):
+    cameras = [{"file": f"ring/{i:03d}.png", "polar": 70.0, "azimuth": 7.0 * i, "radius": 2.0, "fov": 30.0} for i in range(12)]
+    (theirs / "truth").mkdir()
+    (theirs / "truth/cameras.json").write_text(json.dumps({"sets": {"ring": cameras}}))
+    shutil.rmtree(theirs / "renders/elevated")
+    words = ["adopt", "--renders", theirs / "renders", "--example", theirs / "example", "--settings", SETTINGS]
+    words += ["--cameras", theirs / "truth/cameras.json", "--out", theirs / "views", "--mesh", theirs / "mesh"]
+    assert main([str(word) for word in words]) == 0
+    assert json.loads((theirs / "views/cameras.json").read_text())["sets"]["ring"] == cameras

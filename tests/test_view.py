@@ -135,6 +135,27 @@ def test_film_and_sheet(shown):
         assert sheet.width > 1600 and sheet.height > 400
 
 
+def test_cameras_of_a_truth_take_the_place_of_the_sets(scene, tmp_path):
+    poses = [(75.0, 30.0, 1.7, 35.0), (110.0, -120.0, 2.0, 40.0)]
+    keys = ("polar", "azimuth", "radius", "fov")
+    listed = [dict(zip(keys, pose, strict=True), file=f"test/{i:03d}.png", frame="r_1") for i, pose in enumerate(poses)]
+    (tmp_path / "cameras.json").write_text(json.dumps({"sets": {"test": listed}}))
+    cameras = command.read_cameras(tmp_path / "cameras.json")
+    about = {"example": "toy", "prompt": "a red toy", "scene": "dmtet", "steps": 0}
+    command.view(scene, make_example(), SETTINGS, tmp_path / "views", tmp_path / "mesh", about, cameras)
+    written = json.loads((tmp_path / "views/cameras.json").read_text())["sets"]
+    assert set(written) == {"reference", "test"}
+    assert [tuple(one[key] for key in keys) for one in written["test"]] == poses
+    with torch.no_grad():
+        expected = command.look(scene, Camera.orbit(110.0, -120.0, 2.0, 40.0, SIZE))["colour"]
+    shown = np.asarray(Image.open(tmp_path / "views/test/001.png"))
+    assert np.abs(shown - command.to_bytes(expected).astype(int)).max() <= 1
+    for spoiled in ([{**listed[0], "file": "test/007.png"}], [{"file": "test/000.png", "polar": 90}], []):
+        (tmp_path / "cameras.json").write_text(json.dumps({"sets": {"test": spoiled}}))
+        with pytest.raises(InputError, match=r"cameras\.json"):
+            command.read_cameras(tmp_path / "cameras.json")
+
+
 def test_a_second_run_replaces_the_first_and_changes_nothing(shown, scene):
     before = {p: p.read_bytes() for p in shown.rglob("*") if p.is_file()}
     about = {"example": "toy", "prompt": "a red toy", "scene": "dmtet", "steps": 0}

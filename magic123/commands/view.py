@@ -45,11 +45,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, help="stage folder written by reconstruct")
     parser.add_argument("--example", type=Path, required=True, help="example folder written by prepare")
     parser.add_argument("--settings", default="{}", help="ViewSettings as JSON, or a file of it")
+    parser.add_argument("--cameras", type=Path, help="cameras.json of true views: its sets in place of the settings' own")
     parser.add_argument("--device", default=None, help="cpu, cuda, ... (default: cuda where there is one)")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the views into")
     parser.add_argument("--mesh", type=Path, required=True, help="folder to write the mesh into")
     options = parser.parse_args(argv)
     settings = read_settings(options.settings)
+    cameras = read_cameras(options.cameras) if options.cameras else None
     if options.out.resolve() == options.mesh.resolve():
         raise InputError(f"--out and --mesh are both {options.out}; name two folders")
 
@@ -64,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     forget(options.checkpoint)
     example = load_example(options.example)
     about = {"example": example.name, "prompt": example.prompt, "scene": stage.scene, "steps": stage.steps}
-    view(scene.to(device), example, settings, options.out, options.mesh, about)
+    view(scene.to(device), example, settings, options.out, options.mesh, about, cameras)
 
 
 def read_settings(text: str) -> ViewSettings:
@@ -83,23 +85,50 @@ def read_settings(text: str) -> ViewSettings:
     return settings
 
 
-def view(scene, example, settings: ViewSettings, out: Path, mesh_out: Path, about: dict) -> None:
-    """Write both folders. `about` is JSON data that names the result, for cameras.json and the mesh's metadata."""
+def read_cameras(file: Path) -> dict[str, list[dict]]:
+    """{set: [{"polar", "azimuth", "radius", "fov"}]} of the cameras.json beside true views. Raises InputError."""
+    try:
+        sets = json.loads(file.read_text(encoding="utf-8"))["sets"]
+        found = {
+            name: [{key: float(one[key]) for key in ("polar", "azimuth", "radius", "fov")} for one in cameras]
+            for name, cameras in sets.items()
+            if name != "reference"
+        }
+        named = all(one["file"] == f"{name}/{i:03d}.png" for name in found for i, one in enumerate(sets[name]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file}: gives no polar, azimuth, radius and fov of every view ({error!r}); make it again") from error
+    if not named or not all(found.values()) or set(found) & set(RESERVED) or not found:
+        raise InputError(f"{file}: must list SET/000.png, SET/001.png, ... in their order, in sets not called {RESERVED}")
+    return found
+
+
+def view(
+    scene, example, settings: ViewSettings, out: Path, mesh_out: Path, about: dict, cameras: dict[str, list[dict]] | None = None
+) -> None:
+    """Write both folders. `about` is JSON data that names the result, for cameras.json and the mesh's metadata.
+
+    `cameras` (read_cameras) take the place of the settings' view sets.
+    """
     import torch
 
     with torch.no_grad(), output_folder(out, "cameras.json") as views, output_folder(mesh_out, "mesh.json") as mesh:
         figures = write_mesh_folder(scene, settings, mesh, about)
-        write_views(scene, example, settings, views, about)
+        write_views(scene, example, settings, views, about, cameras)
         write_showcase(scene, example, settings, views, about, figures)
 
 
-def write_views(scene, example, settings: ViewSettings, folder: Path, about: dict) -> None:
+def write_views(
+    scene, example, settings: ViewSettings, folder: Path, about: dict, given: dict[str, list[dict]] | None = None
+) -> None:
     """All view sets and cameras.json."""
     from magic123.camera import Camera
 
     own = example.camera
     cameras = {"reference": Camera.orbit(own.polar, own.azimuth, own.radius, own.fov, settings.size)}
-    for name, ring in settings.sets.items():
+    for name, listed in (given or {}).items():
+        poses = ([one[key] for one in listed] for key in ("polar", "azimuth", "radius", "fov"))
+        cameras[name] = Camera.orbit(*poses, settings.size)
+    for name, ring in settings.sets.items() if given is None else []:
         azimuths = [ring.first_azimuth + 360 * k / ring.count for k in range(ring.count)]
         cameras[name] = Camera.orbit(ring.polar, azimuths, settings.radius, settings.fov, settings.size)
     farthest = max(float(camera.radius.max()) for camera in cameras.values()) + math.sqrt(3)
