@@ -193,6 +193,9 @@ class Stage(Settings):
     # Magic123's code divides its score-distillation gradients by the AMP loss scale (65536 at first). This constant
     # puts that factor in explicitly; 1 leaves the gradients alone.
     loss_scale: PositiveFloat = 1.0
+    # that scale doubles by itself after every 2000 steps whose gradients fit into float16: the steps to a doubling here,
+    # as if all fitted; 0 leaves the scale constant. Each stage begins at loss_scale again.
+    loss_scale_doubling: int = Field(0, ge=0)
     losses: Losses = Losses()
     learning_rates: LearningRates = LearningRates()
     erode_edges: bool = False

@@ -15,7 +15,7 @@ from magic123.errors import NonFinite
 from magic123.example import Example
 from magic123.losses import Target, ramp, reference_losses, reference_target
 from magic123.priors.precision import in_float32
-from magic123.priors.sds import NonFiniteGradient, Prior, score_distillation
+from magic123.priors.sds import Prior, gradient_trouble, score_distillation
 from magic123.resume import Unfinished, loop_state, restore_loop
 
 RAMPS = {"entropy": 2.0, "normal": 1.0}  # these losses gain their weight over the stage, see losses.ramp
@@ -28,6 +28,24 @@ class Known:
 
     camera: Camera
     target: Target
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """What one step computed, still on its device: nothing here waited for the device to finish."""
+
+    total: Tensor  # weighted sum, the one to differentiate
+    terms: dict[str, Tensor]  # unweighted losses
+    norms: dict[str, Tensor]  # of each prior's gradient at the latents
+    drawn: dict[str, Tensor]  # the diffusion steps that each prior was asked at
+
+
+def loss_scale_at(stage: Stage, step: int) -> float:
+    """What score-distillation gradients are divided by at a step: `loss_scale`, doubled every `loss_scale_doubling` steps.
+
+    As torch.amp.GradScaler without an overflow: its n-th doubling comes after n * growth_interval steps.
+    """
+    return stage.loss_scale * 2.0 ** (step // stage.loss_scale_doubling if stage.loss_scale_doubling else 0)
 
 
 def known_view(example: Example, stage: Stage, device="cpu") -> Known:
@@ -72,30 +90,29 @@ def reference_step(scene, known: Known, stage: Stage, generator: torch.Generator
 
 
 def novel_step(
-    scene, priors: dict[str, Prior], known: Known, stage: Stage, progress: float, generator: torch.Generator
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
-    """At one random view: (unweighted regularizers, weighted score distillation losses, their gradient norms)."""
+    scene, priors: dict[str, Prior], known: Known, stage: Stage, step: int, generator: torch.Generator
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """At one random view: (unweighted regularizers, weighted score distillation losses, what is said of those)."""
     camera = sample_novel(stage.cameras, 1, stage.resolution, generator)
-    mode, ambient = novel_shading(stage, progress, generator)
+    mode, ambient = novel_shading(stage, step / stage.steps, generator)
     colour, share = torch.rand(3, generator=generator), torch.rand((), generator=generator)
     background = colour if share < stage.random_background else torch.ones(3)
     rendering = scene.render(
         camera, mode=plain_if_possible(mode, ambient, stage), ambient=ambient, background=background, generator=generator
     )
-    guidance, norms = {}, {}
+    guidance, said = {}, {}
     for name, prior in priors.items():
         settings: PriorSettings = stage.priors[name]
-        guidance[name], info = score_distillation(
+        guidance[name], said[name] = score_distillation(
             prior,
             rendering.rgb,
             camera,
             settings=settings,
             generator=generator,
             reference_camera=known.camera,
-            loss_scale=stage.loss_scale,
+            loss_scale=loss_scale_at(stage, step),
         )
-        norms[name] = info["gradient_norm"]
-    return scene.regularizers(rendering, stage.losses), guidance, norms
+    return scene.regularizers(rendering, stage.losses), guidance, said
 
 
 def sees_reference(step: int, stage: Stage) -> bool:
@@ -104,36 +121,55 @@ def sees_reference(step: int, stage: Stage) -> bool:
 
 def step_losses(
     scene, known: Known, priors: dict[str, Prior], stage: Stage, step: int, generator: torch.Generator
-) -> tuple[Tensor, dict[str, float]]:
-    """(weighted sum of a step's losses, what to log of them). Raises NonFinite."""
-    progress, guidance, norms = step / stage.steps, {}, {}
+) -> StepLosses:
+    """All losses of a step."""
+    guidance, said = {}, {}
     if sees_reference(step, stage):
         terms = reference_step(scene, known, stage, generator)
     else:
-        try:
-            terms, guidance, norms = novel_step(scene, priors, known, stage, progress, generator)
-        except NonFiniteGradient as error:
-            raise NonFinite(f"step {step}: {error}") from error
-    shares = {name: ramp(progress, RAMPS[name]) if name in RAMPS else 1.0 for name in terms}
+        terms, guidance, said = novel_step(scene, priors, known, stage, step, generator)
+    shares = {name: ramp(step / stage.steps, RAMPS[name]) if name in RAMPS else 1.0 for name in terms}
     weighted = [getattr(stage.losses, name) * shares[name] * value for name, value in terms.items()]
     total = sum([*weighted, *guidance.values()], start=torch.zeros(()))
-    values = {name: value.item() for name, value in terms.items()} | {f"{name}_gradient": norm for name, norm in norms.items()}
+    norms, drawn = ({name: one[key] for name, one in said.items()} for key in ("gradient_norm", "t"))
+    return StepLosses(total, terms, norms, drawn)
+
+
+def backward(total: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
+    """Gives the optimiser's parameters their gradients; whether all are finite, as a scalar that nobody has read yet."""
+    if not total.requires_grad:  # an empty picture without regularizers has nothing to say
+        return torch.ones((), dtype=torch.bool)
+    total.backward()
+    norms = torch._foreach_norm([p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None])
+    return torch.isfinite(torch.stack(norms)).all()
+
+
+def read(losses: StepLosses, finite: Tensor, priors: dict[str, Prior], stage: Stage, step: int) -> dict[str, float]:
+    """What to log of a step, brought to the CPU in one transfer: the only time that the loop asks for values.
+
+    Raises NonFinite.
+    """
+    values = losses.terms | {f"{name}_gradient": norm for name, norm in losses.norms.items()}
+    # float64 holds every float32 exactly; on the device of the total, where nearly all of them are
+    numbers = [value.detach().to(losses.total.device, torch.float64) for value in [*values.values(), finite]]
+    *numbers, finite = torch.stack(numbers).tolist()
+    values = dict(zip(values, numbers, strict=True))
+    for name, drawn in losses.drawn.items():
+        if not math.isfinite(values[f"{name}_gradient"]):
+            raise NonFinite(f"step {step}: {gradient_trouble(priors[name], stage.priors[name], drawn)}")
     broken = [name for name, value in values.items() if not math.isfinite(value)]
     if broken:
         raise NonFinite(f"step {step}: {broken[0]} is no longer finite; lower its weight or the learning rates")
-    return total, values
+    if not finite:
+        raise NonFinite(f"step {step}: a gradient is no longer finite; lower the learning rates")
+    return values
 
 
 def differentiate(scene, known, priors, stage: Stage, step: int, generator, optimizer) -> dict[str, float]:
     """Gives the optimiser's parameters a step's gradients; what to log of it. Raises NonFinite."""
     optimizer.zero_grad(set_to_none=True)
-    total, values = step_losses(scene, known, priors, stage, step, generator)
-    if total.requires_grad:  # an empty picture without regularizers has nothing to say
-        total.backward()
-        norms = torch._foreach_norm([p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None])
-        if not torch.isfinite(torch.stack(norms)).all():
-            raise NonFinite(f"step {step}: a gradient is no longer finite; lower the learning rates")
-    return values
+    losses = step_losses(scene, known, priors, stage, step, generator)
+    return read(losses, backward(losses.total, optimizer), priors, stage, step)
 
 
 def differentiate_again(

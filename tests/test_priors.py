@@ -7,6 +7,7 @@ import csv
 import json
 import math
 import pickle
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,8 +22,8 @@ from magic123.errors import InputError
 from magic123.priors.latent_diffusion import Schedule
 from magic123.priors.sds import (
     MAGIC123_LOSS_SCALE,
-    NonFiniteGradient,
     angle_weight,
+    gradient_trouble,
     guided_noise,
     score_distillation,
     timestep_bounds,
@@ -90,8 +91,8 @@ def test_gradient_is_the_closed_form(formula, kind, weight, loss_scale):
     expected = weight * angle * (1 - a) * (estimate - eps) / loss_scale
     # a gradient of 1e-8 beside latents of 1 must keep its digits
     torch.testing.assert_close(prior.latents.grad.double(), expected, rtol=2e-5, atol=1e-6 * float(expected.abs().max()))
-    assert info["gradient_norm"] == pytest.approx(float(expected.norm()), rel=1e-5)
-    assert info["t"] == pytest.approx(float(t.float().mean()))
+    assert info["gradient_norm"].item() == pytest.approx(float(expected.norm()), rel=1e-5)
+    assert info["t"].tolist() == t.tolist()
     assert loss.item() == pytest.approx(0.5 * float(expected.square().sum()), rel=1e-4)
 
 
@@ -119,10 +120,10 @@ def test_steps_are_uniform_between_the_floored_bounds():
     assert timestep_bounds((0.98, 1.0), 1000) == (980, 999)
     prior, rgb, source = LinearPrior(), torch.rand(1, 8, 8, 3, requires_grad=True), generator()
     seen = [
-        score_distillation(prior, rgb, views(0.0), settings=settings(t_range=(0.2, 0.203)), generator=source)[1]["t"]
+        score_distillation(prior, rgb, views(0.0), settings=settings(t_range=(0.2, 0.203)), generator=source)[1]["t"].item()
         for _ in range(80)
     ]
-    assert set(seen) == {200.0, 201.0, 202.0, 203.0}
+    assert set(seen) == {200, 201, 202, 203}
 
 
 @pytest.mark.parametrize("t_range", [(0.6, 0.2), (-0.1, 0.5), (1.5, 2.0)])
@@ -132,17 +133,36 @@ def test_an_empty_range_of_steps_is_refused(t_range):
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
-def test_a_non_finite_gradient_is_an_error(poison):
+def test_a_non_finite_gradient_has_no_finite_norm(poison):
     class Poisoned(LinearPrior):
         def noise(self, latents, t, camera):
             u, c = super().noise(latents, t, camera)
             c[0, 0, 0, 0] = poison
             return u, c
 
-    with pytest.raises(NonFiniteGradient, match=r"linear.*t = \[\d+\]"):
-        score_distillation(
-            Poisoned(), torch.rand(1, 8, 8, 3, requires_grad=True), views(0.0), settings=settings(), generator=generator()
-        )
+    rgb, prior = torch.rand(1, 8, 8, 3, requires_grad=True), Poisoned()
+    _, info = score_distillation(prior, rgb, views(0.0), settings=settings(), generator=generator())
+    assert not math.isfinite(info["gradient_norm"])
+    assert re.search(r"linear.*t = \[\d+\]", gradient_trouble(prior, settings(), info["t"]))
+
+
+def test_nothing_waits_for_the_device():
+    """No value is read back on the way: on a GPU each reading would empty its queue."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Readings(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            readings.append(function) if function is torch.ops.aten._local_scalar_dense.default else None
+            return function(*arguments, **(keywords or {}))
+
+    readings, rgb = [], torch.rand(1, 8, 8, 3, requires_grad=True)
+    with Readings():
+        keywords = {"settings": settings("zero123"), "generator": generator(), "reference_camera": views(20.0)}
+        loss, info = score_distillation(LinearPrior(), rgb, views(30.0), **keywords)
+        loss.backward()
+        assert not readings
+        float(info["gradient_norm"])
+    assert len(readings) == 1  # such a reading would have been seen
 
 
 def test_the_published_formula_is_one_more_step_of_guidance():
@@ -162,7 +182,7 @@ def test_angle_weight_belongs_to_zero123_and_can_be_switched_off():
         rgb = torch.rand(1, 8, 8, 3, generator=generator(1)).requires_grad_()
         chosen, camera = settings(kind, **changes), views(azimuth)
         keywords = {"generator": generator(), "reference_camera": REFERENCE}
-        return score_distillation(LinearPrior(), rgb, camera, settings=chosen, **keywords)[1]["gradient_norm"]
+        return score_distillation(LinearPrior(), rgb, camera, settings=chosen, **keywords)[1]["gradient_norm"].item()
 
     full = norm("stable-diffusion", 45.0)
     assert norm("zero123", 45.0) == pytest.approx(full / 4)

@@ -15,7 +15,7 @@ from magic123.checkpoint import load_scene
 from magic123.commands.reconstruct import choose_device, main, reconstruct
 from magic123.config import PriorSettings, ReferenceCamera, Stage
 from magic123.errors import InputError
-from magic123.optimise import novel_shading, plain_if_possible, sees_reference
+from magic123.optimise import loss_scale_at, novel_shading, plain_if_possible, sees_reference
 from magic123.priors.sds import score_distillation
 from magic123.priors.stable_diffusion import StableDiffusion
 from magic123.priors.zero123 import Zero123
@@ -103,6 +103,35 @@ def test_shadings_come_in_their_shares():
     assert np.mean([mode == "textureless" for mode, _ in drawn]) == pytest.approx(0.2, abs=0.03)
     ambient = [a for _, a in drawn]
     assert 0.1 <= min(ambient) < 0.12 and 0.98 < max(ambient) <= 1.0
+
+
+def test_the_loss_scale_doubles_when_the_gradient_scaler_would():
+    constant, doubling = (Stage(scene="nerf", loss_scale=65536, loss_scale_doubling=n) for n in (0, 3))
+    assert {loss_scale_at(constant, step) for step in (0, 4999)} == {65536}
+    scaler = torch.amp.GradScaler("cpu", init_scale=65536, growth_interval=3)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    for step in range(8):
+        optimizer.zero_grad()
+        scaler.scale((weight * 0.5).sum()).backward()
+        assert loss_scale_at(doubling, step) == scaler.get_scale(), step
+        scaler.step(optimizer)
+        scaler.update()
+    assert scaler.get_scale() == 4 * 65536
+
+
+def test_a_doubled_loss_scale_halves_what_the_priors_say(example, tmp_path):
+    """The first novel views lie before and after a doubling; the scene is the same up to the first of them."""
+    weights = {"z": str(write_zero123(tmp_path / "z"))}
+    prior = {"kind": "zero123", "weights": "z", "weight": 1, "guidance_scale": 2, "angle_weight": False}
+    rows = []
+    for doubling in (0, 1):
+        stage = {**COARSE, "steps": 2, "reference_warmup": 1, "priors": {"views": prior}, "loss_scale_doubling": doubling}
+        reconstruct(example, Stage(**stage), 0, tmp_path / str(doubling), weights=weights)
+        lines = [line.split(",") for line in (tmp_path / str(doubling) / "losses.csv").read_text().splitlines()]
+        rows.append(dict(zip(lines[0], lines[2], strict=True)))
+    constant, doubled = (float(row["views_gradient"]) for row in rows)
+    assert doubled == pytest.approx(constant / 2, rel=1e-5)
 
 
 def test_albedo_replaces_lambertian_only_where_nothing_needs_normals():

@@ -153,7 +153,8 @@ def run_stage(
 
     if stage.dtype != "float32" and not torch.cuda.is_available():
         raise InputError(f"the stage asks for {stage.dtype} and this machine has no CUDA device: set dtype to float32")
-    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    # torch.use_deterministic_algorithms does the same, and imports its compiler first, which takes seconds
+    torch.set_deterministic_debug_mode("warn" if torch.cuda.is_available() else "error")
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     example = load_example(example_folder)

@@ -20,7 +20,7 @@ from magic123.errors import InputError
 # Magic123's code calls backward() on its score-distillation gradient outside the AMP loss scaler and then lets the scaler
 # divide all gradients by the loss scale: 65536 at the start (it doubles every 2000 steps without an overflow). Its
 # published weights (2D 1, 3D 40) therefore act as 1.5e-5 and 6.1e-4 on the summed gradient. `Stage.loss_scale` set to
-# this constant reproduces that; 1 leaves the gradients alone.
+# this constant reproduces that, `Stage.loss_scale_doubling` set to 2000 the doubling; 1 and 0 leave the gradients alone.
 MAGIC123_LOSS_SCALE = 65536.0
 
 
@@ -76,14 +76,15 @@ def score_distillation(
     generator: torch.Generator,
     reference_camera=None,
     loss_scale: float = 1.0,
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss whose gradient at the latents is weight * angle_weight * w(t) * (eps_hat - eps) / loss_scale, summed over the batch.
 
     rgb [B, H, W, 3] in [0, 1] as rendered from `camera`; t ~ U{floor(1000 t_min) .. floor(1000 t_max)}, one per picture, and
     one noise, all from `generator` (which also draws the latents from the VAE's posterior).
     angle_weight (zero123 alone, if settings.angle_weight): the angle between the directions of `camera` and of
     `reference_camera` (Camera or config.ReferenceCamera) in degrees / 180; 1 otherwise.
-    Returns the loss (0.5 * sum of the squared gradient) and {"gradient_norm", "t" (batch mean)}. Raises NonFiniteGradient.
+    Returns the loss (0.5 * sum of the squared gradient) and {"gradient_norm" (scalar, float64), "t" [B] (on the generator's
+    device)}. Does not wait for the device: whether the norm is finite is the caller's to read, see `gradient_trouble`.
     """
     latents = prior.encode(rgb, generator)
     count = len(latents)
@@ -104,15 +105,18 @@ def score_distillation(
             factor = factor * angle_weight(camera, seen if several else reference_camera).to(factor)
         # float64: a factor of 1e-8 beside latents of 1 is below what float32 resolves in latents - (latents - gradient)
         gradient = factor[:, None, None, None] * (estimate.double() - noise.double())
-        norm = float(gradient.norm())
-    if not math.isfinite(norm):
-        raise NonFiniteGradient(
-            f"the prior {prior.name} gave a non-finite gradient at t = {drawn.tolist()} (dtype {settings.dtype}): "
-            "check its weights, or set its dtype to float32"
-        )
+        norm = gradient.norm()
     latents = latents.double()
     loss = 0.5 * ((latents - (latents - gradient).detach()) ** 2).sum()
-    return loss.float().to(rgb.device), {"gradient_norm": norm, "t": float(drawn.float().mean())}
+    return loss.float().to(rgb.device), {"gradient_norm": norm, "t": drawn}
+
+
+def gradient_trouble(prior: Prior, settings: PriorSettings, t: Tensor) -> str:
+    """What to say where `score_distillation` gave a gradient norm that is not finite, at steps t [B]."""
+    return (
+        f"the prior {prior.name} gave a non-finite gradient at t = {t.tolist()} (dtype {settings.dtype}): "
+        "check its weights, or set its dtype to float32"
+    )
 
 
 def angle_weight(camera: Camera, reference_camera) -> Tensor:
