@@ -49,6 +49,7 @@ def loss_scale_at(stage: Stage, step: int) -> float:
 
 
 def known_view(example: Example, stage: Stage, device="cpu") -> Known:
+    """The target on `device`; the camera stays on the CPU, where the novel ones are drawn."""
     size = round(stage.resolution * stage.reference_scale)
     c = example.camera
     target = reference_target(example.resized(size), stage.losses, erode_edges=stage.erode_edges, device=device)
@@ -202,11 +203,11 @@ def optimise(
     Adam with betas (0.9, 0.99) and eps 1e-15, no schedule. Goes on from what `unfinished` holds; `log` adds to its rows.
     Returns how many steps were done again in float32. Raises NonFinite, and Stopped when a signal asks to leave.
     """
-    known = known_view(example, stage)
     groups = scene.parameter_groups(stage.learning_rates)
     if not groups or not stage.steps:
         return 0
     parameters = [p for group in groups for p in group["params"]]
+    known = known_view(example, stage, parameters[0].device)
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
     average = [p.detach().clone() for p in parameters]
     retries = torch.zeros((), dtype=torch.int64)

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from interpreted import interpreted
 
 from magic123.config import FieldSettings, HashGridSettings
 from magic123.errors import InputError
-from magic123.fields.encoding import HashGrid, encode_torch, grid_layout, level_rows
+from magic123.fields.encoding import HashGrid, encode_torch, grid_layout, level_rows, triton_trouble
 from magic123.fields.encoding_numba import encode_numba
 from magic123.fields.field import Field, truncated_exp
 
@@ -96,6 +97,70 @@ def test_twins_agree(features, active):
         assert ((plain - fast).abs().max() / scale) < 2e-6
 
 
+@pytest.mark.parametrize("features, active, dtype", [(2, 4, torch.float32), (4, 2, torch.float32), (2, 4, torch.float64)])
+def test_triton_twin_agrees(features, active, dtype):
+    """In Triton's interpreter, over dense and hashed levels, corners of the cube and more than one block of points."""
+    layout = grid_layout(4, 8, 4, 40)
+    assert set(layout.dense) == {True, False}
+    source = torch.Generator().manual_seed(3)
+    x = torch.rand(300, 3, generator=source, dtype=dtype) * 2 - 1
+    x[:4] = torch.tensor([[1, 1, 1], [-1, -1, -1], [1, -1, 0.5], [0, 0, 0]])
+    values = torch.randn(layout.rows, features, generator=source, dtype=dtype)
+    upstream = torch.randn(len(x), 4 * features, generator=source, dtype=dtype)
+    results = []
+    for encode in (encode_torch, interpreted("fields/encoding_triton").encode_triton):
+        a, b = x.clone().requires_grad_(), values.clone().requires_grad_()
+        out = encode(a, b, layout, active)
+        results.append((out.detach(), *torch.autograd.grad(out, (a, b), upstream)))
+    for plain, fast in zip(*results, strict=True):
+        assert (plain - fast).abs().max() < (2e-6 if dtype == torch.float32 else 1e-14) * plain.abs().max()
+
+
+def test_triton_reads_nothing_outside_its_table():
+    encode, layout = interpreted("fields/encoding_triton").encode_triton, grid_layout(2, 6, 3, 9)
+    values = torch.ones(layout.rows, 2)
+    broken = torch.full((1, 3), float("nan"))
+    assert torch.equal(encode(broken, values, layout, 2), encode(-torch.ones(1, 3), values, layout, 2))  # as numba's
+    assert encode(torch.zeros(0, 3), values, layout, 2).shape == (0, 4)
+    assert (encode(torch.zeros(5, 3), values, layout, 0) == 0).all()
+    with pytest.raises(TypeError, match="float16"):
+        encode(torch.zeros(1, 3).half(), values, layout, 2)
+
+
+def test_triton_is_for_cuda():
+    with pytest.raises(InputError, match=r"triton.*cpu"):
+        HashGrid(HashGridSettings(**SMALL, backend="triton"))(torch.zeros(1, 3))
+
+
+def test_what_keeps_triton_from_running_is_said(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/gcc" if name == "gcc" else None)
+    assert triton_trouble((9, 0)) is None
+    assert "no CUDA device" in triton_trouble(None) and "6.1" in triton_trouble((6, 1))
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert "C compiler" in triton_trouble((9, 0))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "not installed" in triton_trouble((9, 0))
+    with pytest.raises(InputError, match="not installed"):
+        HashGrid(HashGridSettings(**SMALL, backend="triton"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("features, active", [(2, 6), (4, 3)])
+def test_triton_agrees_on_a_gpu(features, active):
+    upstream = torch.randn(2000, 6 * features, device="cuda")
+    results = []
+    for backend in ("torch", "triton"):
+        grid = HashGrid(HashGridSettings(**{**SMALL, "features": features}, backend=backend))
+        grid.table.data.copy_(table(features))
+        grid.cuda()
+        x = points(2000).cuda().requires_grad_()
+        out = grid(x, mask_levels=6 - active)
+        results.append((out.detach(), *torch.autograd.grad(out, (x, grid.table), upstream)))
+    for plain, fast in zip(*results, strict=True):
+        assert (plain - fast).abs().max() < 1e-5 * plain.abs().max()
+    assert HashGrid(HashGridSettings(**SMALL)).cuda().backend_used == "triton"
+
+
 @pytest.mark.parametrize("encode", [encode_torch, encode_numba])
 def test_gradcheck(encode):
     layout = grid_layout(3, 5, 2, 7)
@@ -142,7 +207,7 @@ def test_initial_values_and_choice_of_backend():
 
 @pytest.mark.parametrize(
     "changes, word",
-    [({"backend": "triton"}, "triton"), ({"finest_resolution": 2}, "finest_resolution"), ({"log2_entries": 1}, "log2_entries")],
+    [({"finest_resolution": 2}, "finest_resolution"), ({"log2_entries": 1}, "log2_entries")],
 )
 def test_settings_that_cannot_work_are_refused(changes, word):
     with pytest.raises(InputError, match=word):

@@ -34,7 +34,7 @@ FLOORS = [
         "geometry": {"geometry"},
         "pictures": {"alpha", "picture_file", "framing", "depth", "segmentation", "quality", "quality_picture", "showcase"},
     },
-    {"render": {"render"}},
+    {"render": {"render"}, "machine": {"machine"}},
     {"losses": {"losses"}, "priors": {"priors"}},
     {"scenes": {"scenes"}, "conversion": {"conversion"}},
     {"checkpoint": {"checkpoint"}, "optimise": {"optimise"}},

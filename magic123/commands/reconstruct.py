@@ -36,7 +36,9 @@ def main(argv: list[str] | None = None) -> None:
         action="append",
         help="another example's folder, where a prior asks for its picture; repeatable",
     )
-    parser.add_argument("--device", help="where the priors are: cpu, cuda, ...; default: cuda for settings in half precision")
+    parser.add_argument(
+        "--device", help="where the scene and the priors are: cpu, cuda, ...; default: cuda for settings in half precision"
+    )
     parser.add_argument("--weights", action="append", default=[], metavar="NAME=FOLDER", help="where a prior's weights are")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--save-steps", type=int, default=0, metavar="N", help="save what is unfinished every N steps")
@@ -158,16 +160,17 @@ def run_stage(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     example = load_example(example_folder)
-    scene = start_scene(stage, example, init)
-    priors = load_priors(stage, example, token, reference, weights, choose_device(stage, device))
+    device = choose_device(stage, device)
+    scene = start_scene(stage, example, init, device)
+    priors = load_priors(stage, example, token, reference, weights, device)
     record = {
         "seed": seed,
         "example": example.name,
         "rung": rung,
         "kernels": scene.kernels(),
-        "device": "cpu",
+        "device": device if device == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
-        "determinism": "strict",
+        "determinism": "strict" if device == "cpu" else "sums in chance order",
         "priors": {name: prior.record | {"weights_sha256": prior.fingerprint} for name, prior in priors.items()},
         "versions": {
             name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "numba", "numpy")
@@ -208,8 +211,11 @@ def run_stage(
     say(f"wrote {out} after {time.perf_counter() - began:.0f} s")
 
 
-def start_scene(stage: Stage, example, init: Path | None):
-    """The scene as the stage finds it: new, or taken over from the stage that it starts from. Raises InputError."""
+def start_scene(stage: Stage, example, init: Path | None, device: str = "cpu"):
+    """The scene as the stage finds it, on `device`: new, or taken over from the stage that it starts from.
+
+    Its first random numbers are the CPU's whatever the device. Raises InputError.
+    """
     from magic123.checkpoint import build_scene, load_scene
 
     if (stage.init is None) != (init is None):
@@ -218,13 +224,13 @@ def start_scene(stage: Stage, example, init: Path | None):
         )
         raise InputError(f"the stage {asked}")
     if init is None:
-        return build_scene(stage, (example.rgb, example.alpha))
-    before, _ = load_scene(init)
+        return build_scene(stage, (example.rgb, example.alpha)).to(device)
+    before = load_scene(init)[0].to(device)
     if stage.scene == "dmtet" and hasattr(before, "occupancy"):
         from magic123.scenes.dmtet import DMTet
 
         return DMTet.from_nerf(before, stage)
-    scene = build_scene(stage, (example.rgb, example.alpha))
+    scene = build_scene(stage, (example.rgb, example.alpha)).to(device)
     if type(before) is not type(scene):
         raise InputError(f"a {stage.scene} scene cannot start from the {type(before).__name__} in {init}")
     try:
@@ -235,7 +241,7 @@ def start_scene(stage: Stage, example, init: Path | None):
 
 
 def choose_device(stage: Stage, asked: str | None) -> str:
-    """Where the priors are: as asked; else on the GPU if anything here is in half precision and there is one, else the CPU."""
+    """Where the work is done: as asked; else on the GPU if anything is in half precision and there is one, else on the CPU."""
     import torch
 
     if asked and asked.startswith("cuda") and not torch.cuda.is_available():

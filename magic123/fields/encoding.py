@@ -4,14 +4,17 @@ A level l has scale s = base * b^l - 1 and resolution r = ceil(s) + 1; a point u
 r^3 nodes fit into 2^log2_entries rows are dense (x fastest, rows padded to a multiple of 8), finer ones are hashed.
 Weights are smoothsteps of the position inside the cell, as in Magic123's code, so the field is continuously differentiable.
 
-Three implementations give the same numbers: plain torch (any device, any dtype, the one to read), a numba kernel (CPU) and
-tiny-cuda-nn (CUDA, if it is installed).
+Four implementations give the same numbers: plain torch (any device, any dtype, the one to read), a numba kernel (CPU), Triton
+kernels (CUDA; they come with torch) and tiny-cuda-nn (CUDA, if it is installed). "auto" takes numba on the CPU; on CUDA
+Triton where it can run, else tiny-cuda-nn where it is installed, else torch. The result records which ran.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import math
+import os
+import shutil
 from dataclasses import dataclass
 from functools import cache
 
@@ -92,6 +95,24 @@ def _have_tinycudann() -> bool:
     return importlib.util.find_spec("tinycudann") is not None
 
 
+def triton_trouble(capability: tuple[int, int] | None) -> str | None:
+    """Why Triton kernels cannot run on a CUDA device of this compute capability (None: there is no device), or None."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (torch's builds for CUDA bring it)"
+    if capability is None:
+        return "there is no CUDA device"
+    if capability < (7, 0):
+        return f"Triton needs compute capability 7.0, and the device has {capability[0]}.{capability[1]}"
+    if not any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang")))):
+        return "Triton builds a small launcher with a C compiler, and there is none (CC, gcc, clang)"
+    return None
+
+
+@cache
+def _triton_trouble_on(device: torch.device) -> str | None:
+    return triton_trouble(torch.cuda.get_device_capability(device))
+
+
 class HashGrid(nn.Module):
     """Points [N, 3] in [-1, 1] (clamped) -> features [N, levels * features].
 
@@ -107,8 +128,8 @@ class HashGrid(nn.Module):
             )
         if s.log2_entries < 3:
             raise InputError(f"field.grid.log2_entries is {s.log2_entries}: use at least 3.")
-        if s.backend == "triton":
-            raise InputError("field.grid.backend 'triton' is not built in: use 'auto', 'torch', 'numba' or 'tinycudann'.")
+        if s.backend == "triton" and importlib.util.find_spec("triton") is None:
+            raise InputError("field.grid.backend is 'triton', which is not installed: use 'auto' or 'torch'.")
         if s.backend == "tinycudann" and not _have_tinycudann():
             raise InputError("field.grid.backend is 'tinycudann', which is not installed: install it or use 'auto' or 'torch'.")
         self.settings = settings
@@ -122,10 +143,12 @@ class HashGrid(nn.Module):
 
     @property
     def backend_used(self) -> str:
-        """What `forward` runs where the table now lies: 'torch', 'numba' or 'tinycudann'."""
+        """What `forward` runs where the table now lies: 'torch', 'numba', 'triton' or 'tinycudann'."""
         if self.settings.backend != "auto":
             return self.settings.backend
         if self.table.device.type == "cuda":
+            if _triton_trouble_on(self.table.device) is None:
+                return "triton"
             return "tinycudann" if _have_tinycudann() else "torch"
         return "numba" if self.table.device.type == "cpu" else "torch"
 
@@ -140,6 +163,14 @@ class HashGrid(nn.Module):
             from magic123.fields.encoding_numba import encode_numba
 
             return encode_numba(x, self.table, self.layout, active)
+        if backend == "triton":
+            if self.table.device.type != "cuda":
+                raise InputError(f"field.grid.backend 'triton' runs on CUDA, not on {self.table.device}: use 'auto'.")
+            if (trouble := _triton_trouble_on(self.table.device)) is not None:
+                raise InputError(f"field.grid.backend is 'triton', and {trouble}: mend that, or use 'auto' or 'torch'.")
+            from magic123.fields.encoding_triton import encode_triton
+
+            return encode_triton(x, self.table, self.layout, active)
         if backend == "tinycudann":
             return self._encode_tinycudann(x, active)
         return encode_torch(x, self.table, self.layout, active)

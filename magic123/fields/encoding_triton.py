@@ -1,0 +1,187 @@
+"""The hash grid on a CUDA device: Triton kernels, compiled when they first run and cached on disk.
+
+Same numbers as `encoding.encode_torch` up to the order of sums (float32 or float64). Gradients to the table are added up with
+atomic operations, whose order is chance: the last bits of two runs differ. Gradients to positions are summed in order.
+
+Arguments of all kernels: points x [N, 3] in [-1, 1]; the layout's arrays, one entry a level; FEATURES of a row; BLOCK points a
+program. A program of the first two kernels does one level of its points: a level's rows stay in the cache.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK = 256
+_PRIME_Y = tl.constexpr(2654435761)
+_PRIME_Z = tl.constexpr(805459861)
+
+
+@triton.jit
+def _locate(x, scale):
+    """Cell and position inside the cell along one axis. A NaN is read as -1: it must not leave the table."""
+    unit = (x + 1.0) * 0.5
+    unit = tl.where(unit > 0, unit, 0.0 * scale)
+    position = unit * scale + 0.5
+    cell = tl.floor(position)
+    return cell.to(tl.int32), position - cell
+
+
+@triton.jit
+def _row(x, y, z, corner: tl.constexpr, resolution, size, offset, dense):
+    """Row in the table of one of the eight corners of cells x, y, z; corner: bits of x, y and z."""
+    x += corner & 1
+    y += (corner >> 1) & 1
+    z += corner >> 2
+    plain = x + resolution * (y + resolution * z)
+    plain = tl.where(plain >= size, plain - size, plain)  # the node after the last one wraps
+    hashed = x.to(tl.uint32) ^ (y.to(tl.uint32) * _PRIME_Y) ^ (z.to(tl.uint32) * _PRIME_Z)
+    hashed = hashed.to(tl.int32, bitcast=True) & (size - 1)
+    return tl.where(dense, plain, hashed) + offset
+
+
+@triton.jit
+def _share(wx, wy, wz, corner: tl.constexpr):
+    """A corner's weight, from the smoothsteps along the axes."""
+    share = wx if corner & 1 else 1.0 - wx
+    share *= wy if corner & 2 else 1.0 - wy
+    share *= wz if corner & 4 else 1.0 - wz
+    return share
+
+
+@triton.jit
+def _forward(
+    x_ptr, table_ptr, scale_ptr, resolution_ptr, size_ptr, offset_ptr, dense_ptr, out_ptr, count, width,
+    FEATURES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    point = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    level = tl.program_id(1)
+    there = point < count
+    scale, dense = tl.load(scale_ptr + level), tl.load(dense_ptr + level) != 0
+    resolution, size, offset = tl.load(resolution_ptr + level), tl.load(size_ptr + level), tl.load(offset_ptr + level)
+    cx, tx = _locate(tl.load(x_ptr + point * 3, mask=there, other=0.0), scale)
+    cy, ty = _locate(tl.load(x_ptr + point * 3 + 1, mask=there, other=0.0), scale)
+    cz, tz = _locate(tl.load(x_ptr + point * 3 + 2, mask=there, other=0.0), scale)
+    wx, wy, wz = tx * tx * (3.0 - 2.0 * tx), ty * ty * (3.0 - 2.0 * ty), tz * tz * (3.0 - 2.0 * tz)
+    for feature in tl.static_range(FEATURES):
+        total = 0.0 * wx
+        for corner in tl.static_range(8):
+            row = _row(cx, cy, cz, corner, resolution, size, offset, dense)
+            total += _share(wx, wy, wz, corner) * tl.load(table_ptr + row * FEATURES + feature, mask=there, other=0.0)
+        tl.store(out_ptr + point * width + level * FEATURES + feature, total, mask=there)
+
+
+@triton.jit
+def _backward_table(
+    x_ptr, grad_ptr, scale_ptr, resolution_ptr, size_ptr, offset_ptr, dense_ptr, grad_table_ptr, count, width,
+    FEATURES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    point = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    level = tl.program_id(1)
+    there = point < count
+    scale, dense = tl.load(scale_ptr + level), tl.load(dense_ptr + level) != 0
+    resolution, size, offset = tl.load(resolution_ptr + level), tl.load(size_ptr + level), tl.load(offset_ptr + level)
+    cx, tx = _locate(tl.load(x_ptr + point * 3, mask=there, other=0.0), scale)
+    cy, ty = _locate(tl.load(x_ptr + point * 3 + 1, mask=there, other=0.0), scale)
+    cz, tz = _locate(tl.load(x_ptr + point * 3 + 2, mask=there, other=0.0), scale)
+    wx, wy, wz = tx * tx * (3.0 - 2.0 * tx), ty * ty * (3.0 - 2.0 * ty), tz * tz * (3.0 - 2.0 * tz)
+    for feature in tl.static_range(FEATURES):
+        upstream = tl.load(grad_ptr + point * width + level * FEATURES + feature, mask=there, other=0.0)
+        for corner in tl.static_range(8):
+            row = _row(cx, cy, cz, corner, resolution, size, offset, dense)
+            part = _share(wx, wy, wz, corner) * upstream
+            tl.atomic_add(grad_table_ptr + row * FEATURES + feature, part, mask=there, sem="relaxed")
+
+
+@triton.jit
+def _backward_position(
+    x_ptr, table_ptr, grad_ptr, scale_ptr, resolution_ptr, size_ptr, offset_ptr, dense_ptr, grad_x_ptr, count, width,
+    ACTIVE: tl.constexpr, FEATURES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    point = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    there = point < count
+    x = tl.load(x_ptr + point * 3, mask=there, other=0.0)
+    y = tl.load(x_ptr + point * 3 + 1, mask=there, other=0.0)
+    z = tl.load(x_ptr + point * 3 + 2, mask=there, other=0.0)
+    gx, gy, gz = 0.0 * x, 0.0 * y, 0.0 * z
+    for level in range(ACTIVE):
+        scale, dense = tl.load(scale_ptr + level), tl.load(dense_ptr + level) != 0
+        resolution, size, offset = tl.load(resolution_ptr + level), tl.load(size_ptr + level), tl.load(offset_ptr + level)
+        cx, tx = _locate(x, scale)
+        cy, ty = _locate(y, scale)
+        cz, tz = _locate(z, scale)
+        wx, wy, wz = tx * tx * (3.0 - 2.0 * tx), ty * ty * (3.0 - 2.0 * ty), tz * tz * (3.0 - 2.0 * tz)
+        # derivative of the smoothstep, and half the scale from [-1, 1] to [0, 1]
+        dx, dy, dz = 3.0 * scale * tx * (1.0 - tx), 3.0 * scale * ty * (1.0 - ty), 3.0 * scale * tz * (1.0 - tz)
+        for corner in tl.static_range(8):
+            row = _row(cx, cy, cz, corner, resolution, size, offset, dense)
+            seen = 0.0 * x
+            for feature in tl.static_range(FEATURES):
+                upstream = tl.load(grad_ptr + point * width + level * FEATURES + feature, mask=there, other=0.0)
+                seen += upstream * tl.load(table_ptr + row * FEATURES + feature, mask=there, other=0.0)
+            # along one axis the weight is w or 1 - w: its derivative is +d or -d
+            ax, ay, az = wx if corner & 1 else 1.0 - wx, wy if corner & 2 else 1.0 - wy, wz if corner & 4 else 1.0 - wz
+            gx += (dx if corner & 1 else -dx) * ay * az * seen
+            gy += (dy if corner & 2 else -dy) * ax * az * seen
+            gz += (dz if corner & 4 else -dz) * ax * ay * seen
+    tl.store(grad_x_ptr + point * 3, gx, mask=there)
+    tl.store(grad_x_ptr + point * 3 + 1, gy, mask=there)
+    tl.store(grad_x_ptr + point * 3 + 2, gz, mask=there)
+
+
+@cache
+def _arrays(layout, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """The layout on the device, in the order the kernels take it."""
+    whole = (
+        torch.tensor(values, dtype=torch.int32) for values in (layout.resolution, layout.size, layout.offset, layout.dense)
+    )
+    return tuple(values.to(device) for values in (torch.tensor(layout.scale, dtype=dtype), *whole))
+
+
+def _on(device: torch.device):
+    """Kernels are launched on the current device, which need not be the tensors'."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+class _Encode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, table, layout, active):
+        x, table = x.detach().contiguous(), table.detach().contiguous()
+        count, features = len(x), table.shape[1]
+        out = x.new_zeros(count, len(layout.scale) * features)
+        ctx.layout, ctx.active = layout, active
+        ctx.save_for_backward(x, table)
+        if count and active:
+            with _on(x.device):
+                arrays = _arrays(layout, x.dtype, x.device)
+                _forward[triton.cdiv(count, BLOCK), active](x, table, *arrays, out, count, out.shape[1], features, BLOCK)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_out):
+        x, table = ctx.saved_tensors
+        grad_out, count, features, active = grad_out.contiguous(), len(x), table.shape[1], ctx.active
+        grad_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+        grad_table = torch.zeros_like(table) if ctx.needs_input_grad[1] else None
+        if count and active:
+            with _on(x.device):
+                arrays, blocks, width = _arrays(ctx.layout, x.dtype, x.device), triton.cdiv(count, BLOCK), grad_out.shape[1]
+                if grad_x is not None:
+                    kernel = _backward_position[(blocks,)]
+                    kernel(x, table, grad_out, *arrays, grad_x, count, width, active, features, BLOCK)
+                if grad_table is not None:
+                    _backward_table[blocks, active](x, grad_out, *arrays, grad_table, count, width, features, BLOCK)
+        return grad_x, grad_table, None, None
+
+
+def encode_triton(x: Tensor, table: Tensor, layout, active: int) -> Tensor:
+    """As `encoding.encode_torch`; x and table must be on one device and of one dtype, float32 or float64."""
+    if x.dtype != table.dtype or x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"points are {x.dtype} and the table is {table.dtype}: both must be float32, or both float64")
+    return _Encode.apply(x, table, layout, active)
