@@ -22,6 +22,8 @@ from magic123.errors import InputError
 
 EDGE = 0.1  # how much alpha may grow under the 5 x 5 dilation before a pixel counts as edge
 
+MOST_PIXELS = 2**26  # of a prepared picture: a larger size in a file is damage
+
 
 @dataclass(frozen=True)
 class Example:
@@ -128,10 +130,12 @@ def _stored(folder: Path, name: str, mode: str, size: tuple[int, int] | None) ->
         raise InputError(f"example {folder}: {name} is missing, though example.json names it; prepare the example again")
     try:
         with Image.open(file, formats=["PNG"]) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise InputError(f"example {folder}: {name} declares {image.width} x {image.height} pixels; prepare it again")
             if image.mode != mode:
                 raise InputError(f"example {folder}: {name} is {image.mode}, not {mode}; prepare the example again")
             values = np.asarray(image).astype(np.float32)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"example {folder}: {name} is damaged ({error}); prepare the example again") from error
     if size is not None and values.shape[:2] != size:
         raise InputError(f"example {folder}: {name} and rgba.png differ in size; prepare the example again")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
+import tokenize
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from PIL import Image
 from magic123.errors import InputError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error, zlib.error, tokenize.TokenError)
 # EXIF orientation: how the stored array has to be turned to stand upright
 UPRIGHT = {
     2: lambda a: a[:, ::-1],

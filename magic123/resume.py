@@ -94,13 +94,8 @@ class Unfinished:
         for match in own:
             file = self.folder / match[0]
             content = file.read_bytes()
-            if _name(self.identity, int(match[2]), content) == file.name:
-                from safetensors.torch import load
-
-                state = load(content)
-                kept = json.loads(state.pop("rows").numpy().tobytes())
-                self.rows[:] = kept["rows"]
-                self.starts = kept["starts"]
+            if _name(self.identity, int(match[2]), content) == file.name and (read := _read(content, int(match[2]))):
+                state, self.rows[:], self.starts = read
                 break
             aside = file.with_name(f"damaged-{file.name}")
             file.rename(aside)
@@ -212,6 +207,19 @@ def restore_loop(
     generator.set_state(state["chance.generator"])
     for name in (name for name in state if name.startswith("chance.cuda")):
         torch.cuda.set_rng_state(state[name], int(name.removeprefix("chance.cuda")))
+
+
+def _read(content: bytes, step: int) -> tuple[dict[str, Tensor], list, list] | None:
+    """(tensors, rows, starts) of a save; None where it is none, which its checksum alone does not tell."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        state = load(content)
+        kept = json.loads(state.pop("rows").numpy().tobytes())
+        return (state, kept["rows"], kept["starts"]) if len(kept["rows"]) == step else None
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _name(identity: str, step: int, content: bytes) -> str:

@@ -119,7 +119,9 @@ def resolve_extends(entries: dict[str, Any], file: str | Path, not_inherited: tu
         return resolved[name]
 
     for name in entries:
-        resolve(str(name), ())
+        if not isinstance(name, str):  # YAML reads 7, null and yes as something else
+            raise InputError(f"{file}: the name {name!r} of an entry is a {type(name).__name__}; put it in quotes.")
+        resolve(name, ())
     return resolved
 
 

@@ -99,9 +99,10 @@ stop() {
     for daemon in slurmd slurmctld munged; do
         file="$home/run/$daemon.pid"
         [ -s "$file" ] || continue
-        kill "$(cat "$file")" 2> /dev/null || true
+        number=$(cat "$file")
+        kill "$number" 2> /dev/null || true
         for _ in $(seq 50); do
-            state=$(ps -o stat= -p "$(cat "$file")" 2> /dev/null || true)
+            state=$(ps -o stat= -p "$number" 2> /dev/null || true)
             [ -z "${state#Z*}" ] && break # gone, or a zombie that nobody collects
             sleep 0.1
         done

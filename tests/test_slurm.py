@@ -15,9 +15,9 @@ RUN = "{datasets: [demo], examples: [cone], methods: [both], seeds: [0], tables:
 PROFILES = ("slurm", "slurm-gres")
 
 
-def tree(root: Path) -> Path:
+def tree(root: Path, minutes: int = 5) -> Path:
     root = build(root)
-    write_lines(root / "config" / "small.yaml", f"run: {RUN}", "compute: {gpu: 1, mem_mb: 600, runtime: 1}")
+    write_lines(root / "config" / "small.yaml", f"run: {RUN}", f"compute: {{gpu: 1, mem_mb: 600, runtime: {minutes}}}")
     return root
 
 
@@ -58,8 +58,8 @@ def test_a_failing_job_is_tried_three_times_and_the_rest_is_done(tmp_path: Path)
 @pytest.mark.slurm
 def test_a_job_over_its_time_is_told_to_leave_and_gets_more(tmp_path: Path) -> None:
     """SLURM looks at limits about twice a minute, so this takes two."""
-    root = tree(tmp_path)
-    assert start(root, "slurm-gres", SLOW="both/seed0/coarse --stage", MARK="1").wait(timeout=600) == 0
+    root = tree(tmp_path, minutes=1)
+    assert start(root, "slurm-gres", SLOW="both/seed0/coarse --save-seconds", MARK="1").wait(timeout=600) == 0
     assert all(line.endswith(": ok") for line in table(root))
     said, marks = (root / "log").read_text(), (root / "marks").read_text()
     assert said.count("Trying to restart job") == 1 and "runtime=2" in said
@@ -71,7 +71,7 @@ def test_a_job_over_its_time_is_told_to_leave_and_gets_more(tmp_path: Path) -> N
 def test_the_main_process_killed_and_started_again_picks_up(tmp_path: Path) -> None:
     """As profiles/slurm/README.md says: the orphaned jobs are cancelled by their name, the lock is lifted."""
     root = tree(tmp_path)
-    main = start(root, SLOW="both/seed0/coarse --stage")
+    main = start(root, SLOW="both/seed0/coarse --save-seconds")
     while not (root / "was-slow").exists():
         assert main.poll() is None, (root / "log").read_text()
         time.sleep(0.2)

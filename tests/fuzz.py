@@ -1,0 +1,270 @@
+"""Damaged and hostile files for every reader of files that others wrote: nothing but the project's own errors may come out.
+
+    python tests/fuzz.py --count 100000 [--seed 0] [--reader NAME]
+
+Each input is a sound file, changed in a few places. A reader may accept it or refuse it with its one kind of error; what else
+it raises, a file that appears beside the input, and more memory than LIMIT are findings; the exit status is their number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import random
+import resource
+import struct
+import sys
+import tempfile
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save
+
+from eval.cards import read_scores
+from eval.errors import EvalError
+from magic123.checkpoint import RECORD, TENSORS, build_scene, load_scene
+from magic123.config import Stage
+from magic123.errors import InputError
+from magic123.example import load_example
+from magic123.manifest import load_manifest
+from magic123.picture_file import read_depth, read_mask, read_picture
+from magic123.priors.tokens import load_token
+from magic123.resume import Unfinished
+from magic123.settings_file import load_methods
+
+LIMIT = 3 * 2**30  # bytes of address space beyond those in use at the start
+SIDE = 12
+STAGE = {"scene": "nerf", "steps": 0, "nerf": {"occupancy_resolution": 4, "max_samples": 8}}
+STAGE["field"] = {"hidden": 4, "grid": {"levels": 2, "log2_entries": 4, "base_resolution": 2, "finest_resolution": 4}}
+METHODS = """base: {label: B, stages: {coarse: {scene: nerf, steps: 5, losses: {rgb: 1}}}}
+row:
+  extends: base
+  label: "a row"
+  about: &words Some words.
+  stages:
+    coarse: {ladder: [{resolution: 64}], priors: {}}
+    fine: {scene: dmtet, init: coarse, learning_rates: {grid: 1.0e-2}}
+"""
+MANIFEST = """name,prompt,init_word,image,mask,polar,truth
+dog,"a red dog, sitting",dog,demo/dog/rgba.png,,90,demo/dog/truth
+cup,a cup,,demo/cup.png,demo/mask.png,75.5,
+"""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """sound: the files of a sound input by name, of which `target` is changed; read: what reads them from a folder."""
+
+    sound: dict[str, bytes]
+    target: str
+    read: Callable[[Path], object]
+    error: type[Exception] = InputError
+
+
+def png(mode: str, **how) -> bytes:
+    shape = (SIDE, SIDE) if mode in ("L", "I;16") else (SIDE, SIDE, len(mode))
+    values = np.random.default_rng(0).integers(0, 256, shape)
+    image = Image.fromarray((values * 257).astype(np.uint16) if mode == "I;16" else values.astype(np.uint8))
+    return encoded(image, "PNG", **how)
+
+
+def encoded(image: Image.Image, kind: str, **how) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **how)
+    return stream.getvalue()
+
+
+def resume_folder(folder: Path) -> None:
+    """The unfinished work of folder/out under a name whose checksum fits: what is read then is the content itself."""
+    import hashlib
+
+    work = Unfinished(folder / "out", {}, [])
+    content = (folder / "state").read_bytes()
+    work.folder.mkdir()
+    name = f"{work.identity}-{1:08d}-{hashlib.sha256(content).hexdigest()[:32]}.safetensors"
+    (work.folder / name).write_bytes(content)
+    with work:
+        work.load()
+    if not work.rows:
+        raise InputError("it was set aside")
+
+
+def readers() -> dict[str, Reader]:
+    picture = Image.open(io.BytesIO(png("RGBA")))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    torch.manual_seed(0)
+    stage = Stage(**STAGE)
+    record = json.dumps({"settings": stage.model_dump(mode="json")}).encode()
+    tensors = save({name: value.contiguous() for name, value in build_scene(stage).state_dict().items()})
+    pickle, state = io.BytesIO(), {"rows": torch.frombuffer(bytearray(b'{"rows": [1], "starts": []}'), dtype=torch.uint8)}
+    torch.save({"<dog>": torch.ones(8)}, pickle)
+    word, array = save({"<dog>": torch.ones(8)}), io.BytesIO()
+    np.save(array, np.ones((SIDE, SIDE), np.float32))
+    card = dict.fromkeys(["model", "weights_sha256", "canary", "resolution"]) | dict.fromkeys(
+        ["full_name", "against", "range", "background", "device", "time"], "x"
+    )
+    card |= {"version": 1, "protocol": "corrected", "view_set": "novel", "sets": ["ring"], "n_views": 1, "seconds": 0.5}
+    card |= {"libraries": {}, "kernels": {}}
+    value = {
+        "metric": "psnr",
+        "protocol": "corrected",
+        "view_set": "novel",
+        "value": 1.5,
+        "images": {"ring/0": 1.5},
+        "card": card,
+    }
+    scores = {"scheme": "scores/1", "values": [value], "gaps": [], "left_out": []}
+    example = {"name": "dog", "prompt": "a dog", "token": None, "depth_source": "dpt", "normal_source": "none"}
+    example["camera"] = {"polar": 90, "azimuth": 0, "radius": 1.8, "fov": 40}
+    folder = {"example.json": json.dumps(example).encode(), "rgba.png": png("RGBA"), "depth.png": png("I;16")}
+    scene = {RECORD: record, TENSORS: tensors}
+
+    def at(name: str, read: Callable, *more) -> Callable[[Path], object]:
+        return lambda place: read(place / name, *more)
+
+    return {
+        "image (PNG)": Reader({"a.png": png("RGBA")}, "a.png", at("a.png", read_picture, 10**6)),
+        "image (JPEG, EXIF)": Reader(
+            {"a.jpg": encoded(picture.convert("RGB"), "JPEG", exif=exif)}, "a.jpg", at("a.jpg", read_picture, 10**6)
+        ),
+        "image (WebP)": Reader({"a.webp": encoded(picture, "WEBP")}, "a.webp", at("a.webp", read_picture, 10**6)),
+        "mask": Reader({"a.png": png("L")}, "a.png", at("a.png", read_mask, 10**6)),
+        "depth (.npy)": Reader({"a.npy": array.getvalue()}, "a.npy", at("a.npy", read_depth, 10**6)),
+        "example (JSON)": Reader(folder, "example.json", load_example),
+        "example (PNG)": Reader(folder, "rgba.png", load_example),
+        "methods (YAML)": Reader({"m.yaml": METHODS.encode()}, "m.yaml", at("m.yaml", load_methods)),
+        "dataset (CSV)": Reader({"d.csv": MANIFEST.encode()}, "d.csv", at("d.csv", load_manifest)),
+        "token (.safetensors)": Reader({"t.safetensors": word}, "t.safetensors", at("t.safetensors", load_token)),
+        "token (.bin)": Reader({"t.bin": pickle.getvalue()}, "t.bin", at("t.bin", load_token)),
+        "checkpoint": Reader(scene, TENSORS, load_scene),
+        "checkpoint's record": Reader(scene, RECORD, load_scene),
+        "saved state": Reader({"state": save(state)}, "state", resume_folder),
+        "scores": Reader({"s.json": json.dumps(scores).encode()}, "s.json", at("s.json", read_scores), EvalError),
+    }  # fmt: skip
+
+
+WORDS = [
+    b"null",
+    b"-1",
+    b"1e999",
+    b"NaN",
+    b"{",
+    b"]",
+    b'"',
+    b"&a",
+    b"*a",
+    b"!!python/object:os.system",
+    b"\x00",
+    b"../../x",
+    b"\xff\xfe",
+]
+WORDS += [b"99999999999999999999", b"<<: *words", b"true", b"[]", b",,", b"\n", b"extends"]
+
+
+def mutate(content: bytes, chance: random.Random) -> bytes:
+    """A few changes: bits, bytes, numbers, words, cuts, repetitions. Checksums of PNG chunks are mended half of the time."""
+    data = bytearray(content)
+    for _ in range(chance.choice((1, 1, 2, 4, 8))):
+        place = chance.randrange(len(data) + 1)
+        kind = chance.randrange(8)
+        if kind == 0 and data:
+            data[place % len(data)] ^= 1 << chance.randrange(8)
+        elif kind == 1 and data:
+            data[place % len(data)] = chance.choice((0, 1, 127, 128, 255, chance.randrange(256)))
+        elif kind == 2:
+            data[place : place + 4] = struct.pack(chance.choice(("<I", ">I")), chance.choice((0, 2**31 - 1, 2**32 - 1, 65536)))
+        elif kind == 3:
+            data[place:place] = chance.choice(WORDS)
+        elif kind == 4:
+            data[place : place + chance.randrange(1, 9)] = chance.choice(WORDS)
+        elif kind == 5:
+            del data[place : place + chance.randrange(1, 40)]
+        elif kind == 6:
+            data[place:place] = data[place : place + chance.randrange(1, 64)] * chance.choice((1, 1, 50))
+        else:
+            del data[place:]
+    if data.startswith(b"\x89PNG") and chance.random() < 0.5:
+        mend_checksums(data)
+    return bytes(data)
+
+
+def mend_checksums(data: bytearray) -> None:
+    place = 8
+    while place + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, place)
+        end = place + 8 + length
+        if end + 4 > len(data):
+            return
+        struct.pack_into(">I", data, end, zlib.crc32(data[place + 4 : end]))
+        place = end + 4
+
+
+def attack(reader: Reader, count: int, chance: random.Random, folder: Path) -> tuple[Counter, list[tuple[str, bytes]]]:
+    """How `count` changed inputs ended (accepted, refused, finding), and the findings with their inputs."""
+    ends, findings = Counter(), []
+    for _ in range(count):
+        place = Path(tempfile.mkdtemp(dir=folder))
+        content = mutate(reader.sound[reader.target], chance)
+        for name, sound in reader.sound.items():
+            (place / name).write_bytes(content if name == reader.target else sound)
+        before = {file.name for file in place.iterdir()}
+        problem = None
+        try:
+            reader.read(place)
+            ends["accepted"] += 1
+        except reader.error as error:
+            ends["refused"] += 1
+            if not str(error).strip():
+                problem = "an error without words"
+        except Exception as error:
+            problem = f"{type(error).__name__}: {str(error)[:200]}"
+        new = {file.name for file in place.iterdir()} - before - {".out.unfinished"}
+        if new:
+            problem = f"made {sorted(new)}"
+        if problem is not None:
+            ends["finding"] += 1
+            findings.append((problem, content))
+        for file in sorted(place.rglob("*"), reverse=True):
+            file.rmdir() if file.is_dir() else file.unlink()
+        place.rmdir()
+    return ends, findings
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=100_000, help="inputs in all, spread evenly")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--reader", help="one of them alone")
+    given = parser.parse_args()
+    chosen = {name: reader for name, reader in readers().items() if given.reader in (None, name)}
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + LIMIT, in_use + LIMIT))
+    sys.stderr = open("/dev/null", "w")  # noqa: SIM115  what the readers say of damaged files
+    total = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for name, reader in chosen.items():
+            began = time.perf_counter()
+            count = given.count // len(chosen)
+            ends, findings = attack(reader, count, random.Random(f"{given.seed} {name}"), Path(folder))
+            total += len(findings)
+            print(f"{name}: {count} inputs, {dict(ends)}, {time.perf_counter() - began:.0f} s", flush=True)
+            for problem, inputs in Counter(problem for problem, _ in findings).most_common(8):
+                print(f"    {inputs} x {problem}", flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(f"{total} findings; peak memory {peak} MiB")
+    return min(total, 100)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
