@@ -18,6 +18,7 @@ COMMANDS = {
     "invert": "an example -> a learned word for its object (textual inversion)",
     "reconstruct": "an example -> one optimised stage of a method",
     "view": "an optimised stage -> views, turntable and textured mesh",
+    "benchmark": "a stage of a method -> its speed here with random weights, by parts, and its memory",
     "doctor": "what this machine offers a run, and what is lost without what it lacks",
 }
 
