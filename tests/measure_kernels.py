@@ -137,14 +137,15 @@ def rasteriser(size: int, subdivisions: int) -> tuple[str, Callable, Callable]:
 def main() -> None:
     torch.set_num_threads(1)
     print("| on one CPU thread | straightforward | fast path | ratio |\n|---|---|---|---|")
-    for name, plain, fast in (
-        hash_grid(8, 14, 128, 2**16),
-        hash_grid(16, 19, 2048, 2**16),
-        ray_marching(48, 96),
-        ray_marching(128, 512),
-        rasteriser(64, 4),
-        rasteriser(256, 5),
+    for pair, arguments in (
+        (hash_grid, (8, 14, 128, 2**15)),
+        (hash_grid, (16, 19, 2048, 2**15)),
+        (ray_marching, (48, 96)),
+        (ray_marching, (64, 256)),
+        (rasteriser, (64, 3)),
+        (rasteriser, (64, 4)),
     ):
+        name, plain, fast = pair(*arguments)
         slow, quick = seconds(plain, 2), seconds(fast)
         print(f"| {name} | {1e3 * slow:.1f} ms | {1e3 * quick:.1f} ms | {slow / quick:.1f} |", flush=True)
 

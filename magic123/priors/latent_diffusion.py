@@ -138,17 +138,12 @@ def load_autoencoder_and_unet(folder: Path, in_channels: int, dtype: torch.dtype
     return freeze(vae, dtype, device), freeze(unet, dtype, device), resolution
 
 
-def dtype_of(network: nn.Module) -> torch.dtype:
-    """The precision of a network; diffusers' own `dtype` walks through all its modules to say the same."""
-    return next(network.parameters()).dtype
-
-
 def posterior(vae, rgb: Tensor, resolution: int):
     """The autoencoder's distribution over unscaled latents of rgb [B, H, W, 3] in [0, 1], resized bilinearly."""
     pixels = rgb.permute(0, 3, 1, 2).float()
     if pixels.shape[-2:] != (resolution, resolution):
         pixels = F.interpolate(pixels, (resolution, resolution), mode="bilinear", align_corners=False)
-    return vae.encode((2 * pixels - 1).to(dtype_of(vae))).latent_dist
+    return vae.encode((2 * pixels - 1).to(vae.dtype)).latent_dist
 
 
 def encode(vae, rgb: Tensor, resolution: int, generator: torch.Generator | None = None) -> Tensor:
@@ -158,7 +153,7 @@ def encode(vae, rgb: Tensor, resolution: int, generator: torch.Generator | None 
     distribution = posterior(vae, seen, resolution)
     latents = distribution.mode() if generator is None else distribution.sample(generator)
     latents = latents.float() * vae.config.scaling_factor
-    if dtype_of(vae) == torch.float16 and rgb.requires_grad:
+    if vae.dtype == torch.float16 and rgb.requires_grad:
         carry_gradient_through_half(rgb, latents)
     return latents
 

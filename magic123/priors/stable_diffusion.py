@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from magic123.camera import Camera, wrap_degrees
 from magic123.errors import InputError
 from magic123.priors import latent_diffusion
-from magic123.priors.latent_diffusion import DTYPES, Schedule, dtype_of, load_autoencoder_and_unet, load_component
+from magic123.priors.latent_diffusion import DTYPES, Schedule, load_autoencoder_and_unet, load_component
 from magic123.priors.tokens import add_token, load_token, prompt_ids
 
 VIEWS = ("front view", "side view", "back view")
@@ -113,6 +113,5 @@ class StableDiffusion:
     def noise(self, latents: Tensor, t: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
         context = torch.cat([self.embeddings[:1].expand(len(latents), -1, -1), self.condition(camera)])
         twice = torch.cat([latents, latents])
-        dtype = dtype_of(self.unet)
-        output = self.unet(twice.to(dtype), t.repeat(2), encoder_hidden_states=context.to(dtype)).sample
+        output = self.unet(twice.to(self.unet.dtype), t.repeat(2), encoder_hidden_states=context.to(self.unet.dtype)).sample
         return self.schedule.epsilon(output, twice, t.repeat(2)).chunk(2)
