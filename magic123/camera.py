@@ -133,3 +133,21 @@ def angle_between(a: Camera, b: Camera) -> Tensor:
 def wrap_degrees(angle: Tensor) -> Tensor:
     """Angles into [-180, 180)."""
     return (angle + 180) % 360 - 180
+
+
+def view_cameras(settings, reference=None) -> dict[str, Camera]:
+    """All that `view` looks at (`settings`: config.ViewSettings), by name: `reference`, the view sets and `turntable`.
+
+    reference: config.ReferenceCamera of the input picture, None for an example without one. The turntable is at its height.
+    """
+    cameras = {}
+    if reference is not None:
+        cameras["reference"] = Camera.orbit(reference.polar, reference.azimuth, reference.radius, reference.fov, settings.size)
+    for name, ring in settings.sets.items():
+        azimuths = [ring.first_azimuth + 360 * k / ring.count for k in range(ring.count)]
+        cameras[name] = Camera.orbit(ring.polar, azimuths, settings.radius, settings.fov, settings.size)
+    count = settings.turntable_frames
+    polar, start = (90.0, 0.0) if reference is None else (reference.polar, reference.azimuth)
+    circle = [start + 360 * k / count for k in range(count)]
+    cameras["turntable"] = Camera.orbit(polar, circle, settings.radius, settings.fov, settings.size)
+    return cameras

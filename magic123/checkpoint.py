@@ -25,12 +25,16 @@ def save_scene(folder: Path, scene: nn.Module, stage: Stage, record: dict) -> No
     write_whole(folder / TENSORS, save(tensors))
 
 
-def build_scene(stage: Stage, picture: tuple[torch.Tensor, torch.Tensor] | None = None) -> nn.Module:
-    """An untrained scene of a stage. picture: (rgb [H, W, 3] on white, alpha [H, W, 1]), for the picture scene."""
+def build_scene(stage: Stage, pictures: dict[str, torch.Tensor] | None = None) -> nn.Module:
+    """An untrained scene of a stage. pictures: what scenes of pictures are made of, by their buffers' names."""
     if stage.scene == "picture":
         from magic123.scenes.picture import Picture
 
-        return Picture(*picture)
+        return Picture(pictures["rgb"], pictures["alpha"])
+    if stage.scene == "samples":
+        from magic123.scenes.samples import Samples
+
+        return Samples(pictures["pictures"], pictures["places"])
     if stage.scene == "nerf":
         from magic123.scenes.nerf import NeRF
 
@@ -52,7 +56,7 @@ def load_scene(folder: str | Path) -> tuple[nn.Module, Stage]:
     try:
         stage = Stage(**json.loads((folder / RECORD).read_text(encoding="utf-8"))["settings"])
         tensors = load_file(folder / TENSORS)
-        scene = build_scene(stage, (tensors["rgb"], tensors["alpha"]) if stage.scene == "picture" else None)
+        scene = build_scene(stage, tensors)
         scene.load_state_dict(tensors)
     except (ValueError, KeyError, TypeError, ValidationError, SafetensorError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -92,15 +92,18 @@ class DMTetSettings(Settings):
 
 # ----------------------------------------------------------------------------------------------------------- priors
 class PriorSettings(Settings):
-    """One diffusion prior inside a stage. `weight` multiplies w(t)(eps_hat - eps) at the latents (a sum, not a mean)."""
+    """One diffusion prior inside a stage. `weight` multiplies w(t)(eps_hat - eps) at the latents (a sum, not a mean).
 
-    kind: Literal["stable-diffusion", "zero123"]
+    The kind `clip` is no diffusion model: `weight` times 1 - cosine between a novel view and the reference picture.
+    """
+
+    kind: Literal["stable-diffusion", "stable-diffusion-xl", "deepfloyd-if", "zero123", "clip"]
     weights: str  # an entry of config/weights.yaml
     weight: NonNegativeFloat
-    guidance_scale: float
+    guidance_scale: float | None = None  # every kind but clip must give one
     t_range: Range = (0.2, 0.6)
-    # stable-diffusion
-    prompt: str = "A high-resolution DSLR image of {subject}"
+    # stable-diffusion, and but for the token stable-diffusion-xl and deepfloyd-if
+    prompt: str = "A high-resolution DSLR image of {subject}"  # {subject}: the token or the caption; {name}: the example's
     use_token: bool = True
     view_prompts: bool = True
     # eps_text + s (eps_text - eps_uncond) as the reference code does (an effective scale of s + 1), or the usual formula
@@ -110,6 +113,34 @@ class PriorSettings(Settings):
     # next-example: the wrong-reference control; a list: this example (own) and others of its dataset that show the same object
     reference: Literal["own", "next-example"] | tuple[str, ...] = "own"
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _guided(self) -> PriorSettings:
+        if (self.guidance_scale is None) != (self.kind == "clip"):
+            raise ValueError(f"{self.kind} " + ("takes no guidance_scale" if self.kind == "clip" else "needs a guidance_scale"))
+        return self
+
+    @property
+    def tokened(self) -> bool:
+        """Whether it reads the learned token."""
+        return self.kind == "stable-diffusion" and self.use_token
+
+    @property
+    def pictured(self) -> bool:
+        """Whether it needs the example's picture, or what is made of it."""
+        return self.tokened or self.kind in ("zero123", "clip")
+
+
+_EVERY_PRIOR = {"kind", "weights", "weight", "dtype"}
+_GUIDED = _EVERY_PRIOR | {"guidance_scale", "t_range", "guidance_formula"}
+_PROMPTED = _GUIDED | {"prompt", "view_prompts"}
+PRIOR_KEYS = {  # what each kind of prior knows; files that give it more are refused
+    "stable-diffusion": _PROMPTED | {"use_token"},
+    "stable-diffusion-xl": _PROMPTED,
+    "deepfloyd-if": _PROMPTED,
+    "zero123": _GUIDED | {"angle_weight", "reference"},
+    "clip": _EVERY_PRIOR,
+}
 
 
 class Losses(Settings):
@@ -134,7 +165,21 @@ class Shading(Settings):
 
     normal_until: float = Field(0.2, ge=0, le=1)  # share of the stage shown as normal maps
     textureless: float = Field(0.2, ge=0, le=1)
+    albedo: float = Field(0.0, ge=0, le=1)  # colours alone, without light
     ambient: Range = (0.1, 1.0)
+
+    @model_validator(mode="after")
+    def _shares(self) -> Shading:
+        if self.textureless + self.albedo > 1:
+            raise ValueError("textureless and albedo are shares of one whole: together at most 1")
+        return self
+
+
+class Sampling(Settings):
+    """How a `samples` scene draws its pictures from its prior: DDIM (arXiv 2010.02502)."""
+
+    steps: PositiveInt = 75
+    eta: float = Field(1.0, ge=0, le=1)  # 0: no chance after the first noise
 
 
 class LearningRates(Settings):
@@ -180,13 +225,14 @@ class Stage(Settings):
     steps: int = Field(5000, ge=0)
     resolution: PositiveInt = 128
     reference_scale: PositiveFloat = 1.5  # the known view is rendered at resolution * this
-    reference_warmup: int = 100  # the first steps all see the known view
-    reference_interval: PositiveInt = 4  # afterwards every n-th
+    reference_warmup: int = Field(100, ge=0)  # the first steps all see the known view
+    reference_interval: int = Field(4, ge=0)  # afterwards every n-th; 0, with a warm-up of 0: none, a stage from text alone
     ray_noise: NonNegativeFloat = 1e-3
     cameras: NovelCameras = NovelCameras()
     field: FieldSettings = FieldSettings()
     nerf: NeRFSettings = NeRFSettings()
     dmtet: DMTetSettings = DMTetSettings()
+    sampling: Sampling = Sampling()
     shading: Shading = Shading()
     random_background: float = Field(1.0, ge=0, le=1)  # share of novel views over one random colour; the others are white
     priors: dict[str, PriorSettings] = {}
@@ -207,6 +253,22 @@ class Stage(Settings):
     # settings to lay over these when memory runs out, one rung after the other: [{resolution: 96}, {resolution: 64}]
     ladder: tuple[dict[str, Any], ...] = ()
 
+    @model_validator(mode="after")
+    def _sees_the_picture_or_not(self) -> Stage:
+        if self.reference_warmup and not self.reference_interval:
+            raise ValueError("reference_interval 0 never shows the known view, so reference_warmup must be 0 too")
+        return self
+
+    @property
+    def sees_reference(self) -> bool:
+        """Whether any step trains towards the known view."""
+        return self.reference_interval > 0 and self.steps > 0
+
+    @property
+    def pictured(self) -> bool:
+        """Whether it needs an example with a picture; the others make do with a caption."""
+        return self.sees_reference or self.scene == "picture" or any(prior.pictured for prior in self.priors.values())
+
     @field_validator("ladder")
     @classmethod
     def _rungs_are_settings(cls, ladder: tuple, info: ValidationInfo) -> tuple:
@@ -225,6 +287,15 @@ class Stage(Settings):
         """The stage as it is, then as each rung of the ladder changes it: rungs do not add up."""
         plain = self.model_dump() | {"ladder": ()}
         return [self, *(Stage(**_lay_over(plain, changes)) for changes in self.ladder)]
+
+
+# blocks and losses that a scene knows nothing of; files that give it any are refused (a loss of 0 says nothing)
+SCENE_LACKS = {
+    "nerf": {"dmtet", "sampling", "losses.normal_consistency", "losses.laplacian"},
+    "dmtet": {"nerf", "sampling", "losses.entropy", "losses.orientation", "losses.total_variation"},
+    "picture": set(Stage.model_fields) - {"scene", "steps"},
+    "samples": set(Stage.model_fields) - {"scene", "steps", "priors", "sampling"},
+}
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,8 @@
 """A prepared picture: what every stage trains towards, and what it is scored against.
 
 A folder written by `prepare` holds rgba.png (8 bit, square, straight alpha), depth.png (16 bit inverse depth, optional),
-normal.png (optional) and example.json. Tensors are float32, channels last, in [0, 1].
+normal.png (optional) and example.json. An example of a caption alone has example.json and nothing else. Tensors are float32,
+channels last, in [0, 1].
 """
 
 from __future__ import annotations
@@ -27,17 +28,21 @@ MOST_PIXELS = 2**26  # of a prepared picture: a larger size in a file is damage
 
 @dataclass(frozen=True)
 class Example:
-    """One picture of one object, H x W pixels (square)."""
+    """One picture of one object, H x W pixels (square); or its caption alone, and then there are no tensors."""
 
     name: str
-    rgb: Tensor  # [H, W, 3] composited on white
-    alpha: Tensor  # [H, W, 1]
-    mask: Tensor  # [H, W, 1] bool: where the object is, alpha > 0.5
+    rgb: Tensor | None  # [H, W, 3] composited on white
+    alpha: Tensor | None  # [H, W, 1]
+    mask: Tensor | None  # [H, W, 1] bool: where the object is, alpha > 0.5
     depth: Tensor | None  # [H, W, 1] inverse depth as stored: near is large, 0 outside the object
     normal: Tensor | None  # [H, W, 3] camera-space normals as stored, (n + 1) / 2; 0 outside the object
     camera: ReferenceCamera
     prompt: str  # a plain caption, "a red dog"
     token: str | None = None  # a learned word for the object
+
+    @property
+    def pictured(self) -> bool:
+        return self.rgb is not None
 
     def resized(self, size: int) -> Example:
         """The example at size x size pixels, by area averaging (linear where it has to enlarge).
@@ -100,9 +105,12 @@ def load_example(folder: str | Path) -> Example:
         camera = ReferenceCamera(**record["camera"])
         name, prompt, token = record["name"], record["prompt"], record["token"]
         has_depth, has_normal = record["depth_source"] != "none", record["normal_source"] != "none"
+        pictured = record.get("pictured", True)
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise InputError(f"example {folder}: example.json is damaged ({error!r}); prepare the example again") from error
 
+    if not pictured:
+        return Example(name, None, None, None, None, None, camera, prompt, token)
     rgba = _stored(folder, "rgba.png", "RGBA", None) / np.float32(255)
     size = rgba.shape[:2]
     if size[0] != size[1]:

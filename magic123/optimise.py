@@ -14,6 +14,7 @@ from magic123.config import PriorSettings, Stage
 from magic123.errors import NonFinite
 from magic123.example import Example
 from magic123.losses import Target, ramp, reference_losses, reference_target
+from magic123.priors.clip_reference import clip_consistency
 from magic123.priors.precision import in_float32
 from magic123.priors.sds import Prior, gradient_trouble, score_distillation
 from magic123.resume import Unfinished, loop_state, restore_loop
@@ -38,6 +39,7 @@ class StepLosses:
     terms: dict[str, Tensor]  # unweighted losses
     norms: dict[str, Tensor]  # of each prior's gradient at the latents
     drawn: dict[str, Tensor]  # the diffusion steps that each prior was asked at
+    distances: dict[str, Tensor]  # of what a clip prior sees from the reference picture
 
 
 def loss_scale_at(stage: Stage, step: int) -> float:
@@ -48,8 +50,13 @@ def loss_scale_at(stage: Stage, step: int) -> float:
     return stage.loss_scale * 2.0 ** (step // stage.loss_scale_doubling if stage.loss_scale_doubling else 0)
 
 
-def known_view(example: Example, stage: Stage, device="cpu") -> Known:
-    """The target on `device`; the camera stays on the CPU, where the novel ones are drawn."""
+def known_view(example: Example, stage: Stage, device="cpu") -> Known | None:
+    """The target on `device`; the camera stays on the CPU, where the novel ones are drawn.
+
+    None for a stage that never sees the picture, which its example need not have then.
+    """
+    if not stage.sees_reference:
+        return None
     size = round(stage.resolution * stage.reference_scale)
     c = example.camera
     target = reference_target(example.resized(size), stage.losses, erode_edges=stage.erode_edges, device=device)
@@ -57,7 +64,7 @@ def known_view(example: Example, stage: Stage, device="cpu") -> Known:
 
 
 def novel_shading(stage: Stage, progress: float, generator: torch.Generator) -> tuple[str, float]:
-    """(mode, ambient) of one novel view: normal maps first, then textureless and lambertian in their shares."""
+    """(mode, ambient) of one novel view: normal maps first, then textureless, albedo and lambertian in their shares."""
     if progress < stage.shading.normal_until:
         return "normal", 1.0
     pick, low_to_high = torch.rand(2, generator=generator).tolist()
@@ -65,6 +72,8 @@ def novel_shading(stage: Stage, progress: float, generator: torch.Generator) -> 
     ambient = low + (high - low) * low_to_high
     if pick < stage.shading.textureless:
         return "textureless", ambient
+    if pick < stage.shading.textureless + stage.shading.albedo:
+        return "lambertian", 1.0
     return "lambertian", ambient
 
 
@@ -91,9 +100,9 @@ def reference_step(scene, known: Known, stage: Stage, generator: torch.Generator
 
 
 def novel_step(
-    scene, priors: dict[str, Prior], known: Known, stage: Stage, step: int, generator: torch.Generator
+    scene, priors: dict[str, Prior], known: Known | None, stage: Stage, step: int, generator: torch.Generator
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """At one random view: (unweighted regularizers, weighted score distillation losses, what is said of those)."""
+    """At one random view: (unweighted regularizers, weighted losses of the priors, what is said of those)."""
     camera = sample_novel(stage.cameras, 1, stage.resolution, generator)
     mode, ambient = novel_shading(stage, step / stage.steps, generator)
     colour, share = torch.rand(3, generator=generator), torch.rand((), generator=generator)
@@ -104,24 +113,26 @@ def novel_step(
     guidance, said = {}, {}
     for name, prior in priors.items():
         settings: PriorSettings = stage.priors[name]
-        guidance[name], said[name] = score_distillation(
+        guide = clip_consistency if settings.kind == "clip" else score_distillation
+        guidance[name], said[name] = guide(
             prior,
             rendering.rgb,
             camera,
             settings=settings,
             generator=generator,
-            reference_camera=known.camera,
+            reference_camera=known.camera if known else None,
             loss_scale=loss_scale_at(stage, step),
         )
     return scene.regularizers(rendering, stage.losses), guidance, said
 
 
 def sees_reference(step: int, stage: Stage) -> bool:
-    return step < stage.reference_warmup or step % stage.reference_interval == 0
+    """Every step of the warm-up, then every n-th; an interval of 0: none."""
+    return step < stage.reference_warmup or (stage.reference_interval > 0 and step % stage.reference_interval == 0)
 
 
 def step_losses(
-    scene, known: Known, priors: dict[str, Prior], stage: Stage, step: int, generator: torch.Generator
+    scene, known: Known | None, priors: dict[str, Prior], stage: Stage, step: int, generator: torch.Generator
 ) -> StepLosses:
     """All losses of a step."""
     guidance, said = {}, {}
@@ -132,8 +143,8 @@ def step_losses(
     shares = {name: ramp(step / stage.steps, RAMPS[name]) if name in RAMPS else 1.0 for name in terms}
     weighted = [getattr(stage.losses, name) * shares[name] * value for name, value in terms.items()]
     total = sum([*weighted, *guidance.values()], start=torch.zeros(()))
-    norms, drawn = ({name: one[key] for name, one in said.items()} for key in ("gradient_norm", "t"))
-    return StepLosses(total, terms, norms, drawn)
+    keys = ("gradient_norm", "t", "distance")
+    return StepLosses(total, terms, *({name: one[key] for name, one in said.items() if key in one} for key in keys))
 
 
 def backward(total: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
@@ -151,6 +162,7 @@ def read(losses: StepLosses, finite: Tensor, priors: dict[str, Prior], stage: St
     Raises NonFinite.
     """
     values = losses.terms | {f"{name}_gradient": norm for name, norm in losses.norms.items()}
+    values |= {f"{name}_distance": distance for name, distance in losses.distances.items()}
     # float64 holds every float32 exactly; on the device of the total, where nearly all of them are
     numbers = [value.detach().to(losses.total.device, torch.float64) for value in [*values.values(), finite]]
     *numbers, finite = torch.stack(numbers).tolist()

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from magic123.config import Method
+from magic123.config import PRIOR_KEYS, SCENE_LACKS, Method
 from magic123.errors import InputError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -195,8 +195,25 @@ def load_methods(path: str | Path) -> dict[str, Method]:
         check_name(name, path, "the method")
         for stage in methods[name].stages:
             check_name(stage, path, f"{name}.stages:")
+            check_kinds(data["stages"][stage], path, f"{name}.stages.{stage}")
     _check_starts(methods, path)
     return methods
+
+
+def check_kinds(stage: dict[str, Any], file: str | Path, at: str) -> None:
+    """InputError where a stage, as its file gives it, sets what its scene or a prior's kind knows nothing of."""
+    scene = stage["scene"]
+    losses = stage.get("losses", {})
+    given = {*stage} | {f"losses.{name}" for name, weight in losses.items() if weight}
+    if unknown := sorted(given & SCENE_LACKS[scene]):
+        raise InputError(f"{file}: {at}.{unknown[0]} is given, which a {scene} scene knows nothing of; remove it (null).")
+    for name, prior in stage.get("priors", {}).items():
+        known = PRIOR_KEYS[prior["kind"]]
+        if unknown := sorted(prior.keys() - known):
+            raise InputError(
+                f"{file}: {at}.priors.{name}.{unknown[0]} is given, which a prior of the kind {prior['kind']} knows nothing "
+                f"of; remove it (null where it is inherited; known: {', '.join(sorted(known))})."
+            )
 
 
 def start_of(method: str, init: str) -> tuple[str, str]:
@@ -212,8 +229,10 @@ def _check_starts(methods: dict[str, Method], file: str | Path) -> None:
             at = f"{name}.stages.{stage_name}"
             if stage.scene == "dmtet" and stage.init is None:
                 raise InputError(f"{file}: {at}.init is missing: a dmtet scene starts from a nerf stage; name it.")
-            if stage.scene == "picture" and (stage.init or stage.priors or stage.steps):
-                raise InputError(f"{file}: {at} shows the picture itself, so it takes steps: 0, no init and no priors.")
+            if stage.scene == "picture" and stage.steps:
+                raise InputError(f"{file}: {at} shows the picture itself, so it takes steps: 0.")
+            if stage.scene == "samples" and (stage.steps or [prior.kind for prior in stage.priors.values()] != ["zero123"]):
+                raise InputError(f"{file}: {at} draws its views from one prior of the kind zero123, and takes steps: 0.")
             if stage.scene == "renders" and method.renders is None:
                 raise InputError(
                     f"{file}: {at}.scene is renders, which needs no stage: write `renders: FOLDER` in place of stages."

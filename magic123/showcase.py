@@ -38,8 +38,13 @@ def write_film(file: Path, frames: list[Frame]) -> None:
             writer.append_data(np.concatenate([frame.colour, frame.normal], 1))
 
 
-def contact_sheet(title: str, subtitle: str, reference: np.ndarray, frames: list[Frame], columns: int = 8) -> Image.Image:
-    """The reference picture, large, beside `columns` evenly spaced frames: colours above, normals below, azimuths on top."""
+def contact_sheet(
+    title: str, subtitle: str, reference: np.ndarray | None, frames: list[Frame], columns: int = 8
+) -> Image.Image:
+    """The reference picture, large, beside `columns` evenly spaced frames: colours above, normals below, azimuths on top.
+
+    Without a reference picture its place says so.
+    """
     columns = min(columns, len(frames))
     chosen = [frames[round(k * len(frames) / columns)] for k in range(columns)]
     heading, label = ImageFont.load_default(30), ImageFont.load_default(17)
@@ -62,8 +67,12 @@ def contact_sheet(title: str, subtitle: str, reference: np.ndarray, frames: list
 
     draw.text((MARGIN, MARGIN), _fitting(draw, title, heading, size[0] - 2 * MARGIN), INK, heading)
     draw.text((MARGIN, MARGIN + 42), _fitting(draw, subtitle, label, size[0] - 2 * MARGIN), FAINT, label)
-    draw.text((MARGIN + tall // 2, top + 8), "input picture", FAINT, label, anchor="mm")
-    place(reference, MARGIN, top + 28, tall)
+    if reference is None:
+        draw.text((MARGIN + tall // 2, top + 28 + tall // 2), "made from text alone", FAINT, label, anchor="mm")
+        draw.rectangle((MARGIN - 1, top + 27, MARGIN + tall, top + 28 + tall), outline=FRAME)
+    else:
+        draw.text((MARGIN + tall // 2, top + 8), "input picture", FAINT, label, anchor="mm")
+        place(reference, MARGIN, top + 28, tall)
     rows = (top + 28, top + 28 + CELL + GAP)
     for text, y in zip(("colour", "normals"), rows, strict=True):
         upright(text, left - 32, y + CELL // 2)

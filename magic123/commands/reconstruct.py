@@ -19,8 +19,9 @@ from pydantic import ValidationError
 
 from magic123.config import VERSIONS, Stage
 from magic123.errors import InputError, OutOfMemory, is_out_of_memory
-from magic123.file_hash import fingerprint, hash_files
+from magic123.file_hash import hash_files
 from magic123.loss_history import Losses, say
+from magic123.priors.loading import load_priors
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         "--device", help="where the scene and the priors are: cpu, cuda, ...; default: cuda for settings in half precision"
     )
     parser.add_argument("--weights", action="append", default=[], metavar="NAME=FOLDER", help="where a prior's weights are")
+    parser.add_argument("--views", help="config.ViewSettings as JSON, for a samples scene: what `view` will look at")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--save-steps", type=int, default=0, metavar="N", help="save what is unfinished every N steps")
     parser.add_argument("--save-seconds", type=float, default=60, metavar="S", help="and every S seconds (0: no); default 60")
@@ -55,6 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         reference=options.reference,
         weights=weights,
         device=options.device,
+        views=options.views,
         save_steps=options.save_steps,
         save_seconds=options.save_seconds,
     )
@@ -88,6 +91,7 @@ def reconstruct(
     reference: list[Path] | None = None,
     weights: dict[str, str] | None = None,
     device: str | None = None,
+    views: str | None = None,
     save_steps: int = 0,
     save_seconds: float = 60.0,
 ) -> None:
@@ -96,7 +100,7 @@ def reconstruct(
     An earlier, unfinished run of the same is gone on with. Where memory runs out the next rung of the stage's ladder is tried.
     """
     rungs = stage.rungs()
-    inputs = {"init": init, "token": token, "reference": reference, "weights": weights or {}, "device": device}
+    inputs = {"init": init, "token": token, "reference": reference, "weights": weights or {}, "device": device, "views": views}
     for rung, settings in enumerate(rungs):
         trouble = _attempt(example_folder, settings, rung, seed, out, inputs, save_steps, save_seconds)
         if trouble is None:
@@ -140,6 +144,7 @@ def run_stage(
     reference: list[Path] | None,
     weights: dict[str, str],
     device: str | None,
+    views: str | None,
     save_steps: int,
     save_seconds: float,
 ) -> None:
@@ -160,9 +165,15 @@ def run_stage(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     example = load_example(example_folder)
+    if stage.pictured and not example.pictured:
+        raise InputError(f"the stage needs a picture, and the example {example.name} is a caption alone: take another")
+    if (views is not None) != (stage.scene == "samples"):
+        raise InputError("a samples scene needs --views" if views is None else f"--views is not for a {stage.scene} scene")
     device = choose_device(stage, device)
-    scene = start_scene(stage, example, init, device)
+    scene = start_scene(stage, example, init, device) if stage.scene != "samples" else None
     priors = load_priors(stage, example, token, reference, weights, device)
+    if scene is None:
+        scene = draw_samples(stage, example, priors, views, generator)
     record = {
         "seed": seed,
         "example": example.name,
@@ -179,6 +190,8 @@ def run_stage(
     }
     files = {"example": example_folder, "init": init, "token": token}
     files |= {f"reference {number}": folder for number, folder in enumerate(reference or [])}
+    if views is not None:
+        record["views"] = json.loads(views)
     identity = {
         "code": VERSIONS["reconstruct"],
         "settings": stage.model_dump(mode="json", exclude={"ladder"}),
@@ -224,13 +237,13 @@ def start_scene(stage: Stage, example, init: Path | None, device: str = "cpu"):
         )
         raise InputError(f"the stage {asked}")
     if init is None:
-        return build_scene(stage, (example.rgb, example.alpha)).to(device)
+        return build_scene(stage, {"rgb": example.rgb, "alpha": example.alpha}).to(device)
     before = load_scene(init)[0].to(device)
     if stage.scene == "dmtet" and hasattr(before, "occupancy"):
         from magic123.scenes.dmtet import DMTet
 
         return DMTet.from_nerf(before, stage)
-    scene = build_scene(stage, (example.rgb, example.alpha)).to(device)
+    scene = build_scene(stage).to(device)
     if type(before) is not type(scene):
         raise InputError(f"a {stage.scene} scene cannot start from the {type(before).__name__} in {init}")
     try:
@@ -238,6 +251,29 @@ def start_scene(stage: Stage, example, init: Path | None, device: str = "cpu"):
     except RuntimeError as error:
         raise InputError(f"the scene in {init} has other sizes than this stage's settings give: give both the same") from error
     return scene
+
+
+def draw_samples(stage: Stage, example, priors: dict, views: str, generator):
+    """The samples scene: a picture from its one prior for every camera of `views` (ViewSettings as JSON)."""
+    import torch
+
+    from magic123.camera import view_cameras
+    from magic123.config import ViewSettings
+    from magic123.scenes.samples import draw
+    from magic123.settings_file import validate
+
+    try:
+        settings = validate(ViewSettings, json.loads(views), "--views")
+    except ValueError as error:
+        raise InputError(f"--views is not readable as JSON ({error}); give ViewSettings as a JSON object") from error
+    ((name, prior),) = priors.items()
+    guidance, how = stage.priors[name].guidance_scale, stage.sampling
+    with torch.no_grad():
+        return draw(
+            lambda cameras: prior.sample(cameras, how.steps, guidance, generator, how.eta),
+            view_cameras(settings, example.camera).values(),
+            say,
+        )
 
 
 def choose_device(stage: Stage, asked: str | None) -> str:
@@ -250,52 +286,3 @@ def choose_device(stage: Stage, asked: str | None) -> str:
         return asked
     half = stage.dtype != "float32" or any(prior.dtype != "float32" for prior in stage.priors.values())
     return "cuda" if half and torch.cuda.is_available() else "cpu"
-
-
-def load_priors(
-    stage: Stage, example, token: Path | None, reference: list[Path] | None, weights: dict[str, str], device: str = "cpu"
-) -> dict:
-    """The stage's priors, conditioned on the example. A weight of 0 needs no model and loads none."""
-    from magic123.example import load_example
-
-    priors = {}
-    for name, settings in stage.priors.items():
-        if not settings.weight:
-            continue
-        if settings.weights not in weights:
-            raise InputError(f"the prior {name} needs the weights {settings.weights}: give --weights {settings.weights}=FOLDER")
-        folder = Path(weights[settings.weights])
-        if settings.kind == "stable-diffusion":
-            from magic123.priors.stable_diffusion import StableDiffusion
-
-            if settings.use_token and token is None:
-                raise InputError(f"the prior {name} uses a learned token: give --token, or set use_token to false")
-            prior = StableDiffusion.load(
-                folder,
-                prompt=settings.prompt,
-                subject=example.prompt,
-                token_file=token if settings.use_token else None,
-                view_prompts=settings.view_prompts,
-                front_azimuth=example.camera.azimuth,
-                dtype=settings.dtype,
-                device=device,
-            )
-        else:
-            from magic123.priors.zero123 import Zero123
-
-            shown, others = [example], [load_example(other) for other in reference or []]
-            if settings.reference != "own":
-                wanted = 1 if settings.reference == "next-example" else len(settings.reference) - 1
-                if len(others) != wanted:
-                    raise InputError(
-                        f"the prior {name} is to see {wanted} other example's picture and {len(others)} were given: "
-                        "give --reference once for each"
-                    )
-                shown = others if settings.reference == "next-example" else [example, *others]
-            prior = Zero123.load(
-                folder, [one.rgb for one in shown], [one.camera for one in shown], dtype=settings.dtype, device=device
-            )
-            prior.record["reference"] = shown[0].name if len(shown) == 1 else [one.name for one in shown]
-        prior.fingerprint = fingerprint(folder)
-        priors[name] = prior
-    return priors

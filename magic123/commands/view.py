@@ -2,7 +2,8 @@
 
 Reads   --checkpoint (a stage folder written by reconstruct), --example, --settings (config.ViewSettings)
 Writes  --out:  {set}/NNN.png on white; alpha/, normal/ and depth/{set}/NNN.png; cameras.json (cameras and conventions);
-                turntable.mp4; contact.png. The set `reference` is the input picture's own view.
+                turntable.mp4; contact.png. The set `reference` is the input picture's own view;
+                an example without a picture has none.
         --mesh: mesh.obj, mesh.mtl, texture.png, mesh.glb, mesh.ply and mesh.json (figures and what is wrong with it); a
                 result without a usable surface has none.json in their place, which says why.
 Both folders appear complete or not at all. Colours are albedo.
@@ -24,7 +25,7 @@ from magic123.errors import InputError
 from magic123.output_folder import output_folder
 from magic123.settings_file import validate
 
-RESERVED = ("reference", "alpha", "normal", "depth")
+RESERVED = ("reference", "turntable", "alpha", "normal", "depth")
 CONVENTIONS = {
     "world": "right-handed, +y up, the front towards +z; the object lies in [-1, 1]^3",
     "polar": "degrees from +y",
@@ -121,16 +122,14 @@ def write_views(
     scene, example, settings: ViewSettings, folder: Path, about: dict, given: dict[str, list[dict]] | None = None
 ) -> None:
     """All view sets and cameras.json."""
-    from magic123.camera import Camera
+    from magic123.camera import Camera, view_cameras
 
-    own = example.camera
-    cameras = {"reference": Camera.orbit(own.polar, own.azimuth, own.radius, own.fov, settings.size)}
+    planned = settings if given is None else settings.model_copy(update={"sets": {}})
+    cameras = view_cameras(planned, example.camera if example.pictured else None)
+    del cameras["turntable"]
     for name, listed in (given or {}).items():
         poses = ([one[key] for one in listed] for key in ("polar", "azimuth", "radius", "fov"))
         cameras[name] = Camera.orbit(*poses, settings.size)
-    for name, ring in settings.sets.items() if given is None else []:
-        azimuths = [ring.first_azimuth + 360 * k / ring.count for k in range(ring.count)]
-        cameras[name] = Camera.orbit(ring.polar, azimuths, settings.radius, settings.fov, settings.size)
     farthest = max(float(camera.radius.max()) for camera in cameras.values()) + math.sqrt(3)
     depth_scale = math.floor(65535 / farthest)
     listed = {}
@@ -183,21 +182,19 @@ def look(scene, camera) -> dict[str, np.ndarray]:
 
 def write_showcase(scene, example, settings: ViewSettings, folder: Path, about: dict, figures: dict) -> None:
     """turntable.mp4 and contact.png: once around at the reference picture's height."""
-    from magic123.camera import Camera
+    from magic123.camera import view_cameras
     from magic123.showcase import Frame, contact_sheet, write_film
 
-    count, own = settings.turntable_frames, example.camera
-    circle = Camera.orbit(
-        own.polar, [own.azimuth + 360 * k / count for k in range(count)], settings.radius, settings.fov, settings.size
-    )
-    frames = []
+    circle = view_cameras(settings, example.camera if example.pictured else None)["turntable"]
+    count, frames = len(circle), []
     for index in range(count):
         picture = look(scene, circle[index])
         frames.append(Frame(float(circle.azimuth[index]), to_bytes(picture["colour"]), to_bytes(picture["normal"])))
     write_film(folder / "turntable.mp4", frames)
     surface = f"mesh of {figures['faces']:,} faces" if "faces" in figures else f"no mesh: {figures['reason']}"
     words = [about[key] for key in ("prompt", "label", "scene") if about.get(key)]
-    sheet = contact_sheet(example.name, "  ·  ".join([*words, surface]), to_bytes(example.rgb.cpu().numpy()), frames)
+    known = to_bytes(example.rgb.cpu().numpy()) if example.pictured else None
+    sheet = contact_sheet(example.name, "  ·  ".join([*words, surface]), known, frames)
     sheet.save(folder / "contact.png", optimize=True)
     say(f"view: turntable of {count} frames, contact sheet")
 

@@ -29,20 +29,23 @@ class NonFiniteGradient(Exception):
 
 
 class Prior(Protocol):
-    """A frozen latent diffusion model, conditioned once for one object. The caller cannot tell priors apart."""
+    """A frozen diffusion model, conditioned once for one object. The caller cannot tell priors apart.
+
+    The latents of a model of pixels are the pixels themselves, in [-1, 1] and at its own size.
+    """
 
     name: str
     resolution: int  # side of the pictures it was trained on, pixels
     alphas_cumprod: Tensor  # [T], T = 1000 for every model in use
 
     def encode(self, rgb: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """[B, H, W, 3] in [0, 1] -> scaled latents [B, 4, h, w] float32, differentiable; resizes by itself.
+        """[B, H, W, 3] in [0, 1] -> scaled latents [B, C, h, w] float32, differentiable; resizes by itself.
 
         A sample of the posterior drawn with `generator`, or its mode without one.
         """
 
     def noise(self, latents: Tensor, t: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
-        """Noise in the noisy `latents` [B, 4, h, w] at steps t [B]: (unconditional, conditional), no gradient, float32."""
+        """Noise in the noisy `latents` [B, C, h, w] at steps t [B]: (unconditional, conditional), no gradient, float32."""
 
 
 def guided_noise(unconditional: Tensor, conditional: Tensor, scale: float, formula: str = "usual") -> Tensor:
@@ -82,7 +85,7 @@ def score_distillation(
     rgb [B, H, W, 3] in [0, 1] as rendered from `camera`; t ~ U{floor(1000 t_min) .. floor(1000 t_max)}, one per picture, and
     one noise, all from `generator` (which also draws the latents from the VAE's posterior).
     angle_weight (zero123 alone, if settings.angle_weight): the angle between the directions of `camera` and of
-    `reference_camera` (Camera or config.ReferenceCamera) in degrees / 180; 1 otherwise.
+    `reference_camera` (Camera or config.ReferenceCamera; by default what the prior was shown) in degrees / 180; 1 otherwise.
     Returns the loss (0.5 * sum of the squared gradient) and {"gradient_norm" (scalar, float64), "t" [B] (on the generator's
     device)}. Does not wait for the device: whether the norm is finite is the caller's to read, see `gradient_trouble`.
     """
@@ -102,7 +105,7 @@ def score_distillation(
         if settings.kind == "zero123" and settings.angle_weight:
             seen = getattr(prior, "reference_camera", None)
             several = seen is not None and len(seen) > 1
-            factor = factor * angle_weight(camera, seen if several else reference_camera).to(factor)
+            factor = factor * angle_weight(camera, seen if several or reference_camera is None else reference_camera).to(factor)
         # float64: a factor of 1e-8 beside latents of 1 is below what float32 resolves in latents - (latents - gradient)
         gradient = factor[:, None, None, None] * (estimate.double() - noise.double())
         norm = gradient.norm()

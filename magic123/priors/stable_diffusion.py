@@ -36,6 +36,11 @@ def fill_prompt(prompt: str, subject: str, token: str | None) -> str:
     return text
 
 
+def view_prompts_of(text: str, view_prompts: bool) -> list[str]:
+    """The three prompts of VIEWS; all the same where they shall not name the view."""
+    return [f"{text}, {view}" if view_prompts else text for view in VIEWS]
+
+
 class StableDiffusion:
     """sds.Prior of a text-to-image model. `record` tells what it was conditioned on."""
 
@@ -87,7 +92,7 @@ class StableDiffusion:
                 )
             index = add_token(tokenizer, text_encoder, token)
             text_encoder.get_input_embeddings().weight[index] = vector.to(device)
-        prompts = ["", *(f"{text}, {view}" if view_prompts else text for view in VIEWS)]
+        prompts = ["", *view_prompts_of(text, view_prompts)]
         with torch.no_grad():
             embeddings = text_encoder(prompt_ids(tokenizer, text_encoder, prompts)).last_hidden_state
         prior = cls(vae, unet, schedule, embeddings, resolution, front_azimuth)

@@ -1,0 +1,75 @@
+"""Make-it-3D's image consistency (arXiv 2303.14184), in its plain form: novel views should mean what the input picture means.
+
+There the similarity is taken of a denoised picture, at small steps alone; here of the rendered view itself, at every
+novel view.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from magic123.camera import Camera
+from magic123.config import PriorSettings
+from magic123.errors import InputError
+
+FILES = ("open_clip_config.json", "open_clip_model.safetensors")
+
+
+class ClipReference:
+    """The image tower of a CLIP and what it says of one picture. `record` tells how it was made."""
+
+    name = "clip"
+
+    def __init__(self, network: nn.Module, known: Tensor, size: int, mean: Tensor, deviation: Tensor):
+        """known [1, D]: unit embedding of the reference picture; size: pixels a side; mean and deviation [3] of its pixels."""
+        self.network, self.known, self.size = network, known, size
+        self.mean, self.deviation = mean[:, None, None], deviation[:, None, None]
+        self.record: dict = {}
+
+    @classmethod
+    def load(cls, folder: Path, rgb: Tensor, *, dtype: str = "float32", device="cpu") -> ClipReference:
+        """From a folder in open_clip's format; rgb [H, W, 3] in [0, 1], the reference on white. Raises InputError."""
+        folder = Path(folder)
+        for file in FILES:
+            if not (folder / file).is_file():
+                raise InputError(f"the weights folder {folder} has no {file}: it must be in open_clip's folder format")
+        if dtype != "float32":
+            raise InputError(f"the prior clip runs in float32 alone, and its dtype is {dtype}: leave it out")
+        import open_clip
+
+        try:
+            # without require_pretrained weights that are not found leave random ones and only a line in a log
+            network = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True, device="cpu")
+        except Exception as error:  # a damaged file raises whatever its reader raises
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(f"the weights folder {folder} holds no readable CLIP model: {reason[:300]}") from error
+        visual = network.visual
+        size, told = visual.image_size, visual.preprocess_cfg
+        mean, deviation = (torch.tensor(told[key], device=device) for key in ("mean", "std"))
+        network = network.eval().requires_grad_(False).to(device)
+        prior = cls(network, torch.zeros(1, 1), size if isinstance(size, int) else size[0], mean, deviation)
+        with torch.no_grad():
+            prior.known = prior.embed(rgb[None])
+        prior.record = {"resolution": prior.size, "dtype": dtype, "device": str(device)}
+        return prior
+
+    def embed(self, rgb: Tensor) -> Tensor:
+        """[B, H, W, 3] in [0, 1] -> unit embeddings [B, D]; differentiable."""
+        pixels = rgb.permute(0, 3, 1, 2).float().to(self.mean.device)
+        pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", align_corners=False)
+        return F.normalize(self.network.encode_image((pixels - self.mean) / self.deviation).float(), dim=-1)
+
+
+def clip_consistency(
+    prior: ClipReference, rgb: Tensor, camera: Camera, *, settings: PriorSettings, **unused
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """weight * (1 - cosine), summed over the batch, and {"distance"}: its mean. Called as sds.score_distillation is.
+
+    An ordinary loss: `loss_scale`, which is about score distillation, does not touch it.
+    """
+    distance = 1 - (prior.embed(rgb) * prior.known).sum(-1)
+    return settings.weight * distance.sum().to(rgb.device), {"distance": distance.mean().detach()}

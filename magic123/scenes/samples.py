@@ -1,0 +1,98 @@
+"""Zero-1-to-3 without 3D: one picture for each camera, drawn from the prior one by one. No two need to agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from magic123.camera import Camera
+from magic123.config import LearningRates, Losses
+from magic123.errors import InputError
+from magic123.render.rendering import Rendering
+
+TOLERANCE = 1e-3  # degrees and world units
+WHITE = 250 / 255  # a sample has no alpha: pixels with all channels above this count as background
+BATCH = 8
+
+
+def draw(sample: Callable[[Camera], Tensor], cameras: Iterable[Camera], say: Callable[[str], None]) -> Samples:
+    """A scene of all views of `cameras`, each place drawn once. sample: cameras -> rgb [B, R, R, 3] in [0, 1]."""
+    places = torch.cat([_places(camera) for camera in cameras])
+    kept = [i for i in range(len(places)) if not any(_same(places[i], places[j]) for j in range(i))]
+    places, pictures = places[kept], []
+    for part in places.split(BATCH):
+        polar, azimuth, radius, fov = part.unbind(-1)
+        pictures.append((sample(Camera.orbit(polar, azimuth, radius, fov, 1)) * 255).round().to(torch.uint8).cpu())
+        say(f"samples: {sum(map(len, pictures))} of {len(places)} views")
+    return Samples(torch.cat(pictures), places)
+
+
+def _places(camera: Camera) -> Tensor:
+    return torch.stack([camera.polar, camera.azimuth, camera.radius, camera.fov], -1).float().cpu()
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    apart = (a - b).abs()
+    apart[1] = torch.minimum(apart[1] % 360, -apart[1] % 360)
+    return bool(apart.max() < TOLERANCE)
+
+
+class Samples(nn.Module):
+    """pictures [N, R, R, 3] uint8 on white, and where each is seen from: places [N, 4], polar, azimuth, radius, fov."""
+
+    def __init__(self, pictures: Tensor, places: Tensor):
+        super().__init__()
+        if pictures.dim() != 4 or pictures.dtype != torch.uint8 or places.shape != (len(pictures), 4):
+            raise ValueError(
+                f"expected pictures [N, R, R, 3] and places [N, 4], got {list(pictures.shape)}, {list(places.shape)}"
+            )
+        self.register_buffer("pictures", pictures)
+        self.register_buffer("places", places)
+
+    def render(self, camera: Camera, *, background: Tensor | None = None, **unused) -> Rendering:
+        """The pictures drawn for these very cameras. InputError for any other. Shading does nothing: it is in the picture.
+
+        Opacity is a guess, see WHITE. Depth is the camera's radius, and normals face the camera.
+        """
+        found = []
+        for place in _places(camera):
+            known = [i for i in range(len(self.places)) if _same(place, self.places[i].cpu())]
+            if not known:
+                where = ", ".join(f"{value:g}" for value in place.tolist())
+                raise InputError(f"no view was drawn from polar, azimuth, radius, fov = {where}: reconstruct with these views")
+            found.append(self.pictures[known[0]])
+        image = torch.stack(found).permute(0, 3, 1, 2).float() / 255
+        size = (camera.height, camera.width)
+        if image.shape[-1] > camera.width:
+            image = F.interpolate(image, size, mode="area")
+        elif image.shape[-2:] != size:
+            image = F.interpolate(image, size, mode="bilinear", align_corners=False)
+        rgb = image.permute(0, 2, 3, 1)
+        opacity = (rgb.amin(-1, keepdim=True) < WHITE).float()
+        behind = rgb if background is None else background.to(rgb.device)  # what is white already stays as it was drawn
+        facing = camera.to(rgb.device).camera_to_world[:, None, None, :3, 2].expand_as(rgb)
+        return Rendering(
+            rgb=rgb * opacity + (1 - opacity) * behind,
+            opacity=opacity,
+            depth=opacity * camera.radius.to(rgb.device)[:, None, None, None],
+            normal=facing * opacity,
+        )
+
+    def parameter_groups(self, rates: LearningRates) -> list[dict]:
+        return []
+
+    def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:
+        pass
+
+    def regularizers(self, rendering: Rendering, losses: Losses) -> dict[str, Tensor]:
+        return {}
+
+    def mesh(self) -> None:
+        """Pictures have no surface."""
+        return None
+
+    def kernels(self) -> dict[str, str]:
+        return {}
