@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from eval.errors import EvalError
+from eval.inputs import is_caption
 from eval.plan import Cell, read_plan
 
 SIDE = 128
@@ -55,6 +56,7 @@ def draw_figure(cells: list[Cell], view: str, truth: str, out: Path) -> None:
         folders = [by_place.get((dataset, example, method, stage)) for method, stage, _ in columns]
         root = next(cell for cell in folders if cell is not None).path.parents[2]
         files = [root / "example" / "rgba.png"]
+        caption = files[0] if is_caption(files[0].parent) else None
         files += [Path(truth.format(dataset=dataset, example=example)) / f"{view}.png"] if truth else []
         files += [cell and cell.path / "views" / f"{view}.png" for cell in folders]
         for axis, file in zip(row, files, strict=True):
@@ -68,7 +70,7 @@ def draw_figure(cells: list[Cell], view: str, truth: str, out: Path) -> None:
                 axis.text(
                     0.5,
                     0.5,
-                    "missing" if file else "not planned",
+                    "not planned" if file is None else "text alone" if file == caption else "missing",
                     ha="center",
                     va="center",
                     fontsize=6,

@@ -18,7 +18,7 @@ from eval.cameras import Pose
 from eval.cards import Flag
 from eval.consistency import is_ring
 from eval.errors import EvalError, read_json
-from eval.inputs import NO_MESH_MADE
+from eval.inputs import NO_MESH_MADE, NO_PICTURE
 from eval.measure import Reference
 from eval.pictures import REFERENCE, View
 from eval.protocols import blend_on_white, pad_to_square, resize_area
@@ -67,7 +67,7 @@ class Result:
     folder: Path
     views: list[View]
     poses: dict[str, Pose]
-    reference: Reference
+    reference: Reference | None  # None: made from a caption alone
     mesh: Path | None
     no_mesh: str
 
@@ -215,12 +215,17 @@ MEASURES: dict[str, Callable[[Result], float]] = {
 }
 
 
+OF_THE_PICTURE = ("concave-front", "white-back", "floaters", "saturation")  # they look at the reference view or picture
+
+
 def measure_flags(result: Result) -> list[Flag]:
     """Every flag of RULES: raised, clear, or not measured and why."""
     flags = []
     for name, rule in RULES.items():
         about = {"name": name, "threshold": rule.threshold, "meaning": rule.meaning}
         try:
+            if result.reference is None and name in OF_THE_PICTURE:
+                raise NotMeasured(NO_PICTURE)
             number = round(MEASURES[name](result), 6)
         except NotMeasured as why:
             flags.append(Flag(**about, state="not measured", number=None, reason=str(why)))

@@ -8,14 +8,22 @@ from pathlib import Path
 from eval.cards import Made
 from eval.errors import EvalError, need_file, need_folder, read_json
 from eval.measure import Captions, Reference
-from eval.pictures import View, read_picture, read_views
+from eval.pictures import REFERENCE, View, read_picture, read_views
 from eval.protocols import Protocol
 
 NO_MESH_MADE = "this method makes no mesh"
 
 
-def read_reference(folder: Path, protocol: Protocol, alpha: str | None) -> Reference:
-    """rgba.png of a prepared example (example.json beside it: straight alpha, square) or of a dataset's own folder."""
+NO_PICTURE = "this example is a caption alone: there is no picture to compare with"
+
+
+def read_reference(folder: Path, protocol: Protocol, alpha: str | None) -> Reference | None:
+    """rgba.png of a prepared example (example.json beside it: straight alpha, square) or of a dataset's own folder.
+
+    None where the example says that it is a caption alone.
+    """
+    if protocol.name == "corrected" and is_caption(folder):
+        return None
     file = folder if folder.is_file() else need_folder(folder, "reference folder") / "rgba.png"
     rgba = read_picture(file, 4)
     card = file.with_name("example.json")
@@ -31,6 +39,12 @@ def read_reference(folder: Path, protocol: Protocol, alpha: str | None) -> Refer
     return Reference(rgba, alpha)
 
 
+def is_caption(folder: Path) -> bool:
+    """Whether a prepared example says that it has no picture."""
+    card = folder / "example.json"
+    return folder.is_dir() and card.is_file() and read_json(card, "example").get("pictured", True) is False
+
+
 def read_captions(own: str | None, every: str | None) -> tuple[Captions | None, str]:
     """The captions to choose from, or None and why there is no choice."""
     if own is None and every is None:
@@ -42,7 +56,7 @@ def read_captions(own: str | None, every: str | None) -> tuple[Captions | None, 
     if not isinstance(known, list) or own not in known:
         raise EvalError(f"--captions must be a list that holds --caption {own!r}; give every caption of the dataset")
     others = tuple(caption for caption in dict.fromkeys(known) if caption != own)
-    return (Captions(own, others), "") if others else (None, "the dataset has one caption, so there is no choice")
+    return Captions(own, others), "" if others else "the dataset has one caption, so there is no choice"
 
 
 def read_made(stage: Path | None) -> Made | None:
@@ -77,7 +91,8 @@ def read_shaded(folder: Path, truth: Path | None, views: list[View]) -> list[Vie
     if not (folder / "shaded").is_dir():
         return []
     names = {view.name for view in views}
-    shaded = [view for view in read_views(folder / "shaded", truth) if view.name in names]
+    pictured = any(view.set == REFERENCE for view in views)
+    shaded = [view for view in read_views(folder / "shaded", truth, pictured) if view.name in names]
     if [view.name for view in shaded] != [view.name for view in views]:
         lacking = min(names - {view.name for view in shaded})
         raise EvalError(f"{folder}/shaded lacks {lacking}.png; every view is shaded or none")

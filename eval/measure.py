@@ -68,11 +68,11 @@ class Pair:
     mask: np.ndarray
 
 
-def pairs(protocol: Protocol, views: list[View], reference: Reference) -> list[Pair]:
-    """The views whose truth is known: the reference view always, the others where they carry one."""
+def pairs(protocol: Protocol, views: list[View], reference: Reference | None) -> list[Pair]:
+    """The views whose truth is known: the reference view where there is a picture, the others where they carry one."""
     found = []
     for view in views:
-        if view.set == REFERENCE:
+        if view.set == REFERENCE and reference is not None:
             size = protocol.psnr_size or min(len(view.render), max(reference.rgba.shape[:2]))
             truth = reference_picture(protocol, reference.rgba, size, reference.alpha)
             mask = reference_mask(protocol, reference.rgba, size)
@@ -87,7 +87,9 @@ def pairs(protocol: Protocol, views: list[View], reference: Reference) -> list[P
 
 
 def measure_pairs(protocol: Protocol, known: list[Pair], models: Models) -> list[Measured]:
-    """PSNR and LPIPS; under `corrected` also PSNR inside the mask and SSIM."""
+    """PSNR and LPIPS; under `corrected` also PSNR inside the mask and SSIM. Nothing of nothing."""
+    if not known:
+        return []
     size = max(len(pair.render) for pair in known)
     functions = {"psnr": lambda pair: psnr(pair.render, pair.truth)}
     if protocol.name == "corrected":
@@ -116,19 +118,19 @@ def measure_pairs(protocol: Protocol, known: list[Pair], models: Models) -> list
 def measure_clip(
     protocol: Protocol,
     views: list[View],
-    reference: Reference,
+    reference: Reference | None,
     models: Models,
     captions: Captions | None = None,
     ring: Sequence[tuple[int, int]] = (),
 ) -> list[Measured]:
     """By each CLIP model: cosine of each view with the reference picture; under `corrected` also whether its own caption
-    is the nearest of the dataset's, and the cosine of neighbours on a `ring` (pairs of places in `views`)."""
+    is the nearest of the dataset's, and the cosine of neighbours on a `ring` (pairs of places in `views`). Without a reference
+    picture the cosine is that with the caption, under another name."""
     found = []
     for model in models.clip:
         start = time.perf_counter()
-        picture = reference_picture(protocol, reference.rgba, model.size, reference.alpha)
         renders = [resize_area(render_as_saved(protocol, view.render), model.size) for view in views]
-        embeddings, known = model.encode(renders), model.encode([picture])[0]
+        embeddings = model.encode(renders)
         scaling = f"(x - {np.round(model.mean, 4).tolist()}) / {np.round(model.deviation, 4).tolist()} with x in [0, 1]"
         card = {
             "resolution": model.size,
@@ -140,11 +142,26 @@ def measure_clip(
         def measured(metric: str, images: dict, against: str, details: str, start: float = start, card: dict = card):
             found.append(Measured(metric, images, against, seconds=time.perf_counter() - start, details=details, **card))
 
-        similarities = dict(zip((view.name for view in views), (embeddings @ known).tolist(), strict=True))
-        measured(model.name, similarities, "reference picture", f"image-image.{model.activation}")
+        if reference is not None:
+            picture = reference_picture(protocol, reference.rgba, model.size, reference.alpha)
+            known = model.encode([picture])[0]
+            similarities = dict(zip((view.name for view in views), (embeddings @ known).tolist(), strict=True))
+            measured(model.name, similarities, "reference picture", f"image-image.{model.activation}")
+        elif captions is not None:
+            name = f"clip-text-{model.name.removeprefix('clip-')}"
+            try:
+                known = model.encode_captions([captions.own])[0]
+            except MetricGap as gap:
+                models.gaps.append(Gap(metric=name, reason=str(gap)))
+            else:
+                similarities = dict(zip((view.name for view in views), (embeddings @ known).tolist(), strict=True))
+                measured(name, similarities, "its caption", f"image-text.{model.activation}")
+        else:
+            gap = "neither a picture nor a caption to compare with"
+            models.gaps.append(Gap(metric=f"clip-text-{model.name.removeprefix('clip-')}", reason=gap))
         if protocol.name != "corrected":
             continue
-        if captions is not None:
+        if captions is not None and captions.others:
             start = time.perf_counter()
             try:
                 own, *others = model.encode_captions([captions.own, *captions.others])
@@ -171,12 +188,12 @@ def by_even(views: list[View], pairs: Sequence[tuple[int, int]], values: list[fl
 
 
 def measure_features(
-    protocol: Protocol, views: list[View], reference: Reference, models: Models, ring: Sequence[tuple[int, int]]
+    protocol: Protocol, views: list[View], reference: Reference | None, models: Models, ring: Sequence[tuple[int, int]]
 ) -> list[Measured]:
     """Contextual distance of each view from the reference picture, and perceptual distance of neighbours on a ring."""
     found = []
     renders = [render_as_saved(protocol, view.render) for view in views]
-    for model in models.contextual:
+    for model in models.contextual if reference is not None else []:
         start = time.perf_counter()
         picture = reference_picture(protocol, reference.rgba, model.size, reference.alpha)
         images = dict(zip((view.name for view in views), model.similarity(picture, renders), strict=True))

@@ -33,6 +33,7 @@ FAMILIES = {
     "ssim": Metric("SSIM", True, 3, 1),
     "lpips": Metric("LPIPS", False, 3, 1),
     "clip": Metric("CLIP-similarity", True, 3, 1),
+    "clip-text": Metric("CLIP-similarity to the caption", True, 3, 1),
     "chamfer": Metric("Chamfer", False, 4, 1),
     "f-score": Metric("F-score", True, 3, 1),
     "volume-iou": Metric("Volume IoU", True, 3, 1),

@@ -60,13 +60,14 @@ def view_sets(folder: Path) -> list[str]:
     return sorted((name for name in names if _numbered(folder / name)), key=lambda name: (name != REFERENCE, name))
 
 
-def read_views(folder: Path, truth: Path | None) -> list[View]:
+def read_views(folder: Path, truth: Path | None, pictured: bool = True) -> list[View]:
     """All views below `folder`, set by set. With `truth`, its sets and files must be the same as the novel views'.
 
     A view with no truth, or a truth with no view, raises EvalError: a mean over what happens to be there is no score.
+    `pictured`: there was an input picture, so its own view must be there too.
     """
     sets = view_sets(folder)
-    if REFERENCE not in sets:
+    if pictured and REFERENCE not in sets:
         raise EvalError(f"{folder}/{REFERENCE}/000.png is missing: render the reference view first")
     novel = [name for name in sets if name != REFERENCE]
     if truth is not None:

@@ -5,6 +5,9 @@ Reads {views}/{set}/{i}.png; the set `reference` is the view of the input pictur
 sizes, by area. Novel values come for all novel views and again for each set (`psnr-ring`). Mesh metrics concern the
 whole surface and stand under `novel`. Where {views}/shaded/{set}/{i}.png exist beside the albedo, the corrected metrics
 come for them as well (`psnr-shaded`, `psnr-shaded-ring`).
+
+A result made from a caption alone (example.json says so) has no reference view. It gets CLIP similarity to the caption
+(`clip-text-...`), R-precision, self-consistency and the flags that need no picture; all else is listed as a gap.
 """
 
 from __future__ import annotations
@@ -20,8 +23,18 @@ import numpy as np
 from eval.cameras import compare_poses, read_poses, repeats_of_reference
 from eval.cards import Gap, MetricCard, Scores, Value, write_scores
 from eval.consistency import neighbours
+from eval.errors import EvalError
 from eval.flags import Result, measure_flags
-from eval.inputs import find_mesh, read_captions, read_made, read_reference, read_shaded, rendering_kernels
+from eval.inputs import (
+    NO_PICTURE,
+    find_mesh,
+    is_caption,
+    read_captions,
+    read_made,
+    read_reference,
+    read_shaded,
+    rendering_kernels,
+)
 from eval.measure import (
     Captions,
     Measured,
@@ -102,7 +115,7 @@ def _split(protocol: Protocol, measured: Measured, where: Where) -> list[Value]:
 def score_views(
     protocol: Protocol,
     views: list[View],
-    reference: Reference,
+    reference: Reference | None,
     models: Models,
     kernels: dict[str, str] | None = None,
     captions: Captions | None = None,
@@ -162,11 +175,14 @@ def main(argv: list[str]) -> None:
     if given.truth is not None:
         compare_poses(given.views, given.truth)
     repeats = repeats_of_reference(given.views)
-    views = [view for view in read_views(given.views, given.truth) if view.name not in repeats]
+    pictured = not is_caption(given.reference)
+    views = [view for view in read_views(given.views, given.truth, pictured) if view.name not in repeats]
     shaded = read_shaded(given.views, given.truth, views)
     ring, no_ring = neighbours(views, read_poses(given.views))
     references = {}
     for protocol in protocols:
+        if not pictured and protocol.name != "corrected":
+            raise EvalError(f"{protocol.name} compares with the input picture, and {given.reference} has none; leave it out")
         untouched = protocol.blend == "zero-is-white" and given.published
         references[protocol.name] = read_reference(given.published if untouched else given.reference, protocol, given.alpha)
     mesh, no_mesh = find_mesh(given.mesh)
@@ -179,6 +195,7 @@ def main(argv: list[str]) -> None:
             if shaded:
                 values += score_views(protocol, shaded, reference, models, kernels, captions, ring, shaded=True)
             models.gaps += _gaps(models, no_captions, no_ring)
+            models.gaps += [Gap(metric=name, reason=NO_PICTURE) for name in _of_the_picture(models) if not pictured]
             if given.truth_mesh is not None and mesh is None:
                 models.gaps += [Gap(metric=name, reason=no_mesh) for name in ("chamfer", "f-score", "volume-iou")]
             elif given.truth_mesh is not None:
@@ -193,6 +210,12 @@ def main(argv: list[str]) -> None:
     for flag in flags:
         if flag.state == "raised":
             print(f"flag raised: {flag.name}: {flag.number:.3f} (threshold {flag.threshold}): {flag.meaning}")
+
+
+def _of_the_picture(models: Models) -> list[str]:
+    """The metrics that compare with the input picture, or with truths of the object in it."""
+    networks = [*models.perceptual, *models.clip, *models.contextual]
+    return ["psnr", "psnr-mask", "ssim", *(model.name for model in networks)]
 
 
 def _gaps(models: Models, no_captions: str, no_ring: str) -> list[Gap]:

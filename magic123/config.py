@@ -220,7 +220,9 @@ class ViewSettings(Settings):
 class Stage(Settings):
     """One optimisation of one scene."""
 
-    scene: Literal["nerf", "dmtet", "picture", "renders"]  # renders: of another system, see Method.renders
+    # picture: the input picture at every view (a control); samples: novel views drawn from a zero123 prior, no 3D;
+    # renders: of another system, see Method.renders
+    scene: Literal["nerf", "dmtet", "picture", "samples", "renders"]
     init: str | None = None  # a stage of this method ("coarse") or of another ("magic123/coarse")
     steps: int = Field(5000, ge=0)
     resolution: PositiveInt = 128
@@ -294,6 +296,7 @@ SCENE_LACKS = {
     "nerf": {"dmtet", "sampling", "losses.normal_consistency", "losses.laplacian"},
     "dmtet": {"nerf", "sampling", "losses.entropy", "losses.orientation", "losses.total_variation"},
     "picture": set(Stage.model_fields) - {"scene", "steps"},
+    "renders": set(),
     "samples": set(Stage.model_fields) - {"scene", "steps", "priors", "sampling"},
 }
 

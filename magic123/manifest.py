@@ -24,7 +24,7 @@ class ManifestRow(Settings):
     name: str = Field(min_length=1)
     prompt: str = Field(min_length=1)  # a plain caption: "a red dog"
     init_word: str = ""  # the word that textual inversion starts from
-    image: str = Field(min_length=1)
+    image: str = ""  # empty: a caption alone, for methods that need no picture
     mask: str = ""
     depth: str = ""
     normal: str = ""
@@ -54,6 +54,14 @@ class ManifestRow(Settings):
         if value and not re.fullmatch("[0-9a-f]{64}", value):
             raise ValueError("a SHA-256 is 64 digits 0-9 a-f")
         return value
+
+    @model_validator(mode="after")
+    def _pictured(self):
+        if not self.image:
+            for column in ("mask", "depth", "normal", "token", "sha256", "truth", "truth_mesh"):
+                if getattr(self, column):
+                    raise ValueError(f"{column} belongs to a picture, and the column image is empty")
+        return self
 
     @model_validator(mode="after")
     def _pinned(self):

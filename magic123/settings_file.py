@@ -195,7 +195,8 @@ def load_methods(path: str | Path) -> dict[str, Method]:
         check_name(name, path, "the method")
         for stage in methods[name].stages:
             check_name(stage, path, f"{name}.stages:")
-            check_kinds(data["stages"][stage], path, f"{name}.stages.{stage}")
+            if methods[name].renders is None:
+                check_kinds(data["stages"][stage], path, f"{name}.stages.{stage}")
     _check_starts(methods, path)
     return methods
 
@@ -207,6 +208,10 @@ def check_kinds(stage: dict[str, Any], file: str | Path, at: str) -> None:
     given = {*stage} | {f"losses.{name}" for name, weight in losses.items() if weight}
     if unknown := sorted(given & SCENE_LACKS[scene]):
         raise InputError(f"{file}: {at}.{unknown[0]} is given, which a {scene} scene knows nothing of; remove it (null).")
+    if stage.get("reference_interval") == 0 and (blind := [k for k in ("rgb", "mask", "depth", "normal") if losses.get(k)]):
+        raise InputError(
+            f"{file}: {at}.losses.{blind[0]} is about the known view, which reference_interval 0 never shows; set it to 0."
+        )
     for name, prior in stage.get("priors", {}).items():
         known = PRIOR_KEYS[prior["kind"]]
         if unknown := sorted(prior.keys() - known):
@@ -246,7 +251,7 @@ def _check_starts(methods: dict[str, Method], file: str | Path) -> None:
                 if start not in methods[owner].stages:
                     known = list(methods[owner].stages)
                     raise InputError(f"{file}: {at} names {start!r}, not a stage of {owner}; {choose_from(start, known)}.")
-                if methods[owner].stages[start].scene in ("picture", "renders"):
+                if methods[owner].stages[start].scene in ("picture", "samples", "renders"):
                     raise InputError(f"{file}: {at} names {init!r}, pictures: only nerf and dmtet stages can be started from.")
                 if (owner, start) in chain:
                     circle = " -> ".join("/".join(step) for step in [*chain, (owner, start)])

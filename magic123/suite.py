@@ -99,6 +99,7 @@ def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
     _check_rows(suite, source)
     _check_weights(suite, source)
     _check_references(suite)
+    _check_pictures(suite, source)
     _check_files(suite)
     return suite
 
@@ -188,8 +189,7 @@ def _check_weights(suite: Suite, source: Source) -> None:
             for prior_name, prior in stage.priors.items():
                 at = f"{name}.stages.{stage_name}.priors.{prior_name}"
                 suite.weights_of(prior.weights, prior.kind, f"{file}: {at}.weights")
-                tokened = prior.kind == "stable-diffusion" and prior.use_token
-                if tokened and prior.weights != settings.invert.weights:
+                if prior.tokened and prior.weights != settings.invert.weights:
                     raise InputError(
                         f"{source(('invert', 'weights'))}: invert.weights is {settings.invert.weights!r}, but {at} uses the "
                         f"token with {prior.weights!r}; a token fits only the model it was learned with."
@@ -227,6 +227,30 @@ def _check_references(suite: Suite) -> None:
                             raise InputError(f"{file}: {at} names {other!r}, not an example of {dataset}; {known}.")
 
 
+def _check_pictures(suite: Suite, source: Source) -> None:
+    """An example that is a caption alone is asked for no picture: by no stage, no other example's prior, no protocol."""
+    for dataset, names in suite.examples.items():
+        rows = suite.manifests[dataset]
+        for name in (name for name in names if not rows[name].image):
+            without = f"{MANIFESTS / dataset}.csv: {name} has no image"
+            for method in suite.settings.run.methods:
+                for stage_name, stage in suite.methods[method].stages.items():
+                    if stage.pictured:
+                        raise InputError(
+                            f"{without}, but {method}.stages.{stage_name} needs one (it sees the reference view, or a prior "
+                            "of it does); take the method or the example out of the run."
+                        )
+            if "as-published" in suite.settings.score.protocols:
+                where = f"{source(('score', 'protocols'))}: score.protocols"
+                raise InputError(f"{without}, but {where} has as-published, which compares with it; leave corrected alone.")
+        for method in suite.settings.run.methods:
+            priors = [prior for stage in suite.methods[method].stages.values() for prior in stage.priors.values()]
+            if any(prior.reference == "next-example" for prior in priors):
+                for name in names:
+                    if not rows[other := suite.next_example(dataset, name)].image:
+                        raise InputError(f"{MANIFESTS / dataset}.csv: {other} has no image, but {method} shows it for {name}.")
+
+
 def _check_files(suite: Suite) -> None:
     """Every file that this run starts from is there, is the one meant, and is what the settings ask for."""
     prepare = suite.settings.prepare.settings
@@ -234,6 +258,8 @@ def _check_files(suite: Suite) -> None:
         for name in names:
             row = suite.row(dataset, name)
             file = f"{MANIFESTS / dataset}.csv: {name}"
+            if not row.image:
+                continue
             for column, asked, setting in (
                 ("mask", prepare.mask == "file", "prepare.settings.mask is file"),
                 ("depth", prepare.depth == "file", "prepare.settings.depth is file"),

@@ -73,7 +73,7 @@ def example_files(wildcards):
     """What prepare reads: the picture, and what the settings ask for beside it."""
     row, prepare = row_of(wildcards), suite.settings.prepare
     asked = {
-        "image": True,
+        "image": bool(row.image),
         "mask": prepare.settings.mask == "file",
         "depth": prepare.settings.depth == "file",
         "normal": bool(row.normal),
@@ -92,7 +92,7 @@ def example_options(wildcards):
     words = ["--name", row.name, "--prompt", row.prompt, "--camera", json.dumps(camera)]
     if row.init_word:
         words += ["--init-word", row.init_word]
-    for option in ("mask", "depth", "normal", "token"):
+    for option in ("image", "mask", "depth", "normal", "token"):
         if option in files:
             words += [f"--{option}", files[option]]
     for option, name in prepare_weights().items():
@@ -130,7 +130,7 @@ def stage_inputs(wildcards):
         method, start = start_of(wildcards.method, stage.init)
         cell = cell_folder(wildcards.dataset, wildcards.example, method, wildcards.seed, start)
         inputs["init"] = f"{cell}/checkpoint.safetensors"
-    if any(prior.kind == "stable-diffusion" and prior.use_token for prior in stage.priors.values()):
+    if any(prior.tokened for prior in stage.priors.values()):
         inputs["token"] = f"{at}/example" if suite.settings.invert.given else f"{at}/token"
     if any(prior.kind == "zero123" and prior.reference == "next-example" for prior in stage.priors.values()):
         other = suite.next_example(wildcards.dataset, wildcards.example)
@@ -157,6 +157,8 @@ def stage_options(wildcards, input):
         words += ["--token", input.token]
     for folder in [input.reference] if isinstance(input.get("reference"), str) else input.get("reference", []):
         words += ["--reference", folder]
+    if stage_of(wildcards).scene == "samples":  # it draws the views themselves
+        words += ["--views", suite.settings.view.model_dump_json()]
     for name in stage_weights(wildcards):
         words += ["--weights", f"{name}={suite.weights[name].path}"]
     return shell_words(*words)
@@ -196,14 +198,14 @@ def score_inputs(wildcards):
     for column in ("truth", "truth_mesh"):
         if getattr(row, column):
             inputs[column] = suite.path_of(getattr(row, column))
-    if "as-published" in suite.settings.score.protocols:
+    if "as-published" in suite.settings.score.protocols:  # refused where an example has no picture
         inputs["published"] = suite.path_of(row.image)
     return inputs
 
 
 def score_options(wildcards, input):
     """The options of score that this cell needs."""
-    mesh = "none" if stage_of(wildcards).scene == "picture" else f"{input.mesh}/mesh.obj"
+    mesh = "none" if stage_of(wildcards).scene in ("picture", "samples") else f"{input.mesh}/mesh.obj"
     words = ["--mesh", mesh, "--record", input.record if "record" in input.keys() else "none"]
     for option, column in (("--truth", "truth"), ("--truth-mesh", "truth_mesh")):
         words += [option, input[column] if column in input.keys() else "none"]

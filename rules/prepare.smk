@@ -23,7 +23,7 @@ rule prepare:
         settings=suite.settings.prepare.settings.model_dump_json(),
         version=VERSIONS["prepare"],
     shell:
-        "on_card python -m magic123 prepare --image {input.image:q} {params.about} --settings {params.settings:q} --out {output.folder} > {log} 2>&1"
+        "on_card python -m magic123 prepare {params.about} --settings {params.settings:q} --out {output.folder} > {log} 2>&1"
 
 
 rule invert:

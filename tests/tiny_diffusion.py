@@ -96,3 +96,71 @@ def write_zero123(folder: Path, prediction_type: str = "v_prediction") -> Path:
     )
     (folder / "model_index.json").write_text("{}\n")
     return folder
+
+
+def _clip_text_config(tokenizer):
+    from transformers import CLIPTextConfig
+
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=TEXT_WIDTH, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=20, projection_dim=TEXT_WIDTH, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+
+
+def write_stable_diffusion_xl(folder: Path) -> Path:
+    """Random SDXL base model in diffusers' format: two text encoders, sizes told to the network."""
+    import torch
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    torch.manual_seed(2)
+    vae, _ = _autoencoder_and_unet(4, TEXT_WIDTH)
+    unet = UNet2DConditionModel(
+        block_out_channels=(8, 16), down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), layers_per_block=1,
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), in_channels=4, out_channels=4, sample_size=SIDE // 2,
+        cross_attention_dim=2 * TEXT_WIDTH, attention_head_dim=(2, 4), norm_num_groups=4, use_linear_projection=True,
+        transformer_layers_per_block=(1, 2), addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + TEXT_WIDTH,
+    )  # fmt: skip
+    parts = {"vae": vae, "unet": unet}
+    for kind, number in ((CLIPTextModel, ""), (CLIPTextModelWithProjection, "_2")):
+        parts[f"text_encoder{number}"] = kind(_clip_text_config(write_tokenizer(folder / f"tokenizer{number}")))
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+    DDIMScheduler(**SCHEDULE).save_pretrained(folder / "scheduler")
+    (folder / "model_index.json").write_text('{"force_zeros_for_empty_prompt": true}\n')
+    return folder
+
+
+def write_deepfloyd_if(folder: Path) -> Path:
+    """Random first stage of DeepFloyd IF in diffusers' format: pixels, T5, a variance beside the noise."""
+    import torch
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+    torch.manual_seed(3)
+    words = {word: index for index, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=77, **special).save_pretrained(folder / "tokenizer")
+    encoder = T5EncoderModel(
+        T5Config(vocab_size=len(words), d_model=TEXT_WIDTH, d_kv=8, d_ff=32, num_layers=2, num_heads=4, pad_token_id=0)
+    )
+    unet = UNet2DConditionModel(
+        sample_size=SIDE, layers_per_block=1, block_out_channels=(32, 64), in_channels=3, out_channels=6,
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), cross_attention_dim=32,
+        encoder_hid_dim=TEXT_WIDTH,
+        attention_head_dim=8, addition_embed_type="text", addition_embed_type_num_heads=2, cross_attention_norm="group_norm",
+        resnet_time_scale_shift="scale_shift", act_fn="gelu",
+    )  # fmt: skip
+    for name, part in {"unet": unet, "text_encoder": encoder}.items():
+        part.save_pretrained(folder / name)
+    DDPMScheduler(
+        beta_schedule="squaredcos_cap_v2", thresholding=True, variance_type="learned_range", prediction_type="epsilon"
+    ).save_pretrained(folder / "scheduler")
+    return folder

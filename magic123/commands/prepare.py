@@ -1,8 +1,8 @@
-"""prepare: one picture -> one example folder.
+"""prepare: one picture, or a caption alone -> one example folder.
 
 Reads   --image, and where the settings ask for them --mask, --depth, --normal, --depth-weights, --mask-weights, --token
 Writes  --out: rgba.png, depth.png, normal.png, learned_embeds.safetensors (the last three where there is one), qa.json,
-        qa.png, example.json. The folder appears complete or not at all.
+        qa.png, example.json. The folder appears complete or not at all. Of a caption alone (no --image) example.json is all.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from magic123.settings_file import validate
 def main(argv: list[str] | None = None) -> None:
     """The command line; raises InputError for whatever a user can mend."""
     parser = argparse.ArgumentParser(prog="python -m magic123 prepare", description="Make an example of one picture.")
-    parser.add_argument("--image", type=Path, required=True, help="PNG, JPEG, WebP or BMP; RGBA where it has a mask")
+    parser.add_argument("--image", type=Path, help="PNG, JPEG, WebP or BMP; RGBA where it has a mask; none: a caption alone")
     parser.add_argument("--name", required=True, help="the example's name: letters, digits, - and _")
     parser.add_argument("--prompt", required=True, help='a plain caption, such as "a red dog"')
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
@@ -49,7 +49,27 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     settings = _from_json(PrepareSettings, arguments.settings, "--settings")
     camera = _from_json(ReferenceCamera, arguments.camera, "--camera")
-    prepare(arguments, settings, camera)
+    prepare(arguments, settings, camera) if arguments.image else prepare_caption(arguments, camera)
+
+
+def prepare_caption(arguments: argparse.Namespace, camera: ReferenceCamera) -> None:
+    """An example without a picture: a caption, and where its front is. Stages that need a picture will refuse it."""
+    _check_words(arguments)
+    for option in ("mask", "depth", "normal", "token"):
+        if getattr(arguments, option) is not None:
+            raise InputError(f"--{option} {getattr(arguments, option)} was given without --image, to which it would belong")
+    with output_folder(arguments.out, marker="example.json") as folder:
+        record = {
+            "name": arguments.name,
+            "prompt": arguments.prompt,
+            "init_word": arguments.init_word,
+            "token": None,
+            "camera": camera.model_dump(),
+            "pictured": False,
+            "depth_source": "none",
+            "normal_source": "none",
+        }
+        _write_json(folder / "example.json", record)
 
 
 def _from_json(model, text: str, option: str):
@@ -147,12 +167,17 @@ def prepare(arguments: argparse.Namespace, settings: PrepareSettings, camera: Re
         _write_json(folder / "example.json", record)
 
 
-def _check_options(arguments: argparse.Namespace, settings: PrepareSettings) -> None:
-    """Options that are missing, or that the settings would leave unused."""
+def _check_words(arguments: argparse.Namespace) -> None:
+    """A name that can be a folder's, and a caption."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", arguments.name):
         raise InputError(f"--name {arguments.name!r} must be letters, digits, - and _, because folders are named after it")
     if not arguments.prompt.strip() or not arguments.prompt.isprintable():
         raise InputError(f"--prompt {arguments.prompt!r} must be one line of text, a plain caption of the object")
+
+
+def _check_options(arguments: argparse.Namespace, settings: PrepareSettings) -> None:
+    """Options that are missing, or that the settings would leave unused."""
+    _check_words(arguments)
     for option in ("mask", "depth"):
         given, wanted = getattr(arguments, option), getattr(settings, option)
         if given is None and wanted == "file":
