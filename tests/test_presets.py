@@ -188,7 +188,7 @@ def test_clip_takes_the_reference_for_itself_and_pulls_towards_it():
     loss, said = clip_consistency(prior, other, None, settings=settings)
     loss.backward()
     nearer = (other - 0.2 * other.grad / other.grad.norm()).detach()
-    assert float(loss.detach()) == pytest.approx(2 * said["distance"], rel=1e-5)
+    assert float(loss.detach()) == pytest.approx(2 * float(said["distance"]), rel=1e-5)
     assert clip_consistency(prior, nearer, None, settings=settings)[1]["distance"] < said["distance"]
 
 
