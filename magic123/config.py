@@ -204,6 +204,9 @@ class ViewSettings(Settings):
     radius: PositiveFloat = 1.8
     fov: PositiveFloat = 40.0
     sets: dict[str, ViewSet] = {"ring": ViewSet(first_azimuth=15.0), "elevated": ViewSet(polar=60.0)}
+    shaded_ambient: float | None = Field(
+        None, ge=0, le=1
+    )  # views are also rendered lit from the camera, with this ambient share
     turntable_frames: PositiveInt = 48
     mesh_resolution: PositiveInt = 96  # marching cubes of a NeRF's density; a DMTet has its own lattice
     max_faces: PositiveInt = 20000

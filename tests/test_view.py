@@ -35,6 +35,7 @@ SIZE = 32
 SETTINGS = ViewSettings(
     size=SIZE,
     sets={"ring": ViewSet(first_azimuth=15.0, count=3), "elevated": ViewSet(polar=60.0, count=2)},
+    shaded_ambient=0.25,
     turntable_frames=8,
     mesh_resolution=32,
     max_faces=600,
@@ -74,7 +75,7 @@ def test_everything_that_was_promised_is_there(shown):
     pictures = {"reference": 1, "ring": 3, "elevated": 2}
     expected = {
         f"{kind}{name}/{i:03d}.png"
-        for kind in ("", "alpha/", "normal/", "depth/")
+        for kind in ("", "alpha/", "normal/", "depth/", "shaded/")
         for name, n in pictures.items()
         for i in range(n)
     }
@@ -120,6 +121,23 @@ def test_pictures_are_the_scene_in_the_declared_conventions(shown, scene, name, 
     points = (local * depth[row, column][:, None]) @ world[:3, :3].T + world[:3, 3]
     distance = np.linalg.norm((points - [0.1, 0.05, 0.15]) / [1.0, 0.8, 1.2], axis=1)
     assert np.abs(distance - 0.4).max() < 0.02
+
+
+@torch.no_grad()
+def test_shaded_views_are_the_albedo_in_a_light_at_the_camera(shown):
+    for name, index, *_ in EXPECTED:
+        file = f"{name}/{index:03d}.png"
+        colour, shaded, alpha, normal = (
+            np.asarray(Image.open(shown / "views" / kind / file), np.float32) / 255
+            for kind in ("", "shaded", "alpha", "normal")
+        )
+        camera = Camera.orbit(*EXPECTED[[e[0] for e in EXPECTED].index(name)][2:], 1.8, 40.0, SIZE)
+        light = torch.nn.functional.normalize(camera.position, dim=-1)[0].numpy()
+        inside = alpha == 1
+        lit = 0.25 + 0.75 * ((2 * normal - 1) @ light).clip(0)
+        assert inside.sum() > 50
+        assert np.abs(shaded - colour * lit[..., None])[inside].max() < 0.02
+        assert (shaded[alpha == 0] == 1).all()
 
 
 def test_film_and_sheet(shown):

@@ -1,7 +1,7 @@
 """view: one optimised stage -> pictures of it from fixed cameras, a film, a sheet, and a textured mesh.
 
 Reads   --checkpoint (a stage folder written by reconstruct), --example, --settings (config.ViewSettings)
-Writes  --out:  {set}/NNN.png on white; alpha/, normal/ and depth/{set}/NNN.png; cameras.json (cameras and conventions);
+Writes  --out:  {set}/NNN.png on white; alpha/, normal/, depth/ and, where asked for, shaded/{set}/NNN.png; cameras.json;
                 turntable.mp4; contact.png. The set `reference` is the input picture's own view;
                 an example without a picture has none.
         --mesh: mesh.obj, mesh.mtl, texture.png, mesh.glb, mesh.ply and mesh.json (figures and what is wrong with it); a
@@ -35,6 +35,7 @@ CONVENTIONS = {
     "pixels": "row 0 is the top, pixel centres at +0.5",
     "{set}": "albedo on white, 8 bit sRGB as stored",
     "alpha/{set}": "opacity, 8 bit",
+    "shaded/{set}": "the same, lambertian, lit from the camera; where the settings ask for it",
     "normal/{set}": "world normals as (n + 1) / 2, on white, 8 bit",
     "depth/{set}": "distance along the optical axis times depth_scale, 16 bit; 0 where opacity is below one half",
 }
@@ -134,7 +135,7 @@ def write_views(
     depth_scale = math.floor(65535 / farthest)
     listed = {}
     for name, camera in cameras.items():
-        for kind in ("", "alpha", "normal", "depth"):
+        for kind in ("", "alpha", "normal", "depth", *(["shaded"] if settings.shaded_ambient is not None else [])):
             (folder / kind / name).mkdir(parents=True)
         listed[name] = []
         for index in range(len(camera)):
@@ -142,6 +143,9 @@ def write_views(
             picture = look(scene, one)
             depth = np.where(picture["alpha"] >= 0.5, picture["depth"] * depth_scale, 0)
             Image.fromarray(to_bytes(picture["colour"])).save(folder / file)
+            if settings.shaded_ambient is not None:
+                lit = scene.render(one, mode="lambertian", ambient=settings.shaded_ambient)
+                Image.fromarray(to_bytes(lit.rgb[0].float().cpu().numpy())).save(folder / "shaded" / file)
             Image.fromarray(to_bytes(picture["alpha"])).save(folder / "alpha" / file)
             Image.fromarray(to_bytes(picture["normal"])).save(folder / "normal" / file)
             Image.fromarray(np.rint(depth.clip(0, 65535)).astype(np.uint16)).save(folder / "depth" / file)
