@@ -10,6 +10,7 @@ Snakemake. Rules are in rules/, one file for each part of the chain.
 """
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -108,3 +109,6 @@ onsuccess:
     for table in suite.settings.run.tables:
         for suffix in [*TABLE_FILES, PAGE]:
             Path(f"reports/{table}-unfinished{suffix}").unlink(missing_ok=True)
+        Path(f"results/plans/{table}-unfinished.json").unlink(missing_ok=True)
+    Path("results/unfinished.txt").unlink(missing_ok=True)
+    shutil.rmtree("results/failures", ignore_errors=True)

@@ -61,7 +61,7 @@ if "KILL_TRACE" in os.environ:
 
 # fields that say when and how fast, and files that hold nothing else
 TIMES = re.compile(rb'"(time|seconds|date)": ("[^"]*"|[-+.0-9e]+)')
-LEFT_OUT = re.compile(r"(^|/)(run\.json|\..*)$|^unfinished\.txt$|^plans/.*-unfinished\.json$")  # the latter of failed runs
+LEFT_OUT = re.compile(r"(^|/)(run\.json|\..*)$")
 
 
 @dataclass

@@ -257,6 +257,9 @@ def test_failed_cell_stands_in_the_table_and_heals(tree: Path) -> None:
     assert snakemake(tree, *RUN).returncode == 0
     assert all(line.endswith(": ok") for line in (tree / "reports" / "demo.csv").read_text().splitlines())
     assert not list((tree / "reports").glob("demo-unfinished*"))
+    assert not [
+        name for name in ("failures", "unfinished.txt", "plans/demo-unfinished.json") if (tree / "results" / name).exists()
+    ]
     assert (tree / "reports" / "demo-report.html").exists()
 
 
