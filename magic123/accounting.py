@@ -49,7 +49,6 @@ def jobs(root: Path = Path(".")) -> list[dict]:
         example, cell, step = parts[:2], parts[2:-1] or ("", "", ""), parts[-1]
         at = root / "results" / Path(*parts[:-1])
         record = _json(at / "token" / "run.json" if step == "invert" else at / "run.json" if step == "reconstruct" else None)
-        device = record.get("peak_gpu_bytes")
         method, seed, stage = cell
         found.append(
             dict(
@@ -64,7 +63,7 @@ def jobs(root: Path = Path(".")) -> list[dict]:
                         cost["s"],
                         cost.get("cpu_time"),
                         cost.get("max_rss"),
-                        None if device is None else round(device / 2**20),
+                        record.get("peak_gpu_memory_mib"),
                         record.get("resumes"),
                         _json(at / "stage.json").get("rung") if step == "reconstruct" else None,
                     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 import time
 
@@ -32,6 +33,21 @@ class Losses:
         for step, row in enumerate(self.rows):
             lines.append(",".join([str(step), *(f"{row[name]:.6g}" if name in row else "" for name in names)]))
         return "\n".join(lines) + "\n"
+
+
+def cost_of(starts: list[dict], started: str, began: float) -> dict:
+    """What run.json says of every loop. starts: `Unfinished.starts`; started: UTC; began: time.perf_counter() then."""
+    import torch
+
+    return {
+        "started": started,
+        "starts": starts,
+        "resumes": sum(start["step"] > 0 for start in starts),
+        "seconds": round(time.perf_counter() - began, 2),
+        "cpu_seconds": round(time.process_time(), 2),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_gpu_memory_mib": torch.cuda.max_memory_reserved() // 2**20 if torch.cuda.is_available() else None,
+    }
 
 
 def say(line: str) -> None:

@@ -16,7 +16,6 @@ import random
 import re
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor
 
 from magic123.errors import InputError, Stopped
+from magic123.loss_history import say
 from magic123.output_folder import write_whole
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -224,7 +224,3 @@ def _read(content: bytes, step: int) -> tuple[dict[str, Tensor], list, list] | N
 
 def _name(identity: str, step: int, content: bytes) -> str:
     return f"{identity}-{step:08d}-{hashlib.sha256(content).hexdigest()[:32]}.safetensors"
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

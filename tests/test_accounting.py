@@ -21,7 +21,7 @@ def run(tmp_path, monkeypatch):
     }.items():  # fmt: skip
         write(f"benchmarks/{name}.jsonl", {"s": seconds, "cpu_time": seconds / 2, "max_rss": 512.5, "h:m:s": "0"})
     write("benchmarks/demo/table.jsonl", {"s": 1})
-    write(f"results/{CELL}/run.json", {"resumes": 2, "peak_gpu_bytes": 3 * 2**20})
+    write(f"results/{CELL}/run.json", {"resumes": 2, "peak_gpu_memory_mib": 3})
     write(f"results/{CELL}/stage.json", {"rung": 1})
     write(f"results/{CELL}/scores.json", {})
     other = CELL.replace("cup", "dog")

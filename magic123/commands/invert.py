@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 from magic123.config import VERSIONS, InversionSettings
 from magic123.errors import InputError, NonFinite
 from magic123.file_hash import fingerprint, hash_files
+from magic123.loss_history import cost_of
 from magic123.output_folder import output_folder, write_json
 from magic123.settings_file import validate
 
@@ -133,19 +133,10 @@ def invert(
             f"{evaluation['caption']:.5f} with the caption"
         )
         record = {**about, **record}
-        run = {
-            "started": started,
-            "starts": unfinished.starts,
-            "resumes": sum(start["step"] > 0 for start in unfinished.starts),
-            "seconds": round(time.perf_counter() - began, 1),
-            "cpu_seconds": round(time.process_time(), 2),
-            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-            "peak_gpu_bytes": torch.cuda.max_memory_allocated() if device.startswith("cuda") else None,
-        }
         with output_folder(out, "token.json") as folder:
             save_token(folder, settings.token, embedding)
             (folder / "token.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-            write_json(folder / "run.json", run)
+            write_json(folder / "run.json", cost_of(unfinished.starts, started, began))
         unfinished.finish()
     return record
 

@@ -11,16 +11,15 @@ import importlib.metadata
 import json
 import os
 import platform
-import resource
 import time
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from magic123.config import VERSIONS, Stage
+from magic123.config import VERSIONS, Stage, ViewSettings
 from magic123.errors import InputError, OutOfMemory, is_out_of_memory
 from magic123.file_hash import hash_files
-from magic123.loss_history import Losses, say
+from magic123.loss_history import Losses, cost_of, say
 from magic123.priors.loading import load_priors
 
 
@@ -153,6 +152,7 @@ def run_stage(
     import torch
 
     from magic123.checkpoint import save_scene
+    from magic123.commands.view import read_settings
     from magic123.example import load_example
     from magic123.optimise import optimise
     from magic123.output_folder import write_json, write_whole
@@ -173,7 +173,8 @@ def run_stage(
     scene = start_scene(stage, example, init, device) if stage.scene != "samples" else None
     priors = load_priors(stage, example, token, reference, weights, device)
     if scene is None:
-        scene = draw_samples(stage, example, priors, views, generator)
+        seen = read_settings(views, "--views")
+        scene = draw_samples(stage, example, priors, seen, generator)
     record = {
         "seed": seed,
         "example": example.name,
@@ -191,7 +192,7 @@ def run_stage(
     files = {"example": example_folder, "init": init, "token": token}
     files |= {f"reference {number}": folder for number, folder in enumerate(reference or [])}
     if views is not None:
-        record["views"] = json.loads(views)
+        record["views"] = seen.model_dump(mode="json")
     identity = {
         "code": VERSIONS["reconstruct"],
         "settings": stage.model_dump(mode="json", exclude={"ladder"}),
@@ -206,20 +207,10 @@ def run_stage(
         record["float32_retries"] = optimise(scene, example, priors, stage, generator, history.add, unfinished)
         write_whole(out / "losses.csv", history.table().encode())
         save_scene(out, scene, stage, record)
-        write_json(
-            out / "run.json",
-            {
-                "started": started,
-                "starts": unfinished.starts,
-                "resumes": sum(start["step"] > 0 for start in unfinished.starts),
-                "seconds": round(time.perf_counter() - began, 2),
-                "steps_per_second": round(history.here / max(history.seconds(), 1e-9), 2) if history.here else None,
-                "cpu_seconds": round(time.process_time(), 2),
-                "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-                "peak_gpu_memory_mib": torch.cuda.max_memory_reserved() // 2**20 if torch.cuda.is_available() else None,
-                "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-            },
-        )
+        speed = round(history.here / max(history.seconds(), 1e-9), 2) if history.here else None
+        machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+        run = cost_of(unfinished.starts, started, began) | {"steps_per_second": speed, "machine": machine}
+        write_json(out / "run.json", run)
         unfinished.finish()
     say(f"wrote {out} after {time.perf_counter() - began:.0f} s")
 
@@ -253,25 +244,19 @@ def start_scene(stage: Stage, example, init: Path | None, device: str = "cpu"):
     return scene
 
 
-def draw_samples(stage: Stage, example, priors: dict, views: str, generator):
-    """The samples scene: a picture from its one prior for every camera of `views` (ViewSettings as JSON)."""
+def draw_samples(stage: Stage, example, priors: dict, views: ViewSettings, generator):
+    """The samples scene: a picture from its one prior for every camera of `views`."""
     import torch
 
     from magic123.camera import view_cameras
-    from magic123.config import ViewSettings
     from magic123.scenes.samples import draw
-    from magic123.settings_file import validate
 
-    try:
-        settings = validate(ViewSettings, json.loads(views), "--views")
-    except ValueError as error:
-        raise InputError(f"--views is not readable as JSON ({error}); give ViewSettings as a JSON object") from error
     ((name, prior),) = priors.items()
     guidance, how = stage.priors[name].guidance_scale, stage.sampling
     with torch.no_grad():
         return draw(
             lambda cameras: prior.sample(cameras, how.steps, guidance, generator, how.eta),
-            view_cameras(settings, example.camera).values(),
+            view_cameras(views, example.camera).values(),
             say,
         )
 

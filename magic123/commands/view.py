@@ -71,11 +71,11 @@ def main(argv: list[str] | None = None) -> None:
     view(scene.to(device), example, settings, options.out, options.mesh, about, cameras)
 
 
-def read_settings(text: str) -> ViewSettings:
-    """Settings from JSON text or from a JSON file. Raises InputError."""
-    where = "--settings" if text.lstrip().startswith("{") else text
+def read_settings(text: str, option: str = "--settings") -> ViewSettings:
+    """Settings from JSON text or from a JSON file, as `option` gave it. Raises InputError."""
+    where = option if text.lstrip().startswith("{") else text
     try:
-        data = json.loads(text if where == "--settings" else Path(text).read_text(encoding="utf-8"))
+        data = json.loads(text if where == option else Path(text).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{where}: not readable as JSON ({error}); give a JSON object or a file of one") from error
     settings = validate(ViewSettings, data, where)
