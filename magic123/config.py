@@ -204,9 +204,8 @@ class ViewSettings(Settings):
     radius: PositiveFloat = 1.8
     fov: PositiveFloat = 40.0
     sets: dict[str, ViewSet] = {"ring": ViewSet(first_azimuth=15.0), "elevated": ViewSet(polar=60.0)}
-    shaded_ambient: float | None = Field(
-        None, ge=0, le=1
-    )  # views are also rendered lit from the camera, with this ambient share
+    # views are also rendered lit from the camera, with this ambient share; none: in albedo alone
+    shaded_ambient: float | None = Field(None, ge=0, le=1)
     turntable_frames: PositiveInt = 48
     mesh_resolution: PositiveInt = 96  # marching cubes of a NeRF's density; a DMTet has its own lattice
     max_faces: PositiveInt = 20000
@@ -281,7 +280,7 @@ class Stage(Settings):
             if fixed := {"scene", "init", "ladder"} & changes.keys():
                 raise ValueError(f"rung {number} changes {fixed.pop()}, which no rung may")
             try:
-                cls(**_lay_over(_plain(info.data), changes))
+                cls(**lay_over(_plain(info.data), changes))
             except ValidationError as error:
                 first = error.errors()[0]
                 where = ".".join(map(str, first["loc"]))
@@ -291,7 +290,7 @@ class Stage(Settings):
     def rungs(self) -> list[Stage]:
         """The stage as it is, then as each rung of the ladder changes it: rungs do not add up."""
         plain = self.model_dump() | {"ladder": ()}
-        return [self, *(Stage(**_lay_over(plain, changes)) for changes in self.ladder)]
+        return [self, *(Stage(**lay_over(plain, changes)) for changes in self.ladder)]
 
 
 # blocks and losses that a scene knows nothing of; files that give it any are refused (a loss of 0 says nothing)
@@ -311,12 +310,12 @@ def _plain(value: Any) -> Any:
     return {key: _plain(inner) for key, inner in value.items()} if isinstance(value, dict) else value
 
 
-def _lay_over(values: dict, changes: dict) -> dict:
-    """`values` with `changes` key by key."""
+def lay_over(values: dict, changes: dict) -> dict:
+    """`values` with `changes` as Snakemake merges configurations: mappings key by key, everything else replaced."""
     result = dict(values)
     for key, new in changes.items():
         old = values.get(key)
-        result[key] = _lay_over(old, new) if isinstance(old, dict) and isinstance(new, dict) else new
+        result[key] = lay_over(old, new) if isinstance(old, dict) and isinstance(new, dict) else new
     return result
 
 

@@ -36,16 +36,14 @@ def weights_needed(suite: Suite) -> dict[str, list[str]]:
     """The weights of a run and what asks for each, bases of a conversion included, in the order of the chain."""
     settings, asked = suite.settings, {}
 
-    def ask(name: str | None, by: str) -> None:
-        if name is None:
-            return
+    def ask(name: str, by: str) -> None:
         if (base := suite.weights[name].made_from) is not None:
             ask(base, name)
         if by not in asked.setdefault(name, []):
             asked[name].append(by)
 
-    ask(settings.prepare.depth_weights if settings.prepare.settings.depth == "dpt" else None, "prepare (depth)")
-    ask(settings.prepare.mask_weights if settings.prepare.settings.mask == "rembg" else None, "prepare (mask)")
+    for use, name in suite.prepare_weights().items():
+        ask(name, f"prepare ({use})")
     for method in settings.run.methods:
         for stage in suite.methods[method].stages.values():
             for prior in stage.priors.values():
@@ -59,13 +57,11 @@ def weights_needed(suite: Suite) -> dict[str, list[str]]:
 
 def pictures_needed(suite: Suite) -> list[Picture]:
     """The files of a run's examples that their dataset knows where to fetch, and that the settings ask for."""
-    prepare = suite.settings.prepare.settings
-    wanted = {"image": True, "normal": True, "depth": prepare.depth == "file", "token": suite.settings.invert.given}
     found = []
     for dataset, names in suite.examples.items():
         for row in (suite.row(dataset, name) for name in names):
             for column in FETCHED:
-                if wanted[column] and (url := row.address_of(column)):
+                if column in suite.files_asked(row) and (url := row.address_of(column)):
                     path = suite.path_of(getattr(row, column))
                     found.append(Picture(dataset, path, url, getattr(row, HASHES[column]), row.source))
     return found

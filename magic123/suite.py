@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from magic123.config import Method
+from magic123.config import Method, lay_over
 from magic123.errors import InputError
 from magic123.manifest import ManifestRow, load_manifest
 from magic123.registry import Weights
@@ -47,6 +47,27 @@ class Suite:
 
     def row(self, dataset: str, example: str) -> ManifestRow:
         return self.manifests[dataset][example]
+
+    def files_asked(self, row: ManifestRow) -> list[str]:
+        """The columns of a row whose files `prepare` reads, as the settings ask."""
+        settings = self.settings.prepare.settings
+        asked = {
+            "image": bool(row.image),
+            "mask": settings.mask == "file",
+            "depth": settings.depth == "file",
+            "normal": bool(row.normal),
+            "token": self.settings.invert.given,
+        }
+        return [column for column, wanted in asked.items() if wanted]
+
+    def prepare_weights(self) -> dict[str, str]:
+        """The weights that `prepare` needs, by what for: depth, mask."""
+        prepare = self.settings.prepare
+        asked = {
+            "depth": prepare.depth_weights if prepare.settings.depth == "dpt" else None,
+            "mask": prepare.mask_weights if prepare.settings.mask == "rembg" else None,
+        }
+        return {use: name for use, name in asked.items() if name}
 
     def next_example(self, dataset: str, example: str) -> str:
         """The example after this one in the manifest (after the last: the first), whatever this run selects."""
@@ -109,17 +130,8 @@ def read_suite(overlays: list[Path], first: str = "config/config.yaml") -> Suite
     files = [first, *map(str, overlays)]
     config: dict = {}
     for file in files:
-        _lay_over(config, read_yaml(file))
+        config = lay_over(config, read_yaml(file))
     return load_suite(config, files)
-
-
-def _lay_over(config: dict, changes: dict) -> None:
-    """Merge as Snakemake does: mappings key by key, everything else replaced."""
-    for key, value in changes.items():
-        if isinstance(value, dict) and isinstance(config.get(key), dict):
-            _lay_over(config[key], value)
-        else:
-            config[key] = value
 
 
 def _source_of(path: tuple, config: dict, files: list[str]) -> str:

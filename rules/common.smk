@@ -71,15 +71,8 @@ def row_of(wildcards):
 
 def example_files(wildcards):
     """What prepare reads: the picture, and what the settings ask for beside it."""
-    row, prepare = row_of(wildcards), suite.settings.prepare
-    asked = {
-        "image": bool(row.image),
-        "mask": prepare.settings.mask == "file",
-        "depth": prepare.settings.depth == "file",
-        "normal": bool(row.normal),
-        "token": suite.settings.invert.given,
-    }
-    return {column: suite.path_of(getattr(row, column)) for column, wanted in asked.items() if wanted}
+    row = row_of(wildcards)
+    return {column: suite.path_of(getattr(row, column)) for column in suite.files_asked(row)}
 
 
 def example_options(wildcards):
@@ -87,25 +80,16 @@ def example_options(wildcards):
 
     A function of the wildcards alone: Snakemake does not compare parameters that were given the input files.
     """
-    row, prepare, files = row_of(wildcards), suite.settings.prepare, example_files(wildcards)
+    row, files = row_of(wildcards), example_files(wildcards)
     camera = {"polar": row.polar} | ({"azimuth": row.azimuth} if row.azimuth else {})
     words = ["--name", row.name, "--prompt", row.prompt, "--camera", json.dumps(camera)]
     if row.init_word:
         words += ["--init-word", row.init_word]
-    for option in ("image", "mask", "depth", "normal", "token"):
-        if option in files:
-            words += [f"--{option}", files[option]]
-    for option, name in prepare_weights().items():
-        words += [option, suite.weights[name].path]
+    for option, file in files.items():
+        words += [f"--{option}", file]
+    for use, name in suite.prepare_weights().items():
+        words += [f"--{use}-weights", suite.weights[name].path]
     return shell_words(*words)
-
-
-def prepare_weights():
-    """The weights that prepare's settings ask for, by option."""
-    prepare = suite.settings.prepare
-    asked = {"--depth-weights": prepare.depth_weights if prepare.settings.depth == "dpt" else None}
-    asked["--mask-weights"] = prepare.mask_weights if prepare.settings.mask == "rembg" else None
-    return {option: name for option, name in asked.items() if name}
 
 
 def weight_files(*names):

@@ -6,7 +6,7 @@
 rule prepare:
     input:
         unpack(example_files),
-        weights=weight_files(*prepare_weights().values()),
+        weights=weight_files(*suite.prepare_weights().values()),
     output:
         folder=directory("results/{dataset}/{example}/example"),
     log:

@@ -18,7 +18,7 @@ from magic123.errors import InputError
 from magic123.machine import BROKEN, Finding, capabilities, extensions, host, python_and_torch
 from magic123.prefetch import is_there, weights_needed
 from magic123.registry import Weights, readable
-from magic123.suite import load_weights
+from magic123.suite import load_weights, read_suite
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -34,8 +34,6 @@ def main(argv: list[str] | None = None) -> None:
     registry, gpu = load_weights(options.registry), False
     needed: dict[str, list[str]] = {}
     if options.configuration:
-        from magic123.commands.prefetch import read_suite
-
         suite = read_suite(options.configuration)
         registry, needed, gpu = suite.weights, weights_needed(suite), bool(suite.settings.compute.gpu)
         gpu = gpu and not suite.settings.compute.cpu_slots

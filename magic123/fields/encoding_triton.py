@@ -24,12 +24,28 @@ _PRIME_Z = tl.constexpr(805459861)
 
 @triton.jit
 def _locate(x, scale):
-    """Cell and position inside the cell along one axis. A NaN is read as -1: it must not leave the table."""
+    """Cell, smoothstep and position inside the cell along one axis. A NaN is read as -1: it must not leave the table."""
     unit = (x + 1.0) * 0.5
     unit = tl.where(unit > 0, unit, 0.0 * scale)
     position = unit * scale + 0.5
     cell = tl.floor(position)
-    return cell.to(tl.int32), position - cell
+    inside = position - cell
+    return cell.to(tl.int32), inside * inside * (3.0 - 2.0 * inside), inside
+
+
+@triton.jit
+def _load_points(x_ptr, point, there):
+    x = tl.load(x_ptr + point * 3, mask=there, other=0.0)
+    y = tl.load(x_ptr + point * 3 + 1, mask=there, other=0.0)
+    z = tl.load(x_ptr + point * 3 + 2, mask=there, other=0.0)
+    return x, y, z
+
+
+@triton.jit
+def _rows_of(resolution_ptr, size_ptr, offset_ptr, dense_ptr, level):
+    """What `_row` needs to know of a level: resolution, size, offset, and whether it is dense."""
+    resolution, size, offset = tl.load(resolution_ptr + level), tl.load(size_ptr + level), tl.load(offset_ptr + level)
+    return resolution, size, offset, tl.load(dense_ptr + level) != 0
 
 
 @triton.jit
@@ -62,12 +78,12 @@ def _forward(
     point = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     level = tl.program_id(1)
     there = point < count
-    scale, dense = tl.load(scale_ptr + level), tl.load(dense_ptr + level) != 0
-    resolution, size, offset = tl.load(resolution_ptr + level), tl.load(size_ptr + level), tl.load(offset_ptr + level)
-    cx, tx = _locate(tl.load(x_ptr + point * 3, mask=there, other=0.0), scale)
-    cy, ty = _locate(tl.load(x_ptr + point * 3 + 1, mask=there, other=0.0), scale)
-    cz, tz = _locate(tl.load(x_ptr + point * 3 + 2, mask=there, other=0.0), scale)
-    wx, wy, wz = tx * tx * (3.0 - 2.0 * tx), ty * ty * (3.0 - 2.0 * ty), tz * tz * (3.0 - 2.0 * tz)
+    scale = tl.load(scale_ptr + level)
+    resolution, size, offset, dense = _rows_of(resolution_ptr, size_ptr, offset_ptr, dense_ptr, level)
+    x, y, z = _load_points(x_ptr, point, there)
+    cx, wx, _tx = _locate(x, scale)
+    cy, wy, _ty = _locate(y, scale)
+    cz, wz, _tz = _locate(z, scale)
     for feature in tl.static_range(FEATURES):
         total = 0.0 * wx
         for corner in tl.static_range(8):
@@ -84,12 +100,12 @@ def _backward_table(
     point = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     level = tl.program_id(1)
     there = point < count
-    scale, dense = tl.load(scale_ptr + level), tl.load(dense_ptr + level) != 0
-    resolution, size, offset = tl.load(resolution_ptr + level), tl.load(size_ptr + level), tl.load(offset_ptr + level)
-    cx, tx = _locate(tl.load(x_ptr + point * 3, mask=there, other=0.0), scale)
-    cy, ty = _locate(tl.load(x_ptr + point * 3 + 1, mask=there, other=0.0), scale)
-    cz, tz = _locate(tl.load(x_ptr + point * 3 + 2, mask=there, other=0.0), scale)
-    wx, wy, wz = tx * tx * (3.0 - 2.0 * tx), ty * ty * (3.0 - 2.0 * ty), tz * tz * (3.0 - 2.0 * tz)
+    scale = tl.load(scale_ptr + level)
+    resolution, size, offset, dense = _rows_of(resolution_ptr, size_ptr, offset_ptr, dense_ptr, level)
+    x, y, z = _load_points(x_ptr, point, there)
+    cx, wx, _tx = _locate(x, scale)
+    cy, wy, _ty = _locate(y, scale)
+    cz, wz, _tz = _locate(z, scale)
     for feature in tl.static_range(FEATURES):
         upstream = tl.load(grad_ptr + point * width + level * FEATURES + feature, mask=there, other=0.0)
         for corner in tl.static_range(8):
@@ -105,17 +121,14 @@ def _backward_position(
 ):  # fmt: skip
     point = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     there = point < count
-    x = tl.load(x_ptr + point * 3, mask=there, other=0.0)
-    y = tl.load(x_ptr + point * 3 + 1, mask=there, other=0.0)
-    z = tl.load(x_ptr + point * 3 + 2, mask=there, other=0.0)
+    x, y, z = _load_points(x_ptr, point, there)
     gx, gy, gz = 0.0 * x, 0.0 * y, 0.0 * z
     for level in range(ACTIVE):
-        scale, dense = tl.load(scale_ptr + level), tl.load(dense_ptr + level) != 0
-        resolution, size, offset = tl.load(resolution_ptr + level), tl.load(size_ptr + level), tl.load(offset_ptr + level)
-        cx, tx = _locate(x, scale)
-        cy, ty = _locate(y, scale)
-        cz, tz = _locate(z, scale)
-        wx, wy, wz = tx * tx * (3.0 - 2.0 * tx), ty * ty * (3.0 - 2.0 * ty), tz * tz * (3.0 - 2.0 * tz)
+        scale = tl.load(scale_ptr + level)
+        resolution, size, offset, dense = _rows_of(resolution_ptr, size_ptr, offset_ptr, dense_ptr, level)
+        cx, wx, tx = _locate(x, scale)
+        cy, wy, ty = _locate(y, scale)
+        cz, wz, tz = _locate(z, scale)
         # derivative of the smoothstep, and half the scale from [-1, 1] to [0, 1]
         dx, dy, dz = 3.0 * scale * tx * (1.0 - tx), 3.0 * scale * ty * (1.0 - ty), 3.0 * scale * tz * (1.0 - tz)
         for corner in tl.static_range(8):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from magic123.conversion.latent_diffusion import image_tower
 from magic123.miniatures.pool import VIEWS, Pool
 from magic123.miniatures.training import draw_batch, train, write_record
 from magic123.miniatures.vocabulary import CONTEXT, encode, write_tokenizer
@@ -97,40 +98,6 @@ def write_open_clip(model, config: dict, out: Path) -> None:
     save_file(state, out / "open_clip_model.safetensors", metadata={"format": "pt"})
 
 
-def image_tower_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Parameters of OpenAI's (and open_clip's) CLIP image tower under transformers' CLIPVisionModelWithProjection names."""
-    out = {
-        "vision_model.embeddings.class_embedding": state["class_embedding"],
-        "vision_model.embeddings.patch_embedding.weight": state["conv1.weight"],
-        "vision_model.embeddings.position_embedding.weight": state["positional_embedding"],
-        "visual_projection.weight": state["proj"].T,
-    }
-    for theirs, ours in (("ln_pre", "pre_layrnorm"), ("ln_post", "post_layernorm")):
-        for part in ("weight", "bias"):
-            out[f"vision_model.{ours}.{part}"] = state[f"{theirs}.{part}"]
-    renamed = {
-        "ln_1": "layer_norm1",
-        "ln_2": "layer_norm2",
-        "mlp.c_fc": "mlp.fc1",
-        "mlp.c_proj": "mlp.fc2",
-        "attn.out_proj": "self_attn.out_proj",
-    }
-    for key, value in state.items():
-        if not key.startswith("transformer.resblocks."):
-            continue
-        layer, name = key.removeprefix("transformer.resblocks.").split(".", 1)
-        prefix, (module, part) = (
-            f"vision_model.encoder.layers.{layer}",
-            name.rsplit(".", 1) if "in_proj" not in name else (name, ""),
-        )
-        if "in_proj" in name:
-            for letter, piece in zip("qkv", value.chunk(3), strict=True):
-                out[f"{prefix}.self_attn.{letter}_proj.{name.rsplit('_', 1)[1]}"] = piece
-        else:
-            out[f"{prefix}.{renamed[module]}.{part}"] = value
-    return {k: v.contiguous() for k, v in out.items()}
-
-
 def write_image_tower(visual: dict[str, torch.Tensor], out: Path, feature_extractor: Path) -> None:
     from safetensors.torch import save_file
     from transformers import CLIPImageProcessor, CLIPVisionConfig
@@ -147,7 +114,8 @@ def write_image_tower(visual: dict[str, torch.Tensor], out: Path, feature_extrac
         architectures=["CLIPVisionModelWithProjection"],
     )
     config.save_pretrained(out)
-    save_file({k: v.half() for k, v in image_tower_names(visual).items()}, out / "model.safetensors", metadata={"format": "pt"})
+    named = {name: value.half().contiguous() for name, value in image_tower(visual).items()}
+    save_file(named, out / "model.safetensors", metadata={"format": "pt"})
     CLIPImageProcessor(
         size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}, image_mean=MEAN, image_std=DEVIATION
     ).save_pretrained(feature_extractor)

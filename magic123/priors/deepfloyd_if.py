@@ -12,7 +12,7 @@ from magic123.camera import Camera
 from magic123.errors import InputError
 from magic123.priors import latent_diffusion
 from magic123.priors.latent_diffusion import DTYPES, Schedule, freeze, load_component
-from magic123.priors.stable_diffusion import fill_prompt, view_prompts_of, view_shares
+from magic123.priors.stable_diffusion import fill_prompt, seen_from, told_record, view_prompts_of
 
 LENGTH = 77  # tokens of a caption that the model was trained with
 CHANNELS = 3
@@ -87,13 +87,7 @@ class DeepFloydIF:
         if not isinstance(config.sample_size, int):
             raise InputError(f"unet/ in {folder} gives sample_size {config.sample_size}: one side in pixels is needed")
         prior = cls(freeze(unet, DTYPES[dtype], device), schedule, embeddings, config.sample_size, front_azimuth)
-        prior.record = {
-            "prompts": prompts[1:] if view_prompts else prompts[1:2],
-            "prediction_type": schedule.prediction_type,
-            "resolution": config.sample_size,
-            "dtype": dtype,
-            "device": str(device),
-        }
+        prior.record = told_record(prompts, view_prompts, schedule, config.sample_size, dtype, device)
         return prior
 
     def encode(self, rgb: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -102,9 +96,7 @@ class DeepFloydIF:
 
     @torch.no_grad()
     def noise(self, latents: Tensor, t: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
-        shares = view_shares(camera.azimuth.to(self.embeddings.device) - self.front)
-        told = torch.einsum("bv,vld->bld", shares, self.embeddings[1:])
-        context = torch.cat([self.embeddings[:1].expand(len(latents), -1, -1), told])
+        context = seen_from(self.embeddings, camera, self.front)
         twice, t, kind = torch.cat([latents, latents]), t.repeat(2), self.unet.dtype
         output = self.unet(twice.to(kind), t, encoder_hidden_states=context.to(kind)).sample[:, :CHANNELS]
         return self.schedule.epsilon(output, twice, t).chunk(2)

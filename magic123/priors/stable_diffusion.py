@@ -41,6 +41,26 @@ def view_prompts_of(text: str, view_prompts: bool) -> list[str]:
     return [f"{text}, {view}" if view_prompts else text for view in VIEWS]
 
 
+def seen_from(told: Tensor, camera: Camera, front: float) -> Tensor:
+    """Of told [4, ...] (of the empty prompt, then of the front, side and back ones) what a doubled batch is told: [2 B, ...].
+
+    B times the first, then the others in their shares at each of B views; front: azimuth of the front.
+    """
+    shares = view_shares(camera.azimuth.to(told.device) - front)
+    return torch.cat([told[:1].expand(len(shares), *told.shape[1:]), torch.einsum("bv,v...->b...", shares, told[1:])])
+
+
+def told_record(prompts: list[str], view_prompts: bool, schedule: Schedule, resolution: int, dtype: str, device) -> dict:
+    """What a text-conditioned prior's record says of its conditioning. prompts: the empty one first, then those of VIEWS."""
+    return {
+        "prompts": prompts[1:] if view_prompts else prompts[1:2],
+        "prediction_type": schedule.prediction_type,
+        "resolution": resolution,
+        "dtype": dtype,
+        "device": str(device),
+    }
+
+
 class StableDiffusion:
     """sds.Prior of a text-to-image model. `record` tells what it was conditioned on."""
 
@@ -96,14 +116,7 @@ class StableDiffusion:
         with torch.no_grad():
             embeddings = text_encoder(prompt_ids(tokenizer, text_encoder, prompts)).last_hidden_state
         prior = cls(vae, unet, schedule, embeddings, resolution, front_azimuth)
-        prior.record = {
-            "prompts": prompts[1:] if view_prompts else prompts[1:2],
-            "token": token,
-            "prediction_type": schedule.prediction_type,
-            "resolution": resolution,
-            "dtype": dtype,
-            "device": str(device),
-        }
+        prior.record = told_record(prompts, view_prompts, schedule, resolution, dtype, device) | {"token": token}
         return prior
 
     def encode(self, rgb: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -111,12 +124,11 @@ class StableDiffusion:
 
     def condition(self, camera: Camera) -> Tensor:
         """Text embeddings [B, L, D] of the prompts at these views."""
-        shares = view_shares(camera.azimuth.to(self.embeddings.device) - self.front)
-        return torch.einsum("bv,vld->bld", shares, self.embeddings[1:])
+        return seen_from(self.embeddings, camera, self.front)[len(camera) :]
 
     @torch.no_grad()
     def noise(self, latents: Tensor, t: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
-        context = torch.cat([self.embeddings[:1].expand(len(latents), -1, -1), self.condition(camera)])
+        context = seen_from(self.embeddings, camera, self.front)
         twice = torch.cat([latents, latents])
         output = self.unet(twice.to(self.unet.dtype), t.repeat(2), encoder_hidden_states=context.to(self.unet.dtype)).sample
         return self.schedule.epsilon(output, twice, t.repeat(2)).chunk(2)

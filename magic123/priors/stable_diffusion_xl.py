@@ -11,7 +11,7 @@ from magic123.camera import Camera
 from magic123.errors import InputError
 from magic123.priors import latent_diffusion
 from magic123.priors.latent_diffusion import DTYPES, Schedule, load_autoencoder_and_unet, load_component, read_json
-from magic123.priors.stable_diffusion import fill_prompt, view_prompts_of, view_shares
+from magic123.priors.stable_diffusion import fill_prompt, seen_from, told_record, view_prompts_of
 from magic123.priors.tokens import prompt_ids
 
 
@@ -85,13 +85,7 @@ class StableDiffusionXL:
         if read_json(folder, "model_index.json").get("force_zeros_for_empty_prompt", True):
             embeddings[0], pooled[0] = 0, 0
         prior = cls(vae.float(), unet, schedule, embeddings, pooled, resolution, front_azimuth)
-        prior.record = {
-            "prompts": prompts[1:] if view_prompts else prompts[1:2],
-            "prediction_type": schedule.prediction_type,
-            "resolution": resolution,
-            "dtype": dtype,
-            "device": str(device),
-        }
+        prior.record = told_record(prompts, view_prompts, schedule, resolution, dtype, device)
         return prior
 
     def encode(self, rgb: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -99,13 +93,9 @@ class StableDiffusionXL:
 
     @torch.no_grad()
     def noise(self, latents: Tensor, t: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
-        count, kind = len(latents), self.unet.dtype
-        shares = view_shares(camera.azimuth.to(self.embeddings.device) - self.front)
-        context = torch.cat(
-            [self.embeddings[:1].expand(count, -1, -1), torch.einsum("bv,vld->bld", shares, self.embeddings[1:])]
-        )
-        pooled = torch.cat([self.pooled[:1].expand(count, -1), shares @ self.pooled[1:]])
-        added = {"text_embeds": pooled.to(kind), "time_ids": self.sizes.expand(2 * count, -1).to(kind)}
+        kind = self.unet.dtype
+        context, pooled = (seen_from(told, camera, self.front) for told in (self.embeddings, self.pooled))
+        added = {"text_embeds": pooled.to(kind), "time_ids": self.sizes.expand(len(pooled), -1).to(kind)}
         twice, t = torch.cat([latents, latents]), t.repeat(2)
         output = self.unet(twice.to(kind), t, encoder_hidden_states=context.to(kind), added_cond_kwargs=added).sample
         return self.schedule.epsilon(output, twice, t).chunk(2)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from magic123.camera import Camera
-from magic123.config import LearningRates, Losses
 from magic123.render.rendering import Rendering
 from magic123.render.shading import light_direction, shade_colors
+from magic123.scenes.still import Still
 
 
-class Picture(nn.Module):
+class Picture(Still):
     """rgb [H, W, 3] composited on white, alpha [H, W, 1], both in [0, 1] (an Example's). Nothing in it is trained.
 
     It behaves as a card at the origin that turns to face each camera and fills its picture.
@@ -62,19 +62,3 @@ class Picture(nn.Module):
             depth=alpha * camera.radius[:, None, None, None],
             normal=None if mode == "albedo" else normal * alpha,
         )
-
-    def parameter_groups(self, rates: LearningRates) -> list[dict]:
-        return []
-
-    def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:
-        pass
-
-    def regularizers(self, rendering: Rendering, losses: Losses) -> dict[str, Tensor]:
-        return {}
-
-    def mesh(self) -> None:
-        """A picture has no surface."""
-        return None
-
-    def kernels(self) -> dict[str, str]:
-        return {}

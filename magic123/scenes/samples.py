@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from magic123.camera import Camera
-from magic123.config import LearningRates, Losses
 from magic123.errors import InputError
 from magic123.render.rendering import Rendering
+from magic123.scenes.still import Still
 
 TOLERANCE = 1e-3  # degrees and world units
 WHITE = 250 / 255  # a sample has no alpha: pixels with all channels above this count as background
@@ -40,7 +40,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return bool(apart.max() < TOLERANCE)
 
 
-class Samples(nn.Module):
+class Samples(Still):
     """pictures [N, R, R, 3] uint8 on white, and where each is seen from: places [N, 4], polar, azimuth, radius, fov."""
 
     def __init__(self, pictures: Tensor, places: Tensor):
@@ -80,19 +80,3 @@ class Samples(nn.Module):
             depth=opacity * camera.radius.to(rgb.device)[:, None, None, None],
             normal=facing * opacity,
         )
-
-    def parameter_groups(self, rates: LearningRates) -> list[dict]:
-        return []
-
-    def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:
-        pass
-
-    def regularizers(self, rendering: Rendering, losses: Losses) -> dict[str, Tensor]:
-        return {}
-
-    def mesh(self) -> None:
-        """Pictures have no surface."""
-        return None
-
-    def kernels(self) -> dict[str, str]:
-        return {}
