@@ -3,7 +3,8 @@
     python tests/fuzz.py --count 100000 [--seed 0] [--reader NAME]
 
 Each input is a sound file, changed in a few places. A reader may accept it or refuse it with its one kind of error; what else
-it raises, a file that appears beside the input, and more memory than LIMIT are findings; the exit status is their number.
+it raises, a file written anywhere but in the reader's own place, and more memory than LIMIT are findings; the exit status is
+their number.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import random
 import resource
 import struct
@@ -210,6 +212,34 @@ def mend_checksums(data: bytearray) -> None:
         place = end + 4
 
 
+class Watch:
+    """Files and folders that this process makes, changes, moves or links outside one folder (what Python itself reports)."""
+
+    TARGETS = dict.fromkeys(["open", "os.mkdir", "os.truncate", "os.chmod", "os.remove", "os.rmdir"], slice(0, 1))
+    TARGETS |= {"os.rename": slice(0, 2), "os.link": slice(1, 2), "os.symlink": slice(1, 2)}
+    WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+
+    def __init__(self) -> None:
+        self.allowed, self.outside = "", []
+        sys.addaudithook(self.see)
+
+    def see(self, event: str, words: tuple) -> None:
+        if not self.allowed or event not in self.TARGETS:
+            return
+        if event == "open" and not (isinstance(words[2], int) and words[2] & self.WRITING):
+            return
+        if event in ("os.remove", "os.rmdir") and words[1] >= 0:
+            return  # named relative to an open folder, as shutil.rmtree does
+        for name in words[self.TARGETS[event]]:
+            if isinstance(name, (str, bytes, os.PathLike)):
+                path = os.path.realpath(os.fsdecode(name))
+                if not path.startswith(self.allowed + os.sep) and path != "/dev/null":
+                    self.outside.append(f"{event} {path}")
+
+
+WATCH = Watch()
+
+
 def attack(reader: Reader, count: int, chance: random.Random, folder: Path) -> tuple[Counter, list[tuple[str, bytes]]]:
     """How `count` changed inputs ended (accepted, refused, finding), and the findings with their inputs."""
     ends, findings = Counter(), []
@@ -220,6 +250,7 @@ def attack(reader: Reader, count: int, chance: random.Random, folder: Path) -> t
             (place / name).write_bytes(content if name == reader.target else sound)
         before = {file.name for file in place.iterdir()}
         problem = None
+        WATCH.allowed, WATCH.outside = os.path.realpath(place), []
         try:
             reader.read(place)
             ends["accepted"] += 1
@@ -229,6 +260,9 @@ def attack(reader: Reader, count: int, chance: random.Random, folder: Path) -> t
                 problem = "an error without words"
         except Exception as error:
             problem = f"{type(error).__name__}: {str(error)[:200]}"
+        WATCH.allowed = ""
+        if WATCH.outside:
+            problem = f"wrote outside its folder: {WATCH.outside[:3]}"
         new = {file.name for file in place.iterdir()} - before - {".out.unfinished"}
         if new:
             problem = f"made {sorted(new)}"

@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,7 +67,7 @@ LEFT_OUT = re.compile(r"(^|/)(run\.json|\..*)$")
 
 @dataclass
 class Outcome:
-    kills: list[dict] = field(default_factory=list)  # {"target", "after" seconds, "rules" running}
+    kills: list[dict] = field(default_factory=list)  # {"target", "after" seconds, "running" commands, "step" or null}
     attempts: int = 0
     seconds: float = 0.0
     repeated: list[dict] = field(default_factory=list)  # {"folder", "steps", "seconds"} of each start that went on
@@ -128,6 +129,13 @@ def kill(main: psutil.Process, target: str) -> list[str]:
     return running
 
 
+def step_now(trace: Path) -> int | None:
+    """The step that a loop is at: the last one written down, if it is not older than two seconds."""
+    lines = trace.read_text().splitlines() if trace.exists() else []
+    moment, _, what, step, _ = lines[-1].split(" ", 4) if lines else ("0", "", "", "0", "")
+    return int(step) if what == "step" and time.time() - float(moment) < 2 else None
+
+
 def survive(folder: Path, kills: int, chance: random.Random, wait: tuple[float, float], patience: float = 3600) -> Outcome:
     """Runs until the end, with `kills` kills on the way, each so many seconds after the first command as `wait` allows."""
     outcome, began = Outcome(), time.monotonic()
@@ -142,9 +150,10 @@ def survive(folder: Path, kills: int, chance: random.Random, wait: tuple[float, 
             try:
                 process.wait(after)
             except subprocess.TimeoutExpired:
+                step = step_now(folder / "trace")
                 running = kill(main, target)
                 if running or target != "worker":
-                    outcome.kills.append({"target": target, "after": round(after, 1), "running": running})
+                    outcome.kills.append({"target": target, "after": round(after, 1), "running": running, "step": step})
         code = process.wait()
         if code == 0:
             outcome.seconds = time.monotonic() - began
@@ -189,7 +198,7 @@ def compare(whole: Path, killed: Path, outcome: Outcome) -> None:
 DEMO = """
 run: {datasets: [demo], examples: [green_truck], methods: [both, 3d-prior-only], seeds: [0], tables: [demo]}
 registries: {methods: config/kill-methods.yaml}
-invert: {settings: {steps: 60}}
+invert: {settings: {steps: INVERT}}
 view: {turntable_frames: 4}
 compute: {save_seconds: SAVE}
 """
@@ -200,23 +209,27 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0, help="of the moments and targets")
     parser.add_argument("--save-seconds", type=float, default=2)
-    parser.add_argument("--steps", type=int, default=100, help="of each stage")
+    parser.add_argument("--steps", type=int, default=300, help="of each stage, and of textual inversion")
+    parser.add_argument("--longest", type=float, default=16, help="seconds between a start's first command and the kill")
     parser.add_argument("--work", type=Path, required=True, help="a folder that does not exist yet")
     given = parser.parse_args()
-    config = DEMO.replace("SAVE", str(given.save_seconds))
+    config = DEMO.replace("SAVE", str(given.save_seconds)).replace("INVERT", str(given.steps))
     folders = [workplace(given.work / name, config) for name in ("whole", "killed")]
     for folder in folders:
         text = (folder / "config" / "methods.yaml").read_text()
         (folder / "config" / "kill-methods.yaml").write_text(re.sub(r"steps: [1-9]\d+", f"steps: {given.steps}", text))
     undisturbed = survive(folders[0], 0, random.Random(0), (0, 0))
     print(f"undisturbed: {undisturbed.seconds:.0f} s", flush=True)
-    outcome = survive(folders[1], given.kills, random.Random(given.seed), (0, 16))
+    outcome = survive(folders[1], given.kills, random.Random(given.seed), (0, given.longest))
     compare(*folders, outcome)
     outcome_file = given.work / "outcome.json"
     outcome_file.write_text(json.dumps(vars(outcome) | {"undisturbed": undisturbed.seconds}, indent=1))
     targets = {name: sum(kill["target"] == name for kill in outcome.kills) for name in ("worker", "main", "all")}
     worst = max(outcome.repeated, key=lambda one: one["seconds"], default=None)
+    within = sum(kill["step"] is not None for kill in outcome.kills)
+    running = Counter(command for kill in outcome.kills for command in kill["running"] or ["nothing"])
     print(f"{len(outcome.kills)} kills {targets}, {outcome.attempts} starts, {outcome.seconds:.0f} s, then complete")
+    print(f"running when killed: {dict(running)}; {within} kills between two steps of a loop")
     print(f"{outcome.files} files compared, {len(outcome.different)} differ: {outcome.different}")
     again = sum(one["steps"] for one in outcome.repeated)
     print(f"{len(outcome.repeated)} starts followed another; {again} steps done twice; worst {worst}")
