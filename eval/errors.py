@@ -41,7 +41,7 @@ def read_json(path: Path, what: str) -> dict:
     need_file(path, what)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
+    except (ValueError, RecursionError) as problem:
         raise EvalError(f"{what} {path} is not valid JSON ({problem}); make it again") from problem
     if not isinstance(content, dict):
         raise EvalError(f"{what} {path} must hold a JSON object, found a {type(content).__name__}")

@@ -20,7 +20,7 @@ from eval.consistency import is_ring
 from eval.errors import EvalError, read_json
 from eval.inputs import NO_MESH_MADE, NO_PICTURE
 from eval.measure import Reference
-from eval.pictures import REFERENCE, View
+from eval.pictures import REFERENCE, View, decode
 from eval.protocols import blend_on_white, pad_to_square, resize_area
 
 SMALL = 32  # pixels at which sides of an object are compared
@@ -90,8 +90,8 @@ def _read_map(file: Path, what: str) -> np.ndarray:
     """A one-channel picture. NotMeasured where there is none."""
     if not file.is_file():
         raise NotMeasured(f"there is no {what} {file.parent.name}/{file.name} beside the views")
-    picture = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
-    if picture is None or picture.ndim != 2:
+    picture = decode(file)
+    if picture.ndim != 2:
         raise EvalError(f"{file} is no picture of one channel; render the views again")
     return picture
 

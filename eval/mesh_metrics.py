@@ -28,6 +28,8 @@ def load_mesh(path: Path):
         raise EvalError(f"{path} cannot be read as a mesh ({problem}); make it again") from problem
     if len(getattr(mesh, "faces", ())) == 0:
         raise EvalError(f"{path} has no triangles; there is no surface to compare")
+    if np.shape(mesh.vertices)[1:] != (3,) or not 0 <= np.min(mesh.faces) <= np.max(mesh.faces) < len(mesh.vertices):
+        raise EvalError(f"{path} has triangles of vertices that it does not have; make it again")
     if not np.isfinite(mesh.vertices).all():
         raise EvalError(f"{path} has vertices that are not finite")
     if not mesh.area > 0:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import re
+import struct
+import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
-from eval.errors import EvalError, need_file, need_folder
+from eval.errors import EvalError, first_line, need_file, need_folder
 from eval.protocols import blend_on_white, to_bytes
 
 REFERENCE = "reference"
+PNG = b"\x89PNG\r\n\x1a\n"
+MOST_PIXELS = 2**24  # of any picture: a larger size in a header is damage, or an attack
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error, zlib.error)
 NOT_VIEWS = {"alpha", "normal", "depth", "mask", "shaded"}  # folders beside the view sets that hold other quantities
 
 
@@ -30,11 +38,50 @@ class View:
         return f"{self.set}/{self.index}"
 
 
-def read_picture(path: Path, channels: int) -> np.ndarray:
-    """An 8-bit PNG as [H, W, channels]; a missing alpha is 255, an alpha not asked for is blended on white."""
-    picture = cv2.imread(str(need_file(path, "picture")), cv2.IMREAD_UNCHANGED)
+def picture_bytes(path: Path) -> bytes:
+    """A picture file's content, its header looked at: what declares more than MOST_PIXELS is refused before it is decoded.
+
+    Decoders are to read these bytes, not the file: they ask a file for as many as a damaged header claims.
+    """
+    content = need_file(path, "picture").read_bytes()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
+            width, height = Image.open(io.BytesIO(content)).size
+    except (*DAMAGE, Image.DecompressionBombError) as error:
+        raise EvalError(f"{path} cannot be read as a picture ({first_line(error)}); make it again") from error
+    if content.startswith(PNG) and not _chunks_fit(content):
+        raise EvalError(f"{path} is cut off, or its chunks are damaged; make it again")
+    if not 0 < width * height <= MOST_PIXELS:
+        raise EvalError(f"{path} declares {width} x {height} pixels, and at most {MOST_PIXELS} are read; make it again")
+    return content
+
+
+def _chunks_fit(content: bytes) -> bool:
+    """Whether a PNG holds all bytes that its chunks claim: a decoder would take memory for up to 2 GiB of them."""
+    place = len(PNG)
+    kind = b""
+    while place + 8 <= len(content) and kind != b"IEND":
+        kind = content[place + 4 : place + 8]
+        place += 12 + int.from_bytes(content[place : place + 4], "big")
+    return place <= len(content)
+
+
+def decode(path: Path) -> np.ndarray:
+    """A picture as it is stored: [H, W] or [H, W, channels], BGR order."""
+    content = picture_bytes(path)
+    try:
+        picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise EvalError(f"{path} cannot be read as a picture ({first_line(error)}); make it again") from error
     if picture is None:
         raise EvalError(f"{path} cannot be read as a picture; make it again")
+    return picture
+
+
+def read_picture(path: Path, channels: int) -> np.ndarray:
+    """An 8-bit PNG as [H, W, channels]; a missing alpha is 255, an alpha not asked for is blended on white."""
+    picture = decode(path)
     if picture.dtype != np.uint8:
         raise EvalError(f"{path} has {picture.dtype} pixels; save it with 8 bits a channel")
     if picture.ndim == 2:

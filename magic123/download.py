@@ -209,7 +209,7 @@ def _read_note(target: Path) -> dict:
     """Where a .part comes from; {} where that is unknown."""
     try:
         note = json.loads(_note(target.with_name(f"{target.name}.part")).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return note if isinstance(note, dict) else {}
 

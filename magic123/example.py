@@ -7,6 +7,7 @@ channels last, in [0, 1].
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,15 +107,13 @@ def load_example(folder: str | Path) -> Example:
         name, prompt, token = record["name"], record["prompt"], record["token"]
         has_depth, has_normal = record["depth_source"] != "none", record["normal_source"] != "none"
         pictured = record.get("pictured", True)
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
         raise InputError(f"example {folder}: example.json is damaged ({error!r}); prepare the example again") from error
 
     if not pictured:
         return Example(name, None, None, None, None, None, camera, prompt, token)
     rgba = _stored(folder, "rgba.png", "RGBA", None) / np.float32(255)
     size = rgba.shape[:2]
-    if size[0] != size[1]:
-        raise InputError(f"example {folder}: rgba.png is {size[1]} x {size[0]} pixels, not square; prepare the example again")
     alpha = rgba[..., 3:]
     depth = _stored(folder, "depth.png", "I;16", size) / np.float32(65535) if has_depth else None
     normal = _stored(folder, "normal.png", "RGB", size) / np.float32(255) if has_normal else None
@@ -132,19 +131,25 @@ def load_example(folder: str | Path) -> Example:
 
 
 def _stored(folder: Path, name: str, mode: str, size: tuple[int, int] | None) -> np.ndarray:
-    """One picture of the folder as float32 [H, W, C], checked for presence, mode and size (height, width)."""
+    """One picture of the folder as float32 [H, W, C], checked for presence, mode and size (height, width; None: square)."""
     file = folder / name
     if not file.is_file():
         raise InputError(f"example {folder}: {name} is missing, though example.json names it; prepare the example again")
     try:
-        with Image.open(file, formats=["PNG"]) as image:
+        # from memory: of a file, Pillow asks for as many bytes as a damaged chunk claims, and the memory for them is taken
+        with Image.open(io.BytesIO(file.read_bytes()), formats=["PNG"]) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise InputError(f"example {folder}: {name} declares {image.width} x {image.height} pixels; prepare it again")
             if image.mode != mode:
                 raise InputError(f"example {folder}: {name} is {image.mode}, not {mode}; prepare the example again")
+            # before any pixel is decoded: a damaged header may declare millions of them
+            if size is None and image.width != image.height:
+                raise InputError(
+                    f"example {folder}: {name} is {image.width} x {image.height} pixels, not square; prepare the example again"
+                )
+            if size is not None and (image.height, image.width) != size:
+                raise InputError(f"example {folder}: {name} and rgba.png differ in size; prepare the example again")
             values = np.asarray(image).astype(np.float32)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"example {folder}: {name} is damaged ({error}); prepare the example again") from error
-    if size is not None and values.shape[:2] != size:
-        raise InputError(f"example {folder}: {name} and rgba.png differ in size; prepare the example again")
     return values if values.ndim == 3 else values[..., None]

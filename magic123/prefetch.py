@@ -212,7 +212,7 @@ def read_lock(lock: Path) -> dict:
     try:
         found = json.loads(lock.read_text(encoding="utf-8"))
         return {file: {**entry, "sha256": entry["sha256"], "bytes": int(entry["bytes"])} for file, entry in found.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{lock} is damaged ({error!r}): restore it, or delete it to trust the next download") from error
 
 

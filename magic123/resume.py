@@ -110,8 +110,12 @@ class Unfinished:
     def _noted(self) -> list[dict]:
         """The earlier starts, saves or none."""
         file = self.folder / "starts.json"
-        note = json.loads(file.read_text()) if file.is_file() else {}
-        return note["starts"] if note.get("identity") == self.identity else []
+        try:
+            note = json.loads(file.read_text()) if file.is_file() else {}
+            return list(note["starts"]) if note.get("identity") == self.identity else []
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            say(f"{file} is damaged: how often this was started before is not known")
+            return []
 
     def after_step(self, state: Callable[[], dict[str, Tensor]]) -> None:
         """To be called at the end of each step: saves when it is time. Raises Stopped when a signal had asked for it."""
@@ -218,7 +222,7 @@ def _read(content: bytes, step: int) -> tuple[dict[str, Tensor], list, list] | N
         state = load(content)
         kept = json.loads(state.pop("rows").numpy().tobytes())
         return (state, kept["rows"], kept["starts"]) if len(kept["rows"]) == step else None
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError):
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

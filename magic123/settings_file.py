@@ -49,6 +49,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read ({reason}); check the path.") from error
     try:
         data = yaml.load(text, Loader=StrictLoader)  # StrictLoader is a SafeLoader
+    except RecursionError as error:
+        raise InputError(f"{path}: its lists or mappings are nested too deeply to be settings.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""

@@ -68,7 +68,7 @@ def read_status(out: str | Path) -> dict | None:
         status, reason = str(note["status"]), str(note["reason"])
     except OSError:
         return None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {"status": "failed", "reason": f"{status_file(out)} is damaged"}
     if status == "running":
         status, reason = KILLED, "the process ended without a word: killed, perhaps for its memory or its time"

@@ -29,11 +29,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
+import trimesh
 from PIL import Image
 from safetensors.torch import save
 
 from eval.cards import read_scores
 from eval.errors import EvalError
+from eval.mesh_metrics import load_mesh
+from eval.pictures import read_picture as read_view
 from magic123.checkpoint import RECORD, TENSORS, build_scene, load_scene
 from magic123.config import Stage
 from magic123.errors import InputError
@@ -60,6 +63,20 @@ row:
 MANIFEST = """name,prompt,init_word,image,mask,polar,truth
 dog,"a red dog, sitting",dog,demo/dog/rgba.png,,90,demo/dog/truth
 cup,a cup,,demo/cup.png,demo/mask.png,75.5,
+"""
+
+
+OBJ = b"""mtllib m.mtl
+o dog
+v 0 0 0
+v 1 0 0
+v 0 1 0
+v 0 0 1
+vt 0 0
+f 1/1 3/1 2/1
+f 1 2 4
+f 1 4 3
+f 2 3 4
 """
 
 
@@ -132,6 +149,9 @@ def readers() -> dict[str, Reader]:
     folder = {"example.json": json.dumps(example).encode(), "rgba.png": png("RGBA"), "depth.png": png("I;16")}
     scene = {RECORD: record, TENSORS: tensors}
 
+    tetrahedron = trimesh.Trimesh(np.concatenate([np.zeros((1, 3)), np.eye(3)]), [[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+    glb, ply = tetrahedron.export(file_type="glb"), tetrahedron.export(file_type="ply")
+
     def at(name: str, read: Callable, *more) -> Callable[[Path], object]:
         return lambda place: read(place / name, *more)
 
@@ -153,6 +173,10 @@ def readers() -> dict[str, Reader]:
         "checkpoint's record": Reader(scene, RECORD, load_scene),
         "saved state": Reader({"state": save(state)}, "state", resume_folder),
         "scores": Reader({"s.json": json.dumps(scores).encode()}, "s.json", at("s.json", read_scores), EvalError),
+        "view (PNG)": Reader({"v.png": png("RGBA")}, "v.png", at("v.png", read_view, 3), EvalError),
+        "mesh (OBJ)": Reader({"m.obj": OBJ}, "m.obj", at("m.obj", load_mesh), EvalError),
+        "mesh (GLB)": Reader({"m.glb": glb}, "m.glb", at("m.glb", load_mesh), EvalError),
+        "mesh (PLY)": Reader({"m.ply": ply}, "m.ply", at("m.ply", load_mesh), EvalError),
     }  # fmt: skip
 
 
@@ -175,7 +199,10 @@ WORDS += [b"99999999999999999999", b"<<: *words", b"true", b"[]", b",,", b"\n", 
 
 
 def mutate(content: bytes, chance: random.Random) -> bytes:
-    """A few changes: bits, bytes, numbers, words, cuts, repetitions. Checksums of PNG chunks are mended half of the time."""
+    """A few changes: bits, bytes, numbers, words, cuts, repetitions; seldom a deep nest.
+
+    Checksums of PNG chunks are mended half of the time.
+    """
     data = bytearray(content)
     for _ in range(chance.choice((1, 1, 2, 4, 8))):
         place = chance.randrange(len(data) + 1)
@@ -196,6 +223,9 @@ def mutate(content: bytes, chance: random.Random) -> bytes:
             data[place:place] = data[place : place + chance.randrange(1, 64)] * chance.choice((1, 1, 50))
         else:
             del data[place:]
+    if chance.random() < 0.005:  # deeper than a parser can follow
+        place = chance.choice([index for index, byte in enumerate(data) if byte in b":[, "] or [0])
+        data[place + 1 : place + 1] = chance.choice((b"[", b'{"a":', b"{a: ")) * 20_000
     if data.startswith(b"\x89PNG") and chance.random() < 0.5:
         mend_checksums(data)
     return bytes(data)

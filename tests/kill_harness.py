@@ -10,6 +10,7 @@ harness lays over `magic123.resume` in the workers, by PYTHONPATH.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -99,41 +100,46 @@ def start(folder: Path) -> subprocess.Popen:
     return subprocess.Popen(words, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
 
 
-def workers(main: psutil.Process) -> list[psutil.Process]:
-    """The project's own commands below Snakemake."""
+def below(folder: Path) -> list[psutil.Process]:
+    """All processes that run in the workplace, orphans of an earlier start among them."""
     found = []
-    for child in main.children(recursive=True):
+    for process in psutil.process_iter():
         try:
-            words = child.cmdline()
-        except psutil.NoSuchProcess:
+            if process.cwd() == str(folder.resolve()):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-        if len(words) > 3 and words[1] == "-m" and words[2] in ("magic123", "eval"):
-            found.append(child)
     return found
 
 
-def kill(main: psutil.Process, target: str) -> list[str]:
-    """SIGKILL to the target; the commands that were running."""
-    below = workers(main)
-    running = [" ".join(child.cmdline()[2:4]) for child in below if child.is_running()]
-    if target == "worker":
-        for child in below:
-            child.kill()
-    else:
-        everyone = main.children(recursive=True)
-        main.kill()
-        if target == "all":
-            for child in everyone:
-                if child.is_running():
-                    child.kill()
-    return running
+def workers(folder: Path) -> dict[int, str]:
+    """The project's own commands there: process -> command."""
+    found = {}
+    for process in below(folder):
+        try:
+            words = process.cmdline()
+        except psutil.NoSuchProcess:
+            continue
+        if len(words) > 3 and words[1] == "-m" and words[2] in ("magic123", "eval"):
+            found[process.pid] = " ".join(words[2:4])
+    return found
 
 
-def step_now(trace: Path) -> int | None:
-    """The step that a loop is at: the last one written down, if it is not older than two seconds."""
+def kill(main: subprocess.Popen, folder: Path, target: str) -> list[int]:
+    """SIGKILL to the target; whom it went to."""
+    everyone = [process.pid for process in below(folder)]
+    chosen = {"worker": list(workers(folder)), "main": [main.pid], "all": [main.pid, *everyone]}[target]
+    for pid in dict.fromkeys(chosen):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return chosen
+
+
+def step_now(trace: Path, pids: list[int]) -> int | None:
+    """The step that a loop of these processes is at: the last one written down, if it is not older than two seconds."""
     lines = trace.read_text().splitlines() if trace.exists() else []
-    moment, _, what, step, _ = lines[-1].split(" ", 4) if lines else ("0", "", "", "0", "")
-    return int(step) if what == "step" and time.time() - float(moment) < 2 else None
+    moment, pid, what, step, _ = lines[-1].split(" ", 4) if lines else ("0", "0", "", "0", "")
+    return int(step) if what == "step" and int(pid) in pids and time.time() - float(moment) < 2 else None
 
 
 def survive(folder: Path, kills: int, chance: random.Random, wait: tuple[float, float], patience: float = 3600) -> Outcome:
@@ -144,16 +150,16 @@ def survive(folder: Path, kills: int, chance: random.Random, wait: tuple[float, 
         outcome.attempts += 1
         if len(outcome.kills) < kills:
             after, target = chance.uniform(*wait), chance.choice(["worker", "main", "all"])
-            main = psutil.Process(process.pid)
-            while process.poll() is None and not workers(main):
+            while process.poll() is None and not workers(folder):
                 time.sleep(0.1)
             try:
                 process.wait(after)
             except subprocess.TimeoutExpired:
-                step = step_now(folder / "trace")
-                running = kill(main, target)
-                if running or target != "worker":
-                    outcome.kills.append({"target": target, "after": round(after, 1), "running": running, "step": step})
+                running = workers(folder)
+                step = step_now(folder / "trace", list(running))
+                if kill(process, folder, target):
+                    commands = sorted(running.values())
+                    outcome.kills.append({"target": target, "after": round(after, 1), "running": commands, "step": step})
         code = process.wait()
         if code == 0:
             outcome.seconds = time.monotonic() - began
@@ -209,8 +215,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0, help="of the moments and targets")
     parser.add_argument("--save-seconds", type=float, default=2)
-    parser.add_argument("--steps", type=int, default=300, help="of each stage, and of textual inversion")
-    parser.add_argument("--longest", type=float, default=16, help="seconds between a start's first command and the kill")
+    parser.add_argument("--steps", type=int, default=1000, help="of each stage, and of textual inversion")
+    parser.add_argument("--longest", type=float, default=12, help="seconds between a start's first command and the kill")
     parser.add_argument("--work", type=Path, required=True, help="a folder that does not exist yet")
     given = parser.parse_args()
     config = DEMO.replace("SAVE", str(given.save_seconds)).replace("INVERT", str(given.steps))

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from eval.errors import EvalError, first_line
+from eval.pictures import DAMAGE, picture_bytes
 
 SIDES, QUALITIES = (256, 192, 104), (88, 80, 68)  # pixels of a side and WebP quality, by level
 FILM_RATES = (None, 27, 34)  # x264 constant rate factor, by level
@@ -41,9 +42,9 @@ class Medium:
 
 def _open(file: Path) -> Image.Image:
     try:
-        image = Image.open(file)
+        image = Image.open(io.BytesIO(picture_bytes(file)))
         image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+    except DAMAGE as problem:
         raise EvalError(f"{file} cannot be read as a picture ({first_line(problem)}); make it again") from problem
     return image
 

@@ -97,7 +97,7 @@ def read_cameras(file: Path) -> dict[str, list[dict]]:
             if name != "reference"
         }
         named = all(one["file"] == f"{name}/{i:03d}.png" for name in found for i, one in enumerate(sets[name]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{file}: gives no polar, azimuth, radius and fov of every view ({error!r}); make it again") from error
     if not named or not all(found.values()) or set(found) & set(RESERVED) or not found:
         raise InputError(f"{file}: must list SET/000.png, SET/001.png, ... in their order, in sets not called {RESERVED}")
