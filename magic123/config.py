@@ -82,6 +82,8 @@ class NeRFSettings(Settings):
     occupancy_decay: float = 0.95
     occupancy_threshold: PositiveFloat = 10.0  # threshold = min(mean density, this)
     max_samples: PositiveInt = 1024  # per ray across the cube's diagonal
+    # auto: Triton on CUDA where it runs, else torch: the same samples, and sums that differ in their last digits
+    ray_marching: Literal["auto", "torch", "triton"] = "auto"
 
 
 class DMTetSettings(Settings):

@@ -140,9 +140,9 @@ def python_and_torch(devices: list[tuple[int, int]], gpu_needed: bool = False) -
 
 def extensions(devices: list[tuple[int, int]]) -> Iterable[Finding]:
     """Triton, and the extensions that a user may have compiled."""
-    from magic123.fields.encoding import triton_trouble
+    from magic123.triton_device import triton_trouble
 
-    lost = "the hash grid on CUDA runs in tiny-cuda-nn or, several times slower, in plain torch"
+    lost = "on CUDA the hash grid runs in tiny-cuda-nn or, several times slower, in plain torch, as ray marching then does"
     if importlib.util.find_spec("triton") is None:
         yield Finding("Triton", "absent", triton_trouble(None), lost)
     else:

@@ -26,6 +26,7 @@ FLOORS = [
             "lease",
         },
         "loop": {"loss_history", "file_hash"},
+        "kernels": {"triton_device"},
     },
     {"fetching": {"download", "prefetch"}, "estimate": {"estimate"}, "resume": {"resume"}},
     {

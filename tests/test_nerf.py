@@ -5,6 +5,7 @@ import torch
 
 from magic123.camera import Camera
 from magic123.config import FieldSettings, HashGridSettings, LearningRates, Losses, NeRFSettings
+from magic123.errors import InputError
 from magic123.scenes.nerf import NeRF
 from magic123.scenes.picture import Picture
 
@@ -208,7 +209,9 @@ def test_parameter_groups_hold_every_parameter_once():
 
 
 def test_kernels_are_named(trained):
-    assert trained.kernels()["hash_grid"] == "numba"
+    assert trained.kernels() == {"hash_grid": "numba", "ray_marching": "torch"}
+    with pytest.raises(InputError, match=r"nerf\.ray_marching.*cpu"):
+        small_nerf(ray_marching="triton").render(REFERENCE)
 
 
 # ------------------------------------------------------------------------------------------------------------- mesh

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
-import shutil
 from dataclasses import dataclass
 from functools import cache
 
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 
 from magic123.config import HashGridSettings
 from magic123.errors import InputError
+from magic123.triton_device import need_triton, triton_trouble_on
 
 PRIMES = (1, 2654435761, 805459861)
 
@@ -95,24 +94,6 @@ def _have_tinycudann() -> bool:
     return importlib.util.find_spec("tinycudann") is not None
 
 
-def triton_trouble(capability: tuple[int, int] | None) -> str | None:
-    """Why Triton kernels cannot run on a CUDA device of this compute capability (None: there is no device), or None."""
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed (torch's builds for CUDA bring it)"
-    if capability is None:
-        return "there is no CUDA device"
-    if capability < (7, 0):
-        return f"Triton needs compute capability 7.0, and the device has {capability[0]}.{capability[1]}"
-    if not any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang")))):
-        return "Triton builds a small launcher with a C compiler, and there is none (CC, gcc, clang)"
-    return None
-
-
-@cache
-def _triton_trouble_on(device: torch.device) -> str | None:
-    return triton_trouble(torch.cuda.get_device_capability(device))
-
-
 class HashGrid(nn.Module):
     """Points [N, 3] in [-1, 1] (clamped) -> features [N, levels * features].
 
@@ -147,7 +128,7 @@ class HashGrid(nn.Module):
         if self.settings.backend != "auto":
             return self.settings.backend
         if self.table.device.type == "cuda":
-            if _triton_trouble_on(self.table.device) is None:
+            if triton_trouble_on(self.table.device) is None:
                 return "triton"
             return "tinycudann" if _have_tinycudann() else "torch"
         return "numba" if self.table.device.type == "cpu" else "torch"
@@ -164,10 +145,7 @@ class HashGrid(nn.Module):
 
             return encode_numba(x, self.table, self.layout, active)
         if backend == "triton":
-            if self.table.device.type != "cuda":
-                raise InputError(f"field.grid.backend 'triton' runs on CUDA, not on {self.table.device}: use 'auto'.")
-            if (trouble := _triton_trouble_on(self.table.device)) is not None:
-                raise InputError(f"field.grid.backend is 'triton', and {trouble}: mend that, or use 'auto' or 'torch'.")
+            need_triton("field.grid.backend", self.table.device)
             from magic123.fields.encoding_triton import encode_triton
 
             return encode_triton(x, self.table, self.layout, active)

@@ -9,13 +9,14 @@ program. A program of the first two kernels does one level of its points: a leve
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from functools import cache
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from magic123.triton_device import on_device
 
 BLOCK = 256
 _PRIME_Y = tl.constexpr(2654435761)
@@ -156,11 +157,6 @@ def _arrays(layout, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, .
     return tuple(values.to(device) for values in (torch.tensor(layout.scale, dtype=dtype), *whole))
 
 
-def _on(device: torch.device):
-    """Kernels are launched on the current device, which need not be the tensors'."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
 class _Encode(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, table, layout, active):
@@ -170,7 +166,7 @@ class _Encode(torch.autograd.Function):
         ctx.layout, ctx.active = layout, active
         ctx.save_for_backward(x, table)
         if count and active:
-            with _on(x.device):
+            with on_device(x.device):
                 arrays = _arrays(layout, x.dtype, x.device)
                 _forward[triton.cdiv(count, BLOCK), active](x, table, *arrays, out, count, out.shape[1], features, BLOCK)
         return out
@@ -183,7 +179,7 @@ class _Encode(torch.autograd.Function):
         grad_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
         grad_table = torch.zeros_like(table) if ctx.needs_input_grad[1] else None
         if count and active:
-            with _on(x.device):
+            with on_device(x.device):
                 arrays, blocks, width = _arrays(ctx.layout, x.dtype, x.device), triton.cdiv(count, BLOCK), grad_out.shape[1]
                 if grad_x is not None:
                     kernel = _backward_position[(blocks,)]

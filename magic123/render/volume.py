@@ -54,6 +54,30 @@ def box_span(
     return torch.minimum(a, b).amax(-1).clamp_min(nearest), torch.maximum(a, b).amin(-1)
 
 
+def ray_steps(
+    origins: Tensor,
+    directions: Tensor,
+    max_samples: int,
+    generator: torch.Generator | None,
+    box: Tensor | None,
+    nearest: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What `march` needs to know of each ray: near, far, first step, number of steps (int64), share. [N] each."""
+    step = 2 * math.sqrt(3) / max_samples
+    near, far = box_span(origins, directions, -1.0, 1.0, nearest)
+    last = ((far - near) / step).ceil().clamp_min(0)
+    first = torch.zeros_like(last)
+    if box is not None:
+        box_near, box_far = box_span(origins, directions, box[0], box[1], nearest)
+        first = ((box_near - near) / step).floor().clamp_min(0)
+        last = torch.minimum(last, ((box_far - near) / step).ceil())
+    if generator is None:
+        share = torch.full_like(near, 0.5)
+    else:
+        share = torch.rand(len(origins), generator=generator, device=generator.device).to(near)
+    return near, far, first, (last - first).clamp_min(0).long(), share
+
+
 @torch.no_grad()
 def march(
     origins: Tensor,
@@ -71,26 +95,14 @@ def march(
     bounds what is occupied: it saves looking, and leaves the other steps where they are. Nothing nearer than `nearest` is seen.
     """
     step = 2 * math.sqrt(3) / max_samples
-    near, far = box_span(origins, directions, -1.0, 1.0, nearest)
-    last = ((far - near) / step).ceil().clamp_min(0)
-    first = torch.zeros_like(last)
-    if box is not None:
-        box_near, box_far = box_span(origins, directions, box[0], box[1], nearest)
-        first = ((box_near - near) / step).floor().clamp_min(0)
-        last = torch.minimum(last, ((box_far - near) / step).ceil())
-    count = (last - first).clamp_min(0).long()
-
+    near, far, first, count, share = ray_steps(origins, directions, max_samples, generator, box, nearest)
     rays = torch.arange(len(origins), device=origins.device)
     ray = torch.repeat_interleave(rays, count)
     start = count.cumsum(0) - count
     index = torch.arange(len(ray), device=origins.device) - start.index_select(0, ray)
     begin = near.index_select(0, ray) + (index + first.index_select(0, ray)) * step
     width = (far.index_select(0, ray) - begin).clamp(0, step)
-    if generator is None:
-        share = 0.5
-    else:
-        share = torch.rand(len(origins), generator=generator, device=generator.device).to(origins.device).index_select(0, ray)
-    distance = begin + width * share
+    distance = begin + width * share.index_select(0, ray)
     points = origins.index_select(0, ray) + distance[:, None] * directions.index_select(0, ray)
     samples = PackedSamples(ray, distance, width, points)
     return samples if occupied is None else samples[occupied(points).nonzero()[:, 0]]
@@ -125,12 +137,25 @@ def visible(samples: PackedSamples, density: Callable[[Tensor], Tensor], count: 
         part = samples[pending[near]]
         tau = (density(part.points) * part.width).clamp_max(TAU_MAX)
         light = transmittance(tau, part.ray, count) * torch.exp(-depth).index_select(0, part.ray)
-        seen[pending[near]] = light > STOP
+        seen[pending[near]] = ~(light <= STOP)  # a NaN is kept: the picture must show it
         depth.index_add_(0, part.ray, tau.double())
         pending = pending[~near]
         pending = pending[depth.index_select(0, samples.ray.index_select(0, pending)) < -math.log(STOP)]
         first *= 2
     return samples[seen.nonzero()[:, 0]]
+
+
+def composite(samples: PackedSamples, sigma: Tensor, rgb: Tensor, normals: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
+    """Sums along `count` rays [count, 5 or 8]: rgb, opacity, depth and, where given, normals; and the samples' weights [M].
+
+    sigma [M], rgb [M, 3], normals [M, 3]. The gradient of the summed normals does not reach the weights.
+    """
+    tau = (sigma * samples.width).clamp_max(TAU_MAX)
+    weights = transmittance(tau, samples.ray, count) * -torch.expm1(-tau)
+    seen = torch.cat([rgb, torch.ones_like(rgb[:, :1]), samples.distance[:, None]], -1) * weights[:, None]
+    if normals is not None:
+        seen = torch.cat([seen, normals * weights.detach()[:, None]], -1)
+    return seen.new_zeros(count, seen.shape[-1]).index_add(0, samples.ray, seen), weights
 
 
 def render_volume(
@@ -147,32 +172,32 @@ def render_volume(
     generator: torch.Generator | None = None,
     box: Tensor | None = None,
     nearest: float = 0.1,
+    cells: Tensor | None = None,
 ) -> RayRendering:
     """Render rays (origins, unit directions: [N, 3]) through [-1, 1]^3 over `background` [3] or [N, 3].
 
     density_and_albedo: [K, 3] -> sigma [K], albedo [K, 3]. density: the same sigma alone, if that is cheaper.
     normal: [K, 3] -> unit normals [K, 3]; None renders no normals.
     shade(albedo [K, 3], normals [K, 3] | None, rays [K]) -> rgb [K, 3]; None shows the albedo. `rays` are row numbers.
+    cells [R^3] bool: the occupancy grid that `occupied` looks into; with it the modules *_triton do the work.
     The rest as in `march`.
 
     Samples behind a transmittance of 1e-4 are found by a first pass without gradients and dropped before anything
     expensive is asked of them. All others are kept however small their weight: that is how empty space can fill.
     """
-    rays = len(origins)
-    samples = march(
-        origins, directions, occupied=occupied, max_samples=max_samples, generator=generator, box=box, nearest=nearest
-    )
-    samples = visible(samples, density or (lambda x: density_and_albedo(x)[0]), rays)
+    rays, how = len(origins), {"max_samples": max_samples, "generator": generator, "box": box, "nearest": nearest}
+    density = density or (lambda x: density_and_albedo(x)[0])
+    if cells is None:
+        combine, samples = composite, visible(march(origins, directions, occupied=occupied, **how), density, rays)
+    else:
+        from magic123.render import compositing_triton, marching_triton
+
+        samples = marching_triton.march(origins, directions, cells=cells, **how)
+        combine, samples = compositing_triton.composite, marching_triton.visible(samples, density, rays)
     sigma, albedo = density_and_albedo(samples.points)
-    tau = (sigma * samples.width).clamp_max(TAU_MAX)
-    weights = transmittance(tau, samples.ray, rays) * -torch.expm1(-tau)
     normals = None if normal is None else normal(samples.points)
     rgb = albedo if shade is None else shade(albedo, normals, samples.ray)
-
-    seen = torch.cat([rgb, torch.ones_like(rgb[:, :1]), samples.distance[:, None]], -1) * weights[:, None]
-    if normals is not None:
-        seen = torch.cat([seen, normals * weights.detach()[:, None]], -1)
-    total = seen.new_zeros(rays, seen.shape[-1]).index_add(0, samples.ray, seen)
+    total, weights = combine(samples, sigma, rgb, normals, rays)
     opacity = total[:, 3:4]
     return RayRendering(
         rgb=total[:, :3] + (1 - opacity) * background,

@@ -13,6 +13,7 @@ from magic123.render.occupancy import OccupancyGrid
 from magic123.render.rendering import Rendering, Samples
 from magic123.render.shading import light_direction, shade_colors
 from magic123.render.volume import RayRendering, render_volume
+from magic123.triton_device import need_triton, triton_trouble_on
 
 
 class NeRF(nn.Module):
@@ -89,6 +90,7 @@ class NeRF(nn.Module):
             origins,
             directions,
             occupied=self.occupancy.occupied,
+            cells=self.occupancy.cells if self.marching_used == "triton" else None,
             max_samples=self.settings.max_samples,
             background=background,
             shade=shade,
@@ -163,5 +165,15 @@ class NeRF(nn.Module):
         vertices = (torch.from_numpy(vertices.copy()) - 1) * (2 / (resolution - 1)) - 1
         return vertices.clamp(-1, 1), torch.from_numpy(faces.astype("int64"))
 
+    @property
+    def marching_used(self) -> str:
+        """What marches where the scene now lies: 'torch' or 'triton'. Raises InputError where what is asked for cannot run."""
+        asked, device = self.settings.ray_marching, self.occupancy.cells.device
+        if asked == "triton":
+            need_triton("nerf.ray_marching", device)
+        if asked == "auto":
+            return "triton" if device.type == "cuda" and triton_trouble_on(device) is None else "torch"
+        return asked
+
     def kernels(self) -> dict[str, str]:
-        return {"hash_grid": self.field.grid.backend_used, "ray_marching": "torch"}
+        return {"hash_grid": self.field.grid.backend_used, "ray_marching": self.marching_used}
