@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -22,7 +22,7 @@ from magic123.config import ReferenceCamera, Stage
 from magic123.errors import InputError
 from magic123.example import Example
 from magic123.optimise import backward, differentiate, known_view, read, sees_reference, step_losses
-from magic123.priors.random_weights import Size, flops, random_prior
+from magic123.priors.random_weights import Kind, Size, flops, random_prior
 
 # What "small" lays over a stage: seconds on a CPU.
 SMALL = {
@@ -95,6 +95,10 @@ def measure(stage: Stage, size: Size, device: str, *, steps: int, warmup: int, a
 
     The scene is untrained and its occupancy grid looked at once: a trained one has fewer samples.
     """
+    if stage.scene == "points":
+        raise InputError("points are lifted from a trained stage: without one there is nothing to measure")
+    if unknown := {prior.kind for prior in stage.priors.values() if prior.weight} - set(get_args(Kind)):
+        raise InputError(f"there is no {min(unknown)} with random weights to measure: take a stage without it")
     if size == "small":
         stage = small(stage)
     where = torch.device(device)

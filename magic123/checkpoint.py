@@ -25,16 +25,20 @@ def save_scene(folder: Path, scene: nn.Module, stage: Stage, record: dict) -> No
     write_whole(folder / TENSORS, save(tensors))
 
 
-def build_scene(stage: Stage, pictures: dict[str, torch.Tensor] | None = None) -> nn.Module:
-    """An untrained scene of a stage. pictures: what scenes of pictures are made of, by their buffers' names."""
+def build_scene(stage: Stage, given: dict[str, torch.Tensor] | None = None) -> nn.Module:
+    """An untrained scene of a stage. given: what scenes of pictures or points are made of, by their buffers' names."""
     if stage.scene == "picture":
         from magic123.scenes.picture import Picture
 
-        return Picture(pictures["rgb"], pictures["alpha"])
+        return Picture(given["rgb"], given["alpha"])
     if stage.scene == "samples":
         from magic123.scenes.samples import Samples
 
-        return Samples(pictures["pictures"], pictures["places"])
+        return Samples(given["pictures"], given["places"])
+    if stage.scene == "points":
+        from magic123.scenes.points import Points
+
+        return Points.of_size(stage.points, len(given["positions"]))
     if stage.scene == "nerf":
         from magic123.scenes.nerf import NeRF
 

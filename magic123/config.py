@@ -92,11 +92,32 @@ class DMTetSettings(Settings):
     texture_levels_masked: bool = False
 
 
+class PointsSettings(Settings):
+    """A point cloud with learned features and a network that makes pictures of them: Make-it-3D's second stage.
+
+    Points are lifted from the depth that the stage before shows at the known view's size: first at the known view, then at
+    `azimuths` views on a circle at each of `polars`, nearest to the known view first.
+    """
+
+    polars: tuple[float, ...] = Field((90.0, 60.0, 120.0, 30.0), min_length=1)
+    azimuths: PositiveInt = 16
+    tolerance: PositiveFloat = 0.04  # world units: a point this near to one that is there already is not new
+    features: PositiveInt = 16  # learned channels beside the three of the colour
+    radius: PositiveFloat = 1.0  # of a point, in spacings of the picture that it comes from
+    per_pixel: PositiveInt = 8  # nearest points that a pixel is composited from
+    scales: int = Field(3, ge=1, le=6)  # pictures for the network, each half the size of the one before
+    width: PositiveInt = 16  # the network's channels at the finest scale; twice as many at each coarser one
+    # the network corrects the composited colours, and starts by leaving them; false: it makes all of the picture, as published
+    residual: bool = True
+
+
 # ----------------------------------------------------------------------------------------------------------- priors
 class PriorSettings(Settings):
     """One diffusion prior inside a stage. `weight` multiplies w(t)(eps_hat - eps) at the latents (a sum, not a mean).
 
-    The kind `clip` is no diffusion model: `weight` times 1 - cosine between a novel view and the reference picture.
+    The kind `clip` is no diffusion model: `weight` times 1 - cosine between a novel view and the reference picture. With a
+    `denoiser`, another prior of the stage, it looks at the view as that one denoises it, in place of that one's score
+    distillation, wherever the step that was drawn there is in this prior's t_range.
     """
 
     kind: Literal["stable-diffusion", "stable-diffusion-xl", "deepfloyd-if", "zero123", "clip"]
@@ -114,6 +135,10 @@ class PriorSettings(Settings):
     angle_weight: bool = True  # times (angle between novel and reference direction) / 180
     # next-example: the wrong-reference control; a list: this example (own) and others of its dataset that show the same object
     reference: Literal["own", "next-example"] | tuple[str, ...] = "own"
+    # clip. What is as by default is left out of what is written: settings of other priors read as they did before
+    denoiser: str | None = Field(None, exclude_if=lambda value: value is None)
+    # degrees of azimuth from the reference beyond which the denoiser's score distillation stands at every step
+    azimuth_within: float = Field(180.0, ge=0, le=180, exclude_if=lambda value: value == 180)
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
 
     @model_validator(mode="after")
@@ -141,8 +166,9 @@ PRIOR_KEYS = {  # what each kind of prior knows; files that give it more are ref
     "stable-diffusion-xl": _PROMPTED,
     "deepfloyd-if": _PROMPTED,
     "zero123": _GUIDED | {"angle_weight", "reference"},
-    "clip": _EVERY_PRIOR,
+    "clip": _EVERY_PRIOR | {"denoiser"},
 }
+DENOISED_KEYS = {"t_range", "azimuth_within"}  # of the kind clip, with a denoiser
 
 
 class Losses(Settings):
@@ -160,6 +186,8 @@ class Losses(Settings):
     total_variation: NonNegativeFloat = 0.0  # of density on a jittered grid; ours, for the reconstruction-only row
     normal_consistency: NonNegativeFloat = 0.0
     laplacian: NonNegativeFloat = 0.0
+    # of points: colours should stay as they were lifted, those of the known view a hundred times as much
+    point_colour: NonNegativeFloat = Field(0.0, exclude_if=lambda value: value == 0)
 
 
 class Shading(Settings):
@@ -188,6 +216,7 @@ class LearningRates(Settings):
     grid: PositiveFloat = 1e-2
     network: PositiveFloat = 1e-3
     geometry: PositiveFloat = 1e-3  # DMTet: signed distances and offsets
+    points: PositiveFloat = Field(1e-3, exclude_if=lambda value: value == 1e-3)  # colours and features of points
 
 
 # ------------------------------------------------------------------------------------------------------------ views
@@ -224,9 +253,9 @@ class ViewSettings(Settings):
 class Stage(Settings):
     """One optimisation of one scene."""
 
-    # picture: the input picture at every view (a control); samples: novel views drawn from a zero123 prior, no 3D;
-    # renders: of another system, see Method.renders
-    scene: Literal["nerf", "dmtet", "picture", "samples", "renders"]
+    # points: a cloud lifted from the stage that it starts from; picture: the input picture at every view (a control);
+    # samples: novel views drawn from a zero123 prior, no 3D; renders: of another system, see Method.renders
+    scene: Literal["nerf", "dmtet", "points", "picture", "samples", "renders"]
     init: str | None = None  # a stage of this method ("coarse") or of another ("magic123/coarse")
     steps: int = Field(5000, ge=0)
     resolution: PositiveInt = 128
@@ -238,6 +267,7 @@ class Stage(Settings):
     field: FieldSettings = FieldSettings()
     nerf: NeRFSettings = NeRFSettings()
     dmtet: DMTetSettings = DMTetSettings()
+    points: PointsSettings = Field(PointsSettings(), exclude_if=lambda value: value == PointsSettings())
     sampling: Sampling = Sampling()
     shading: Shading = Shading()
     random_background: float = Field(1.0, ge=0, le=1)  # share of novel views over one random colour; the others are white
@@ -265,6 +295,23 @@ class Stage(Settings):
             raise ValueError("reference_interval 0 never shows the known view, so reference_warmup must be 0 too")
         return self
 
+    @model_validator(mode="after")
+    def _denoisers_are_there(self) -> Stage:
+        for name, prior in self.priors.items():
+            if prior.kind != "clip" and (prior.denoiser is not None or prior.azimuth_within != 180):
+                raise ValueError(f"priors.{name}: denoiser and azimuth_within are for the kind clip")
+            if prior.denoiser is None or not prior.weight:
+                continue
+            other = self.priors.get(prior.denoiser)
+            if other is None or other.kind != "stable-diffusion" or not other.weight:
+                raise ValueError(
+                    f"priors.{name}.denoiser is {prior.denoiser!r}: it must name a prior of this stage of the kind "
+                    "stable-diffusion, with a weight above 0"
+                )
+            if any(o.denoiser == prior.denoiser for key, o in self.priors.items() if key != name):
+                raise ValueError(f"priors.{name}: another clip prior has the denoiser {prior.denoiser!r} already")
+        return self
+
     @property
     def sees_reference(self) -> bool:
         """Whether any step trains towards the known view."""
@@ -273,7 +320,8 @@ class Stage(Settings):
     @property
     def pictured(self) -> bool:
         """Whether it needs an example with a picture; the others make do with a caption."""
-        return self.sees_reference or self.scene == "picture" or any(prior.pictured for prior in self.priors.values())
+        made_of_it = self.scene in ("picture", "points")
+        return self.sees_reference or made_of_it or any(prior.pictured for prior in self.priors.values())
 
     @field_validator("ladder")
     @classmethod
@@ -297,8 +345,12 @@ class Stage(Settings):
 
 # blocks and losses that a scene knows nothing of; files that give it any are refused (a loss of 0 says nothing)
 SCENE_LACKS = {
-    "nerf": {"dmtet", "sampling", "losses.normal_consistency", "losses.laplacian"},
-    "dmtet": {"nerf", "sampling", "losses.entropy", "losses.orientation", "losses.total_variation"},
+    "nerf": {"dmtet", "points", "sampling", "losses.normal_consistency", "losses.laplacian", "losses.point_colour"},
+    "dmtet": {"nerf", "points", "sampling"}
+    | {f"losses.{name}" for name in ("entropy", "orientation", "total_variation", "point_colour")},
+    # the places of points are fixed: no loss moves them
+    "points": {"nerf", "dmtet", "field", "sampling"}
+    | {f"losses.{name}" for name in Losses.model_fields.keys() - {"rgb", "point_colour"}},
     "picture": set(Stage.model_fields) - {"scene", "steps"},
     "renders": set(),
     "samples": set(Stage.model_fields) - {"scene", "steps", "priors", "sampling"},

@@ -14,9 +14,9 @@ from magic123.config import PriorSettings, Stage
 from magic123.errors import NonFinite
 from magic123.example import Example
 from magic123.losses import Target, ramp, reference_losses, reference_target
-from magic123.priors.clip_reference import clip_consistency
+from magic123.priors.clip_reference import clip_consistency, denoised_consistency, looks_at
 from magic123.priors.precision import in_float32
-from magic123.priors.sds import Prior, gradient_trouble, score_distillation
+from magic123.priors.sds import Answer, Prior, ask, distil, gradient_trouble
 from magic123.resume import Unfinished, loop_state, restore_loop
 
 RAMPS = {"entropy": 2.0, "normal": 1.0}  # these losses gain their weight over the stage, see losses.ramp
@@ -113,17 +113,31 @@ def novel_step(
     guidance, said = {}, {}
     for name, prior in priors.items():
         settings: PriorSettings = stage.priors[name]
-        guide = clip_consistency if settings.kind == "clip" else score_distillation
-        guidance[name], said[name] = guide(
-            prior,
-            rendering.rgb,
-            camera,
-            settings=settings,
-            generator=generator,
-            reference_camera=known.camera if known else None,
-            loss_scale=loss_scale_at(stage, step),
-        )
+        if settings.kind == "clip":
+            if settings.denoiser is None:
+                guidance[name], said[name] = clip_consistency(prior, rendering.rgb, camera, settings=settings)
+            continue
+        answer = ask(prior, rendering.rgb, camera, settings=settings, generator=generator)
+        if judge := judge_of(name, answer, camera, priors, known, stage):
+            loss, said[judge] = denoised_consistency(priors[judge], prior, answer, settings=stage.priors[judge])
+            guidance[judge] = loss.to(rendering.rgb.device)
+            continue
+        seen, scale = known.camera if known else None, loss_scale_at(stage, step)
+        loss, said[name] = distil(prior, answer, camera, settings=settings, reference_camera=seen, loss_scale=scale)
+        guidance[name] = loss.to(rendering.rgb.device)
     return scene.regularizers(rendering, stage.losses), guidance, said
+
+
+def judge_of(
+    name: str, answer: Answer, camera: Camera, priors: dict[str, Prior], known: Known | None, stage: Stage
+) -> str | None:
+    """The clip prior that has its say on this answer of the diffusion prior `name` in place of score distillation, if any."""
+    for judge, settings in stage.priors.items():
+        if settings.denoiser == name and judge in priors:
+            azimuth = float(known.camera.azimuth[0]) if known else 0.0
+            how = {"settings": settings, "reference_azimuth": azimuth, "steps": len(priors[name].alphas_cumprod)}
+            return judge if looks_at(answer, camera, **how) else None
+    return None
 
 
 def sees_reference(step: int, stage: Stage) -> bool:

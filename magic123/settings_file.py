@@ -17,7 +17,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from magic123.config import PRIOR_KEYS, SCENE_LACKS, Method
+from magic123.config import DENOISED_KEYS, PRIOR_KEYS, SCENE_LACKS, Method
 from magic123.errors import InputError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -216,6 +216,8 @@ def check_kinds(stage: dict[str, Any], file: str | Path, at: str) -> None:
         )
     for name, prior in stage.get("priors", {}).items():
         known = PRIOR_KEYS[prior["kind"]]
+        if prior["kind"] == "clip" and prior.get("denoiser") is not None:
+            known = known | DENOISED_KEYS
         if unknown := sorted(prior.keys() - known):
             raise InputError(
                 f"{file}: {at}.priors.{name}.{unknown[0]} is given, which a prior of the kind {prior['kind']} knows nothing "
@@ -236,6 +238,8 @@ def _check_starts(methods: dict[str, Method], file: str | Path) -> None:
             at = f"{name}.stages.{stage_name}"
             if stage.scene == "dmtet" and stage.init is None:
                 raise InputError(f"{file}: {at}.init is missing: a dmtet scene starts from a nerf stage; name it.")
+            if stage.scene == "points" and stage.init is None:
+                raise InputError(f"{file}: {at}.init is missing: points are lifted from a nerf or dmtet stage; name it.")
             if stage.scene == "picture" and stage.steps:
                 raise InputError(f"{file}: {at} shows the picture itself, so it takes steps: 0.")
             if stage.scene == "samples" and (stage.steps or [prior.kind for prior in stage.priors.values()] != ["zero123"]):
@@ -254,7 +258,7 @@ def _check_starts(methods: dict[str, Method], file: str | Path) -> None:
                     known = list(methods[owner].stages)
                     raise InputError(f"{file}: {at} names {start!r}, not a stage of {owner}; {choose_from(start, known)}.")
                 if methods[owner].stages[start].scene in ("picture", "samples", "renders"):
-                    raise InputError(f"{file}: {at} names {init!r}, pictures: only nerf and dmtet stages can be started from.")
+                    raise InputError(f"{file}: {at} names {init!r}, pictures: start from a nerf, dmtet or points stage.")
                 if (owner, start) in chain:
                     circle = " -> ".join("/".join(step) for step in [*chain, (owner, start)])
                     raise InputError(f"{file}: {at} goes in a circle ({circle}).")

@@ -189,7 +189,7 @@ def score_inputs(wildcards):
 
 def score_options(wildcards, input):
     """The options of score that this cell needs."""
-    mesh = "none" if stage_of(wildcards).scene in ("picture", "samples") else f"{input.mesh}/mesh.obj"
+    mesh = "none" if stage_of(wildcards).scene in ("picture", "samples", "points") else f"{input.mesh}/mesh.obj"
     words = ["--mesh", mesh, "--record", input.record if "record" in input.keys() else "none"]
     for option, column in (("--truth", "truth"), ("--truth-mesh", "truth_mesh")):
         words += [option, input[column] if column in input.keys() else "none"]

@@ -234,7 +234,14 @@ def start_scene(stage: Stage, example, init: Path | None, device: str = "cpu"):
         from magic123.scenes.dmtet import DMTet
 
         return DMTet.from_nerf(before, stage)
-    scene = build_scene(stage).to(device)
+    if stage.scene == "points" and hasattr(before, "field"):
+        from magic123.scenes.points import Points
+
+        return Points.from_scene(before, example, stage)
+    given = before.state_dict()
+    if stage.scene == "points" and "positions" not in given:
+        raise InputError(f"a points scene cannot start from the {type(before).__name__} in {init}")
+    scene = build_scene(stage, given).to(device)
     if type(before) is not type(scene):
         raise InputError(f"a {stage.scene} scene cannot start from the {type(before).__name__} in {init}")
     try:

@@ -5,7 +5,7 @@ Writes  --out:  {set}/NNN.png on white; alpha/, normal/, depth/ and, where asked
                 turntable.mp4; contact.png. The set `reference` is the input picture's own view;
                 an example without a picture has none.
         --mesh: mesh.obj, mesh.mtl, texture.png, mesh.glb, mesh.ply and mesh.json (figures and what is wrong with it); a
-                result without a usable surface has none.json in their place, which says why.
+                result without a usable surface has none.json in their place, which says why, and one of points points.ply.
 Both folders appear complete or not at all. Colours are albedo.
 """
 
@@ -205,12 +205,15 @@ def write_showcase(scene, example, settings: ViewSettings, folder: Path, about: 
 
 def write_mesh_folder(scene, settings: ViewSettings, folder: Path, about: dict) -> dict:
     """The mesh, or none.json; mesh.json either way. Returns what mesh.json says."""
-    from magic123.geometry.export import write_mesh
+    from magic123.geometry.export import write_mesh, write_points
     from magic123.geometry.mesh import mesh_problem, surface_missing
 
     # a density field is sampled as finely as one likes, a lattice is as fine as it is
     surface = scene.mesh(settings.mesh_resolution) if about["scene"] == "nerf" else scene.mesh()
-    if surface is None:
+    if surface is None and hasattr(scene, "cloud"):
+        write_points(folder / "points.ply", *(part.cpu().numpy() for part in scene.cloud()))
+        reason = "points have no surface (they are in points.ply)"
+    elif surface is None:
         reason = "this scene has no surface"
     else:
         vertices, faces = (part.detach().cpu().numpy() for part in surface)

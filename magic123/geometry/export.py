@@ -57,6 +57,13 @@ def write_mesh(
     }
 
 
+def write_points(file: Path, positions: np.ndarray, colours: np.ndarray) -> None:
+    """A point cloud as PLY: positions and colours in [0, 1], [N, 3] each (colours as 8 bit)."""
+    import trimesh
+
+    trimesh.PointCloud(positions, colors=np.rint(colours.clip(0, 1) * 255).astype(np.uint8)).export(file)
+
+
 def _write_obj(folder: Path, vertices: np.ndarray, normals: np.ndarray, atlas: Atlas) -> None:
     """Positions and normals once per vertex, uv once per copy: the file stays a closed surface across seams."""
     corners = np.stack([atlas.vertex[atlas.faces] + 1, atlas.faces + 1, atlas.vertex[atlas.faces] + 1], -1).reshape(-1, 9)

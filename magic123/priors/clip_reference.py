@@ -1,7 +1,7 @@
-"""Make-it-3D's image consistency (arXiv 2303.14184), in its plain form: novel views should mean what the input picture means.
+"""Make-it-3D's image consistency (arXiv 2303.14184): novel views should mean what the input picture means.
 
-There the similarity is taken of a denoised picture, at small steps alone; here of the rendered view itself, at every
-novel view.
+Plainly, `clip_consistency`, of the rendered view itself. As the paper has it, `denoised_consistency`, of what a diffusion prior
+makes of the view, and only at the small steps, where that is a picture; score distillation has the large ones.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magic123.camera import Camera
+from magic123.camera import Camera, wrap_degrees
 from magic123.config import PriorSettings
 from magic123.errors import InputError
+from magic123.priors.sds import Answer, timestep_bounds
 
 FILES = ("open_clip_config.json", "open_clip_model.safetensors")
 
@@ -73,3 +74,23 @@ def clip_consistency(
     """
     distance = 1 - (prior.embed(rgb) * prior.known).sum(-1)
     return settings.weight * distance.sum().to(rgb.device), {"distance": distance.mean().detach()}
+
+
+def looks_at(answer: Answer, camera: Camera, *, settings: PriorSettings, reference_azimuth: float, steps: int) -> bool:
+    """Whether a clip prior with a denoiser has its say on this answer: all steps of the batch in `t_range` (of `steps`),
+    all views within `azimuth_within` degrees of the reference.
+    """
+    first, last = timestep_bounds(settings.t_range, steps)
+    near = wrap_degrees(camera.azimuth - reference_azimuth).abs() <= settings.azimuth_within
+    return bool(((answer.t >= first) & (answer.t <= last)).all()) and bool(near.all())
+
+
+def denoised_consistency(
+    prior: ClipReference, denoiser, answer: Answer, *, settings: PriorSettings
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """As `clip_consistency`, of the pictures that a latent diffusion prior sees in its `answer`.
+
+    The gradient takes the decoder and then the encoder back to the rendered view; the U-Net counts as given.
+    """
+    distance = 1 - (prior.embed(denoiser.decode(answer.denoised())) * prior.known).sum(-1)
+    return settings.weight * distance.sum(), {"distance": distance.mean().detach()}

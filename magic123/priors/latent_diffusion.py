@@ -158,6 +158,15 @@ def encode(vae, rgb: Tensor, resolution: int, generator: torch.Generator | None 
     return latents
 
 
+def decode(vae, latents: Tensor) -> Tensor:
+    """Scaled latents [B, 4, h, w] -> rgb [B, H, W, 3] in [0, 1], float32; differentiable."""
+    latents = latents.float().clone()  # as in encode
+    pixels = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.float()
+    if vae.dtype == torch.float16 and latents.requires_grad:
+        carry_gradient_through_half(latents, pixels)
+    return ((pixels + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
+
+
 def carry_gradient_through_half(inputs: Tensor, outputs: Tensor, largest: float = 64.0) -> None:
     """Scale the gradient to a maximum of about `largest` between `outputs` and `inputs`, and back again: no change outside.
 

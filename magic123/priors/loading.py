@@ -29,7 +29,9 @@ def load_priors(
         elif settings.kind == "clip":
             from magic123.priors.clip_reference import ClipReference
 
-            prior = ClipReference.load(folder, example.rgb, dtype=settings.dtype, device=device)
+            kinds = {other: (stage.priors[other].kind, stage.priors[other].weights) for other in priors}
+            alike = [priors[other] for other, kind in kinds.items() if kind == ("clip", settings.weights)]
+            prior = alike[0] if alike else ClipReference.load(folder, example.rgb, dtype=settings.dtype, device=device)
         else:
             from magic123.priors.zero123 import Zero123
 

@@ -8,6 +8,7 @@ arXiv 2209.14988, eq. 3; this w is the one Magic123's code uses). It is a *sum* 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -70,6 +71,42 @@ def add_noise(latents: Tensor, noise: Tensor, alphas_cumprod: Tensor, t: Tensor)
     return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a prior says of B pictures, each at its own step and with its own noise."""
+
+    latents: Tensor  # z [B, C, h, w], differentiable in the pictures
+    noise: Tensor  # eps, as they are
+    estimate: Tensor  # eps_hat, guided
+    t: Tensor  # [B], on the device of the generator that drew it
+    alphas: Tensor  # a_t [B], on the latents' device
+
+    def denoised(self) -> Tensor:
+        """z_t without the noise that is seen in it, (z_t - sqrt(1 - a_t) eps_hat) / sqrt(a_t): as the latents.
+
+        Its gradient at z is 1: eps_hat counts as given, as in score distillation.
+        """
+        rest = ((1 - self.alphas) / self.alphas).sqrt().view(-1, *[1] * (self.latents.dim() - 1))
+        return self.latents + rest * (self.noise - self.estimate)
+
+
+def ask(prior: Prior, rgb: Tensor, camera: Camera, *, settings: PriorSettings, generator: torch.Generator) -> Answer:
+    """rgb [B, H, W, 3] in [0, 1] as rendered from `camera`; t ~ U{floor(1000 t_min) .. floor(1000 t_max)}, one per picture, and
+    one noise, all from `generator` (which also draws the latents from the VAE's posterior).
+    """
+    latents = prior.encode(rgb, generator)
+    alphas = prior.alphas_cumprod.to(latents.device)
+    first, last = timestep_bounds(settings.t_range, len(alphas))
+    drawn = torch.randint(first, last + 1, (len(latents),), generator=generator, device=generator.device)
+    noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents.device)
+    t = drawn.to(latents.device)
+    with torch.no_grad():
+        noisy = add_noise(latents.detach(), noise, alphas, t)
+        unconditional, conditional = prior.noise(noisy, t, camera)
+        estimate = guided_noise(unconditional, conditional, settings.guidance_scale, settings.guidance_formula)
+    return Answer(latents, noise, estimate, drawn, alphas[t])
+
+
 def score_distillation(
     prior: Prior,
     rgb: Tensor,
@@ -82,36 +119,36 @@ def score_distillation(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss whose gradient at the latents is weight * angle_weight * w(t) * (eps_hat - eps) / loss_scale, summed over the batch.
 
-    rgb [B, H, W, 3] in [0, 1] as rendered from `camera`; t ~ U{floor(1000 t_min) .. floor(1000 t_max)}, one per picture, and
-    one noise, all from `generator` (which also draws the latents from the VAE's posterior).
+    Asks the prior, and is `distil` of what it says.
+    """
+    answer = ask(prior, rgb, camera, settings=settings, generator=generator)
+    loss, said = distil(prior, answer, camera, settings=settings, reference_camera=reference_camera, loss_scale=loss_scale)
+    return loss.to(rgb.device), said
+
+
+def distil(
+    prior: Prior, answer: Answer, camera: Camera, *, settings: PriorSettings, reference_camera=None, loss_scale: float = 1.0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of `score_distillation`, from what the prior said of the pictures from `camera`.
+
     angle_weight (zero123 alone, if settings.angle_weight): the angle between the directions of `camera` and of
     `reference_camera` (Camera or config.ReferenceCamera; by default what the prior was shown) in degrees / 180; 1 otherwise.
     Returns the loss (0.5 * sum of the squared gradient) and {"gradient_norm" (scalar, float64), "t" [B] (on the generator's
     device)}. Does not wait for the device: whether the norm is finite is the caller's to read, see `gradient_trouble`.
     """
-    latents = prior.encode(rgb, generator)
-    count = len(latents)
-    alphas = prior.alphas_cumprod.to(latents.device)
-    first, last = timestep_bounds(settings.t_range, len(alphas))
-    drawn = torch.randint(first, last + 1, (count,), generator=generator, device=generator.device)
-    noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents.device)
-    t = drawn.to(latents.device)
-
+    latents = answer.latents
     with torch.no_grad():
-        noisy = add_noise(latents.detach(), noise, alphas, t)
-        unconditional, conditional = prior.noise(noisy, t, camera)
-        estimate = guided_noise(unconditional, conditional, settings.guidance_scale, settings.guidance_formula)
-        factor = settings.weight / loss_scale * (1 - alphas[t].double())
+        factor = settings.weight / loss_scale * (1 - answer.alphas.double())
         if settings.kind == "zero123" and settings.angle_weight:
             seen = getattr(prior, "reference_camera", None)
             several = seen is not None and len(seen) > 1
             factor = factor * angle_weight(camera, seen if several or reference_camera is None else reference_camera).to(factor)
         # float64: a factor of 1e-8 beside latents of 1 is below what float32 resolves in latents - (latents - gradient)
-        gradient = factor[:, None, None, None] * (estimate.double() - noise.double())
+        gradient = factor[:, None, None, None] * (answer.estimate.double() - answer.noise.double())
         norm = gradient.norm()
     latents = latents.double()
     loss = 0.5 * ((latents - (latents - gradient).detach()) ** 2).sum()
-    return loss.float().to(rgb.device), {"gradient_norm": norm, "t": drawn}
+    return loss.float(), {"gradient_norm": norm, "t": answer.t}
 
 
 def gradient_trouble(prior: Prior, settings: PriorSettings, t: Tensor) -> str:

@@ -122,6 +122,10 @@ class StableDiffusion:
     def encode(self, rgb: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return latent_diffusion.encode(self.vae, rgb, self.resolution, generator)
 
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures [B, R, R, 3] in [0, 1] of scaled latents; differentiable."""
+        return latent_diffusion.decode(self.vae, latents)
+
     def condition(self, camera: Camera) -> Tensor:
         """Text embeddings [B, L, D] of the prompts at these views."""
         return seen_from(self.embeddings, camera, self.front)[len(camera) :]

@@ -197,5 +197,4 @@ class Zero123:
             spread = eta * ((1 - alpha_previous) / (1 - alpha) * (1 - alpha / alpha_previous)).clamp_min(0).sqrt()
             direction = (1 - alpha_previous - spread**2).clamp_min(0).sqrt()
             latents = alpha_previous.sqrt() * clean + direction * estimate + spread * gaussian()
-        pixels = self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype)).sample.float()
-        return ((pixels + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
+        return latent_diffusion.decode(self.vae, latents)

@@ -1,0 +1,147 @@
+"""Make-it-3D's second stage (arXiv 2303.14184): a textured point cloud that a small network makes pictures of.
+
+Places are fixed; colours, features and the network learn. `Points.from_scene` lifts the cloud from a trained scene.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from magic123.camera import Camera
+from magic123.config import LearningRates, Losses, PointsSettings, Stage
+from magic123.example import Example
+from magic123.render.deferred import DeferredRenderer
+from magic123.render.points import splat
+from magic123.render.rendering import Rendering
+from magic123.render.shading import light_direction, shade_colors
+from magic123.scenes.lifting import Cloud, lift
+
+KNOWN_HOLDS = 100.0  # the released code holds the known view's colours with 1e5, the others with 1e3
+CLEAR, SOLID = 0.5, 0.95  # coverages: the blur round the outline is below, the seams between points are above
+EDGE = 1e-3  # colours are kept this far from 0 and 1 where a logit is taken of them
+
+
+class Points(nn.Module):
+    """A cloud of N points. A new one of a size alone (zeros) is there to be loaded into.
+
+    `handover` says, after `from_scene`, where the points come from (plain data, for the result's record).
+    """
+
+    def __init__(self, settings: PointsSettings, cloud: Cloud):
+        super().__init__()
+        self.settings = settings
+        for name, value in vars(cloud).items():
+            self.register_buffer(name, value)
+        self.colour = nn.Parameter(cloud.colours.clone())
+        self.feature = nn.Parameter(torch.randn(len(cloud.positions), settings.features).to(cloud.positions.device))
+        # colour, features and opacity in, colour out
+        self.renderer = DeferredRenderer(3 + settings.features + 1, 3, settings.scales, settings.width)
+        self.handover: dict = {}
+
+    @classmethod
+    def of_size(cls, settings: PointsSettings, count: int) -> Points:
+        flat, solid = torch.zeros(count), torch.zeros(count, 3)
+        return cls(settings, Cloud(solid, solid.clone(), solid.clone(), flat, flat.bool()))
+
+    @classmethod
+    def from_scene(cls, scene: nn.Module, example: Example, stage: Stage) -> Points:
+        """The points of `stage`, lifted from a trained scene at the size at which the known view is trained, on its device.
+
+        Raises InputError as `lift`.
+        """
+        device = next(scene.parameters()).device
+        cloud, figures = lift(scene, example, stage.points, round(stage.resolution * stage.reference_scale), device)
+        points = cls(stage.points, cloud).to(device)
+        points.handover = figures
+        return points
+
+    def render(
+        self,
+        camera: Camera,
+        *,
+        mode: str = "albedo",
+        ambient: float = 1.0,
+        light: Tensor | None = None,
+        background: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        origins_offset: Tensor | None = None,
+        directions_offset: Tensor | None = None,
+    ) -> Rendering:
+        """As `NeRF.render`, of the points; the offsets do nothing. Normals are there in every mode.
+
+        Depth and normal are the nearest points' own means, without gradient.
+        """
+        device = self.positions.device
+        camera = camera.to(device)
+        background = torch.ones(3, device=device) if background is None else background.to(device)
+        if light is None and mode in ("lambertian", "textureless"):
+            light = light_direction(camera, generator)
+        pictures = []
+        for index in range(len(camera)):  # one by one: each sees other points
+            one = camera[index]
+            albedo, opacity, depth, normal = self._see(one)
+            towards = None if light is None else light.to(device).expand(len(camera), 3)[index]
+            shaded = shade_colors(albedo.reshape(-1, 3), normal.reshape(-1, 3), towards, ambient, mode).reshape(albedo.shape)
+            behind = background[index] if background.dim() == 4 else background
+            rgb = opacity * shaded + (1 - opacity) * behind
+            pictures.append((rgb, opacity, depth * opacity, normal * opacity))
+        return Rendering(*(torch.stack(values) for values in zip(*pictures, strict=True)))
+
+    def _see(self, camera: Camera) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Colour [H, W, 3], opacity [H, W, 1], depth [H, W, 1] and unit normal [H, W, 3] of one camera, none premultiplied."""
+        carried = torch.cat([self.colour, self.feature, torch.ones_like(self.sizes)[:, None]], -1)
+        splats, seen = [], []  # finest first; of each picture the channels of the points, and the opacity
+        for scale in range(self.settings.scales):
+            size = (-(-camera.height // 2**scale), -(-camera.width // 2**scale))
+            splats.append(
+                splat(self.positions, self.settings.radius * self.sizes, camera.resized(size), self.settings.per_pixel)
+            )
+            values, coverage = splats[-1].picture(carried).split([carried.shape[1] - 1, 1], -1)
+            seen.append((values / coverage.clamp_min(EDGE), solidity(coverage)))
+        inputs = [torch.cat([values * opacity, opacity], -1).permute(2, 0, 1)[None] for values, opacity in seen]
+        colour = self.renderer(inputs)[0].permute(1, 2, 0)
+        values, opacity = seen[0]
+        if self.settings.residual:
+            colour = colour + values[..., :3].clamp(EDGE, 1 - EDGE).logit()
+        with torch.no_grad():
+            geometry = splats[0].picture(torch.cat([self.normals, splats[0].distance[:, None]], -1))
+            coverage = splats[0].picture(carried[:, -1:]).clamp_min(EDGE)
+            normal, depth = F.normalize(geometry[..., :3], dim=-1), geometry[..., 3:] / coverage
+        return colour.sigmoid(), opacity, depth, normal
+
+    def parameter_groups(self, rates: LearningRates) -> list[dict]:
+        return [
+            {"params": [self.colour, self.feature], "lr": rates.points},
+            {"params": list(self.renderer.parameters()), "lr": rates.network},
+        ]
+
+    def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:
+        pass
+
+    def regularizers(self, rendering: Rendering, losses: Losses) -> dict[str, Tensor]:
+        """How far colours are from those that were lifted: mean squares, the known view's times KNOWN_HOLDS."""
+        if not losses.point_colour:
+            return {}
+        moved = (self.colour - self.colours).square().mean(-1)
+        held = self.known.to(moved)
+        means = [(moved * share).sum() / share.sum().clamp_min(1) for share in (held, 1 - held)]
+        return {"point_colour": KNOWN_HOLDS * means[0] + means[1]}
+
+    def mesh(self) -> None:
+        """Points have no surface."""
+        return None
+
+    @torch.no_grad()
+    def cloud(self) -> tuple[Tensor, Tensor]:
+        """Positions and colours in [0, 1] as learned, [N, 3] each: what a point cloud file holds."""
+        return self.positions, self.colour.clamp(0, 1)
+
+    def kernels(self) -> dict[str, str]:
+        return {"points": "torch"}
+
+
+def solidity(coverage: Tensor) -> Tensor:
+    """The opacity that a coverage by points means: 0 up to CLEAR, 1 from SOLID on, linear between."""
+    return ((coverage - CLEAR) / (SOLID - CLEAR)).clamp(0, 1)
