@@ -103,7 +103,7 @@ class PointsSettings(Settings):
     azimuths: PositiveInt = 16
     tolerance: PositiveFloat = 0.04  # world units: a point this near to one that is there already is not new
     features: PositiveInt = 16  # learned channels beside the three of the colour
-    radius: PositiveFloat = 1.0  # of a point, in spacings of the picture that it comes from
+    radius: PositiveFloat = 1.2  # of a point, in spacings of the picture that it comes from
     per_pixel: PositiveInt = 8  # nearest points that a pixel is composited from
     scales: int = Field(3, ge=1, le=6)  # pictures for the network, each half the size of the one before
     width: PositiveInt = 16  # the network's channels at the finest scale; twice as many at each coarser one
@@ -145,6 +145,8 @@ class PriorSettings(Settings):
     def _guided(self) -> PriorSettings:
         if (self.guidance_scale is None) != (self.kind == "clip"):
             raise ValueError(f"{self.kind} " + ("takes no guidance_scale" if self.kind == "clip" else "needs a guidance_scale"))
+        if self.kind != "clip" and (self.denoiser is not None or self.azimuth_within != 180):
+            raise ValueError(f"{self.kind} takes neither denoiser nor azimuth_within")
         return self
 
     @property
@@ -295,22 +297,20 @@ class Stage(Settings):
             raise ValueError("reference_interval 0 never shows the known view, so reference_warmup must be 0 too")
         return self
 
-    @model_validator(mode="after")
-    def _denoisers_are_there(self) -> Stage:
-        for name, prior in self.priors.items():
-            if prior.kind != "clip" and (prior.denoiser is not None or prior.azimuth_within != 180):
-                raise ValueError(f"priors.{name}: denoiser and azimuth_within are for the kind clip")
-            if prior.denoiser is None or not prior.weight:
-                continue
-            other = self.priors.get(prior.denoiser)
+    @field_validator("priors")
+    @classmethod
+    def _denoisers_are_there(cls, priors: dict[str, PriorSettings]) -> dict[str, PriorSettings]:
+        judged = {name: prior.denoiser for name, prior in priors.items() if prior.denoiser is not None and prior.weight}
+        for name, denoiser in judged.items():
+            other = priors.get(denoiser)
             if other is None or other.kind != "stable-diffusion" or not other.weight:
                 raise ValueError(
-                    f"priors.{name}.denoiser is {prior.denoiser!r}: it must name a prior of this stage of the kind "
-                    "stable-diffusion, with a weight above 0"
+                    f"{name}.denoiser is {denoiser!r}: it must name a prior of this stage of the kind stable-diffusion, "
+                    "with a weight above 0"
                 )
-            if any(o.denoiser == prior.denoiser for key, o in self.priors.items() if key != name):
-                raise ValueError(f"priors.{name}: another clip prior has the denoiser {prior.denoiser!r} already")
-        return self
+            if list(judged.values()).count(denoiser) > 1:
+                raise ValueError(f"two clip priors have the denoiser {denoiser!r}: one alone can stand in for it")
+        return priors
 
     @property
     def sees_reference(self) -> bool:

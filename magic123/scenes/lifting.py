@@ -20,7 +20,7 @@ from magic123.example import Example
 from magic123.render.points import project, splat
 
 SEEN = 0.5  # opacity from which a pixel shows something
-COVERED = 0.9  # coverage from which points leave no gap
+COVERED = 0.97  # coverage from which points leave no gap
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from magic123.render.shading import light_direction, shade_colors
 from magic123.scenes.lifting import Cloud, lift
 
 KNOWN_HOLDS = 100.0  # the released code holds the known view's colours with 1e5, the others with 1e3
-CLEAR, SOLID = 0.5, 0.95  # coverages: the blur round the outline is below, the seams between points are above
+CLEAR, SOLID = 0.45, 0.9  # coverages: the blur round the outline is below, the seams between points are above
 EDGE = 1e-3  # colours are kept this far from 0 and 1 where a logit is taken of them
 
 
