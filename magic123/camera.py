@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from magic123.device import sent
+
 
 @dataclass(frozen=True)
 class Camera:
@@ -50,7 +52,7 @@ class Camera:
         return replace(self, height=height, width=width)
 
     def to(self, device) -> Camera:
-        return replace(self, **{k: getattr(self, k).to(device) for k in ("polar", "azimuth", "radius", "fov")})
+        return replace(self, **{k: sent(getattr(self, k), device) for k in ("polar", "azimuth", "radius", "fov")})
 
     @property
     def position(self) -> Tensor:

@@ -173,6 +173,34 @@ PRIOR_KEYS = {  # what each kind of prior knows; files that give it more are ref
 DENOISED_KEYS = {"t_range", "azimuth_within"}  # of the kind clip, with a denoiser
 
 
+class Speed(Settings):
+    """How frozen networks are run on a device. Nothing here changes the method: results differ by rounding, if at all.
+
+    none leaves the choice to the device; `stage.json` says what it came to.
+    """
+
+    # their weights and pictures with channels last in memory; none: yes
+    channels_last: bool | None = None
+    # torch.compile of UNets and of the autoencoders' encoders, in one of its modes; none: off. The two modes that record CUDA
+    # graphs do so for the UNets alone, through which no gradient passes; the encoders are then compiled without
+    compile: Literal["off", "default", "reduce-overhead", "max-autotune"] | None = None
+    # each prior on a CUDA stream of its own; none: on cards of 32 GB or more, because memory is then not shared among them.
+    # Not with CUDA graphs
+    streams: bool | None = None
+    # products of float32 matrices and convolutions in TensorFloat-32, the scene's small network included; none: no
+    tf32: bool | None = None
+
+    @model_validator(mode="after")
+    def _graphs_on_one_stream(self) -> Speed:
+        if self.streams and self.graphs:
+            raise ValueError(f"compile {self.compile} records CUDA graphs, which cannot share streams: set streams to false")
+        return self
+
+    @property
+    def graphs(self) -> bool:
+        return self.compile in ("reduce-overhead", "max-autotune")
+
+
 class Losses(Settings):
     """Weights of the losses; 0 switches one off (it is then not computed)."""
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from magic123.camera import Camera
 from magic123.config import Losses
+from magic123.device import sent
 from magic123.errors import InputError
 from magic123.example import Example, rgb_pixels, target_depth
 from magic123.render.rendering import Rendering
@@ -145,7 +146,7 @@ def total_variation(
     """
     shift = torch.full((3,), 0.5) if generator is None else torch.rand(3, generator=generator, device=generator.device)
     h = 2 / resolution
-    axes = [(torch.arange(resolution, device=device) + s) * h - 1 for s in shift.to(device)]
+    axes = [(torch.arange(resolution, device=device) + s) * h - 1 for s in sent(shift, device)]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
     filled = -torch.expm1(-density(points) * h).reshape((resolution,) * 3)
     return sum(filled.diff(dim=axis).abs().mean() for axis in range(3))

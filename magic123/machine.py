@@ -140,7 +140,7 @@ def python_and_torch(devices: list[tuple[int, int]], gpu_needed: bool = False) -
 
 def extensions(devices: list[tuple[int, int]]) -> Iterable[Finding]:
     """Triton, and the extensions that a user may have compiled."""
-    from magic123.triton_device import triton_trouble
+    from magic123.device import triton_trouble
 
     lost = "on CUDA the hash grid runs in tiny-cuda-nn or, several times slower, in plain torch, as ray marching then does"
     if importlib.util.find_spec("triton") is None:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from magic123.camera import Camera, sample_novel
-from magic123.config import PriorSettings, Stage
+from magic123.config import Stage
 from magic123.errors import NonFinite
 from magic123.example import Example
 from magic123.losses import Target, ramp, reference_losses, reference_target
 from magic123.priors.clip_reference import clip_consistency, denoised_consistency, looks_at
 from magic123.priors.precision import in_float32
 from magic123.priors.sds import Answer, Prior, ask, distil, gradient_trouble
+from magic123.priors.speed import side_by_side
 from magic123.resume import Unfinished, loop_state, restore_loop
 
 RAMPS = {"entropy": 2.0, "normal": 1.0}  # these losses gain their weight over the stage, see losses.ramp
@@ -99,6 +100,25 @@ def reference_step(scene, known: Known, stage: Stage, generator: torch.Generator
     return reference_losses(rendering, known.target, stage.losses) | scene.regularizers(rendering, stage.losses)
 
 
+def guide(
+    name: str, rgb: Tensor, camera: Camera, priors: dict[str, Prior], known: Known | None, stage: Stage, step: int, generator
+) -> tuple[Tensor | None, str, dict[str, Tensor]]:
+    """What a prior makes of a view: (weighted loss or None, the prior that it counts for, what is said of it)."""
+    prior, settings = priors[name], stage.priors[name]
+    if settings.kind == "clip":
+        if settings.denoiser is not None:
+            return None, name, {}
+        loss, told = clip_consistency(prior, rgb, camera, settings=settings)
+        return loss, name, told
+    answer = ask(prior, rgb, camera, settings=settings, generator=generator)
+    if judge := judge_of(name, answer, camera, priors, known, stage):
+        loss, told = denoised_consistency(priors[judge], prior, answer, settings=stage.priors[judge])
+        return loss.to(rgb.device), judge, told
+    seen, scale = known.camera if known else None, loss_scale_at(stage, step)
+    loss, told = distil(prior, answer, camera, settings=settings, reference_camera=seen, loss_scale=scale)
+    return loss.to(rgb.device), name, told
+
+
 def novel_step(
     scene, priors: dict[str, Prior], known: Known | None, stage: Stage, step: int, generator: torch.Generator
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, Tensor]]]:
@@ -111,20 +131,12 @@ def novel_step(
         camera, mode=plain_if_possible(mode, ambient, stage), ambient=ambient, background=background, generator=generator
     )
     guidance, said = {}, {}
-    for name, prior in priors.items():
-        settings: PriorSettings = stage.priors[name]
-        if settings.kind == "clip":
-            if settings.denoiser is None:
-                guidance[name], said[name] = clip_consistency(prior, rendering.rgb, camera, settings=settings)
-            continue
-        answer = ask(prior, rendering.rgb, camera, settings=settings, generator=generator)
-        if judge := judge_of(name, answer, camera, priors, known, stage):
-            loss, said[judge] = denoised_consistency(priors[judge], prior, answer, settings=stage.priors[judge])
-            guidance[judge] = loss.to(rendering.rgb.device)
-            continue
-        seen, scale = known.camera if known else None, loss_scale_at(stage, step)
-        loss, said[name] = distil(prior, answer, camera, settings=settings, reference_camera=seen, loss_scale=scale)
-        guidance[name] = loss.to(rendering.rgb.device)
+    with side_by_side(priors.values(), rendering.rgb) as place:
+        for name, prior in priors.items():
+            with place(prior):
+                loss, judged, told = guide(name, rendering.rgb, camera, priors, known, stage, step, generator)
+            if loss is not None:
+                guidance[judged], said[judged] = loss, told
     return scene.regularizers(rendering, stage.losses), guidance, said
 
 

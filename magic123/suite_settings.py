@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from magic123.config import InversionSettings, PrepareSettings, Settings, ViewSettings
+from magic123.config import InversionSettings, PrepareSettings, Settings, Speed, ViewSettings
 
 METRIC_KINDS = ("clip", "perceptual", "lpips-alex", "lpips-vgg", "contextual-vgg19")
 
@@ -48,7 +48,7 @@ class ScoreStep(Settings):
 
 
 class Compute(Settings):
-    """What a job asks of the machine. These numbers change no result and rerun nothing."""
+    """What a job asks of the machine. Nothing here reruns anything; `speed` changes rounding, the rest no result."""
 
     gpu: Literal[0, 1] = 0  # 1: a card for each job of a network; `cores` and --resources gpu=N limit how many run at once
     jobs_per_gpu: PositiveInt = 1  # that may share a card of this machine
@@ -56,6 +56,7 @@ class Compute(Settings):
     threads: PositiveInt = 1
     mem_mb: PositiveInt = 3000  # times the attempt
     runtime: PositiveInt = 60  # minutes, times the attempt
+    speed: Speed = Speed()  # how the networks of stages and of textual inversion are run
     save_seconds: NonNegativeFloat = 60  # between saves of what is unfinished; 0: only when a signal asks to leave
 
 

@@ -42,6 +42,7 @@ rule invert:
         mem_mb=scaled(compute.mem_mb),
         runtime=scaled(compute.runtime),
         save_seconds=compute.save_seconds,
+        speed=compute.speed.model_dump_json(exclude_none=True),
     params:
         weights=lambda wildcards: suite.weights[suite.settings.invert.weights].path,
         revision=suite.weights[suite.settings.invert.weights].revision,
@@ -49,4 +50,4 @@ rule invert:
         settings=suite.settings.invert.settings.model_dump_json(),
         version=VERSIONS["invert"],
     shell:
-        "on_card python -m magic123 invert --example {input.example} --weights {params.weights:q} --settings {params.settings:q} --seed {params.seed} --out {output.folder} --save-seconds {resources.save_seconds} > {log} 2>&1"
+        "on_card python -m magic123 invert --example {input.example} --weights {params.weights:q} --settings {params.settings:q} --seed {params.seed} --out {output.folder} --save-seconds {resources.save_seconds} --speed {resources.speed:q} > {log} 2>&1"

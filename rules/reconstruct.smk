@@ -22,6 +22,7 @@ rule reconstruct:
         mem_mb=scaled(compute.mem_mb),
         runtime=scaled(compute.runtime),
         save_seconds=compute.save_seconds,
+        speed=compute.speed.model_dump_json(exclude_none=True),
     params:
         stage=lambda wildcards: stage_of(wildcards).model_dump_json(),
         options=stage_options,
@@ -29,4 +30,4 @@ rule reconstruct:
         revisions=lambda wildcards: [suite.weights[name].revision for name in stage_weights(wildcards)],
         version=VERSIONS["reconstruct"],
     shell:
-        "on_card python -m magic123 reconstruct --example {input.example} --stage {params.stage:q} --seed {wildcards.seed} {params.options} --out {params.folder} --save-seconds {resources.save_seconds} > {log} 2>&1"
+        "on_card python -m magic123 reconstruct --example {input.example} --stage {params.stage:q} --seed {wildcards.seed} {params.options} --out {params.folder} --save-seconds {resources.save_seconds} --speed {resources.speed:q} > {log} 2>&1"

@@ -5,11 +5,11 @@ import torch
 from interpreted import interpreted
 
 from magic123.config import FieldSettings, HashGridSettings
+from magic123.device import triton_trouble
 from magic123.errors import InputError
 from magic123.fields.encoding import HashGrid, encode_torch, grid_layout, level_rows
 from magic123.fields.encoding_numba import encode_numba
 from magic123.fields.field import Field, truncated_exp
-from magic123.triton_device import triton_trouble
 
 SMALL = {"levels": 6, "features": 2, "log2_entries": 10, "base_resolution": 4, "finest_resolution": 48}
 LAYOUT = grid_layout(6, 10, 4, 48)

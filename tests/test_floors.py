@@ -10,7 +10,7 @@ MODULES = sorted((REPOSITORY / "magic123").rglob("*.py"))
 
 # From the ground up. A room is a package or some modules that belong together; whoever adds a module says where it lives.
 FLOORS = [
-    {"words": {"errors", "config", "camera"}},
+    {"words": {"errors", "config", "camera", "device"}},
     {
         "run": {
             "settings_file",
@@ -26,7 +26,6 @@ FLOORS = [
             "lease",
         },
         "loop": {"loss_history", "file_hash"},
-        "kernels": {"triton_device"},
     },
     {"fetching": {"download", "prefetch"}, "estimate": {"estimate"}, "resume": {"resume"}},
     {

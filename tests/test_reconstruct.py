@@ -232,7 +232,9 @@ def test_several_pictures_of_one_object_guide_one_stage(example, tmp_path):
     with pytest.raises(InputError, match="1 other example's picture and 0 were given"):
         reconstruct(example, stage, 0, tmp_path / "x", weights=weights)
     reconstruct(example, stage, 0, tmp_path / "x", weights=weights, reference=[other])
-    told = json.loads((tmp_path / "x" / "stage.json").read_text())["priors"]["views"]
+    record = json.loads((tmp_path / "x" / "stage.json").read_text())
+    assert record["speed"] == {"channels_last": True, "compile": "off", "streams": False, "tf32": False}
+    told = record["priors"]["views"]
     assert told["reference"] == ["disc", "side"] and told["conditioning"] == "distance" and told["device"] == "cpu"
 
 

@@ -13,7 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from magic123.config import VERSIONS, InversionSettings
+from magic123.commands.reconstruct import read_speed
+from magic123.config import VERSIONS, InversionSettings, Speed
 from magic123.errors import InputError, NonFinite
 from magic123.file_hash import fingerprint, hash_files
 from magic123.loss_history import cost_of
@@ -32,6 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--save-steps", type=int, default=0, metavar="N", help="save what is unfinished every N steps")
     parser.add_argument("--save-seconds", type=float, default=60, metavar="S", help="and every S seconds (0: no); default 60")
+    parser.add_argument("--speed", default="{}", help="config.Speed as JSON: how the networks are run; changes rounding alone")
     options = parser.parse_args(argv)
     invert(
         options.example,
@@ -42,6 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         options.device,
         save_steps=options.save_steps,
         save_seconds=options.save_seconds,
+        speed=read_speed(options.speed),
     )
 
 
@@ -77,6 +80,7 @@ def invert(
     *,
     save_steps: int = 0,
     save_seconds: float = 60.0,
+    speed: Speed = Speed(),  # noqa: B008 - frozen
 ) -> dict:
     """Learn and write the token; returns the record in token.json. An earlier, unfinished run of the same is gone on with.
 
@@ -87,6 +91,7 @@ def invert(
 
     from magic123.example import load_example
     from magic123.priors.sds import NonFiniteGradient
+    from magic123.priors.speed import hasten
     from magic123.priors.textual_inversion import TextToImage, learn_token
     from magic123.priors.tokens import save_token
     from magic123.resume import Unfinished
@@ -97,6 +102,7 @@ def invert(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     say(f"invert: {example.name}, the token {settings.token} starts from {word!r} ({origin}); device {device}")
     model = TextToImage.load(weights, settings.dtype, device)
+    came_to = hasten([model], speed, device)
     about = {
         "token": settings.token,
         "example": example.name,
@@ -106,6 +112,7 @@ def invert(
         "seed": seed,
         "device": device,
         "threads": torch.get_num_threads(),
+        "speed": came_to,
         "versions": versions(),
     }
     losses: list[float] = []

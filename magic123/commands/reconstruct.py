@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from magic123.config import VERSIONS, Stage, ViewSettings
+from magic123.config import VERSIONS, Speed, Stage, ViewSettings
 from magic123.errors import InputError, OutOfMemory, is_out_of_memory
 from magic123.file_hash import hash_files
 from magic123.loss_history import Losses, cost_of, say
@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--save-steps", type=int, default=0, metavar="N", help="save what is unfinished every N steps")
     parser.add_argument("--save-seconds", type=float, default=60, metavar="S", help="and every S seconds (0: no); default 60")
+    parser.add_argument("--speed", default="{}", help="config.Speed as JSON: how the networks are run; changes rounding alone")
     options = parser.parse_args(argv)
     weights = dict(item.split("=", 1) for item in options.weights if "=" in item)
     reconstruct(
@@ -59,7 +60,17 @@ def main(argv: list[str] | None = None) -> None:
         views=options.views,
         save_steps=options.save_steps,
         save_seconds=options.save_seconds,
+        speed=read_speed(options.speed),
     )
+
+
+def read_speed(text: str) -> Speed:
+    """config.Speed from JSON text. Raises InputError."""
+    try:
+        return Speed(**json.loads(text))
+    except (ValueError, TypeError, ValidationError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise InputError(f"--speed: {reason} (keys: {', '.join(Speed.model_fields)})") from error
 
 
 def read_stage(text: str) -> Stage:
@@ -93,6 +104,7 @@ def reconstruct(
     views: str | None = None,
     save_steps: int = 0,
     save_seconds: float = 60.0,
+    speed: Speed = Speed(),  # noqa: B008 - frozen
 ) -> None:
     """Runs the stage and writes its files into `out` (which may hold other files). Raises InputError, and Stopped by a signal.
 
@@ -100,6 +112,7 @@ def reconstruct(
     """
     rungs = stage.rungs()
     inputs = {"init": init, "token": token, "reference": reference, "weights": weights or {}, "device": device, "views": views}
+    inputs["speed"] = speed
     for rung, settings in enumerate(rungs):
         trouble = _attempt(example_folder, settings, rung, seed, out, inputs, save_steps, save_seconds)
         if trouble is None:
@@ -144,6 +157,7 @@ def run_stage(
     weights: dict[str, str],
     device: str | None,
     views: str | None,
+    speed: Speed,
     save_steps: int,
     save_seconds: float,
 ) -> None:
@@ -156,6 +170,7 @@ def run_stage(
     from magic123.example import load_example
     from magic123.optimise import optimise
     from magic123.output_folder import write_json, write_whole
+    from magic123.priors.speed import hasten
     from magic123.resume import Unfinished, forget
 
     if stage.dtype != "float32" and not torch.cuda.is_available():
@@ -172,6 +187,7 @@ def run_stage(
     device = choose_device(stage, device)
     scene = start_scene(stage, example, init, device) if stage.scene != "samples" else None
     priors = load_priors(stage, example, token, reference, weights, device)
+    came_to = hasten(priors.values(), speed, device)
     if scene is None:
         seen = read_settings(views, "--views")
         scene = draw_samples(stage, example, priors, seen, generator)
@@ -182,6 +198,7 @@ def run_stage(
         "kernels": scene.kernels(),
         "device": device if device == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
+        "speed": came_to,
         "determinism": "strict" if device == "cpu" else "sums in chance order",
         "priors": {name: prior.record | {"weights_sha256": prior.fingerprint} for name, prior in priors.items()},
         "versions": {

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from magic123.config import HashGridSettings
+from magic123.device import need_triton, triton_trouble_on
 from magic123.errors import InputError
-from magic123.triton_device import need_triton, triton_trouble_on
 
 PRIMES = (1, 2654435761, 805459861)
 

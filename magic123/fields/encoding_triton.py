@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from magic123.triton_device import on_device
+from magic123.device import on_device
 
 BLOCK = 256
 _PRIME_Y = tl.constexpr(2654435761)

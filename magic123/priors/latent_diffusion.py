@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from magic123.device import sent
 from magic123.errors import InputError
 from magic123.priors.sds import add_noise
 
@@ -146,12 +147,19 @@ def posterior(vae, rgb: Tensor, resolution: int):
     return vae.encode((2 * pixels - 1).to(vae.dtype)).latent_dist
 
 
+def sampled(distribution, generator: torch.Generator) -> Tensor:
+    """A sample of an autoencoder's posterior: the numbers of diffusers' own, drawn where the generator is."""
+    mean = distribution.mean
+    noise = torch.randn(mean.shape, generator=generator, device=generator.device, dtype=mean.dtype)
+    return mean + distribution.std * sent(noise, mean.device)
+
+
 def encode(vae, rgb: Tensor, resolution: int, generator: torch.Generator | None = None) -> Tensor:
     """Scaled latents [B, 4, h, w] float32 of rgb [B, H, W, 3]: a sample of the posterior, or its mode without a generator."""
     rgb = rgb.float().clone()  # a tensor of our own, for the hook below
     seen = rgb.to(next(vae.parameters()).device)  # the scene may be elsewhere; its gradient finds the way back
     distribution = posterior(vae, seen, resolution)
-    latents = distribution.mode() if generator is None else distribution.sample(generator)
+    latents = distribution.mode() if generator is None else sampled(distribution, generator)
     latents = latents.float() * vae.config.scaling_factor
     if vae.dtype == torch.float16 and rgb.requires_grad:
         carry_gradient_through_half(rgb, latents)

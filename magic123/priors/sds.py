@@ -16,6 +16,7 @@ from torch import Tensor
 
 from magic123.camera import Camera, angle_between
 from magic123.config import PriorSettings
+from magic123.device import sent
 from magic123.errors import InputError
 
 # Magic123's code calls backward() on its score-distillation gradient outside the AMP loss scaler and then lets the scaler
@@ -98,8 +99,8 @@ def ask(prior: Prior, rgb: Tensor, camera: Camera, *, settings: PriorSettings, g
     alphas = prior.alphas_cumprod.to(latents.device)
     first, last = timestep_bounds(settings.t_range, len(alphas))
     drawn = torch.randint(first, last + 1, (len(latents),), generator=generator, device=generator.device)
-    noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents.device)
-    t = drawn.to(latents.device)
+    noise = sent(torch.randn(latents.shape, generator=generator, device=generator.device), latents.device)
+    t = sent(drawn, latents.device)
     with torch.no_grad():
         noisy = add_noise(latents.detach(), noise, alphas, t)
         unconditional, conditional = prior.noise(noisy, t, camera)
@@ -142,7 +143,8 @@ def distil(
         if settings.kind == "zero123" and settings.angle_weight:
             seen = getattr(prior, "reference_camera", None)
             several = seen is not None and len(seen) > 1
-            factor = factor * angle_weight(camera, seen if several or reference_camera is None else reference_camera).to(factor)
+            nearest = angle_weight(camera, seen if several or reference_camera is None else reference_camera)
+            factor = factor * sent(nearest, factor.device).to(factor.dtype)
         # float64: a factor of 1e-8 beside latents of 1 is below what float32 resolves in latents - (latents - gradient)
         gradient = factor[:, None, None, None] * (answer.estimate.double() - answer.noise.double())
         norm = gradient.norm()

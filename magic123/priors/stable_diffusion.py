@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from magic123.camera import Camera, wrap_degrees
+from magic123.device import sent
 from magic123.errors import InputError
 from magic123.priors import latent_diffusion
 from magic123.priors.latent_diffusion import DTYPES, Schedule, load_autoencoder_and_unet, load_component
@@ -46,7 +47,7 @@ def seen_from(told: Tensor, camera: Camera, front: float) -> Tensor:
 
     B times the first, then the others in their shares at each of B views; front: azimuth of the front.
     """
-    shares = view_shares(camera.azimuth.to(told.device) - front)
+    shares = view_shares(sent(camera.azimuth, told.device) - front)
     return torch.cat([told[:1].expand(len(shares), *told.shape[1:]), torch.einsum("bv,v...->b...", shares, told[1:])])
 
 

@@ -11,9 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from magic123.device import on_device
 from magic123.render.ray_triton import BLOCK, OPAQUE, optical_depth, ray_starts, running, total
 from magic123.render.volume import PackedSamples
-from magic123.triton_device import on_device
 
 
 @triton.jit

@@ -18,9 +18,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from magic123.device import on_device
 from magic123.render.ray_triton import BLOCK, optical_depth, ray_starts, running, total
 from magic123.render.volume import STOP, PackedSamples, ray_steps
-from magic123.triton_device import on_device
 
 LIMIT = -math.log(STOP)  # optical depth at which a ray has ended
 _LIMIT = tl.constexpr(LIMIT)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from magic123.device import sent
+
 
 class OccupancyGrid(nn.Module):
     """resolution^3 cells over [-1, 1]^3, flat index (x * R + y) * R + z. Everything is occupied until the first update."""
@@ -54,10 +56,10 @@ class OccupancyGrid(nn.Module):
         if generator is None or self.updates == 0:
             return torch.arange(count, device=device)
         visited = torch.zeros(count, dtype=torch.bool, device=device)
-        visited[torch.randperm(count, generator=generator, device=generator.device)[: count // 4].to(device)] = True
+        visited[sent(torch.randperm(count, generator=generator, device=generator.device)[: count // 4], device)] = True
         occupied = self.cells.nonzero()[:, 0]
         order = torch.randperm(len(occupied), generator=generator, device=generator.device)[: count // 4]
-        visited[occupied[order.to(device)]] = True
+        visited[occupied[sent(order, device)]] = True
         return visited.nonzero()[:, 0]
 
     def _coordinates(self, index: Tensor) -> Tensor:
@@ -69,7 +71,7 @@ class OccupancyGrid(nn.Module):
         if generator is None:
             place = 0.5
         else:
-            place = torch.rand(corner.shape, generator=generator, device=generator.device).to(corner.device)
+            place = sent(torch.rand(corner.shape, generator=generator, device=generator.device), corner.device)
         return (corner + place) * (2 / self.resolution) - 1
 
     def occupied(self, x: Tensor) -> Tensor:

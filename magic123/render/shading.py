@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from magic123.camera import Camera
+from magic123.device import sent
 
 MODES = ("albedo", "lambertian", "textureless", "normal")
 
@@ -23,7 +24,7 @@ def light_direction(camera: Camera, generator: torch.Generator | None = None) ->
     position = camera.position
     if generator is not None:
         noise = torch.randn(position.shape, generator=generator, device=generator.device)
-        position = position + noise.to(position.device)
+        position = position + sent(noise, position.device)
     return F.normalize(position, dim=-1)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from magic123.device import sent
 from magic123.render.rendering import Samples
 
 STOP = 1e-4  # transmittance under which a ray has ended
@@ -74,7 +75,7 @@ def ray_steps(
     if generator is None:
         share = torch.full_like(near, 0.5)
     else:
-        share = torch.rand(len(origins), generator=generator, device=generator.device).to(near)
+        share = sent(torch.rand(len(origins), generator=generator, device=generator.device), near.device).to(near.dtype)
     return near, far, first, (last - first).clamp_min(0).long(), share
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from magic123 import losses as loss
 from magic123.camera import Camera
 from magic123.config import DMTetSettings, FieldSettings, LearningRates, Losses, Stage
+from magic123.device import sent
 from magic123.errors import InputError
 from magic123.fields.field import Field
 from magic123.geometry.edges import Edges, find_edges
@@ -84,11 +85,11 @@ class DMTet(nn.Module):
         Raises InputError when the surface has vanished, or when the rasterizer asked for cannot run.
         """
         camera = camera.to(self.sdf.device)
-        background = torch.ones(3, device=self.sdf.device) if background is None else background.to(self.sdf.device)
+        background = torch.ones(3, device=self.sdf.device) if background is None else sent(background, self.sdf.device)
         if light is None and mode in ("lambertian", "textureless"):
             light = light_direction(camera, generator)
         if light is not None:
-            light = light.to(self.sdf.device).expand(len(camera), 3)
+            light = sent(light, self.sdf.device).expand(len(camera), 3)
         surface = self._surface()
         pictures = []
         for index in range(len(camera)):  # one by one: each has its own light

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from magic123 import losses as loss
 from magic123.camera import Camera
 from magic123.config import FieldSettings, LearningRates, Losses, NeRFSettings
+from magic123.device import need_triton, sent, triton_trouble_on
 from magic123.fields.field import Field
 from magic123.render.occupancy import OccupancyGrid
 from magic123.render.rendering import Rendering, Samples
 from magic123.render.shading import light_direction, shade_colors
 from magic123.render.volume import RayRendering, render_volume
-from magic123.triton_device import need_triton, triton_trouble_on
 
 
 class NeRF(nn.Module):
@@ -54,17 +54,17 @@ class NeRF(nn.Module):
         origins, directions = camera.rays()
         forward = -camera.camera_to_world[:, None, None, :3, 2]
         if origins_offset is not None:
-            origins = origins + origins_offset.to(device)
+            origins = origins + sent(origins_offset, device)
         if directions_offset is not None:
-            directions = nn.functional.normalize(directions + directions_offset.to(device), dim=-1)
+            directions = nn.functional.normalize(directions + sent(directions_offset, device), dim=-1)
         along = (directions * forward).sum(-1, keepdim=True)  # distance along the ray -> along the optical axis
 
-        white = torch.ones(3, device=device) if background is None else background.to(device)
+        white = torch.ones(3, device=device) if background is None else sent(background, device)
         if light is None and mode in ("lambertian", "textureless"):
             light = light_direction(camera, generator)
         per_ray = [origins, directions, white.expand_as(directions)]
         if light is not None:
-            per_ray.append(light.to(device).expand(len(camera), 3)[:, None, None].expand_as(directions))
+            per_ray.append(sent(light, device).expand(len(camera), 3)[:, None, None].expand_as(directions))
         rays = [v.reshape(-1, 3) for v in per_ray]
         if torch.is_grad_enabled():
             seen = self._render_rays(*rays, mode=mode, ambient=ambient, generator=generator)

@@ -1,4 +1,4 @@
-"""Where Triton kernels can run, and how they are launched there. What they compute stands beside their plain-torch twins."""
+"""What the code needs of the device it computes on: transfers that nobody waits for, and where Triton kernels run."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ from contextlib import nullcontext
 from functools import cache
 
 import torch
+from torch import Tensor
 
 from magic123.errors import InputError
+
+
+def sent(tensor: Tensor, device: torch.device | str | None) -> Tensor:
+    """`tensor` on `device`. From the CPU to CUDA through pinned memory: else the host would wait for the device's work."""
+    if tensor.device.type == "cpu" and torch.device(device or "cpu").type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor if device is None else tensor.to(device)
 
 
 def triton_trouble(capability: tuple[int, int] | None) -> str | None:
