@@ -18,11 +18,12 @@ from typing import Any, get_args
 import torch
 
 from magic123.checkpoint import build_scene
-from magic123.config import ReferenceCamera, Stage
+from magic123.config import ReferenceCamera, Speed, Stage
 from magic123.errors import InputError
 from magic123.example import Example
 from magic123.optimise import backward, differentiate, known_view, read, sees_reference, step_losses
 from magic123.priors.random_weights import Kind, Size, flops, random_prior
+from magic123.priors.speed import hasten
 
 # What "small" lays over a stage: seconds on a CPU.
 SMALL = {
@@ -90,7 +91,9 @@ def ball(size: int) -> Example:
     return Example("ball", rgb, alpha, alpha > 0.5, height, None, ReferenceCamera(), "a ball")
 
 
-def measure(stage: Stage, size: Size, device: str, *, steps: int, warmup: int, at: float, seed: int = 0) -> dict[str, Any]:
+def measure(
+    stage: Stage, size: Size, device: str, *, steps: int, warmup: int, at: float, seed: int = 0, speed: Speed | None = None
+) -> dict[str, Any]:
     """Runs `warmup` + 2 `steps` steps from the share `at` of the stage on; plain data. Raises InputError, NonFinite.
 
     The scene is untrained and its occupancy grid looked at once: a trained one has fewer samples.
@@ -112,6 +115,7 @@ def measure(stage: Stage, size: Size, device: str, *, steps: int, warmup: int, a
         for name, settings in stage.priors.items()
         if settings.weight
     }
+    came_to = hasten(priors.values(), speed or Speed(), where)
     groups = scene.parameter_groups(stage.learning_rates)
     if not groups:
         raise InputError(f"a {stage.scene} scene has nothing to optimise, so there is nothing to measure")
@@ -183,6 +187,7 @@ def measure(stage: Stage, size: Size, device: str, *, steps: int, warmup: int, a
         "peak_memory_bytes": peak,
         "memory_of": "the card (reserved)" if where.type == "cuda" else "the process",
         "kernels": scene.kernels(),
+        "speed": came_to,
         "precision": {name: settings.dtype for name, settings in stage.priors.items()},
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),

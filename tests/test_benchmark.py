@@ -58,6 +58,29 @@ def test_small_size_runs_on_a_cpu(tmp_path, monkeypatch, repository, stage):
     assert "| stable_diffusion UNet |" in (tmp_path / f"magic123-{stage}-small.md").read_text()
 
 
+def test_textual_inversion_is_measured_too(tmp_path, monkeypatch, repository):
+    monkeypatch.chdir(repository)
+    words = ["benchmark", "--stage", "invert", "--size", "small", "--steps", "4", "--warmup", "0", "--device", "cpu"]
+    assert main([*words, "--speed", '{"channels_last": false}', "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "magic123-invert-small.json").read_text())
+    parts = found["shares"]["step"]
+    assert sum(parts.values()) == pytest.approx(1) and found["speed"]["channels_last"] is False
+    assert {"augmentations and VAE", "text encoder and UNet", "backward", "optimiser", "other"} == parts.keys()
+    assert main([*words, "--inversion", '{"cached_latents": 3}', "--out", str(tmp_path)]) == 0
+    cached = json.loads((tmp_path / "magic123-invert-small.json").read_text())["shares"]["step"]
+    assert "augmentations and VAE" not in cached and found["stage_steps"] == 3000
+
+
+def test_a_memory_profile_is_chosen_by_its_gigabytes(tmp_path, monkeypatch, repository, capsys):
+    monkeypatch.chdir(repository)
+    words = ["benchmark", "--stage", "coarse", "--size", "small", "--steps", "4", "--warmup", "0", "--device", "cpu"]
+    assert main([*words, "--memory", "12", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "magic123-12gb-coarse-small.json").read_text())
+    assert found["memory_gb_asked"] == 12 and "GB of 12" in capsys.readouterr().out
+    assert main([*words, "--compile", "max-autotune", "--out", str(tmp_path)]) == 1
+    assert "compute.speed.compile is max-autotune" in capsys.readouterr().err
+
+
 def test_half_precision_at_full_size_needs_a_gpu(tmp_path, monkeypatch, repository, capsys):
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
@@ -89,10 +112,36 @@ def test_the_small_stage_is_the_stage_at_another_size(repository):
     assert 0.2 < example.alpha.mean() < 0.4 and example.depth.max() <= 1 and (example.rgb[0, 0] == 1).all()
 
 
-@pytest.mark.gpu
+def two_hundred_steps(out, stage: str, size: str, memory: str, device: str) -> dict:
+    """200 steps of a memory profile, each of which raises where a number is not finite; what was measured."""
+    words = ["benchmark", "--stage", stage, "--size", size, "--memory", memory, "--steps", "94", "--device", device]
+    assert main([*words, "--out", str(out)]) == 0  # 12 + 2 x 94
+    method = "magic123" if memory == "40" else f"magic123-{memory}gb"
+    return json.loads((out / f"{method}-{stage}-{size}.json").read_text())
+
+
 @pytest.mark.parametrize("stage", ["coarse", "fine"])
-def test_full_size_on_a_gpu_stays_finite(tmp_path, monkeypatch, repository, stage):
+def test_two_hundred_steps_stay_finite_at_small_size(tmp_path, monkeypatch, repository, stage):
     monkeypatch.chdir(repository)
-    assert main(["benchmark", "--stage", stage, "--steps", "94", "--out", str(tmp_path)]) == 0  # 200 steps in all
-    found = json.loads((tmp_path / f"magic123-{stage}-full.json").read_text())
-    assert found["kernels"]["hash_grid"] in ("triton", "tinycudann", "torch") and found["peak_memory_bytes"] > 10**9
+    found = two_hundred_steps(tmp_path, stage, "small", "12", "cpu")
+    assert found["measured_steps"] == 94 and found["peak_memory_bytes"] < 12e9
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("memory", ["12", "24", "40"])
+@pytest.mark.parametrize("stage", ["coarse", "fine"])
+def test_full_size_on_a_gpu_stays_finite_and_in_its_memory(tmp_path, monkeypatch, repository, stage, memory):
+    monkeypatch.chdir(repository)
+    torch.cuda.empty_cache()
+    if torch.cuda.get_device_properties(0).total_memory < int(memory) * 1e9 * 0.95:
+        pytest.skip(f"this card has less than {memory} GB")
+    found = two_hundred_steps(tmp_path, stage, "full", memory, "cuda")
+    assert found["kernels"].get("hash_grid", "triton") in ("triton", "tinycudann", "torch")
+    assert 10**9 < found["peak_memory_bytes"] < int(memory) * 1e9
+
+
+@pytest.mark.gpu
+def test_textual_inversion_at_full_size_on_a_gpu(tmp_path, monkeypatch, repository):
+    monkeypatch.chdir(repository)
+    assert main(["benchmark", "--stage", "invert", "--steps", "4", "--warmup", "2", "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "magic123-invert-full.json").read_text())["peak_memory_bytes"] > 10**9

@@ -38,7 +38,7 @@ FLOORS = [
     {"losses": {"losses"}, "priors": {"priors"}},
     {"scenes": {"scenes"}, "conversion": {"conversion"}},
     {"checkpoint": {"checkpoint"}, "optimise": {"optimise"}},
-    {"benchmark": {"benchmark"}},
+    {"benchmark": {"benchmark", "inversion_benchmark"}},
     {"commands": {"commands"}, "miniatures": {"miniatures"}},
     {"door": {"__main__", "__init__"}},
 ]

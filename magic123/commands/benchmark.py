@@ -2,6 +2,7 @@
 
     python -m magic123 benchmark --stage coarse --out reports/performance          Magic123 at full size; nothing is downloaded
     python -m magic123 benchmark --stage fine --method magic123-12gb --out ...     a memory profile: a method like any other
+    python -m magic123 benchmark --stage invert --out ...                          textual inversion, at its published settings
     python -m magic123 benchmark --stage coarse --size small --out ...             a minute on a CPU
 
 Writes METHOD-STAGE-SIZE.json and .md into the folder --out.
@@ -10,10 +11,12 @@ Writes METHOD-STAGE-SIZE.json and .md into the folder --out.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 
-from magic123.commands.reconstruct import choose_device
+from magic123.commands.reconstruct import choose_device, read_speed
+from magic123.config import InversionSettings, Speed
 from magic123.errors import InputError
 from magic123.output_folder import write_json, write_whole
 from magic123.settings_file import choose_from, load_methods
@@ -24,8 +27,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m magic123 benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--stage", required=True, help="a stage of the method: coarse, fine")
+    parser.add_argument("--stage", required=True, help="a stage of the method: coarse, fine; or invert, textual inversion")
     parser.add_argument("--method", default="magic123", help="an entry of the methods file; default: magic123")
+    parser.add_argument("--memory", choices=["12", "24", "40"], help="GB of the card: METHOD-12gb, METHOD-24gb, METHOD itself")
+    parser.add_argument("--speed", default="{}", help="config.Speed as JSON, as compute.speed")
+    parser.add_argument("--compile", choices=["off", "default", "reduce-overhead", "max-autotune"], help="shorthand for it")
+    parser.add_argument("--inversion", default="{}", help="InversionSettings as JSON, for --stage invert")
     parser.add_argument("--methods", default="config/methods.yaml", help="the methods file")
     parser.add_argument("--weights", choices=["random"], default="random", help="speed does not depend on what they are")
     parser.add_argument("--size", choices=["full", "small"], default="full", help="small: networks and scene for a CPU")
@@ -39,6 +46,15 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(
             "--steps must be 4 or more (each fourth sees the known view), --warmup 0 or more, --at from 0 to below 1"
         )
+    speed = read_speed(options.speed)
+    if options.compile:
+        speed = read_speed(json.dumps(speed.model_dump(exclude_none=True) | {"compile": options.compile}))
+    found = {"method": options.method, "stage": options.stage, "date": time.strftime("%Y-%m-%d", time.gmtime())}
+    if options.stage == "invert":
+        return report(found | inversion(options, speed), options.out, None)
+    if options.memory and options.memory != "40":
+        options.method += f"-{options.memory}gb"
+        found["method"] = options.method
     methods = load_methods(options.methods)
     if options.method not in methods:
         raise InputError(f"{options.methods} has no method {options.method!r}; {choose_from(options.method, list(methods))}")
@@ -63,13 +79,32 @@ def main(argv: list[str] | None = None) -> None:
             )
     else:
         device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    found = {"method": options.method, "stage": options.stage, "date": time.strftime("%Y-%m-%d", time.gmtime())}
-    found |= measure(stage, options.size, device, steps=options.steps, warmup=options.warmup, at=options.at)
-    options.out.mkdir(parents=True, exist_ok=True)
-    name = f"{options.method}-{options.stage}-{options.size}"
-    write_json(options.out / f"{name}.json", found)
+    found |= measure(stage, options.size, device, steps=options.steps, warmup=options.warmup, at=options.at, speed=speed)
+    report(found, options.out, options.memory)
+
+
+def inversion(options: argparse.Namespace, speed: Speed) -> dict:
+    """What is measured of textual inversion; in half precision on CUDA, as published, in float32 on a CPU."""
+    import torch
+
+    from magic123.commands.invert import read_settings
+    from magic123.inversion_benchmark import measure_inversion
+
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    asked = read_settings(options.inversion).model_dump(exclude_unset=True)
+    settings = InversionSettings(**{"dtype": "float16" if device.startswith("cuda") else "float32"} | asked)
+    return measure_inversion(settings, options.size, device, steps=options.steps, warmup=options.warmup, speed=speed)
+
+
+def report(found: dict, out: Path, memory: str | None) -> None:
+    """Writes and prints a measurement; `memory`: GB that it was to fit."""
+    if memory:
+        found["memory_gb_asked"] = int(memory)
+    out.mkdir(parents=True, exist_ok=True)
+    name = f"{found['method']}-{found['stage']}-{found['size']}"
+    write_json(out / f"{name}.json", found)
     text = markdown(found)
-    write_whole(options.out / f"{name}.md", text.encode())
+    write_whole(out / f"{name}.md", text.encode())
     print(text)
 
 
@@ -83,7 +118,9 @@ def markdown(found: dict) -> str:
         + (f"; precision: {', '.join(f'{n} {d}' for n, d in found['precision'].items())}" if found["precision"] else ""),
         "",
         f"- {found['steps_per_second']:.3g} steps a second; {found['stage_steps']} steps: {found['stage_minutes']:.3g} minutes",
-        f"- peak memory of {found['memory_of']}: {found['peak_memory_bytes'] / 1e9:.2f} GB",
+        f"- peak memory of {found['memory_of']}: {found['peak_memory_bytes'] / 1e9:.2f} GB"
+        + (f" of {found['memory_gb_asked']}" if "memory_gb_asked" in found else ""),
+        f"- networks: {', '.join(f'{name} {value}' for name, value in found['speed'].items())}",
     ]
     if found["tflop_of_a_novel_view"]:
         total = sum(sum(parts.values()) for parts in found["tflop_of_a_novel_view"].values())

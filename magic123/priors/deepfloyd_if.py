@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from magic123.camera import Camera
 from magic123.errors import InputError
 from magic123.priors import latent_diffusion
-from magic123.priors.latent_diffusion import DTYPES, Schedule, freeze, load_component
+from magic123.priors.latent_diffusion import DTYPES, Schedule, dtype_of, freeze, load_component
 from magic123.priors.stable_diffusion import fill_prompt, seen_from, told_record, view_prompts_of
 
 LENGTH = 77  # tokens of a caption that the model was trained with
@@ -97,6 +97,6 @@ class DeepFloydIF:
     @torch.no_grad()
     def noise(self, latents: Tensor, t: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
         context = seen_from(self.embeddings, camera, self.front)
-        twice, t, kind = torch.cat([latents, latents]), t.repeat(2), self.unet.dtype
+        twice, t, kind = torch.cat([latents, latents]), t.repeat(2), dtype_of(self.unet)
         output = self.unet(twice.to(kind), t, encoder_hidden_states=context.to(kind)).sample[:, :CHANNELS]
         return self.schedule.epsilon(output, twice, t).chunk(2)

@@ -74,6 +74,11 @@ def read_json(folder: Path, name: str) -> dict:
         raise InputError(f"the weights folder {folder} has no readable {name} ({type(error).__name__})") from error
 
 
+def dtype_of(network: nn.Module) -> torch.dtype:
+    """Of the first parameter, and so of all. diffusers' own `dtype` walks through the whole network at every call."""
+    return next(network.parameters()).dtype
+
+
 def freeze(network: nn.Module, dtype: torch.dtype, device) -> nn.Module:
     """Evaluation mode, no parameter gradients; channels_last, which doubles convolution speed on CPUs."""
     return network.eval().requires_grad_(False).to(device, dtype).to(memory_format=torch.channels_last)
@@ -144,7 +149,7 @@ def posterior(vae, rgb: Tensor, resolution: int):
     pixels = rgb.permute(0, 3, 1, 2).float()
     if pixels.shape[-2:] != (resolution, resolution):
         pixels = F.interpolate(pixels, (resolution, resolution), mode="bilinear", align_corners=False)
-    return vae.encode((2 * pixels - 1).to(vae.dtype)).latent_dist
+    return vae.encode((2 * pixels - 1).to(dtype_of(vae))).latent_dist
 
 
 def sampled(distribution, generator: torch.Generator) -> Tensor:
@@ -161,7 +166,7 @@ def encode(vae, rgb: Tensor, resolution: int, generator: torch.Generator | None 
     distribution = posterior(vae, seen, resolution)
     latents = distribution.mode() if generator is None else sampled(distribution, generator)
     latents = latents.float() * vae.config.scaling_factor
-    if vae.dtype == torch.float16 and rgb.requires_grad:
+    if dtype_of(vae) == torch.float16 and rgb.requires_grad:
         carry_gradient_through_half(rgb, latents)
     return latents
 
@@ -169,8 +174,8 @@ def encode(vae, rgb: Tensor, resolution: int, generator: torch.Generator | None 
 def decode(vae, latents: Tensor) -> Tensor:
     """Scaled latents [B, 4, h, w] -> rgb [B, H, W, 3] in [0, 1], float32; differentiable."""
     latents = latents.float().clone()  # as in encode
-    pixels = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.float()
-    if vae.dtype == torch.float16 and latents.requires_grad:
+    pixels = vae.decode((latents / vae.config.scaling_factor).to(dtype_of(vae))).sample.float()
+    if dtype_of(vae) == torch.float16 and latents.requires_grad:
         carry_gradient_through_half(latents, pixels)
     return ((pixels + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
 

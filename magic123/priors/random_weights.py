@@ -16,6 +16,7 @@ from magic123.priors import latent_diffusion
 from magic123.priors.latent_diffusion import DTYPES, Schedule, encode, freeze
 from magic123.priors.sds import Prior
 from magic123.priors.stable_diffusion import StableDiffusion
+from magic123.priors.textual_inversion import TextToImage
 from magic123.priors.zero123 import Zero123
 
 Size = Literal["full", "small"]
@@ -88,6 +89,22 @@ def random_prior(kind: Kind, size: Size, *, dtype: str = "float32", device="cpu"
     pose = freeze(pose, torch.float32, device)
     known = reference.to(device)
     return Zero123(vae, unet, pose, schedule(device), embeddings[0], latents, known, resolution)
+
+
+def random_text_to_image(size: Size, *, dtype: str = "float32", device="cpu", seed: int = 0) -> TextToImage:
+    """Stable Diffusion with its text encoder, as textual inversion sees it; without a tokenizer, since words mean nothing."""
+    latent_diffusion.offline()
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    shape = {"full": (49409, 768, 3072, 12, 12), "small": (100, 32, 64, 2, 4)}[size]
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae, unet = networks("stable-diffusion", size)
+        text_encoder = CLIPTextModel(CLIPTextConfig(**dict(zip(names, shape, strict=True)), bos_token_id=0, eos_token_id=1))
+    text_encoder = text_encoder.eval().requires_grad_(False).to(device)
+    vae, unet = freeze(vae, DTYPES[dtype], device), freeze(unet, DTYPES[dtype], device)
+    return TextToImage(vae, unet, schedule(device), None, text_encoder, vae.config.sample_size)
 
 
 def flops(kind: Kind, size: Size) -> dict[str, float]:

@@ -11,7 +11,7 @@ from magic123.camera import Camera, wrap_degrees
 from magic123.device import sent
 from magic123.errors import InputError
 from magic123.priors import latent_diffusion
-from magic123.priors.latent_diffusion import DTYPES, Schedule, load_autoencoder_and_unet, load_component
+from magic123.priors.latent_diffusion import DTYPES, Schedule, dtype_of, load_autoencoder_and_unet, load_component
 from magic123.priors.tokens import add_token, load_token, prompt_ids
 
 VIEWS = ("front view", "side view", "back view")
@@ -135,5 +135,7 @@ class StableDiffusion:
     def noise(self, latents: Tensor, t: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
         context = seen_from(self.embeddings, camera, self.front)
         twice = torch.cat([latents, latents])
-        output = self.unet(twice.to(self.unet.dtype), t.repeat(2), encoder_hidden_states=context.to(self.unet.dtype)).sample
+        output = self.unet(
+            twice.to(dtype_of(self.unet)), t.repeat(2), encoder_hidden_states=context.to(dtype_of(self.unet))
+        ).sample
         return self.schedule.epsilon(output, twice, t.repeat(2)).chunk(2)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from magic123.camera import Camera
 from magic123.errors import InputError
 from magic123.priors import latent_diffusion
-from magic123.priors.latent_diffusion import DTYPES, Schedule, load_autoencoder_and_unet, load_component, read_json
+from magic123.priors.latent_diffusion import DTYPES, Schedule, dtype_of, load_autoencoder_and_unet, load_component, read_json
 from magic123.priors.stable_diffusion import fill_prompt, seen_from, told_record, view_prompts_of
 from magic123.priors.tokens import prompt_ids
 
@@ -93,7 +93,7 @@ class StableDiffusionXL:
 
     @torch.no_grad()
     def noise(self, latents: Tensor, t: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
-        kind = self.unet.dtype
+        kind = dtype_of(self.unet)
         context, pooled = (seen_from(told, camera, self.front) for told in (self.embeddings, self.pooled))
         added = {"text_embeds": pooled.to(kind), "time_ids": self.sizes.expand(len(pooled), -1).to(kind)}
         twice, t = torch.cat([latents, latents]), t.repeat(2)

@@ -17,7 +17,7 @@ from magic123.config import InversionSettings
 from magic123.errors import InputError
 from magic123.priors import latent_diffusion
 from magic123.priors.augmentation import augment, centre_square
-from magic123.priors.latent_diffusion import DTYPES, Schedule, load_autoencoder_and_unet, load_component
+from magic123.priors.latent_diffusion import DTYPES, Schedule, dtype_of, load_autoencoder_and_unet, load_component
 from magic123.priors.precision import in_float32
 from magic123.priors.sds import NonFiniteGradient
 from magic123.priors.tokens import add_token, prompt_ids, word_ids
@@ -60,9 +60,9 @@ class TextToImage:
     def denoising_loss(self, latents: Tensor, noise: Tensor, t: Tensor, ids: Tensor) -> Tensor:
         """Mean squared error of the network's answer: [B]. latents, noise [B, 4, h, w], t [B], token ids [B, L]."""
         context = self.text_encoder(ids).last_hidden_state
-        noisy = self.schedule.add_noise(latents, noise, t).to(self.unet.dtype)
-        answer = self.unet(noisy, t, encoder_hidden_states=context.to(self.unet.dtype)).sample.float()
-        if self.unet.dtype == torch.float16 and context.requires_grad:
+        noisy = self.schedule.add_noise(latents, noise, t).to(dtype_of(self.unet))
+        answer = self.unet(noisy, t, encoder_hidden_states=context.to(dtype_of(self.unet))).sample.float()
+        if dtype_of(self.unet) == torch.float16 and context.requires_grad:
             latent_diffusion.carry_gradient_through_half(context, answer)
         return (answer - self.schedule.target(latents, noise, t)).square().mean((1, 2, 3))
 

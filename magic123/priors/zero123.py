@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from magic123.camera import Camera, angle_between
 from magic123.errors import InputError
 from magic123.priors import latent_diffusion
-from magic123.priors.latent_diffusion import DTYPES, Schedule, load_autoencoder_and_unet, load_component, posterior, read_json
+from magic123.priors.latent_diffusion import (
+    DTYPES,
+    Schedule,
+    dtype_of,
+    load_autoencoder_and_unet,
+    load_component,
+    posterior,
+    read_json,
+)
 from magic123.priors.sds import guided_noise
 
 CONDITIONINGS = ("distance", "elevation")
@@ -168,7 +176,7 @@ class Zero123:
         context = torch.cat([torch.zeros_like(tokens[0]), *tokens])
         copies, t = torch.cat([latents] * (count + 1)), t.repeat(count + 1)
         inputs = torch.cat([copies, torch.cat([torch.zeros_like(known[0]), *known])], 1)
-        output = self.unet(inputs.to(self.unet.dtype), t, encoder_hidden_states=context.to(self.unet.dtype)).sample
+        output = self.unet(inputs.to(dtype_of(self.unet)), t, encoder_hidden_states=context.to(dtype_of(self.unet))).sample
         unconditional, *conditional = self.schedule.epsilon(output, copies, t).chunk(count + 1)
         if count == 1:
             return unconditional, conditional[0]
