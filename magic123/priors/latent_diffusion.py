@@ -75,8 +75,9 @@ def read_json(folder: Path, name: str) -> dict:
 
 
 def dtype_of(network: nn.Module) -> torch.dtype:
-    """Of the first parameter, and so of all. diffusers' own `dtype` walks through the whole network at every call."""
-    return next(network.parameters()).dtype
+    """Of the first parameter, and so of all. diffusers' own `dtype`, asked where there is none, walks through everything."""
+    first = next(network.parameters(), None) if isinstance(network, nn.Module) else None
+    return network.dtype if first is None else first.dtype
 
 
 def freeze(network: nn.Module, dtype: torch.dtype, device) -> nn.Module:
