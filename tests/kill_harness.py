@@ -41,7 +41,7 @@ class Finder(importlib.abc.MetaPathFinder):
         run = spec.loader.exec_module
         def traced(module):
             run(module)
-            after, load = module.Unfinished.after_step, module.Unfinished.load
+            after, load, save = module.Unfinished.after_step, module.Unfinished.load, module.Unfinished._save
             def note(self, what):
                 line = f"{time.time():.3f} {os.getpid()} {what} {len(self.rows)} {self.folder}\\n"
                 os.write(trace, line.encode())
@@ -52,7 +52,10 @@ class Finder(importlib.abc.MetaPathFinder):
                 found = load(self)
                 note(self, "start")
                 return found
-            module.Unfinished.after_step, module.Unfinished.load = after_step, loaded
+            def saved(self, step, state):
+                save(self, step, state)
+                note(self, "save")
+            module.Unfinished.after_step, module.Unfinished.load, module.Unfinished._save = after_step, loaded, saved
         spec.loader.exec_module = traced
         return spec
 
@@ -143,23 +146,25 @@ def step_now(trace: Path, pids: list[int]) -> int | None:
 
 
 def survive(folder: Path, kills: int, chance: random.Random, wait: tuple[float, float], patience: float = 3600) -> Outcome:
-    """Runs until the end, with `kills` kills on the way, each so many seconds after the first command as `wait` allows."""
+    """Runs until the end, with `kills` kills on the way, each so long after the last or after a start's first command."""
     outcome, began = Outcome(), time.monotonic()
     while time.monotonic() - began < patience:
         process = start(folder)
         outcome.attempts += 1
-        if len(outcome.kills) < kills:
+        while len(outcome.kills) < kills and process.poll() is None:
             after, target = chance.uniform(*wait), chance.choice(["worker", "main", "all"])
             while process.poll() is None and not workers(folder):
                 time.sleep(0.1)
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(after)
-            except subprocess.TimeoutExpired:
-                running = workers(folder)
-                step = step_now(folder / "trace", list(running))
-                if kill(process, folder, target):
-                    commands = sorted(running.values())
-                    outcome.kills.append({"target": target, "after": round(after, 1), "running": commands, "step": step})
+                break
+            running = workers(folder)
+            step = step_now(folder / "trace", list(running))
+            if kill(process, folder, target):
+                commands = sorted(running.values())
+                outcome.kills.append({"target": target, "after": round(after, 1), "running": commands, "step": step})
+            if target != "worker":
+                break
         code = process.wait()
         if code == 0:
             outcome.seconds = time.monotonic() - began
@@ -168,18 +173,24 @@ def survive(folder: Path, kills: int, chance: random.Random, wait: tuple[float, 
 
 
 def repeated(trace: Path) -> list[dict]:
-    """What each start that followed another one did again: steps, and the seconds these had taken."""
+    """What each start that followed another one did again: steps, the seconds these had taken, and the steps of them that a
+    save had held (0, or a save was lost)."""
     latest: dict[str, dict[int, float]] = {}
+    saves: dict[str, int] = {}
     found = []
     for line in trace.read_text().splitlines():
         moment, _, what, step, folder = line.split(" ", 4)
         done = latest.setdefault(folder, {})
         if what == "step":
             done[int(step)] = float(moment)
+        elif what == "save":
+            saves[folder] = int(step)
         elif done:
             first, last = int(step), max(done)
             since = done.get(first, min(done.values()))
-            found.append({"folder": Path(folder).name, "steps": last - first, "seconds": round(done[last] - since, 2)})
+            lost = max(0, saves.get(folder, 0) - first)
+            one = {"folder": Path(folder).name, "steps": last - first, "seconds": round(done[last] - since, 2), "lost": lost}
+            found.append(one)
             latest[folder] = {first: float(moment)}
     return found
 
@@ -216,7 +227,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments and targets")
     parser.add_argument("--save-seconds", type=float, default=2)
     parser.add_argument("--steps", type=int, default=1000, help="of each stage, and of textual inversion")
-    parser.add_argument("--longest", type=float, default=12, help="seconds between a start's first command and the kill")
+    parser.add_argument("--longest", type=float, default=12, help="seconds before a kill")
     parser.add_argument("--work", type=Path, required=True, help="a folder that does not exist yet")
     given = parser.parse_args()
     config = DEMO.replace("SAVE", str(given.save_seconds)).replace("INVERT", str(given.steps))
@@ -237,9 +248,11 @@ def main() -> None:
     print(f"{len(outcome.kills)} kills {targets}, {outcome.attempts} starts, {outcome.seconds:.0f} s, then complete")
     print(f"running when killed: {dict(running)}; {within} kills between two steps of a loop")
     print(f"{outcome.files} files compared, {len(outcome.different)} differ: {outcome.different}")
-    again = sum(one["steps"] for one in outcome.repeated)
-    print(f"{len(outcome.repeated)} starts followed another; {again} steps done twice; worst {worst}")
-    sys.exit(bool(outcome.different))
+    again, lost = (sum(one[key] for one in outcome.repeated) for key in ("steps", "lost"))
+    print(
+        f"{len(outcome.repeated)} starts followed another, {again} steps done twice; worst {worst}; {lost} of them saved before"
+    )
+    sys.exit(bool(outcome.different or lost))
 
 
 if __name__ == "__main__":

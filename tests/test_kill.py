@@ -53,5 +53,6 @@ def test_a_stage_killed_twice_is_the_same_bytes(tmp_path):
     )
     again = [one["steps"] for one in repeated(trace)]
     assert len(again) == 2 and all(0 <= steps <= INTERVAL for steps in again), again
+    assert not any(one["lost"] for one in repeated(trace))
     assert json.loads((killed.parent / ".coarse.status.json").read_text())["status"] == "ok"
     assert sorted(path.name for path in killed.parent.iterdir()) == [".coarse.status.json", ".coarse.unfinished", "coarse"]
