@@ -16,7 +16,7 @@ from eval.metrics import describe, family
 from eval.protocols import PROTOCOLS
 
 VIEW_SETS = ("novel", "reference", "all")
-NO_RESULT = ("failed", "skipped", "non-finite", "out of memory", "stopped", "killed")
+NO_RESULT = ("failed", "skipped", "non-finite", "out of memory", "stopped", "timed out", "killed")
 KEYS = ("dataset", "example", "method", "stage", "seed", "path")
 
 

@@ -1,8 +1,8 @@
 """How a command ended, in a small file beside its output: `.NAME.status.json`, where Snakemake does not delete it.
 
 {"status", "reason", "command", "started", "seconds", "process", "machine"}. The status is `running` at first, then `ok`,
-`failed`, `non-finite`, `out of memory` or `stopped` (by a signal, what was done is saved). Who finds `running` after the end of
-the process knows that it was killed.
+`failed`, `non-finite`, `out of memory`, `stopped` (by a signal, what was done is saved) or `timed out` (so, and SLURM's time for
+the job was over). Who finds `running` after the end of the process knows that it was killed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,19 @@ from magic123.errors import InputError, Stopped, is_out_of_memory
 from magic123.output_folder import write_json
 
 KILLED = "killed"
+TIMED_OUT = "timed out"
+GRACE = 120  # seconds before a job's end in which a scheduler's warning means its time
 
 
 def status_file(out: str | Path) -> Path:
     out = Path(os.path.abspath(out))
     return out.parent / f".{out.name}.status.json"
+
+
+def out_of_time() -> bool:
+    """Whether SLURM says that the time of the job we are in is over, or about to be."""
+    end = os.environ.get("SLURM_JOB_END_TIME", "")
+    return end.isdigit() and time.time() > int(end) - GRACE
 
 
 @contextmanager
@@ -51,7 +59,8 @@ def noted(command: str, out: str | Path) -> Iterator[None]:
     try:
         yield
     except (InputError, Stopped) as error:
-        write(error.status, " ".join(str(error).split()))
+        status = TIMED_OUT if isinstance(error, Stopped) and out_of_time() else error.status
+        write(status, " ".join(str(error).split()))
         raise
     except (Exception, KeyboardInterrupt) as error:
         told = " ".join(f"{type(error).__name__}: {error}".split())[:500]

@@ -51,6 +51,16 @@ def test_every_end_has_its_status(here, error, status):
     assert [path.name for path in Path("cell").iterdir()] == [".views.status.json"]
 
 
+@pytest.mark.parametrize(("left", "status"), [(10, "timed out"), (-10, "timed out"), (900, "stopped"), (None, "stopped")])
+def test_leaving_at_the_end_of_a_slurm_job_is_a_lack_of_time(here, monkeypatch, left, status):
+    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
+    if left is not None:
+        monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + left))
+    with pytest.raises(Stopped), noted("view", "cell/views"):
+        raise Stopped("SIGTERM: saved at step 4")
+    assert read_status("cell/views")["status"] == status
+
+
 def test_what_is_and_is_not_a_lack_of_memory():
     assert not is_out_of_memory(RuntimeError("shapes do not match")) and not is_out_of_memory(ValueError("out of memory"))
 
