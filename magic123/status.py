@@ -1,8 +1,8 @@
 """How a command ended, in a small file beside its output: `.NAME.status.json`, where Snakemake does not delete it.
 
 {"status", "reason", "command", "started", "seconds", "process", "machine"}. The status is `running` at first, then `ok`,
-`failed`, `non-finite`, `out of memory`, `stopped` (by a signal, what was done is saved) or `timed out` (so, and SLURM's time for
-the job was over). Who finds `running` after the end of the process knows that it was killed.
+`failed`, `non-finite`, `out of memory`, `stopped` (by a signal, what was done is saved) or `timed out` (so, and SLURM's time
+for the job was over). Who finds `running` after the end of the process knows that it was killed.
 """
 
 from __future__ import annotations
