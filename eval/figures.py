@@ -7,15 +7,13 @@ is drawn as a grey field with its state written in it.
 from __future__ import annotations
 
 import argparse
-import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from eval.errors import EvalError
 from eval.inputs import is_caption
-from eval.pictures import DAMAGE, picture_bytes
+from eval.pictures import open_picture
 from eval.plan import Cell, read_plan
 
 SIDE = 128
@@ -23,11 +21,7 @@ SIDE = 128
 
 def on_white(file: Path) -> np.ndarray:
     """A picture of any mode, SIDE x SIDE, straight alpha composited on white: uint8 [SIDE, SIDE, 3]."""
-    try:
-        with Image.open(io.BytesIO(picture_bytes(file))) as image:
-            rgba = np.asarray(image.convert("RGBA"), np.float32) / 255
-    except DAMAGE as error:
-        raise EvalError(f"{file} cannot be read as a picture ({error})") from error
+    rgba = np.asarray(open_picture(file).convert("RGBA"), np.float32) / 255
     rgb = rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:]
     return np.asarray(Image.fromarray((rgb * 255).round().astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.BOX))
 

@@ -67,6 +67,16 @@ def _chunks_fit(content: bytes) -> bool:
     return place <= len(content)
 
 
+def open_picture(path: Path) -> Image.Image:
+    """A decoded picture of any mode."""
+    try:
+        image = Image.open(io.BytesIO(picture_bytes(path)))
+        image.load()
+    except DAMAGE as error:
+        raise EvalError(f"{path} cannot be read as a picture ({first_line(error)}); make it again") from error
+    return image
+
+
 def decode(path: Path) -> np.ndarray:
     """A picture as it is stored: [H, W] or [H, W, channels], BGR order."""
     content = picture_bytes(path)

@@ -82,6 +82,19 @@ def small(stage: Stage) -> Stage:
     return Stage(**values | {"ladder": ()})
 
 
+def peak_memory(where: torch.device) -> int:
+    """Bytes: of a card what was reserved there since its count was reset, else what the process ever had."""
+    if where.type == "cuda":
+        return torch.cuda.max_memory_reserved(where)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def machine(where: torch.device) -> dict[str, Any]:
+    """What measured it, plain data."""
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else platform.processor() or platform.machine()
+    return {"device": name, "threads": torch.get_num_threads(), "cores": os.cpu_count(), "torch": torch.__version__}
+
+
 def ball(size: int) -> Example:
     """A shaded ball on white, with its depth: something for the losses on the known view to look at."""
     y, x = torch.meshgrid(*[(torch.arange(size) + 0.5) * (2 / size) - 1] * 2, indexing="ij")
@@ -144,11 +157,7 @@ def measure(
     for step in range(first + warmup, first + warmup + steps):
         one(step)
     whole = clock.now() - began
-    peak = (
-        torch.cuda.max_memory_reserved(where)
-        if where.type == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
+    peak = peak_memory(where)
 
     looked = Timed(scene, clock, {"render": "render", "regularizers": "losses"})
     asked = {name: Timed(prior, clock, {"encode": f"{name} VAE", "noise": f"{name} UNet"}) for name, prior in priors.items()}
@@ -189,10 +198,7 @@ def measure(
         "kernels": scene.kernels(),
         "speed": came_to,
         "precision": {name: settings.dtype for name, settings in stage.priors.items()},
-        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
+        **machine(where),
     } | limit(stage, size, where, seconds["novel view"])
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import resource
 from typing import Any
 
 import torch
 from torch import nn
 
-from magic123.benchmark import Clock, Timed, ball
+from magic123.benchmark import Clock, Timed, ball, machine, peak_memory
 from magic123.config import InversionSettings, Speed
 from magic123.priors.random_weights import Size, random_text_to_image
 from magic123.priors.speed import hasten
@@ -62,11 +59,7 @@ def measure_inversion(
     for _ in range(steps):
         one(model)
     whole = clock.now() - began
-    peak = (
-        torch.cuda.max_memory_reserved(where)
-        if where.type == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
+    peak = peak_memory(where)
     clock.seconds.clear()
     for _ in range(steps):
         one(Timed(model, clock, {"denoising_loss": "text encoder and UNet"}))
@@ -89,9 +82,6 @@ def measure_inversion(
         "kernels": {},
         "speed": came_to,
         "precision": {"stable_diffusion": settings.dtype},
-        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
+        **machine(where),
         "tflop_of_a_novel_view": {},
     }

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from eval.errors import EvalError, first_line
-from eval.pictures import DAMAGE, picture_bytes
+from eval.pictures import open_picture
 
 SIDES, QUALITIES = (256, 192, 104), (88, 80, 68)  # pixels of a side and WebP quality, by level
 FILM_RATES = (None, 27, 34)  # x264 constant rate factor, by level
@@ -40,15 +40,6 @@ class Medium:
     encode: Callable[[int], bytes]
 
 
-def _open(file: Path) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(picture_bytes(file)))
-        image.load()
-    except DAMAGE as problem:
-        raise EvalError(f"{file} cannot be read as a picture ({first_line(problem)}); make it again") from problem
-    return image
-
-
 def _webp(image: Image.Image, level: int) -> bytes:
     image.thumbnail((SIDES[level], SIDES[level]), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
@@ -58,13 +49,13 @@ def _webp(image: Image.Image, level: int) -> bytes:
 
 def picture(file: Path, level: int) -> bytes:
     """A picture of any mode on white, as WebP."""
-    image = _open(file).convert("RGBA")
+    image = open_picture(file).convert("RGBA")
     return _webp(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"), level)
 
 
 def read_depth(file: Path) -> np.ndarray:
     """A 16-bit depth map as stored, float64 [H, W]; 0 where nothing is."""
-    depth = np.asarray(_open(file)).astype(np.float64)
+    depth = np.asarray(open_picture(file)).astype(np.float64)
     if depth.ndim != 2:
         raise EvalError(f"{file} is not a depth map: it has {depth.ndim} axes instead of 2")
     return depth
