@@ -8,18 +8,18 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from eval.errors import EvalError, MetricGap
+from magic123.records.errors import InputError, MetricGap
 
 COMMANDS = {  # command -> module with main(argv); imported when asked for, because networks take seconds to import
-    "score": "eval.score",
-    "table": "eval.tables",
-    "difference": "eval.differences",
-    "ceilings": "eval.ceilings",
-    "canary": "eval.canary",
-    "adopt": "eval.adopt",
-    "nerf-synthetic": "eval.nerf_synthetic",
-    "figure": "eval.figures",
-    "report": "eval.report",
+    "score": "eval.metrics.score",
+    "table": "eval.tables.build",
+    "difference": "eval.tables.differences",
+    "ceilings": "eval.metrics.ceilings",
+    "canary": "eval.metrics.canary",
+    "adopt": "eval.pictures.adopt",
+    "nerf-synthetic": "eval.pictures.nerf_synthetic",
+    "figure": "eval.tables.figures",
+    "report": "eval.page.report",
 }
 
 
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
         import_module(COMMANDS[argv[0]]).main(argv[1:])
     except SystemExit as end:  # argparse: 0 after --help, 2 after a wrong option, which it has explained
         return 1 if end.code else 0
-    except (EvalError, MetricGap) as problem:
+    except (InputError, MetricGap) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
     return 0

@@ -7,8 +7,8 @@ import importlib
 import sys
 from contextlib import nullcontext
 
-from magic123.errors import InputError, Stopped
-from magic123.status import noted
+from magic123.records.errors import InputError, Stopped
+from magic123.records.status import noted
 
 COMMANDS = {
     "estimate": "a configuration -> its grid and the GPU-hours it takes",

@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from magic123.errors import InputError
+from magic123.records.errors import InputError
 
 
 def sent(tensor: Tensor, device: torch.device | str | None) -> Tensor:

@@ -17,7 +17,7 @@ rule plan:
     params:
         axes=lambda wildcards: json.dumps(axes_of(suite, wildcards.table)),
     shell:
-        "python -m magic123.plan --axes {params.axes:q} --out {output.plan} > {log} 2>&1"
+        "python -m magic123.run.plan --axes {params.axes:q} --out {output.plan} > {log} 2>&1"
 
 
 rule table:
@@ -81,7 +81,7 @@ rule methods:
     log:
         "logs/methods.log",
     shell:
-        "python -m magic123.method_list --methods {input.methods} --out {output} > {log} 2>&1"
+        "python -m magic123.run.method_list --methods {input.methods} --out {output} > {log} 2>&1"
 
 
 rule ceilings:

@@ -33,19 +33,18 @@ import trimesh
 from PIL import Image
 from safetensors.torch import save
 
-from eval.cards import read_scores
-from eval.errors import EvalError
-from eval.mesh_metrics import load_mesh
-from eval.pictures import read_picture as read_view
-from magic123.checkpoint import RECORD, TENSORS, build_scene, load_scene
-from magic123.config import Stage
-from magic123.errors import InputError
-from magic123.example import load_example
-from magic123.manifest import load_manifest
-from magic123.picture_file import read_depth, read_mask, read_picture
+from eval.metrics.mesh_metrics import load_mesh
+from eval.pictures.pictures import read_picture as read_view
+from magic123.example.example import load_example
+from magic123.example.picture_file import read_depth, read_mask, read_picture
+from magic123.optimise.resume import Unfinished
 from magic123.priors.tokens import load_token
-from magic123.resume import Unfinished
-from magic123.settings_file import load_methods
+from magic123.records.cards import read_scores
+from magic123.records.errors import InputError
+from magic123.run.manifest import load_manifest
+from magic123.scenes.checkpoint import RECORD, TENSORS, build_scene, load_scene
+from magic123.settings.config import Stage
+from magic123.settings.settings_file import load_methods
 
 LIMIT = 3 * 2**30  # bytes of address space beyond those in use at the start
 SIDE = 12
@@ -172,11 +171,11 @@ def readers() -> dict[str, Reader]:
         "checkpoint": Reader(scene, TENSORS, load_scene),
         "checkpoint's record": Reader(scene, RECORD, load_scene),
         "saved state": Reader({"state": save(state)}, "state", resume_folder),
-        "scores": Reader({"s.json": json.dumps(scores).encode()}, "s.json", at("s.json", read_scores), EvalError),
-        "view (PNG)": Reader({"v.png": png("RGBA")}, "v.png", at("v.png", read_view, 3), EvalError),
-        "mesh (OBJ)": Reader({"m.obj": OBJ}, "m.obj", at("m.obj", load_mesh), EvalError),
-        "mesh (GLB)": Reader({"m.glb": glb}, "m.glb", at("m.glb", load_mesh), EvalError),
-        "mesh (PLY)": Reader({"m.ply": ply}, "m.ply", at("m.ply", load_mesh), EvalError),
+        "scores": Reader({"s.json": json.dumps(scores).encode()}, "s.json", at("s.json", read_scores), InputError),
+        "view (PNG)": Reader({"v.png": png("RGBA")}, "v.png", at("v.png", read_view, 3), InputError),
+        "mesh (OBJ)": Reader({"m.obj": OBJ}, "m.obj", at("m.obj", load_mesh), InputError),
+        "mesh (GLB)": Reader({"m.glb": glb}, "m.glb", at("m.glb", load_mesh), InputError),
+        "mesh (PLY)": Reader({"m.ply": ply}, "m.ply", at("m.ply", load_mesh), InputError),
     }  # fmt: skip
 
 

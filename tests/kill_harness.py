@@ -4,7 +4,7 @@
 
 SIGKILL goes to a worker, to the main process alone (its workers go on as orphans) or to all of them, as a power cut would.
 What is shown: it completes; the same bytes; how much work was done twice. The trace of all steps comes from a hook that the
-harness lays over `magic123.resume` in the workers, by PYTHONPATH.
+harness lays over `magic123.optimise.resume` in the workers, by PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import importlib.abc, importlib.util, os, sys, time
 
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "magic123.resume":
+        if name != "magic123.optimise.resume":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

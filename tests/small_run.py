@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from eval.cards import MetricCard, Scores, Value, write_scores
 from magic123.geometry.export import write_mesh
-from magic123.showcase import Frame, write_film
+from magic123.records.cards import MetricCard, Scores, Value, write_scores
+from magic123.render.showcase import Frame, write_film
 
 EXAMPLES = ("dog", "cup")
 ROWS = (("copy", "coarse", "a copy"), ("both", "coarse", "both priors"), ("both", "fine", "both priors"))
@@ -156,7 +156,7 @@ def report_words(**settings) -> list[str]:
 
 
 def fail_cell(root: Path, reason: str, log: str) -> None:
-    """Make dog's fine stage one that failed: as magic123.plan notes it after a run."""
+    """Make dog's fine stage one that failed: as magic123.run.plan notes it after a run."""
     plan = json.loads((root / "plan.json").read_text())
     own = "toys/dog/both/seed0/fine"
     cell = next(cell for cell in plan["cells"] if cell["path"].endswith(own))

@@ -17,7 +17,7 @@ def make_mini_perceptual(folder: Path, seed: int = 0) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from eval.perceptual import MiniPerceptual
+    from eval.metrics.perceptual import MiniPerceptual
 
     torch.manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)

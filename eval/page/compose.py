@@ -14,10 +14,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval.cards import Flag
-from eval.differences import LEVEL, differences
-from eval.layout import NOTHING, grid, html
-from eval.metrics import describe
+from eval.metrics.image_metrics import describe
 from eval.page.budget import Packed
 from eval.page.costs import Cost
 from eval.page.details import Card, Lack, Settings, column_title
@@ -26,8 +23,11 @@ from eval.page.exhibits import Exhibition
 from eval.page.flagged import flag_table
 from eval.page.media import LEVELS
 from eval.page.provenance import Provenance
-from eval.reported import Reported
-from eval.tables import Table
+from eval.tables.build import Table
+from eval.tables.differences import LEVEL, differences
+from eval.tables.layout import NOTHING, grid, html
+from eval.tables.reported import Reported
+from magic123.records.cards import Flag
 
 HERE = Path(__file__).parent
 SCRIPTS = ("vendor/three.min.js", "page.js", "sorting.js", "gallery.js", "viewer.js", "closer.js")

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from eval.page.evidence import STEPS, cell_name, optional_json, read_benchmark, stages_behind
-from eval.tables import Table
+from eval.tables.build import Table
 
 
 @dataclass(frozen=True)

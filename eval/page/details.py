@@ -7,11 +7,11 @@ from pathlib import Path
 
 import yaml
 
-from eval.cards import Value
-from eval.metrics import describe
+from eval.metrics.image_metrics import describe
 from eval.page.evidence import log_end, optional_json, stages_behind
-from eval.plan import Cell, Column
-from eval.tables import Table
+from eval.tables.build import Table
+from eval.tables.plan import Cell, Column
+from magic123.records.cards import Value
 
 SHOWN_VALUES = 3  # different values of one field of a card that are written out
 

@@ -10,8 +10,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.errors import EvalError, read_json
-from eval.plan import Cell
+from eval.tables.plan import Cell
+from magic123.records.errors import InputError
+from magic123.records.files import read_json
 
 POINTS = 80  # of a loss curve: about one for every three pixels of its width
 LOG_LINES = 30
@@ -49,7 +50,7 @@ def read_losses(file: Path) -> Losses | None:
         if any(len(line) != len(names) + 1 or line[0] is None for line in lines):
             raise ValueError("a line has another number of fields than the first")
     except (IndexError, ValueError) as problem:
-        raise EvalError(f"{file} is not a table of losses ({problem}); reconstruct the stage again") from problem
+        raise InputError(f"{file} is not a table of losses ({problem}); reconstruct the stage again") from problem
     width = max(1, -(-len(lines) // POINTS))
     bins = [lines[start : start + width] for start in range(0, len(lines), width)]
     series = []
@@ -68,7 +69,7 @@ def read_benchmark(file: Path) -> dict:
         last = json.loads(lines[-1])
         return last if isinstance(last, dict) else {}
     except (IndexError, json.JSONDecodeError) as problem:
-        raise EvalError(f"{file} is not a benchmark of Snakemake ({problem}); remove it") from problem
+        raise InputError(f"{file} is not a benchmark of Snakemake ({problem}); remove it") from problem
 
 
 def log_end(file: Path) -> str:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.errors import EvalError
 from eval.page import media
 from eval.page.evidence import optional_json
 from eval.page.media import Medium
-from eval.pictures import REFERENCE, view_sets
-from eval.plan import Cell
-from eval.tables import Table
+from eval.pictures.pictures import REFERENCE, view_sets
+from eval.tables.build import Table
+from eval.tables.plan import Cell
+from magic123.records.errors import InputError
 
 TOLD = (60.0, 150.0)  # polar and azimuth, degrees: an unseen side, from above, where a view near it exists
 
@@ -60,7 +60,7 @@ def unseen_view(cells: list[Cell], asked: str | None) -> str | None:
             if name != REFERENCE:
                 return f"{name}/{min(path.stem for path in (folder / name).glob('*.png') if path.stem.isdigit())}"
     if shown is not None:
-        raise EvalError(
+        raise InputError(
             f"no result has the view {asked}.png ({shown} has {', '.join(view_sets(shown))}); choose another --view"
         )
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eval.tables import Table
+from eval.tables.build import Table
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from eval.errors import EvalError, first_line
-from eval.pictures import open_picture
+from eval.pictures.pictures import open_picture
+from magic123.records.errors import InputError, first_line
 
 SIDES, QUALITIES = (256, 192, 104), (88, 80, 68)  # pixels of a side and WebP quality, by level
 FILM_RATES = (None, 27, 34)  # x264 constant rate factor, by level
@@ -57,7 +57,7 @@ def read_depth(file: Path) -> np.ndarray:
     """A 16-bit depth map as stored, float64 [H, W]; 0 where nothing is."""
     depth = np.asarray(open_picture(file)).astype(np.float64)
     if depth.ndim != 2:
-        raise EvalError(f"{file} is not a depth map: it has {depth.ndim} axes instead of 2")
+        raise InputError(f"{file} is not a depth map: it has {depth.ndim} axes instead of 2")
     return depth
 
 
@@ -82,7 +82,7 @@ def film(file: Path, level: int) -> bytes:
         command += ["-preset", "medium", "-pix_fmt", "yuv420p", "-an", "-threads", "1", "-movflags", "+faststart", str(out)]
         run = subprocess.run(command, capture_output=True, text=True)
         if run.returncode:
-            raise EvalError(f"{file} cannot be read as a film ({(run.stderr.splitlines() or ['no reason given'])[-1]})")
+            raise InputError(f"{file} cannot be read as a film ({(run.stderr.splitlines() or ['no reason given'])[-1]})")
         return out.read_bytes()
 
 
@@ -96,7 +96,7 @@ def mesh(file: Path, level: int) -> bytes:
             surface = trimesh.load_mesh(io.BytesIO(content), file_type="glb")
             content = (_with_jpeg if level == 1 else _with_few_faces)(surface).export(file_type="glb")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, OSError) as problem:
-            raise EvalError(f"{file} cannot be read as a mesh ({first_line(problem)}); make it again") from problem
+            raise InputError(f"{file} cannot be read as a mesh ({first_line(problem)}); make it again") from problem
     return gzip.compress(content, 9, mtime=0)
 
 

@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 
 from magic123.commands.reconstruct import choose_device, read_speed
-from magic123.config import InversionSettings, Speed
-from magic123.errors import InputError
-from magic123.output_folder import write_json, write_whole
-from magic123.settings_file import choose_from, load_methods
+from magic123.records.errors import InputError
+from magic123.records.files import write_json, write_whole
+from magic123.settings.config import InversionSettings, Speed
+from magic123.settings.settings_file import choose_from, load_methods
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
 
     import torch
 
-    from magic123.benchmark import measure
+    from magic123.measure.benchmark import measure
 
     if options.size == "full":
         device = choose_device(stage, options.device)
@@ -88,7 +88,7 @@ def inversion(options: argparse.Namespace, speed: Speed) -> dict:
     import torch
 
     from magic123.commands.invert import read_settings
-    from magic123.inversion_benchmark import measure_inversion
+    from magic123.measure.inversion_benchmark import measure_inversion
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     asked = read_settings(options.inversion).model_dump(exclude_unset=True)

@@ -12,12 +12,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from magic123.errors import InputError
-from magic123.output_folder import output_folder
-from magic123.prefetch import is_there, write_receipt
-from magic123.registry import RECEIPT, Weights
-from magic123.settings_file import choose_from
-from magic123.suite import load_weights
+from magic123.records.errors import InputError
+from magic123.records.files import output_folder
+from magic123.run.suite import load_weights
+from magic123.settings.registry import RECEIPT, Weights
+from magic123.settings.settings_file import choose_from
+from magic123.weights.prefetch import is_there, write_receipt
 
 RECORD = "source.json"  # what converted weights were made from
 
@@ -54,15 +54,15 @@ def convert_weights(name: str, known: dict[str, Weights], say: Callable[[str], N
     say(f"{name}: from {before / base.names[-1]} ({entry.converter})")
     with output_folder(entry.path, RECORD) as folder:
         if entry.converter == "zero123":
-            from magic123.conversion.zero123 import convert
+            from magic123.weights.zero123 import convert
 
             record = convert(before / base.names[0], folder, entry.conditioning, say)
         elif entry.converter == "dpt":
-            from magic123.conversion.dpt import convert
+            from magic123.weights.dpt import convert
 
             record = convert(before / base.names[0], folder)
         else:
-            from magic123.conversion.open_clip import convert
+            from magic123.weights.open_clip import convert
 
             record = convert(before, folder)
         made_from = json.loads(Path(base.receipt).read_text(encoding="utf-8"))

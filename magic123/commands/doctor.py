@@ -14,11 +14,11 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from magic123.errors import InputError
-from magic123.machine import BROKEN, Finding, capabilities, extensions, host, python_and_torch
-from magic123.prefetch import is_there, weights_needed
-from magic123.registry import Weights, readable
-from magic123.suite import load_weights, read_suite
+from magic123.measure.machine import BROKEN, Finding, capabilities, extensions, host, python_and_torch
+from magic123.records.errors import InputError
+from magic123.run.suite import load_weights, read_suite
+from magic123.settings.registry import Weights, readable
+from magic123.weights.prefetch import is_there, weights_needed
 
 
 def main(argv: list[str] | None = None) -> None:

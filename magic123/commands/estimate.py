@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from magic123.estimate import NAMES, TIMES, cost_of, load_times
-from magic123.suite import read_suite
+from magic123.run.estimate import NAMES, TIMES, cost_of, load_times
+from magic123.run.suite import read_suite
 
 
 def main(argv: list[str] | None = None) -> None:

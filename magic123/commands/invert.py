@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 
 from magic123.commands.reconstruct import read_speed
-from magic123.config import VERSIONS, InversionSettings, Speed
-from magic123.errors import InputError, NonFinite
-from magic123.file_hash import fingerprint, hash_files
-from magic123.loss_history import cost_of
-from magic123.output_folder import output_folder, write_json
-from magic123.settings_file import validate
+from magic123.optimise.loss_history import cost_of
+from magic123.records.errors import InputError, NonFinite
+from magic123.records.files import output_folder, write_json
+from magic123.records.hashes import fingerprint, hash_files
+from magic123.settings.config import VERSIONS, InversionSettings, Speed
+from magic123.settings.settings_file import validate
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -89,12 +89,12 @@ def invert(
     started, began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.perf_counter()
     import torch
 
-    from magic123.example import load_example
+    from magic123.example.example import load_example
+    from magic123.optimise.resume import Unfinished
+    from magic123.optimise.textual_inversion import TextToImage, learn_token
     from magic123.priors.sds import NonFiniteGradient
     from magic123.priors.speed import hasten
-    from magic123.priors.textual_inversion import TextToImage, learn_token
     from magic123.priors.tokens import save_token
-    from magic123.resume import Unfinished
 
     example = load_example(example_folder)
     described = json.loads((example_folder / "example.json").read_text())

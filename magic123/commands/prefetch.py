@@ -14,11 +14,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from magic123.errors import InputError
-from magic123.manifest import FETCHED, HASHES, load_manifest
-from magic123.prefetch import LOCKS, fetch_all, fetch_picture, fetch_weights, listing
-from magic123.settings_file import choose_from
-from magic123.suite import MANIFESTS, load_weights, read_suite
+from magic123.records.errors import InputError
+from magic123.run.manifest import FETCHED, HASHES, load_manifest
+from magic123.run.suite import MANIFESTS, load_weights, read_suite
+from magic123.settings.settings_file import choose_from
+from magic123.weights.prefetch import LOCKS, fetch_all, fetch_picture, fetch_weights, listing
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from magic123.config import VERSIONS, Speed, Stage, ViewSettings
-from magic123.errors import InputError, OutOfMemory, is_out_of_memory
-from magic123.file_hash import hash_files
-from magic123.loss_history import Losses, cost_of, say
+from magic123.optimise.loss_history import Losses, cost_of, say
 from magic123.priors.loading import load_priors
+from magic123.records.errors import InputError, OutOfMemory, is_out_of_memory
+from magic123.records.hashes import hash_files
+from magic123.settings.config import VERSIONS, Speed, Stage, ViewSettings
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -165,13 +165,13 @@ def run_stage(
     started, began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.perf_counter()
     import torch
 
-    from magic123.checkpoint import save_scene
     from magic123.commands.view import read_settings
-    from magic123.example import load_example
-    from magic123.optimise import optimise
-    from magic123.output_folder import write_json, write_whole
+    from magic123.example.example import load_example
+    from magic123.optimise.resume import Unfinished, forget
+    from magic123.optimise.stage import optimise
     from magic123.priors.speed import hasten
-    from magic123.resume import Unfinished, forget
+    from magic123.records.files import write_json, write_whole
+    from magic123.scenes.checkpoint import save_scene
 
     if stage.dtype != "float32" and not torch.cuda.is_available():
         raise InputError(f"the stage asks for {stage.dtype} and this machine has no CUDA device: set dtype to float32")
@@ -237,7 +237,7 @@ def start_scene(stage: Stage, example, init: Path | None, device: str = "cpu"):
 
     Its first random numbers are the CPU's whatever the device. Raises InputError.
     """
-    from magic123.checkpoint import build_scene, load_scene
+    from magic123.scenes.checkpoint import build_scene, load_scene
 
     if (stage.init is None) != (init is None):
         asked = (
@@ -272,7 +272,7 @@ def draw_samples(stage: Stage, example, priors: dict, views: ViewSettings, gener
     """The samples scene: a picture from its one prior for every camera of `views`."""
     import torch
 
-    from magic123.camera import view_cameras
+    from magic123.geometry.camera import view_cameras
     from magic123.scenes.samples import draw
 
     ((name, prior),) = priors.items()

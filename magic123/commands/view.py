@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from magic123.config import VERSIONS, ViewSettings
-from magic123.errors import InputError
-from magic123.output_folder import output_folder
-from magic123.settings_file import validate
+from magic123.records.errors import InputError
+from magic123.records.files import output_folder
+from magic123.settings.config import VERSIONS, ViewSettings
+from magic123.settings.settings_file import validate
 
 RESERVED = ("reference", "turntable", "alpha", "normal", "depth")
 CONVENTIONS = {
@@ -59,9 +59,9 @@ def main(argv: list[str] | None = None) -> None:
 
     import torch
 
-    from magic123.checkpoint import load_scene
-    from magic123.example import load_example
-    from magic123.resume import forget
+    from magic123.example.example import load_example
+    from magic123.optimise.resume import forget
+    from magic123.scenes.checkpoint import load_scene
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     scene, stage = load_scene(options.checkpoint)
@@ -123,7 +123,7 @@ def write_views(
     scene, example, settings: ViewSettings, folder: Path, about: dict, given: dict[str, list[dict]] | None = None
 ) -> None:
     """All view sets and cameras.json."""
-    from magic123.camera import Camera, view_cameras
+    from magic123.geometry.camera import Camera, view_cameras
 
     planned = settings if given is None else settings.model_copy(update={"sets": {}})
     cameras = view_cameras(planned, example.camera if example.pictured else None)
@@ -186,8 +186,8 @@ def look(scene, camera) -> dict[str, np.ndarray]:
 
 def write_showcase(scene, example, settings: ViewSettings, folder: Path, about: dict, figures: dict) -> None:
     """turntable.mp4 and contact.png: once around at the reference picture's height."""
-    from magic123.camera import view_cameras
-    from magic123.showcase import Frame, contact_sheet, write_film
+    from magic123.geometry.camera import view_cameras
+    from magic123.render.showcase import Frame, contact_sheet, write_film
 
     circle = view_cameras(settings, example.camera if example.pictured else None)["turntable"]
     count, frames = len(circle), []

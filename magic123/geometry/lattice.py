@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from magic123.errors import InputError
+from magic123.records.errors import InputError
 
 _FACE = np.array([[0, 0], [1, 0], [1, 1], [0, 1]])  # corners of a square, in cyclic order
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from magic123.errors import InputError
 from magic123.geometry.edges import Edges
+from magic123.records.errors import InputError
 
 _TINY = 1e-8  # doubled face areas below this fade out instead of blowing gradients up (1e-4 of a face of a 256 lattice)
 

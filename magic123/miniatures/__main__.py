@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from magic123.errors import InputError
+from magic123.records.errors import InputError
 
 STABLE_DIFFUSION_STEPS, ZERO123_STEPS = 2200, 6000
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from magic123.conversion.latent_diffusion import image_tower
 from magic123.miniatures.pool import VIEWS, Pool
 from magic123.miniatures.training import draw_batch, train, write_record
 from magic123.miniatures.vocabulary import CONTEXT, encode, write_tokenizer
+from magic123.weights.latent_diffusion import image_tower
 
 STEPS, BATCH = 1200, 96
 MEAN, DEVIATION = [0.85, 0.83, 0.83], [0.28, 0.30, 0.30]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from magic123.camera import Camera
+from magic123.geometry.camera import Camera
 from magic123.miniatures.objects import FIRST_HELD_OUT, make_object, true_mesh
 from magic123.miniatures.picture import draw
 from magic123.miniatures.pool import FOV, RADIUS

@@ -54,7 +54,7 @@ def make_perceptual(pool_folder: Path, out: Path) -> None:
     """Trains the trunk to name family, colours and view, then the channel weights to rank distortions by severity."""
     from safetensors.torch import save_file
 
-    from eval.perceptual import MiniPerceptual
+    from eval.metrics.perceptual import MiniPerceptual
 
     torch.manual_seed(5)
     pool, model = Pool(pool_folder), MiniPerceptual(CHANNELS)

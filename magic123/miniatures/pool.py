@@ -30,7 +30,7 @@ def view_angles(number: int) -> np.ndarray:
 
 def render_object(number: int):
     """RGBA uint8 [VIEWS, S, S, 4] and depth float16 [VIEWS, S, S] of one object."""
-    from magic123.camera import Camera
+    from magic123.geometry.camera import Camera
 
     toy, angles = make_object(number), view_angles(number)
     poses = Camera.orbit(angles[:, 0], angles[:, 1], RADIUS, FOV, SIZE).camera_to_world.numpy()

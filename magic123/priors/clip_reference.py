@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magic123.camera import Camera, wrap_degrees
-from magic123.config import PriorSettings
-from magic123.errors import InputError
+from magic123.geometry.camera import Camera, wrap_degrees
 from magic123.priors.sds import Answer, timestep_bounds
+from magic123.records.errors import InputError
+from magic123.settings.config import PriorSettings
 
 FILES = ("open_clip_config.json", "open_clip_model.safetensors")
 

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magic123.camera import Camera
-from magic123.errors import InputError
+from magic123.geometry.camera import Camera
 from magic123.priors import latent_diffusion
 from magic123.priors.latent_diffusion import DTYPES, Schedule, dtype_of, freeze, load_component
 from magic123.priors.stable_diffusion import fill_prompt, seen_from, told_record, view_prompts_of
+from magic123.records.errors import InputError
 
 LENGTH = 77  # tokens of a caption that the model was trained with
 CHANNELS = 3

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from magic123.device import sent
-from magic123.errors import InputError
 from magic123.priors.sds import add_noise
+from magic123.records.errors import InputError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

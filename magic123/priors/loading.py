@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from magic123.config import PriorSettings, Stage
-from magic123.errors import InputError
-from magic123.file_hash import fingerprint
+from magic123.records.errors import InputError
+from magic123.records.hashes import fingerprint
+from magic123.settings.config import PriorSettings, Stage
 
 
 def load_priors(
     stage: Stage, example, token: Path | None, reference: list[Path] | None, weights: dict[str, str], device: str = "cpu"
 ) -> dict:
     """The stage's priors, conditioned on the example. A weight of 0 needs no model and loads none."""
-    from magic123.example import load_example
+    from magic123.example.example import load_example
 
     priors = {}
     for name, settings in stage.priors.items():

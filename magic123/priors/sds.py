@@ -14,10 +14,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from magic123.camera import Camera, angle_between
-from magic123.config import PriorSettings
 from magic123.device import sent
-from magic123.errors import InputError
+from magic123.geometry.camera import Camera, angle_between
+from magic123.records.errors import InputError
+from magic123.settings.config import PriorSettings
 
 # Magic123's code calls backward() on its score-distillation gradient outside the AMP loss scaler and then lets the scaler
 # divide all gradients by the loss scale: 65536 at the start (it doubles every 2000 steps without an overflow). Its

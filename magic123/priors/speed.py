@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from magic123.config import Speed
-from magic123.errors import InputError
+from magic123.records.errors import InputError
+from magic123.settings.config import Speed
 
 LARGE = 32e9  # bytes of a card on which memory need not be shared among streams
 # what the encoders are compiled as: gradients pass through them, so no CUDA graphs

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from magic123.camera import Camera, wrap_degrees
 from magic123.device import sent
-from magic123.errors import InputError
+from magic123.geometry.camera import Camera, wrap_degrees
 from magic123.priors import latent_diffusion
 from magic123.priors.latent_diffusion import DTYPES, Schedule, dtype_of, load_autoencoder_and_unet, load_component
 from magic123.priors.tokens import add_token, load_token, prompt_ids
+from magic123.records.errors import InputError
 
 VIEWS = ("front view", "side view", "back view")
 

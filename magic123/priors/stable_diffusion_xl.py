@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from magic123.camera import Camera
-from magic123.errors import InputError
+from magic123.geometry.camera import Camera
 from magic123.priors import latent_diffusion
 from magic123.priors.latent_diffusion import DTYPES, Schedule, dtype_of, load_autoencoder_and_unet, load_component, read_json
 from magic123.priors.stable_diffusion import fill_prompt, seen_from, told_record, view_prompts_of
 from magic123.priors.tokens import prompt_ids
+from magic123.records.errors import InputError
 
 
 class StableDiffusionXL:

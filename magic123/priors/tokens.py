@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from magic123.errors import InputError
+from magic123.records.errors import InputError
 
 FILE_NAMES = ("learned_embeds.safetensors", "learned_embeds.bin")
 

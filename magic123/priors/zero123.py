@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magic123.camera import Camera, angle_between
-from magic123.errors import InputError
+from magic123.geometry.camera import Camera, angle_between
 from magic123.priors import latent_diffusion
 from magic123.priors.latent_diffusion import (
     DTYPES,
@@ -21,6 +20,7 @@ from magic123.priors.latent_diffusion import (
     read_json,
 )
 from magic123.priors.sds import guided_noise
+from magic123.records.errors import InputError
 
 CONDITIONINGS = ("distance", "elevation")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from magic123.camera import Camera
+from magic123.geometry.camera import Camera
 
 NEAREST = 0.1  # points nearer than this along the optical axis are not seen (as volume.march)
 SMALLEST, LARGEST = 0.75, 32.0  # pixels: a radius below 0.71 can miss every pixel's centre

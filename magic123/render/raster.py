@@ -15,11 +15,11 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from magic123.camera import Camera
-from magic123.errors import InputError
+from magic123.geometry.camera import Camera
 from magic123.geometry.edges import Edges, find_edges
 from magic123.geometry.mesh import vertex_normals
 from magic123.geometry.zbuffer import silhouette_crossings, triangle_ids
+from magic123.records.errors import InputError
 from magic123.render.rendering import Rendering
 
 Shade = Callable[[Tensor, Tensor], Tensor]

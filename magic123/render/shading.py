@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from magic123.camera import Camera
 from magic123.device import sent
+from magic123.geometry.camera import Camera
 
 MODES = ("albedo", "lambertian", "textureless", "normal")
 

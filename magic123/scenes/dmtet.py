@@ -12,19 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from magic123 import losses as loss
-from magic123.camera import Camera
-from magic123.config import DMTetSettings, FieldSettings, LearningRates, Losses, Stage
 from magic123.device import sent
-from magic123.errors import InputError
 from magic123.fields.field import Field
+from magic123.geometry.camera import Camera
 from magic123.geometry.edges import Edges, find_edges
 from magic123.geometry.lattice import build_lattice
 from magic123.geometry.marching_tets import marching_tets
 from magic123.geometry.mesh import laplacian, mesh_problem, normal_consistency
+from magic123.records.errors import InputError
+from magic123.render import losses as loss
 from magic123.render.raster import choose_rasterizer, render_mesh
 from magic123.render.rendering import Rendering
 from magic123.render.shading import light_direction, shade_colors
+from magic123.settings.config import DMTetSettings, FieldSettings, LearningRates, Losses, Stage
 
 LEVELS_TRIED = 20  # iso levels searched when the published one gives no usable surface
 EMPTY = 1e-3  # mean opacity below which a coarse scene shows nothing

@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from magic123 import losses as loss
-from magic123.camera import Camera
-from magic123.config import FieldSettings, LearningRates, Losses, NeRFSettings
 from magic123.device import need_triton, sent, triton_trouble_on
 from magic123.fields.field import Field
+from magic123.geometry.camera import Camera
+from magic123.render import losses as loss
 from magic123.render.occupancy import OccupancyGrid
 from magic123.render.rendering import Rendering, Samples
 from magic123.render.shading import light_direction, shade_colors
 from magic123.render.volume import RayRendering, render_volume
+from magic123.settings.config import FieldSettings, LearningRates, Losses, NeRFSettings
 
 
 class NeRF(nn.Module):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from magic123.camera import Camera
+from magic123.geometry.camera import Camera
 from magic123.render.rendering import Rendering
 from magic123.render.shading import light_direction, shade_colors
 from magic123.scenes.still import Still

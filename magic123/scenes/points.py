@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magic123.camera import Camera
-from magic123.config import LearningRates, Losses, PointsSettings, Stage
-from magic123.example import Example
+from magic123.example.example import Example
+from magic123.geometry.camera import Camera
 from magic123.render.deferred import DeferredRenderer
 from magic123.render.points import splat
 from magic123.render.rendering import Rendering
 from magic123.render.shading import light_direction, shade_colors
 from magic123.scenes.lifting import Cloud, lift
+from magic123.settings.config import LearningRates, Losses, PointsSettings, Stage
 
 KNOWN_HOLDS = 100.0  # the released code holds the known view's colours with 1e5, the others with 1e3
 CLEAR, SOLID = 0.45, 0.9  # coverages: the blur round the outline is below, the seams between points are above

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from magic123.camera import Camera
-from magic123.errors import InputError
+from magic123.geometry.camera import Camera
+from magic123.records.errors import InputError
 from magic123.render.rendering import Rendering
 from magic123.scenes.still import Still
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from magic123.config import LearningRates, Losses
 from magic123.render.rendering import Rendering
+from magic123.settings.config import LearningRates, Losses
 
 
 class Still(nn.Module):

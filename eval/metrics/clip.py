@@ -1,0 +1,128 @@
+"""CLIP: the cosine of image embeddings, and of images with captions, by models in the open_clip format.
+
+A model is a folder with open_clip_config.json ({"model_cfg", "preprocess_cfg"}) and open_clip_model.safetensors, or
+ARCHITECTURE=FILE with one of open_clip's own architecture names. Nothing is downloaded. Single precision throughout.
+Captions go through open_clip's own tokenizer, or through the one in a folder's tokenizer/.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from eval.metrics.canary import check_canary, sha256_of
+from eval.metrics.image_metrics import unit_floats
+from eval.pictures.protocols import resize_area
+from magic123.records.errors import FETCH, InputError, MetricGap, first_line
+from magic123.records.files import need_file, read_json
+
+CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+# (width, layers, patch) of the vision tower -> the name a column carries
+KNOWN = {(1664, 48, 14): "clip-bigG-14", (1280, 32, 14): "clip-H-14", (1024, 24, 14): "clip-L-14", (768, 12, 32): "clip-B-32"}
+VOCABULARY = 49408  # words of CLIP's own tokenizer
+MINIATURE_PARAMETERS = 20_000_000
+BATCH = 16
+
+
+class ClipModel:
+    """A loaded image tower: `encode` pictures, or `compare` them pair by pair."""
+
+    def __init__(self, model, architecture: dict, file: Path, device: str = "cpu"):
+        preprocess = model.visual.preprocess_cfg
+        size = model.visual.image_size
+        self.model, self.file, self.device = model.eval().to(device), file, device
+        self.size = int(size[0] if isinstance(size, tuple | list) else size)
+        self.mean, self.deviation = np.float32(preprocess["mean"]), np.float32(preprocess["std"])
+        self.activation = "QuickGELU" if architecture.get("quick_gelu") else "GELU"
+        self.sha256 = sha256_of(file)
+        self.name = self._column(architecture, sum(p.numel() for p in model.parameters()))
+        self.libraries = ("torch", "open_clip_torch")
+        self.canary = "not checked"
+
+    def _column(self, architecture: dict, parameters: int) -> str:
+        vision = architecture["vision_cfg"]
+        known = KNOWN.get((vision.get("width"), vision.get("layers"), vision.get("patch_size")))
+        if known:
+            return known
+        return "clip-mini" if parameters < MINIATURE_PARAMETERS else f"clip-{self.sha256[:8]}"
+
+    def encode(self, pictures: list[np.ndarray]) -> np.ndarray:
+        """Pictures [H, W, 3], uint8 or floats in [0, 1] -> unit embeddings [N, D]. InputError on NaN."""
+        import torch
+
+        prepared = [(resize_area(unit_floats(p).astype(np.float32), self.size) - self.mean) / self.deviation for p in pictures]
+        found = []
+        with torch.no_grad():
+            for start in range(0, len(prepared), BATCH):
+                batch = torch.from_numpy(np.stack(prepared[start : start + BATCH])).permute(0, 3, 1, 2)
+                embedding = self.model.encode_image(batch.contiguous().to(self.device)).float().cpu()
+                found.append((embedding / embedding.norm(dim=1, keepdim=True)).double().numpy())
+        embeddings = np.concatenate(found)
+        if not np.isfinite(embeddings).all():
+            raise InputError(f"{self.name} returned NaN; its weights in {self.file} are damaged")
+        return embeddings
+
+    def compare(self, first: list[np.ndarray], second: list[np.ndarray]) -> list[float]:
+        """Cosine similarities, pair by pair."""
+        return (self.encode(first) * self.encode(second)).sum(1).tolist()
+
+    def answers(self, first: list[np.ndarray], second: list[np.ndarray]) -> list[float]:
+        """For the canary: the similarities and one whole embedding, which moves more when the activation changes."""
+        return [*self.compare(first, second), *self.encode(second[-1:])[0].tolist()]
+
+    def encode_captions(self, captions: list[str]) -> np.ndarray:
+        """Captions -> unit embeddings [N, D]. MetricGap where the model came without a tokenizer."""
+        import torch
+
+        with torch.no_grad():
+            embedding = self.model.encode_text(self._tokens(captions).to(self.device)).float().cpu()
+        embedding = (embedding / embedding.norm(dim=1, keepdim=True)).double().numpy()
+        if not np.isfinite(embedding).all():
+            raise InputError(f"{self.name} returned NaN; its weights in {self.file} are damaged")
+        return embedding
+
+    def _tokens(self, captions: list[str]):
+        length = self.model.context_length
+        if (folder := self.file.with_name("tokenizer")).is_dir() and self.file.name == WEIGHTS:
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+            return tokenizer(captions, **options).input_ids
+        if self.model.vocab_size != VOCABULARY:
+            raise MetricGap(f"needs the tokenizer of {self.name} in {folder}, because its vocabulary is not CLIP's own")
+        import open_clip
+
+        return open_clip.SimpleTokenizer(context_length=length)(captions)
+
+
+def load_clip(where: str, device: str = "cpu", prove: bool = True) -> ClipModel:
+    """The model at a folder, or at ARCHITECTURE=FILE. MetricGap when its weights are absent; `prove` compares the canary."""
+    name, equals, path = where.partition("=")
+    if equals:
+        file, source, options = Path(path), name, {"pretrained": path}
+    else:
+        file, source, options = Path(where) / WEIGHTS, f"local-dir:{where}", {}
+    if not file.is_file():
+        raise MetricGap(f"needs CLIP weights at {file}: {FETCH}")
+    import open_clip
+
+    if equals:
+        architecture = open_clip.get_model_config(name)
+        if architecture is None:
+            raise InputError(f"open_clip knows no architecture {name!r}; see open_clip.list_models()")
+    else:
+        config = read_json(need_file(Path(where) / CONFIG, "CLIP configuration"), "CLIP configuration")
+        architecture = config.get("model_cfg")
+        if not isinstance(architecture, dict) or "vision_cfg" not in architecture:
+            raise InputError(f"{Path(where) / CONFIG} has no model_cfg with a vision_cfg")
+    try:
+        # without `require_pretrained` a checkpoint that was not found leaves random weights and only a log line
+        model = open_clip.create_model(source, require_pretrained=True, device="cpu", **options)
+    except Exception as problem:  # a damaged file raises whatever its reader raises
+        raise InputError(f"{file} does not hold the CLIP model it declares: {first_line(problem)}") from problem
+    loaded = ClipModel(model, architecture, file, device)
+    if prove:
+        loaded.canary = check_canary(loaded)
+    return loaded

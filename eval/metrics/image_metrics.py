@@ -1,0 +1,110 @@
+"""Two pictures -> a number: peak signal-to-noise ratio and structural similarity, with the checks they need.
+
+Pictures are [H, W, 3], uint8 or floats in [0, 1]. Both are computed in double precision with a data range of 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from magic123.records.errors import InputError
+
+PSNR_CAP = 100.0  # decibel; identical pictures would be infinite and would make every mean infinite
+SSIM_SIGMA = 1.5  # Gaussian window, 11 pixels wide, population covariance: the values of the original paper
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a table needs to know about a family of numbers."""
+
+    label: str
+    higher_is_better: bool
+    digits: int
+    version: int  # raised when the same pictures would get another number
+    unit: str = ""
+
+
+# Longest name first wins: "psnr-mask-ring" is a psnr-mask over the set "ring", "lpips-mini" an LPIPS by the miniature.
+FAMILIES = {
+    "psnr": Metric("PSNR", True, 2, 1, "dB"),
+    "psnr-mask": Metric("PSNR (mask)", True, 2, 1, "dB"),
+    "ssim": Metric("SSIM", True, 3, 1),
+    "lpips": Metric("LPIPS", False, 3, 1),
+    "clip": Metric("CLIP-similarity", True, 3, 1),
+    "clip-text": Metric("CLIP-similarity to the caption", True, 3, 1),
+    "chamfer": Metric("Chamfer", False, 4, 1),
+    "f-score": Metric("F-score", True, 3, 1),
+    "volume-iou": Metric("Volume IoU", True, 3, 1),
+    "contextual": Metric("Contextual", False, 3, 1),
+    "r-precision": Metric("CLIP R-precision", True, 3, 1),
+    "consistency-clip": Metric("Self-consistency, CLIP", True, 3, 1),
+    "consistency-lpips": Metric("Self-consistency, LPIPS", False, 3, 1),
+}
+
+
+def family(name: str) -> str:
+    """The family a metric's name belongs to."""
+    fitting = [known for known in FAMILIES if name == known or name.startswith(f"{known}-")]
+    if not fitting:
+        raise InputError(f"unknown metric {name!r}: it starts with none of {', '.join(FAMILIES)}")
+    return max(fitting, key=len)
+
+
+def describe(name: str) -> Metric:
+    """Label, direction and digits of a metric by its name; what follows the family's name goes into the label."""
+    known = family(name)
+    metric, rest = FAMILIES[known], name[len(known) + 1 :]
+    return replace(metric, label=f"{metric.label} {rest}") if rest else metric
+
+
+def unit_floats(picture: np.ndarray) -> np.ndarray:
+    """Any accepted picture -> [H, W, 3] float64 in [0, 1]. InputError on other shapes, NaN, or another range."""
+    if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3:
+        raise InputError(f"a picture must be an array [H, W, 3], got {getattr(picture, 'shape', type(picture).__name__)}")
+    if picture.dtype == np.uint8:
+        return picture / np.float64(255)
+    if not np.issubdtype(picture.dtype, np.floating):
+        raise InputError(f"a picture must have uint8 or float pixels, got {picture.dtype}")
+    if not np.isfinite(picture).all():
+        raise InputError("a picture holds NaN or infinite values; its render failed")
+    # a render may overshoot a little; [-1, 1] or [0, 255] is another range altogether
+    if picture.min() < -0.1 or picture.max() > 1.1:
+        raise InputError(f"a float picture must lie in [0, 1], this one spans [{picture.min():.3g}, {picture.max():.3g}]")
+    return np.clip(picture.astype(np.float64), 0, 1)
+
+
+def _pair(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    first, second = unit_floats(prediction), unit_floats(truth)
+    if first.shape != second.shape:
+        raise InputError(f"pictures of {first.shape[:2]} and {second.shape[:2]} pixels cannot be compared")
+    return first, second
+
+
+def psnr(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """-10 log10 of the mean squared error (over `mask` [H, W] where given), in decibel, at most 100."""
+    first, second = _pair(prediction, truth)
+    error = (first - second) ** 2
+    if mask is not None:
+        if mask.dtype != bool or mask.shape != error.shape[:2]:
+            raise InputError(f"a mask must be boolean and of {error.shape[:2]} pixels, got {mask.dtype} {mask.shape}")
+        if not mask.any():
+            raise InputError("the mask is empty; there is no object to compare")
+        error = error[mask]
+    mean = float(error.mean())
+    return PSNR_CAP if mean <= 10 ** (-PSNR_CAP / 10) else -10 * float(np.log10(mean))
+
+
+def ssim(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """Mean structural similarity over pixels and colours (Wang et al. 2004: Gaussian window, sigma 1.5)."""
+    from skimage.metrics import structural_similarity
+
+    first, second = _pair(prediction, truth)
+    if min(first.shape[:2]) < 11:
+        raise InputError(f"SSIM needs pictures of at least 11x11 px, got {first.shape[1]}x{first.shape[0]}")
+    return float(
+        structural_similarity(
+            first, second, channel_axis=2, data_range=1.0, gaussian_weights=True, sigma=SSIM_SIGMA, use_sample_covariance=False
+        )
+    )

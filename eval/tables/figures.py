@@ -1,0 +1,94 @@
+"""figure: one picture of a table: rows are examples, columns the input, the truth and every method's stage.
+
+Reads the folders that the plan names (views/{set}/NNN.png) and the prepared examples beside them; a cell without pictures
+is drawn as a grey field with its state written in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from eval.pictures.inputs import is_caption
+from eval.pictures.pictures import open_picture
+from eval.tables.plan import Cell, read_plan
+
+SIDE = 128
+
+
+def on_white(file: Path) -> np.ndarray:
+    """A picture of any mode, SIDE x SIDE, straight alpha composited on white: uint8 [SIDE, SIDE, 3]."""
+    rgba = np.asarray(open_picture(file).convert("RGBA"), np.float32) / 255
+    rgb = rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:]
+    return np.asarray(Image.fromarray((rgb * 255).round().astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.BOX))
+
+
+def column_names(cells: list[Cell]) -> list[tuple[str, str, str]]:
+    """(method, stage, heading) in the plan's order; the stage is named where a method has several."""
+    pairs = list(dict.fromkeys((cell.method, cell.stage, cell.label) for cell in cells))
+    several = {method for method, _, _ in pairs if sum(method == other for other, _, _ in pairs) > 1}
+    return [(method, stage, f"{label}\n{stage}" if method in several else label) for method, stage, label in pairs]
+
+
+def draw_figure(cells: list[Cell], view: str, truth: str, out: Path) -> None:
+    """One seed's pictures of the view SET/NNN. `truth`: a path with {dataset} and {example}, or empty for none."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    seed = min(cell.seed for cell in cells)
+    cells = [cell for cell in cells if cell.seed == seed]
+    columns, examples = column_names(cells), list(dict.fromkeys((cell.dataset, cell.example) for cell in cells))
+    headings = ["input", *(["truth"] if truth else []), *(heading for _, _, heading in columns)]
+    figure, axes = plt.subplots(
+        len(examples), len(headings), figsize=(1.25 * len(headings), 1.25 * len(examples) + 0.5), dpi=150, squeeze=False
+    )
+    by_place = {(cell.dataset, cell.example, cell.method, cell.stage): cell for cell in cells}
+    for row, (dataset, example) in zip(axes, examples, strict=True):
+        folders = [by_place.get((dataset, example, method, stage)) for method, stage, _ in columns]
+        root = next(cell for cell in folders if cell is not None).path.parents[2]
+        files = [root / "example" / "rgba.png"]
+        caption = files[0] if is_caption(files[0].parent) else None
+        files += [Path(truth.format(dataset=dataset, example=example)) / f"{view}.png"] if truth else []
+        files += [cell and cell.path / "views" / f"{view}.png" for cell in folders]
+        for axis, file in zip(row, files, strict=True):
+            axis.set(xticks=[], yticks=[])
+            for spine in axis.spines.values():
+                spine.set(color="#dddddd", linewidth=0.6)
+            if file is not None and file.is_file():
+                axis.imshow(on_white(file), interpolation="bilinear")
+            else:
+                axis.set_facecolor("#eeeeee")
+                axis.text(
+                    0.5,
+                    0.5,
+                    "not planned" if file is None else "text alone" if file == caption else "missing",
+                    ha="center",
+                    va="center",
+                    fontsize=6,
+                    transform=axis.transAxes,
+                )
+    for axis, heading in zip(axes[0], headings, strict=True):
+        axis.set_title(heading, fontsize=6.5, color="#333333", pad=5)
+    figure.subplots_adjust(
+        left=0.005, right=0.995, bottom=0.005, top=1 - 0.5 / (1.25 * len(examples) + 0.5), wspace=0.04, hspace=0.04
+    )
+    temporary = out.with_name(f".{out.name}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(temporary, format="png")
+    plt.close(figure)
+    temporary.replace(out)
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m eval figure", description=__doc__.splitlines()[0])
+    parser.add_argument("--plan", type=Path, required=True)
+    parser.add_argument("--view", default="elevated/005", help="SET/NNN below views/ and below the truth")
+    parser.add_argument("--truth", default="", help="folder of true views, with {dataset} and {example} in it")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(argv)
+    draw_figure(read_plan(options.plan), options.view, options.truth, options.out)

@@ -1,0 +1,203 @@
+"""A table as Markdown, LaTeX (booktabs) and an HTML fragment: the same cells, three markups.
+
+Each cell reads mean, sd over seeds, n/N, and, where results are wanting, the mean over the examples that all rows
+share. The best of a column is bold: by that shared mean as soon as one row is incomplete. Published numbers come
+below, with their source, and are never bold. Cells without a result are named under the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+from eval.metrics.image_metrics import describe
+from eval.tables.build import Summary, Table
+from eval.tables.flag_table import flag_notes
+from eval.tables.plan import Column
+from eval.tables.reported import Reported, is_comparable
+
+NOTHING = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Text:
+    """The printed parts of a cell."""
+
+    mean: str
+    sd: str = ""
+    count: str = ""
+    shared: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Strings only. `header` is (dataset, metric, higher is better, views) per column."""
+
+    header: list[tuple[str, str, bool, str]]
+    body: list[tuple[str, list[Text]]]
+    published: list[tuple[str, list[Text]]]
+    notes: list[str]
+
+
+def _best(summaries: list[Summary], column: Column) -> Summary | None:
+    """The leading row, if there is more than one to lead. Nothing leads as published: that protocol does not rank."""
+    if column.protocol == "as-published":
+        return None
+    partial = any(0 < s.n < s.planned for s in summaries)
+    ranked = [(s.shared_mean if partial else s.mean, s) for s in summaries]
+    ranked = [(mean, s) for mean, s in ranked if mean is not None]
+    if len(ranked) < 2:
+        return None
+    sign = 1 if describe(column.metric).higher_is_better else -1
+    return max(ranked, key=lambda pair: sign * pair[0])[1]
+
+
+def _number(value: float, column: Column) -> str:
+    return f"{value:.{describe(column.metric).digits}f}"
+
+
+def _cell(summary: Summary, best: bool) -> Text:
+    count = f"{summary.n}/{summary.planned}"
+    if summary.mean is None:
+        return Text(NOTHING, count=count)
+    sd = "" if summary.sd is None else _number(summary.sd, summary.column)
+    shared = ""
+    if summary.shared_mean is not None:
+        shared = f"{_number(summary.shared_mean, summary.column)} over {summary.shared_examples} shared"
+    return Text(_number(summary.mean, summary.column), sd, count, shared, best)
+
+
+def _views(column: Column, columns: list[Column]) -> str:
+    views = {"novel": "novel views", "reference": "reference view", "all": "all views"}[column.view_set]
+    several = len({other.protocol for other in columns}) > 1 or column.protocol != "corrected"
+    return f"{views}, {column.protocol}" if several else views
+
+
+def grid(table: Table, published: list[Reported]) -> Grid:
+    """Lay the table out once; the markups below only wrap it."""
+    places = [(dataset, column) for dataset in table.datasets for column in table.columns]
+    header, texts = [], {}
+    for dataset, column in places:
+        metric = describe(column.metric)
+        header.append((dataset, metric.label, metric.higher_is_better, _views(column, table.columns)))
+        summaries = [table.summaries[dataset, method, stage, column] for method, stage, _ in table.rows]
+        best = _best(summaries, column)
+        for summary in summaries:
+            texts[dataset, column, summary.method, summary.stage] = _cell(summary, summary is best)
+    body = [(label, [texts[d, c, method, stage] for d, c in places]) for method, stage, label in table.rows]
+
+    sources: dict[tuple[str, str], list[Text]] = {}
+    for position, (dataset, column) in enumerate(places):
+        for number in published:
+            if number.dataset == dataset and is_comparable(number, column.metric, column.view_set, column.protocol):
+                line = sources.setdefault((number.method, number.source), [Text(NOTHING)] * len(places))
+                line[position] = Text(f"{number.printed} [{number.confidence}]")
+    below = [(f"{method} (published: {source})", line) for (method, source), line in sources.items()]
+    return Grid(header, body, below, _notes(table, bool(below)))
+
+
+def _notes(table: Table, any_published: bool) -> list[str]:
+    notes = ["Mean over examples, then over seeds; ± is the standard deviation over seeds; n/N results of those planned."]
+    lacking: dict[tuple[str, str], dict[str, int]] = {}
+    for entry in table.entries:
+        if entry.status != "ok":
+            cell = entry.cell
+            absent = f"{cell.dataset} {cell.method}/{cell.stage} {entry.column.metric}"
+            names = lacking.setdefault((entry.status, entry.reason), {})
+            what = absent if entry.status == "not scored" else cell.name
+            names[what] = names.get(what, 0) + 1
+    for (status, reason), names in lacking.items():
+        # a metric that could not be computed tends to be missing for a whole row, a cell that is not there for itself
+        what = [f"{name} ({count} results)" if status == "not scored" else name for name, count in names.items()]
+        notes.append(f"{status.capitalize()}{f' ({reason})' if reason else ''}: {'; '.join(what)}.")
+    lower = list(dict.fromkeys(f"{entry.cell.name} (rung {entry.rung})" for entry in table.entries if entry.rung))
+    if lower:
+        notes.append(f"Memory ran out; made with smaller settings, on a lower rung of the stage's ladder: {'; '.join(lower)}.")
+    notes += flag_notes(table)
+    if any(column.protocol == "as-published" for column in table.columns):
+        notes.append("as-published repeats the flaws of the released metric code: for comparison with print, not to rank.")
+    if table.reported:
+        absent = "No published number has the datasets, metrics and protocol of these columns."
+        letters = "Published numbers: T paper's text, C code, I image, N third-party notes, D derived, M unverified memory."
+        notes.append(letters if any_published else absent)
+    return notes
+
+
+def _plain(text: Text) -> str:
+    inside = "; ".join(part for part in (text.count, text.shared) if part)
+    return text.mean + (f" ± {text.sd}" if text.sd else "") + (f" ({inside})" if inside else "")
+
+
+def markdown(table: Table, published: list[Reported]) -> str:
+    laid = grid(table, published)
+    several = len(table.datasets) > 1
+    heads = [f"{f'{d}: ' if several else ''}{label} {'↑' if up else '↓'}, {views}" for d, label, up, views in laid.header]
+    lines = [f"### {table.title}", ""]
+    if not several:
+        lines += [f"Dataset: {table.datasets[0]}", ""]
+    lines += ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for label, texts in laid.body + laid.published:
+        cells = [f"**{_plain(text)}**" if text.best else _plain(text) for text in texts]
+        lines.append("| " + " | ".join([label.replace("|", "\\|"), *cells]) + " |")
+    return "\n".join([*lines, "", *[f"{note}\n" for note in laid.notes]])
+
+
+TEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%_#${}"}
+    | {"±": r"$\pm$", NOTHING: "--", "→": r"$\to$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+)
+
+
+def latex(table: Table, published: list[Reported]) -> str:
+    """A table environment for a document that uses booktabs."""
+    laid = grid(table, published)
+    heads = [f"{label} {'↑' if up else '↓'}".translate(TEX) for _, label, up, _ in laid.header]
+    views = [views.translate(TEX) for _, _, _, views in laid.header]
+    width = len(table.columns)
+    spans = [rf"\multicolumn{{{width}}}{{c}}{{{dataset.translate(TEX)}}}" for dataset in table.datasets]
+    rules = [rf"\cmidrule(lr){{{2 + i * width}-{1 + (i + 1) * width}}}" for i in range(len(table.datasets))]
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{table.title.translate(TEX)}}}", rf"\label{{tab:{table.name}}}"]
+    lines += [rf"\begin{{tabular}}{{l{'r' * len(heads)}}}", r"\toprule", "& " + " & ".join(spans) + r" \\", " ".join(rules)]
+    lines += ["& " + " & ".join(heads) + r" \\", "& " + " & ".join(views) + r" \\", r"\midrule"]
+    for part in (laid.body, laid.published):
+        if part is laid.published and part:
+            lines.append(r"\midrule")
+        for label, texts in part:
+            cells = [_plain(text).translate(TEX) for text in texts]
+            cells = [rf"\textbf{{{cell}}}" if text.best else cell for cell, text in zip(cells, texts, strict=True)]
+            lines.append(" & ".join([label.translate(TEX), *cells]) + r" \\")
+    lines += [
+        r"\bottomrule",
+        r"\end{tabular}",
+        "",
+        *[rf"\par\small {note.translate(TEX)}" for note in laid.notes],
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table_cell(text: Text) -> str:
+    parts = [("sd", f"± {text.sd}" if text.sd else ""), ("count", text.count), ("shared", text.shared)]
+    spans = [f' <span class="{kind}">{escape(part)}</span>' for kind, part in parts if part]
+    opening = '<td class="best">' if text.best else "<td>"
+    return f"{opening}{escape(text.mean)}{''.join(spans)}</td>"
+
+
+def html(table: Table, published: list[Reported]) -> str:
+    """A <figure> with the table and its notes; `best` and `published` are classes, styles are the page's affair."""
+    laid = grid(table, published)
+    spans = "".join(f'<th colspan="{len(table.columns)}">{escape(dataset)}</th>' for dataset in table.datasets)
+    heads = "".join(
+        f'<th>{escape(label)} {"↑" if up else "↓"}<br><span class="views">{escape(views)}</span></th>'
+        for _, label, up, views in laid.header
+    )
+    lines = [f'<figure class="results" id="table-{escape(table.name)}">', f"<figcaption>{escape(table.title)}</figcaption>"]
+    lines += ["<table>", f"<thead><tr><th></th>{spans}</tr><tr><th></th>{heads}</tr></thead>", "<tbody>"]
+    for kind, part in (("ours", laid.body), ("published", laid.published)):
+        for label, texts in part:
+            cells = "".join(_table_cell(text) for text in texts)
+            lines.append(f'<tr class="{kind}"><th>{escape(label)}</th>{cells}</tr>')
+    lines += ["</tbody>", "</table>", *[f'<p class="note">{escape(note)}</p>' for note in laid.notes], "</figure>"]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,147 @@
+"""The planned grid of results, and what became of each cell.
+
+plan.json: {"cells": [{"dataset", "example", "method", "stage", "seed", "path", "label"}, ...]}, where `path` is the
+folder of scores.json. A cell without a value is `missing` (no scores.json), of one of the statuses NO_RESULT (status.json
+beside it says {"status", "reason"}), or `not scored` (scored, but this metric could not be computed).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from eval.metrics.image_metrics import describe, family
+from eval.pictures.protocols import PROTOCOLS
+from magic123.records.cards import Gap, Scores, Value, read_scores
+from magic123.records.errors import InputError
+from magic123.records.files import read_json
+
+VIEW_SETS = ("novel", "reference", "all")
+NO_RESULT = ("failed", "skipped", "non-finite", "out of memory", "stopped", "timed out", "killed")
+KEYS = ("dataset", "example", "method", "stage", "seed", "path")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One planned result."""
+
+    dataset: str
+    example: str
+    method: str
+    stage: str
+    seed: int
+    path: Path
+    label: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset}/{self.example} {self.method}/{self.stage} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Column:
+    metric: str
+    view_set: str
+    protocol: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of one cell in one column: `status` is ok, missing, not scored or one of NO_RESULT.
+
+    rung: of the stage's ladder that the result was made on, 0 where memory sufficed.
+    """
+
+    cell: Cell
+    column: Column
+    status: str
+    value: float | None = None
+    reason: str = ""
+    rung: int = 0
+
+
+def parse_column(key: str) -> Column:
+    """METRIC[@VIEW_SET][:PROTOCOL]. As published, PSNR and LPIPS concern the reference view and CLIP all views."""
+    rest, _, protocol = key.partition(":")
+    metric, _, view_set = rest.partition("@")
+    protocol = protocol or "corrected"
+    describe(metric)
+    if protocol not in PROTOCOLS:
+        raise InputError(f"column {key!r}: unknown protocol {protocol!r}, choose one of {', '.join(PROTOCOLS)}")
+    if not view_set:
+        published = "all" if metric.startswith("clip") else "reference"
+        view_set = "novel" if protocol == "corrected" else published
+    if view_set not in VIEW_SETS:
+        raise InputError(f"column {key!r}: unknown view set {view_set!r}, choose one of {', '.join(VIEW_SETS)}")
+    return Column(metric, view_set, protocol)
+
+
+def read_plan(path: Path) -> list[Cell]:
+    cells = read_json(path, "plan").get("cells")
+    if not isinstance(cells, list) or not cells:
+        raise InputError(f"plan {path} has no cells; nothing was planned")
+    found = []
+    for index, cell in enumerate(cells):
+        lacking = [key for key in KEYS if key not in cell]
+        if lacking:
+            raise InputError(f"plan {path}: cell {index} has no {lacking[0]!r}")
+        given = {key: cell[key] for key in KEYS[:4]}
+        label = cell.get("label") or cell["method"]
+        found.append(Cell(**given, seed=int(cell["seed"]), path=Path(cell["path"]), label=label))
+    names = [cell.name for cell in found]
+    if len(set(names)) != len(names):
+        raise InputError(f"plan {path} lists {max(names, key=names.count)} twice")
+    return found
+
+
+def read_result(cell: Cell) -> tuple[str, str, Scores | None]:
+    """(status, reason, scores): what became of a cell as a whole; `ok` has scores, everything else has none."""
+    status, file = cell.path / "status.json", cell.path / "scores.json"
+    state = read_json(status, "status") if status.is_file() else {"status": "ok"}
+    if state.get("status") in NO_RESULT:
+        return state["status"], str(state.get("reason", "")), None
+    if state.get("status") != "ok":
+        raise InputError(f"{status} has the status {state.get('status')!r}; it must be ok or one of: {', '.join(NO_RESULT)}")
+    return ("ok", "", read_scores(file)) if file.is_file() else ("missing", "", None)
+
+
+def read_cell(cell: Cell, columns: list[Column]) -> tuple[list[Entry], list[Value]]:
+    """One entry per column, and the values with their cards."""
+    status, reason, scores = read_result(cell)
+    if scores is None:
+        return [Entry(cell, column, status, reason=reason) for column in columns], []
+    values = {Column(value.metric, value.view_set, value.protocol): value for value in scores.values}
+    record = cell.path / "stage.json"
+    rung = read_json(record, "record of a stage").get("rung", 0) if record.is_file() else 0
+    entries, used = [], []
+    for column in columns:
+        if column in values:
+            used.append(values[column])
+            entries.append(Entry(cell, column, "ok", values[column].value, rung=rung))
+        else:
+            entries.append(Entry(cell, column, "not scored", reason=gap_reason(column.metric, scores.gaps)))
+    return entries, used
+
+
+def gap_reason(metric: str, gaps: list[Gap]) -> str:
+    """Why a metric has no value: its own gap, or that of the model it would have come from."""
+    models = {"r-precision": "clip", "consistency-clip": "clip", "consistency-lpips": "lpips", "contextual-mini": "lpips-mini"}
+    for name in (metric, models.get(metric) or models.get(family(metric)) or metric):
+        for gap in gaps:
+            if name.startswith(gap.metric) or gap.metric.startswith(f"{name}-"):
+                return gap.reason
+    return "there are no shaded renders" if "-shaded" in metric else "not in scores.json"
+
+
+def refuse_mixtures(values: list[tuple[Cell, Value]]) -> None:
+    """InputError when two values of one column were made by different weights, versions, ranges or backgrounds."""
+    first: dict[Column, tuple[Cell, Value]] = {}
+    for cell, value in values:
+        column = Column(value.metric, value.view_set, value.protocol)
+        other_cell, other = first.setdefault(column, (cell, value))
+        for field in ("version", "weights_sha256", "range", "background"):
+            ours, theirs = getattr(value.card, field), getattr(other.card, field)
+            if ours != theirs:
+                raise InputError(
+                    f"{column.metric} mixes {field} {theirs} ({other_cell.name}) with {ours} ({cell.name}); score them alike"
+                )

@@ -1,0 +1,128 @@
+"""Diffusion priors with random weights, at full or at small size: for measuring, and for trying what needs no pictures.
+
+"full" has the shapes of the published models: Stable Diffusion 1.5 (pictures of 512 pixels) and Zero-1-to-3 (256 pixels, eight
+input channels, one context token). Speed and memory depend on shapes alone.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from magic123.geometry.camera import Camera
+from magic123.optimise.textual_inversion import TextToImage
+from magic123.priors import latent_diffusion
+from magic123.priors.latent_diffusion import DTYPES, Schedule, encode, freeze
+from magic123.priors.sds import Prior
+from magic123.priors.stable_diffusion import StableDiffusion
+from magic123.priors.zero123 import Zero123
+
+Size = Literal["full", "small"]
+Kind = Literal["stable-diffusion", "zero123"]
+
+# diffusers' words: attention_head_dim of these UNets is the number of heads, for historical reasons
+UNET = {
+    "full": dict(block_out_channels=(320, 640, 1280, 1280), layers_per_block=2, cross_attention_dim=768, attention_head_dim=8),
+    "small": dict(
+        block_out_channels=(16, 32), layers_per_block=1, cross_attention_dim=32, attention_head_dim=4, norm_num_groups=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    ),
+}  # fmt: skip
+VAE = {
+    "full": dict(block_out_channels=(128, 256, 512, 512), layers_per_block=2, scaling_factor=0.18215),
+    "small": dict(block_out_channels=(8, 16, 16, 16), layers_per_block=1, norm_num_groups=4),
+}
+LATENT_SIDE = {"full": {"stable-diffusion": 64, "zero123": 32}, "small": {"stable-diffusion": 8, "zero123": 4}}
+CHANNELS = {"stable-diffusion": 4, "zero123": 8}
+TOKENS = {"stable-diffusion": 77, "zero123": 1}
+BETAS = dict(beta_start=0.00085, beta_end=0.012)
+
+
+def networks(kind: Kind, size: Size) -> tuple[nn.Module, nn.Module]:
+    """(vae, unet), untrained, on the default device."""
+    latent_diffusion.offline()
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    side, levels = LATENT_SIDE[size][kind], len(VAE[size]["block_out_channels"])
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        latent_channels=4,
+        sample_size=side * 2 ** (levels - 1),
+        **VAE[size],
+    )
+    unet = UNet2DConditionModel(in_channels=CHANNELS[kind], out_channels=4, sample_size=side, **UNET[size])
+    return vae, unet
+
+
+def schedule(device) -> Schedule:
+    """The noise schedule of all models in use."""
+    roots = torch.linspace(BETAS["beta_start"] ** 0.5, BETAS["beta_end"] ** 0.5, 1000, dtype=torch.float64)
+    return Schedule((1 - roots**2).cumprod(0).float().to(device), "epsilon")
+
+
+class _Pose(nn.Module):
+    """What stands for Zero-1-to-3's cc_projection: a matrix from the image embedding and a pose to a context token."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.projection = nn.Linear(width + 4, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.projection(x)
+
+
+def random_prior(kind: Kind, size: Size, *, dtype: str = "float32", device="cpu", reference: Camera, seed: int = 0) -> Prior:
+    """A prior as the loop sees it. Its answers mean nothing. reference: the camera of the picture that zero123 would know."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae, unet = networks(kind, size)
+        width, side = UNET[size]["cross_attention_dim"], LATENT_SIDE[size][kind]
+        pose, embeddings = _Pose(width), torch.randn(4, TOKENS[kind], width).to(device)
+        latents = torch.randn(1, 4, side, side).to(device)
+    resolution = vae.config.sample_size
+    vae, unet = freeze(vae, DTYPES[dtype], device), freeze(unet, DTYPES[dtype], device)
+    if kind == "stable-diffusion":
+        return StableDiffusion(vae, unet, schedule(device), embeddings, resolution)
+    pose = freeze(pose, torch.float32, device)
+    known = reference.to(device)
+    return Zero123(vae, unet, pose, schedule(device), embeddings[0], latents, known, resolution)
+
+
+def random_text_to_image(size: Size, *, dtype: str = "float32", device="cpu", seed: int = 0) -> TextToImage:
+    """Stable Diffusion with its text encoder, as textual inversion sees it; without a tokenizer, since words mean nothing."""
+    latent_diffusion.offline()
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    shape = {"full": (49409, 768, 3072, 12, 12), "small": (100, 32, 64, 2, 4)}[size]
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae, unet = networks("stable-diffusion", size)
+        text_encoder = CLIPTextModel(CLIPTextConfig(**dict(zip(names, shape, strict=True)), bos_token_id=0, eos_token_id=1))
+    text_encoder = text_encoder.eval().requires_grad_(False).to(device)
+    vae, unet = freeze(vae, DTYPES[dtype], device), freeze(unet, DTYPES[dtype], device)
+    return TextToImage(vae, unet, schedule(device), None, text_encoder, vae.config.sample_size)
+
+
+def flops(kind: Kind, size: Size) -> dict[str, float]:
+    """Floating-point operations (a multiplication and an addition are two) of one novel view: {"encode", "noise"}.
+
+    encode: the VAE's encoder forward and back to the picture; noise: the UNet on both halves of the guidance. Counted on
+    tensors without memory: convolutions and matrix products, which is nearly all.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        vae, unet = (network.requires_grad_(False) for network in networks(kind, size))
+        pixels = torch.empty(1, vae.config.sample_size, vae.config.sample_size, 3, requires_grad=True)
+        latents = torch.empty(2, CHANNELS[kind], unet.config.sample_size, unet.config.sample_size)
+        context = torch.empty(2, TOKENS[kind], UNET[size]["cross_attention_dim"])
+        with FlopCounterMode(display=False) as counter:
+            encode(vae, pixels, vae.config.sample_size).sum().backward()
+        encoding = counter.get_total_flops()
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            unet(latents, torch.zeros(2, dtype=torch.int64), encoder_hidden_states=context)
+    return {"encode": float(encoding), "noise": float(counter.get_total_flops())}

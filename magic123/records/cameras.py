@@ -1,0 +1,61 @@
+"""Whether views and truths look from the same places, by the cameras.json beside each; and which repeat the reference.
+
+Views:  {"sets": {set: [{"file": "set/000.png", "polar", "azimuth", "radius", "fov"}, ...]}}
+Truth:  the same, or {"radius", "fov", set: [{"polar", "azimuth"}, ...]} with the pictures numbered in that order.
+Angles are degrees. A folder without cameras.json is taken at its word.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from magic123.records.errors import InputError
+from magic123.records.files import read_json
+
+Pose = tuple[float, float, float, float]  # polar, azimuth, radius, fov
+TOLERANCE = 1e-3  # degrees and world units
+
+
+def read_poses(folder: Path) -> dict[str, Pose]:
+    """{"set/000": (polar, azimuth, radius, fov)}; empty without cameras.json."""
+    file = folder / "cameras.json"
+    if not file.is_file():
+        return {}
+    content = read_json(file, "cameras")
+    sets = content.get("sets", {name: cameras for name, cameras in content.items() if isinstance(cameras, list)})
+    poses = {}
+    try:
+        for name, cameras in sets.items():
+            for index, camera in enumerate(cameras):
+                whole = {"file": f"{name}/{index:03d}.png", **{key: content.get(key) for key in ("radius", "fov")}, **camera}
+                view = whole["file"].removesuffix(".png")
+                poses[view] = tuple(float(whole[key]) for key in ("polar", "azimuth", "radius", "fov"))
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:
+        raise InputError(f"{file} does not give a polar, azimuth, radius and fov for every view; make it again") from problem
+    return poses
+
+
+def same_pose(first: Pose, second: Pose) -> bool:
+    """Equal up to a thousandth; azimuths are equal modulo 360."""
+    differences = [abs(a - b) for a, b in zip(first, second, strict=True)]
+    differences[1] = min(differences[1] % 360, -differences[1] % 360)
+    return max(differences) < TOLERANCE
+
+
+def compare_poses(views: Path, truth: Path) -> None:
+    """InputError when a view and its truth are seen from two places."""
+    ours, theirs = read_poses(views), read_poses(truth)
+    for name in ours.keys() & theirs.keys():
+        if not same_pose(ours[name], theirs[name]):
+            raise InputError(
+                f"{name} is rendered from {ours[name]} but its truth from {theirs[name]} (polar, azimuth, radius, fov)"
+            )
+
+
+def repeats_of_reference(views: Path) -> list[str]:
+    """Names of novel views that look from the reference's own place: they are not novel."""
+    poses = read_poses(views)
+    known = poses.get("reference/000")
+    if known is None:
+        return []
+    return [name for name, pose in poses.items() if not name.startswith("reference/") and same_pose(pose, known)]

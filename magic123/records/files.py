@@ -1,0 +1,109 @@
+"""Folders and files that exist complete or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from magic123.records.errors import InputError
+
+
+@contextmanager
+def output_folder(out: str | Path, marker: str) -> Iterator[Path]:
+    """A temporary sibling of `out` to write into; it takes the place of `out` when the block ends well, else it vanishes.
+
+    `out` may exist if it is empty, or if it holds `marker`, the file by which an earlier run is known; any other folder
+    is somebody's and is refused with an InputError.
+    """
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"output {out} is a file; name a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / marker).is_file():
+        raise InputError(f"output folder {out} holds files but no {marker}, so it is not ours to replace; name another")
+    # resolved: a path that ends in .. or a symbolic link has no sibling of its own
+    out = out.resolve()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise InputError(f"output folder {out} cannot be made ({error.strerror}); name another") from error
+    try:
+        yield unfinished
+        unfinished.chmod(0o777 & ~umask())
+        if out.is_dir() and any(out.iterdir()):
+            replaced = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+            os.rename(out, replaced)
+            os.rename(unfinished, out)
+            shutil.rmtree(replaced)
+        else:
+            os.rename(unfinished, out)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Under a temporary name, synchronised, renamed, and the folder synchronised: whole or not there, after a power cut too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    write_whole(path, text.encode())
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented JSON with sorted keys, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def need_file(path: Path, what: str) -> Path:
+    """Return `path` if it is a file. Raises InputError that calls it `what` otherwise."""
+    if not path.is_file():
+        raise InputError(f"{what} is missing: {path} is not a file")
+    return path
+
+
+def need_folder(path: Path, what: str) -> Path:
+    """Return `path` if it is a folder. Raises InputError that calls it `what` otherwise."""
+    if not path.is_dir():
+        raise InputError(f"{what} is missing: {path} is not a folder")
+    return path
+
+
+def read_json(path: Path, what: str) -> dict:
+    """Return the JSON object in a file. Raises InputError if it is absent, not JSON, or not an object."""
+    need_file(path, what)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{what} {path} is not valid JSON ({error}); make it again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{what} {path} must hold a JSON object, found a {type(content).__name__}")
+    return content
+
+
+def umask() -> int:
+    """The process's file mode mask (it can only be read by setting it)."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

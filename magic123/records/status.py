@@ -1,0 +1,84 @@
+"""How a command ended, in a small file beside its output: `.NAME.status.json`, where Snakemake does not delete it.
+
+{"status", "reason", "command", "started", "seconds", "process", "machine"}. The status is `running` at first, then `ok`,
+`failed`, `non-finite`, `out of memory`, `stopped` (by a signal, what was done is saved) or `timed out` (so, and SLURM's time
+for the job was over). Who finds `running` after the end of the process knows that it was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from magic123.records.errors import InputError, Stopped, is_out_of_memory
+from magic123.records.files import write_json
+
+KILLED = "killed"
+TIMED_OUT = "timed out"
+GRACE = 120  # seconds before a job's end in which a scheduler's warning means its time
+
+
+def status_file(out: str | Path) -> Path:
+    out = Path(os.path.abspath(out))
+    return out.parent / f".{out.name}.status.json"
+
+
+def out_of_time() -> bool:
+    """Whether SLURM says that the time of the job we are in is over, or about to be."""
+    end = os.environ.get("SLURM_JOB_END_TIME", "")
+    return end.isdigit() and time.time() > int(end) - GRACE
+
+
+@contextmanager
+def noted(command: str, out: str | Path) -> Iterator[None]:
+    """Writes the status of `out` at the start and at the end of the block, however that ends."""
+    began = time.monotonic()
+    note = {
+        "status": "running",
+        "reason": "",
+        "command": command,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "process": os.getpid(),
+        "machine": platform.node(),
+    }
+
+    def write(status: str, reason: str = "") -> None:
+        try:
+            seconds = round(time.monotonic() - began, 1)
+            write_json(status_file(out), {**note, "status": status, "reason": reason, "seconds": seconds})
+        except OSError as error:  # the command itself will say so of its own output
+            print(f"{status_file(out)} cannot be written ({error.strerror})", file=sys.stderr)
+
+    write("running")
+    try:
+        yield
+    except (InputError, Stopped) as error:
+        status = TIMED_OUT if isinstance(error, Stopped) and out_of_time() else error.status
+        write(status, " ".join(str(error).split()))
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        stopped = isinstance(error, KeyboardInterrupt)
+        write("stopped" if stopped else "out of memory" if is_out_of_memory(error) else "failed", told)
+        raise
+    write("ok")
+
+
+def read_status(out: str | Path) -> dict | None:
+    """What is noted of `out`, `running` being read as killed; None where nothing is. A damaged note is a failure too."""
+    try:
+        note = json.loads(status_file(out).read_text(encoding="utf-8"))
+        status, reason = str(note["status"]), str(note["reason"])
+    except OSError:
+        return None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {"status": "failed", "reason": f"{status_file(out)} is damaged"}
+    if status == "running":
+        status, reason = KILLED, "the process ended without a word: killed, perhaps for its memory or its time"
+    return {"status": status, "reason": reason}

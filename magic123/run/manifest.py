@@ -1,0 +1,109 @@
+"""A dataset is a csv file of examples: what one line holds, and how a file is read. No torch here."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+from pydantic import Field, field_validator, model_validator
+
+from magic123.records.errors import InputError
+from magic123.settings.config import Settings
+from magic123.settings.registry import check_relative, check_source, url_of
+from magic123.settings.settings_file import validate
+
+# the columns whose files can be fetched, and where their hashes stand
+HASHES = {"image": "sha256", "depth": "depth_sha256", "normal": "normal_sha256", "token": "token_sha256"}
+FETCHED = tuple(HASHES)
+
+
+class ManifestRow(Settings):
+    """One example of a dataset. Paths start at the datasets folder; an empty one means there is none."""
+
+    name: str = Field(min_length=1)
+    prompt: str = Field(min_length=1)  # a plain caption: "a red dog"
+    init_word: str = ""  # the word that textual inversion starts from
+    image: str = ""  # empty: a caption alone, for methods that need no picture
+    mask: str = ""
+    depth: str = ""
+    normal: str = ""
+    token: str = ""  # a learned word that exists already (.safetensors or .bin); empty: it is learned here
+    sha256: str = ""  # of the image
+    depth_sha256: str = ""
+    normal_sha256: str = ""
+    token_sha256: str = ""
+    # where the files of this line can be fetched, by their paths here: https://.../{commit}/data/{file}
+    address: str = ""
+    commit: str = ""  # fills {commit} in the address
+    megabytes: float = Field(0.0, ge=0)  # of the line's files together, 10^6 bytes
+    polar: float = Field(90.0, gt=0, lt=180)  # degrees from straight above, 90: level
+    azimuth: float = Field(0.0, ge=-180, le=180)  # degrees from the front, for further pictures of one object
+    source: str = ""
+    truth: str = ""  # folder of true novel views
+    truth_mesh: str = ""
+
+    @field_validator("address")
+    @classmethod
+    def _secure(cls, value: str) -> str:
+        return check_source(value) if value else value
+
+    @field_validator(*HASHES.values())
+    @classmethod
+    def _hash(cls, value: str) -> str:
+        if value and not re.fullmatch("[0-9a-f]{64}", value):
+            raise ValueError("a SHA-256 is 64 digits 0-9 a-f")
+        return value
+
+    @model_validator(mode="after")
+    def _pictured(self):
+        if not self.image:
+            for column in ("mask", "depth", "normal", "token", "sha256", "truth", "truth_mesh"):
+                if getattr(self, column):
+                    raise ValueError(f"{column} belongs to a picture, and the column image is empty")
+        return self
+
+    @model_validator(mode="after")
+    def _pinned(self):
+        if "{commit}" in self.address and not self.commit:
+            raise ValueError("the address asks for a commit, and the column commit is empty")
+        if self.address:
+            for column in FETCHED:
+                if (file := getattr(self, column)) and not getattr(self, HASHES[column]):
+                    raise ValueError(f"{column} is to be fetched, so {HASHES[column]} must say which file is meant")
+                if file:
+                    check_relative(file)
+        return self
+
+    def address_of(self, column: str) -> str | None:
+        """Where the file in this column can be fetched; None where it cannot."""
+        file = getattr(self, column)
+        if not self.address or not file or column not in FETCHED:
+            return None
+        return url_of(self.address.replace("{commit}", self.commit), file)
+
+
+def load_manifest(path: Path) -> dict[str, ManifestRow]:
+    """The examples of a dataset by name, in the file's order. InputError names the file and the line."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, restkey="too many cells", restval="")
+            lines = [(reader.line_num, line) for line in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read ({error}); datasets/README.md describes the format.") from error
+    rows: dict[str, ManifestRow] = {}
+    for number, line in lines:
+        file = f"{path} line {number}"
+        cells = {key: value.strip() for key, value in line.items() if isinstance(value, str)}
+        if "too many cells" in line:
+            raise InputError(f"{file}: has more cells than the header; put quotes around a prompt with commas.")
+        given = {key: value for key, value in cells.items() if value or key not in ManifestRow.model_fields}
+        row = validate(ManifestRow, given, file)
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", row.name):  # it becomes a folder
+            raise InputError(f"{file}: the name {row.name!r} must be letters, digits, - and _, a letter or digit first.")
+        if row.name in rows:
+            raise InputError(f"{file}: the example {row.name!r} is there already; give every line a name of its own.")
+        rows[row.name] = row
+    if not rows:
+        raise InputError(f"{path}: lists no examples; datasets/README.md describes the format.")
+    return rows

@@ -1,0 +1,142 @@
+"""The planned cells of a table: every (dataset, example, method, stage, seed) that the run asks for, computed or not.
+
+A table joins scores onto this plan, so that a cell that failed stays visible as one, and no mean hides what it leaves out.
+No torch: the Snakefile imports this module.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from magic123.records.status import read_status
+from magic123.run.suite import Suite, rows_of
+from magic123.settings.settings_file import start_of
+
+FAILURES = Path("results/failures")
+BEFORE = (("prepare", "example"), ("invert", "token"))  # steps of an example, and what they make
+
+
+def cell_folder(dataset: str, example: str, method: str, seed: int | str, stage: str) -> str:
+    """Where everything about one stage of one reconstruction lies."""
+    return f"results/{dataset}/{example}/{method}/seed{seed}/{stage}"
+
+
+def axes_of(suite: Suite, table: str) -> dict:
+    """What spans a table, small enough for a command line: examples of each dataset, rows, seeds.
+
+    A row is {method, stage, label, starts}; `starts` are the (method, stage) that its stage builds upon, nearest first. A row
+    with `seeds` of its own has these alone.
+    """
+    rows = []
+    for method, stage in rows_of(suite, table):
+        if method in suite.settings.run.methods:
+            rows.append({"method": method, "stage": stage, "label": suite.methods[method].label, "starts": []})
+            if (renders := suite.methods[method].renders) is not None and "{seed}" not in renders:
+                rows[-1]["seeds"] = suite.settings.run.seeds[:1]  # one run of another system is not several
+            while (init := suite.methods[method].stages[stage].init) is not None:
+                method, stage = start_of(method, init)
+                rows[-1]["starts"].append((method, stage))
+    return {"datasets": suite.examples, "rows": rows, "seeds": suite.settings.run.seeds}
+
+
+def cells(axes: dict) -> list[dict]:
+    """The product of the axes, in the order in which a table lists it."""
+    return [
+        {
+            "dataset": dataset,
+            "example": example,
+            "method": row["method"],
+            "label": row["label"],
+            "stage": row["stage"],
+            "seed": seed,
+            "path": cell_folder(dataset, example, row["method"], seed, row["stage"]),
+        }
+        for dataset, examples in axes["datasets"].items()
+        for row in axes["rows"]
+        for example in examples
+        for seed in row.get("seeds", axes["seeds"])
+    ]
+
+
+def note_failures(axes: dict, unfinished: set[str]) -> list[dict]:
+    """The cells, where those whose scores are `unfinished` point to a folder with a status.json that says why.
+
+    The reason is that of the first step, in the order of the work, that ended badly: by the status that its command noted
+    (magic123.records.status), or by the last line of its log where it noted none. A cell whose steps all end well was never
+    reached: it gets no status, and so counts as missing.
+    """
+    starts = {(row["method"], row["stage"]): row["starts"] for row in axes["rows"]}
+    noted = []
+    for cell in cells(axes):
+        if f"{cell['path']}/scores.json" in unfinished:
+            example, seed = f"{cell['dataset']}/{cell['example']}", f"seed{cell['seed']}"
+            steps = [(f"results/{example}/{out}", f"{example}/{step}") for step, out in BEFORE]
+            for method, stage in reversed(starts[cell["method"], cell["stage"]]):
+                at = f"{example}/{method}/{seed}/{stage}"
+                steps.append((f"results/{at}", f"{at}/reconstruct"))
+            own = f"{example}/{cell['method']}/{seed}/{cell['stage']}"
+            steps += [(f"results/{own}", f"{own}/reconstruct"), (f"results/{own}/views", f"{own}/view"), (None, f"{own}/score")]
+            status = FAILURES / own / "status.json"
+            status.unlink(missing_ok=True)
+            if found := next(filter(None, (failure(out, f"logs/{log}.log") for out, log in steps)), None):
+                _write_json(status, found)
+            cell = cell | {"path": str(status.parent)}
+        noted.append(cell)
+    return noted
+
+
+def failure(out: str | None, log: str) -> dict | None:
+    """{"status", "reason", "step", "log"} of a step that ended badly, else None.
+
+    out: what the step makes, if its command notes a status.
+    """
+    step = Path(log).stem
+    where = {"step": step, "log": log}
+    if out is not None and (note := read_status(out)) is not None:
+        return None if note["status"] == "ok" else {**note, "reason": f"{step}: {note['reason']}", **where}
+    reason = last_error(log)
+    return None if reason is None else {"status": "failed", "reason": reason, **where}
+
+
+def last_error(log: str | Path) -> str | None:
+    """The error that a log ends in: our own `error: ...`, or the last line of a traceback. None where it ends well."""
+    try:
+        lines = [line for line in Path(log).read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return None
+    if not lines:
+        return None
+    if lines[-1].startswith("error: "):
+        return f"{Path(log).stem}: {lines[-1].removeprefix('error: ')}"
+    if any(line.startswith("Traceback (most recent call last)") for line in lines):
+        return f"{Path(log).stem}: {lines[-1].strip()}"
+    return None
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.rename(path)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m magic123.run.plan", description="Write the planned cells of a table as JSON."
+    )
+    parser.add_argument("--axes", required=True, type=json.loads, help="datasets, rows and seeds, as JSON")
+    parser.add_argument("--unfinished", type=Path, help="after a failure: the files that were not made, one a line")
+    parser.add_argument("--out", required=True, type=Path)
+    arguments = parser.parse_args(argv)
+    if arguments.unfinished is None:
+        planned = cells(arguments.axes)
+    else:
+        planned = note_failures(arguments.axes, set(arguments.unfinished.read_text(encoding="utf-8").splitlines()))
+    _write_json(arguments.out, {"cells": planned})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,297 @@
+"""What one run of the suite is about: config/config.yaml and the registries that it names, loaded and checked as a whole.
+
+Whatever can be known to fail is refused here, before Snakemake builds its graph. No torch: the Snakefile imports this module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from magic123.records.errors import InputError
+from magic123.run.manifest import ManifestRow, load_manifest
+from magic123.settings.config import Method, lay_over
+from magic123.settings.registry import Weights
+from magic123.settings.settings_file import Source, choose_from, load_entries, load_methods, read_yaml, validate
+from magic123.settings.suite import METRIC_KINDS, SuiteSettings, Table
+
+MANIFESTS = Path("datasets")  # NAME.csv is the dataset NAME
+
+
+@dataclass(frozen=True)
+class Suite:
+    settings: SuiteSettings
+    methods: dict[str, Method]
+    weights: dict[str, Weights]
+    tables: dict[str, Table]
+    manifests: dict[str, dict[str, ManifestRow]]  # dataset -> example -> row, in the file's order
+    examples: dict[str, list[str]]  # dataset -> the examples of this run
+
+    def weights_of(self, name: str, kinds: str | tuple[str, ...], asked_by: str) -> Weights:
+        """The registered weights `name`. InputError when there are none, or of another kind."""
+        file = self.settings.registries.weights
+        if name not in self.weights:
+            raise InputError(f"{asked_by} names the weights {name!r}, not in {file}; {choose_from(name, list(self.weights))}.")
+        kind = self.weights[name].kind
+        if kind != kinds and kind not in kinds:
+            wanted = kinds if isinstance(kinds, str) else " or ".join(kinds)
+            raise InputError(f"{asked_by} names the weights {name!r}, which {file} calls {kind}, not {wanted}.")
+        return self.weights[name]
+
+    def path_of(self, path: str) -> str:
+        """A manifest's path as one from the working directory."""
+        return str(Path(self.settings.datasets_folder) / path)
+
+    def row(self, dataset: str, example: str) -> ManifestRow:
+        return self.manifests[dataset][example]
+
+    def files_asked(self, row: ManifestRow) -> list[str]:
+        """The columns of a row whose files `prepare` reads, as the settings ask."""
+        settings = self.settings.prepare.settings
+        asked = {
+            "image": bool(row.image),
+            "mask": settings.mask == "file",
+            "depth": settings.depth == "file",
+            "normal": bool(row.normal),
+            "token": self.settings.invert.given,
+        }
+        return [column for column, wanted in asked.items() if wanted]
+
+    def prepare_weights(self) -> dict[str, str]:
+        """The weights that `prepare` needs, by what for: depth, mask."""
+        prepare = self.settings.prepare
+        asked = {
+            "depth": prepare.depth_weights if prepare.settings.depth == "dpt" else None,
+            "mask": prepare.mask_weights if prepare.settings.mask == "rembg" else None,
+        }
+        return {use: name for use, name in asked.items() if name}
+
+    def next_example(self, dataset: str, example: str) -> str:
+        """The example after this one in the manifest (after the last: the first), whatever this run selects."""
+        names = list(self.manifests[dataset])
+        if len(names) < 2:
+            raise InputError(f"{dataset} has one example only, so no wrong reference can be taken from it; add another.")
+        return names[(names.index(example) + 1) % len(names)]
+
+
+def rows_of(suite: Suite, table: str) -> list[tuple[str, str]]:
+    """The (method, stage) rows that a table asks for, whether or not this run computes them."""
+    rows = suite.tables[table].rows
+    return (
+        [(name, stage) for name in suite.settings.run.methods for stage in suite.methods[name].stages]
+        if rows == "all"
+        else rows
+    )
+
+
+def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
+    """The suite that Snakemake's merged `config` describes; `files` are the files it was merged from, for the sentences."""
+    source = partial(_source_of, config=config, files=files)
+    settings = validate(SuiteSettings, config, source)
+    run = settings.run
+
+    def select(names: list, known: list, at: str) -> list:
+        for name in names:
+            if name not in known:
+                raise InputError(f"{source(('run', at))}: run.{at} names {name!r}; {choose_from(name, known)}.")
+            if names.count(name) > 1:
+                raise InputError(f"{source(('run', at))}: run.{at} names {name!r} twice; remove one.")
+        return names
+
+    methods = load_methods(settings.registries.methods)
+    weights = load_weights(settings.registries.weights)
+    tables = load_entries(Table, settings.registries.tables)
+    select(run.methods, list(methods), "methods")
+    select(run.tables, list(tables), "tables")
+    select(run.seeds, run.seeds, "seeds")
+    select(run.datasets, sorted(path.stem for path in MANIFESTS.glob("*.csv")), "datasets")
+    manifests = {dataset: load_manifest(MANIFESTS / f"{dataset}.csv") for dataset in run.datasets}
+    every = [name for manifest in manifests.values() for name in manifest]
+    chosen = every if run.examples == "all" else select(run.examples, every, "examples")
+    examples = {dataset: [name for name in manifest if name in chosen] for dataset, manifest in manifests.items()}
+    for dataset in (dataset for dataset, names in examples.items() if not names):
+        raise InputError(
+            f"{source(('run', 'datasets'))}: run.datasets names {dataset!r}, but run.examples has none of its examples."
+        )
+    suite = Suite(settings, methods, weights, tables, manifests, examples)
+    _check_rows(suite, source)
+    _check_weights(suite, source)
+    _check_references(suite)
+    _check_pictures(suite, source)
+    _check_files(suite)
+    return suite
+
+
+def read_suite(overlays: list[Path], first: str = "config/config.yaml") -> Suite:
+    """The suite that Snakemake would load with these configuration files."""
+    files = [first, *map(str, overlays)]
+    config: dict = {}
+    for file in files:
+        config = lay_over(config, read_yaml(file))
+    return load_suite(config, files)
+
+
+def _source_of(path: tuple, config: dict, files: list[str]) -> str:
+    """The last of the files that gives `path` the value it has in `config`; the command line where none does."""
+
+    def value_in(mapping: Any) -> Any:
+        for step in path:
+            try:
+                mapping = mapping[step]
+            except (KeyError, IndexError, TypeError):
+                return _nothing
+        return mapping
+
+    wanted = value_in(config)
+    for file in reversed(files):
+        if value_in(read_yaml(file)) == wanted and (wanted is not _nothing or file == files[0]):
+            return file
+    return "the command line"
+
+
+_nothing = object()
+
+
+def load_weights(path: str) -> dict[str, Weights]:
+    """All entries of a weights registry, checked, with what each is made from."""
+    weights = load_entries(Weights, path)
+    for name, entry in weights.items():
+        if entry.made_from is not None and entry.made_from not in weights:
+            raise InputError(f"{path}: {name}.made_from is {entry.made_from!r}; {choose_from(entry.made_from, list(weights))}.")
+        if entry.made_from is not None and weights[entry.made_from].origin != "fetched":
+            raise InputError(f"{path}: {name}.made_from is {entry.made_from!r}, which is not fetched; name one with sources.")
+    folders: dict[str, str] = {}
+    for name, entry in weights.items():
+        if (other := folders.setdefault(entry.path, name)) != name:
+            raise InputError(f"{path}: {name}.path is {entry.path}, the folder of {other}; give each a folder of its own.")
+    return weights
+
+
+def _check_rows(suite: Suite, source: Source) -> None:
+    """Every row of a table is a stage that exists, and every method of the run is in a row."""
+    file, run, shown = suite.settings.registries.tables, suite.settings.run, set()
+    for name in run.tables:
+        for method, stage in rows_of(suite, name):
+            if method not in suite.methods:
+                raise InputError(
+                    f"{file}: {name}.rows names the method {method!r}; {choose_from(method, list(suite.methods))}."
+                )
+            if stage not in suite.methods[method].stages:
+                known = choose_from(stage, list(suite.methods[method].stages))
+                raise InputError(f"{file}: {name}.rows names {stage!r}, not a stage of {method}; {known}.")
+            shown.add(method)
+        baseline = suite.tables[name].baseline
+        if baseline is not None and baseline not in rows_of(suite, name) and suite.tables[name].rows != "all":
+            raise InputError(f"{file}: {name}.baseline is {'/'.join(baseline)}, which is not among its rows; add the row.")
+        if shown.isdisjoint(run.methods):
+            raise InputError(f"{file}: {name}.rows has none of this run's methods ({', '.join(run.methods)}); add a row.")
+    if hidden := [method for method in run.methods if method not in shown]:
+        where = f"{source(('run', 'methods'))}: run.methods"
+        raise InputError(f"{where} names {hidden[0]!r}, but no table of this run has a row for it; add one to {file}.")
+
+
+def _check_weights(suite: Suite, source: Source) -> None:
+    """Every set of weights that this run asks for is registered, is of the right kind, and fits its token."""
+    settings, file = suite.settings, suite.settings.registries.methods
+    for name in settings.run.methods:
+        for stage_name, stage in suite.methods[name].stages.items():
+            for prior_name, prior in stage.priors.items():
+                at = f"{name}.stages.{stage_name}.priors.{prior_name}"
+                suite.weights_of(prior.weights, prior.kind, f"{file}: {at}.weights")
+                if prior.tokened and prior.weights != settings.invert.weights:
+                    raise InputError(
+                        f"{source(('invert', 'weights'))}: invert.weights is {settings.invert.weights!r}, but {at} uses the "
+                        f"token with {prior.weights!r}; a token fits only the model it was learned with."
+                    )
+    suite.weights_of(settings.invert.weights, "stable-diffusion", f"{source(('invert', 'weights'))}: invert.weights")
+    for weights in settings.score.weights:
+        suite.weights_of(weights, METRIC_KINDS, f"{source(('score', 'weights'))}: score.weights")
+    prepare = settings.prepare
+    for asked, option, kind in (
+        (prepare.settings.depth == "dpt", "depth_weights", "dpt"),
+        (prepare.settings.mask == "rembg", "mask_weights", "rembg"),
+    ):
+        where = f"{source(('prepare', option))}: prepare.{option}"
+        if asked and getattr(prepare, option) is None:
+            raise InputError(f"{where} is missing, but the prepare settings ask for {kind}; name some weights.")
+        if asked:
+            suite.weights_of(getattr(prepare, option), kind, where)
+
+
+def _check_references(suite: Suite) -> None:
+    """Further reference views are examples of every dataset of the run, and the own one is among them."""
+    file = suite.settings.registries.methods
+    for name in suite.settings.run.methods:
+        for stage_name, stage in suite.methods[name].stages.items():
+            for prior_name, prior in stage.priors.items():
+                if isinstance(prior.reference, str):
+                    continue
+                at = f"{name}.stages.{stage_name}.priors.{prior_name}.reference"
+                if prior.reference[:1] != ("own",) or len(set(prior.reference)) != len(prior.reference):
+                    raise InputError(f"{file}: {at} is a list, so it starts with own and names other examples once each.")
+                for dataset, rows in suite.manifests.items():
+                    for other in prior.reference[1:]:
+                        if other not in rows:
+                            known = choose_from(other, list(rows))
+                            raise InputError(f"{file}: {at} names {other!r}, not an example of {dataset}; {known}.")
+
+
+def _check_pictures(suite: Suite, source: Source) -> None:
+    """An example that is a caption alone is asked for no picture: by no stage, no other example's prior, no protocol."""
+    for dataset, names in suite.examples.items():
+        rows = suite.manifests[dataset]
+        for name in (name for name in names if not rows[name].image):
+            without = f"{MANIFESTS / dataset}.csv: {name} has no image"
+            for method in suite.settings.run.methods:
+                for stage_name, stage in suite.methods[method].stages.items():
+                    if stage.pictured:
+                        raise InputError(
+                            f"{without}, but {method}.stages.{stage_name} needs one (it sees the reference view, or a prior "
+                            "of it does); take the method or the example out of the run."
+                        )
+            if "as-published" in suite.settings.score.protocols:
+                where = f"{source(('score', 'protocols'))}: score.protocols"
+                raise InputError(f"{without}, but {where} has as-published, which compares with it; leave corrected alone.")
+        for method in suite.settings.run.methods:
+            priors = [prior for stage in suite.methods[method].stages.values() for prior in stage.priors.values()]
+            if any(prior.reference == "next-example" for prior in priors):
+                for name in names:
+                    if not rows[other := suite.next_example(dataset, name)].image:
+                        raise InputError(f"{MANIFESTS / dataset}.csv: {other} has no image, but {method} shows it for {name}.")
+
+
+def _check_files(suite: Suite) -> None:
+    """Every file that this run starts from is there, is the one meant, and is what the settings ask for."""
+    prepare = suite.settings.prepare.settings
+    for dataset, names in suite.examples.items():
+        for name in names:
+            row = suite.row(dataset, name)
+            file = f"{MANIFESTS / dataset}.csv: {name}"
+            if not row.image:
+                continue
+            for column, asked, setting in (
+                ("mask", prepare.mask == "file", "prepare.settings.mask is file"),
+                ("depth", prepare.depth == "file", "prepare.settings.depth is file"),
+                ("token", suite.settings.invert.given, "invert.given is true"),
+            ):
+                if asked and not getattr(row, column):
+                    raise InputError(f"{file} has no {column}, but {setting}; fill in the column.")
+            for column in ("image", "mask", "depth", "normal", "token", "truth", "truth_mesh"):
+                path = suite.path_of(getattr(row, column)) if getattr(row, column) else None
+                if path and not row.address_of(column) and not Path(path).exists():
+                    raise InputError(f"{file}.{column} is {path}, which is not there; datasets/README.md says how to get it.")
+            if suite.settings.truth_cameras and not (row.truth and Path(suite.path_of(row.truth), "cameras.json").is_file()):
+                where = f"{suite.path_of(row.truth)}/cameras.json" if row.truth else "a truth"
+                raise InputError(f"{file} lacks {where}, but truth_cameras is true; datasets/README.md says how to make it.")
+            if "as-published" in suite.settings.score.protocols and Path(row.image).name != "rgba.png":
+                raise InputError(
+                    f"{file}.image is {row.image}, but the as-published protocol reads files called rgba.png; rename it."
+                )
+            image = Path(suite.path_of(row.image))
+            if row.sha256 and image.exists() and (found := sha256(image.read_bytes()).hexdigest()) != row.sha256:
+                raise InputError(
+                    f"{file}.sha256 is {row.sha256}, but {image} has {found}; get the original, or clear the cell."
+                )

@@ -1,0 +1,161 @@
+"""The weights registry: what config/weights.yaml may say of a set of network weights. No torch here.
+
+An entry is one of three: shipped with the repository (`files`), fetched (`sources` and `downloads`), or made from a fetched
+one (`made_from` and `converter`). A mirror whose file has another hash is another entry under another name.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+from typing import Literal
+from urllib.parse import quote, urlsplit
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from magic123.settings.config import Settings
+
+RECEIPT = "receipt.json"  # what fetching and converting leave beside the files: their hashes; jobs depend on it
+CANARY = "open_clip_model.canary.json"  # a CLIP's stored answers, written once when it is there
+SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+LOCAL = ("127.0.0.1", "localhost", "::1")  # the only hosts from which plain http is accepted
+
+
+def check_relative(path: str) -> str:
+    """`path`, if it stays inside the folder it is relative to. ValueError otherwise."""
+    if not SAFE.fullmatch(path) or ".." in PurePosixPath(path).parts:
+        raise ValueError(f"{path!r} is not a plain relative path (letters, digits and . _ - between slashes)")
+    return path
+
+
+def check_source(url: str) -> str:
+    """`url`, if it is https (http on this machine alone) and says where the file's name goes. ValueError otherwise."""
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOCAL):
+        raise ValueError(f"{url} must start with https://")
+    if "{file}" not in url:
+        raise ValueError(f"{url} must say where the file's name goes: {{file}}")
+    return url
+
+
+def readable(count: float) -> str:
+    """A number of bytes for people, in powers of ten."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def url_of(source: str, file: str) -> str:
+    """The address of `file` at a source."""
+    return source.replace("{file}", quote(file))
+
+
+class Download(Settings):
+    """One file as its sources hold it. What is unknown (None) is recorded at the first download and enforced afterwards."""
+
+    bytes: PositiveInt | None = None  # exact; another size is refused
+    gigabytes: PositiveFloat | None = None  # about, where the exact size is not known (10^9 bytes)
+    sha256: str | None = Field(None, pattern=r"[0-9a-f]{64}")
+    sha256_prefix: str | None = Field(None, pattern=r"[0-9a-f]{8,63}")  # torchvision's files carry theirs in their names
+    md5: str | None = Field(None, pattern=r"[0-9a-f]{32}")
+
+    @model_validator(mode="after")
+    def _has_a_size(self):
+        if (self.bytes is None) == (self.gigabytes is None):
+            raise ValueError("give either bytes (exact) or gigabytes (about)")
+        return self
+
+    @property
+    def size(self) -> int:
+        """Bytes, exact or about."""
+        return self.bytes if self.bytes is not None else round(self.gigabytes * 1e9)
+
+    @property
+    def known(self) -> bool:
+        """Whether the registry itself names the whole file's hash."""
+        return self.sha256 is not None
+
+
+class Weights(Settings):
+    """One set of network weights."""
+
+    kind: Literal[
+        "stable-diffusion", "stable-diffusion-xl", "deepfloyd-if", "zero123", "dpt", "rembg", "clip", "perceptual",
+        "lpips-alex", "lpips-vgg", "contextual-vgg19", "checkpoint",
+    ]  # fmt: skip
+    path: str  # the folder that commands are given
+    files: list[str] = []  # shipped or converted, in that folder; fetched ones are the names under `downloads`
+    sources: list[str] = []  # URLs in the order in which they are tried; {file} stands for a name under `downloads`
+    downloads: dict[str, Download] = {}
+    made_from: str | None = None  # the entry that `converter` turns into this one
+    converter: Literal["zero123", "dpt", "open-clip"] | None = None
+    conditioning: Literal["distance", "elevation"] | None = None  # of a zero123, see priors.zero123.pose_vector
+    gigabytes: PositiveFloat | None = None  # about, of what the converter writes
+    revision: str = ""
+    source: str = ""
+    licence: str = ""
+    non_commercial: bool = False
+    gated: str | None = None  # the page on which an account must accept the licence; HF_TOKEN then opens the files
+    needed_for: str = ""
+
+    @field_validator("path")
+    @classmethod
+    def _relative(cls, value: str) -> str:
+        return check_relative(value)
+
+    @field_validator("files")
+    @classmethod
+    def _relative_files(cls, value: list[str]) -> list[str]:
+        return [check_relative(file) for file in value]
+
+    @field_validator("downloads")
+    @classmethod
+    def _relative_downloads(cls, value: dict[str, Download]) -> dict[str, Download]:
+        for file in value:
+            if check_relative(file) == RECEIPT:
+                raise ValueError(f"{RECEIPT} is the receipt's own name")
+        return value
+
+    @field_validator("sources")
+    @classmethod
+    def _addresses(cls, value: list[str]) -> list[str]:
+        return [check_source(url) for url in value]
+
+    @model_validator(mode="after")
+    def _one_origin(self):
+        if bool(self.sources) != bool(self.downloads):
+            raise ValueError("sources and downloads belong together")
+        if (self.made_from is None) != (self.converter is None):
+            raise ValueError("made_from and converter belong together")
+        if sum((bool(self.sources), self.made_from is not None, bool(self.files) and not self.made_from)) != 1:
+            raise ValueError("give files (shipped), or sources and downloads (fetched), or made_from and converter")
+        if (self.converter == "zero123") != (self.conditioning is not None):
+            raise ValueError("conditioning belongs to the converter zero123, and that one needs it")
+        return self
+
+    @property
+    def origin(self) -> Literal["shipped", "fetched", "converted"]:
+        return "fetched" if self.sources else "converted" if self.made_from else "shipped"
+
+    @property
+    def names(self) -> list[str]:
+        """The files that commands read, in `path`."""
+        return list(self.downloads) if self.sources else self.files
+
+    @property
+    def receipt(self) -> str:
+        return str(Path(self.path) / RECEIPT)
+
+    @property
+    def watched(self) -> list[str]:
+        """The files whose change makes what used these weights stale."""
+        if self.origin == "shipped":
+            return [str(Path(self.path) / file) for file in self.files]
+        return [self.receipt, *([str(Path(self.path) / CANARY)] if self.kind == "clip" else [])]
+
+    @property
+    def size(self) -> int:
+        """Bytes that fetching or converting takes on disk, about where the registry knows no better."""
+        return sum(download.size for download in self.downloads.values()) + round((self.gigabytes or 0) * 1e9)

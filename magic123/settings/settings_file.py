@@ -1,0 +1,265 @@
+"""Settings files: strict YAML, `extends`, and errors as one sentence. No torch here: the Snakefile imports this module.
+
+`extends: base` starts from another entry of the same file; keys override one by one, lists are replaced whole, and `null`
+removes a key that the base has. Whatever is wrong is refused with the file, the full dotted path and the keys that would
+have been right.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from magic123.records.errors import InputError
+from magic123.settings.config import DENOISED_KEYS, PRIOR_KEYS, SCENE_LACKS, Method
+
+Model = TypeVar("Model", bound=BaseModel)
+Source = str | Path | Callable[[tuple], str]  # the file in question, or what tells it from the path of a setting
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # names become folders, and parts of Snakemake's wildcards
+MANY = 24  # names that a sentence can still list
+
+
+class StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """YAML in which a key may stand once only; the plain loader would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set = set()
+        for key_node, _ in node.value:
+            key = str(key_node.value)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file. InputError names the file and, for bad YAML, the line."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise InputError(f"{path}: cannot be read ({reason}); check the path.") from error
+    try:
+        data = yaml.load(text, Loader=StrictLoader)  # StrictLoader is a SafeLoader
+    except RecursionError as error:
+        raise InputError(f"{path}: its lists or mappings are nested too deeply to be settings.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise InputError(
+            f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or 'unreadable character'}."
+        ) from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: must hold keys and values, not a {type(data).__name__}.")
+    return data
+
+
+# ---------------------------------------------------------------------------------------------------------- extends
+def choose_from(name: object, known: list[str]) -> str:
+    """The tail of a sentence about an unknown name: the nearest known one, and all of them (of many, the nearest)."""
+    near = difflib.get_close_matches(str(name), known, n=1)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    if len(known) > MANY:
+        listed = difflib.get_close_matches(str(name), known, n=MANY // 2, cutoff=0)
+        return f"{guess}(known: {', '.join(listed)} and {len(known) - len(listed)} more)"
+    return f"{guess}(known: {', '.join(known) if known else 'none'})"
+
+
+def merge(base: dict, changes: dict, file: str | Path, at: str) -> dict:
+    """`base` with `changes` laid over it key by key. InputError when `null` would remove what is not there."""
+    merged = dict(base)
+    for key, value in changes.items():
+        here = f"{at}.{key}"
+        if value is None:
+            if key not in base:
+                raise InputError(f"{file}: {here} is null, but there is nothing to remove; {choose_from(key, list(base))}.")
+            del merged[key]
+        elif isinstance(value, dict):
+            below = base.get(key)
+            merged[key] = merge(below if isinstance(below, dict) else {}, value, file, here)
+        else:
+            merged[key] = value
+    return merged
+
+
+def resolve_extends(entries: dict[str, Any], file: str | Path, not_inherited: tuple[str, ...] = ()) -> dict[str, dict]:
+    """Every entry with what it inherits filled in, bases before those that extend them.
+
+    Keys named in `not_inherited` belong to their own entry alone. InputError for an unknown base and for a circle.
+    """
+    resolved: dict[str, dict] = {}
+
+    def resolve(name: str, chain: tuple[str, ...]) -> dict:
+        if name in chain:
+            circle = " -> ".join((*chain[chain.index(name) :], name))
+            raise InputError(f"{file}: {name}.extends goes in a circle ({circle}); remove one of these lines.")
+        if name in resolved:
+            return resolved[name]
+        entry = entries[name]
+        if not isinstance(entry, dict):
+            raise InputError(f"{file}: {name} must hold keys and values, not a {type(entry).__name__}.")
+        changes = {key: value for key, value in entry.items() if key != "extends"}
+        base: dict = {}
+        if "extends" in entry:
+            parent = entry["extends"]
+            if parent not in entries:
+                raise InputError(
+                    f"{file}: {name}.extends names {parent!r}, which is not here; {choose_from(parent, list(entries))}."
+                )
+            base = {k: v for k, v in resolve(parent, (*chain, name)).items() if k not in not_inherited}
+        resolved[name] = merge(base, changes, file, name)
+        return resolved[name]
+
+    for name in entries:
+        if not isinstance(name, str):  # YAML reads 7, null and yes as something else
+            raise InputError(f"{file}: the name {name!r} of an entry is a {type(name).__name__}; put it in quotes.")
+        resolve(name, ())
+    return resolved
+
+
+# -------------------------------------------------------------------------------------------------------- validation
+def _inner(annotation: Any) -> list[Any]:
+    """The types that an annotation admits, `None` left out."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [inner for part in get_args(annotation) for inner in _inner(part) if inner is not type(None)]
+    return [annotation]
+
+
+def known_keys(model: type[BaseModel], path: tuple) -> list[str]:
+    """The keys that settings of type `model` know at `path`; empty where `path` leads out of the models."""
+    at: list[Any] = [model]
+    for step in path:
+        below: list[Any] = []
+        for kind in at:
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                if step in kind.model_fields:
+                    below += _inner(kind.model_fields[step].annotation)
+            elif get_origin(kind) in (dict, Mapping, list):
+                below += _inner(get_args(kind)[-1])
+        at = below
+    return [name for kind in at if isinstance(kind, type) and issubclass(kind, BaseModel) for name in kind.model_fields]
+
+
+def check_name(name: object, file: str | Path, at: str) -> None:
+    """InputError unless `name` can be a folder's name."""
+    if not NAME.fullmatch(str(name)):
+        raise InputError(
+            f"{file}: {at} {name!r} is not a usable name; take letters, digits and . _ - only, a letter or digit first."
+        )
+
+
+def validate(model: type[Model], data: Any, file: Source, at: str = "") -> Model:
+    """`data` as a `model`. InputError: the file, the dotted path below `at`, what is wrong there, what would be right."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        # an unknown key is the likeliest cause of whatever else is wrong
+        problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+        path = tuple(problem["loc"])
+        dotted = ".".join(str(step) for step in ((at,) if at else ()) + path)
+        if problem["type"] == "extra_forbidden":
+            what = f"{dotted} is not a known setting; {choose_from(path[-1], known_keys(model, path[:-1]))}"
+        elif problem["type"] == "missing":
+            what = f"{dotted} is missing and has no default"
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            what = f"{dotted} is {problem['input']!r}: {message[:1].lower()}{message[1:]}"
+        more = f" ({len(problems) - 1} more after this one)" if len(problems) > 1 else ""
+        raise InputError(f"{file(path) if callable(file) else file}: {what}{more}.") from None
+
+
+def load_entries(model: type[Model], path: str | Path) -> dict[str, Model]:
+    """The named entries of a file, `extends` resolved, each checked."""
+    entries = {}
+    for name, data in resolve_extends(read_yaml(path), path).items():
+        check_name(name, path, "the entry")
+        entries[name] = validate(model, data, path, name)
+    return entries
+
+
+# ----------------------------------------------------------------------------------------------------------- methods
+def load_methods(path: str | Path) -> dict[str, Method]:
+    """All methods of a file, resolved and checked: settings, `extends`, and where every stage starts from."""
+    methods: dict[str, Method] = {}
+    for name, data in resolve_extends(read_yaml(path), path, not_inherited=("label", "about")).items():
+        methods[name] = validate(Method, {"label": name} | data, path, name)
+        check_name(name, path, "the method")
+        for stage in methods[name].stages:
+            check_name(stage, path, f"{name}.stages:")
+            if methods[name].renders is None:
+                check_kinds(data["stages"][stage], path, f"{name}.stages.{stage}")
+    _check_starts(methods, path)
+    return methods
+
+
+def check_kinds(stage: dict[str, Any], file: str | Path, at: str) -> None:
+    """InputError where a stage, as its file gives it, sets what its scene or a prior's kind knows nothing of."""
+    scene = stage["scene"]
+    losses = stage.get("losses", {})
+    given = {*stage} | {f"losses.{name}" for name, weight in losses.items() if weight}
+    if unknown := sorted(given & SCENE_LACKS[scene]):
+        raise InputError(f"{file}: {at}.{unknown[0]} is given, which a {scene} scene knows nothing of; remove it (null).")
+    if stage.get("reference_interval") == 0 and (blind := [k for k in ("rgb", "mask", "depth", "normal") if losses.get(k)]):
+        raise InputError(
+            f"{file}: {at}.losses.{blind[0]} is about the known view, which reference_interval 0 never shows; set it to 0."
+        )
+    for name, prior in stage.get("priors", {}).items():
+        known = PRIOR_KEYS[prior["kind"]]
+        if prior["kind"] == "clip" and prior.get("denoiser") is not None:
+            known = known | DENOISED_KEYS
+        if unknown := sorted(prior.keys() - known):
+            raise InputError(
+                f"{file}: {at}.priors.{name}.{unknown[0]} is given, which a prior of the kind {prior['kind']} knows nothing "
+                f"of; remove it (null where it is inherited; known: {', '.join(sorted(known))})."
+            )
+
+
+def start_of(method: str, init: str) -> tuple[str, str]:
+    """The (method, stage) that a stage of `method` with this `init` starts from."""
+    other, _, stage = init.rpartition("/")
+    return other or method, stage
+
+
+def _check_starts(methods: dict[str, Method], file: str | Path) -> None:
+    """Every `init` names a stage that exists and has a field, and following them ends."""
+    for name, method in methods.items():
+        for stage_name, stage in method.stages.items():
+            at = f"{name}.stages.{stage_name}"
+            if stage.scene == "dmtet" and stage.init is None:
+                raise InputError(f"{file}: {at}.init is missing: a dmtet scene starts from a nerf stage; name it.")
+            if stage.scene == "points" and stage.init is None:
+                raise InputError(f"{file}: {at}.init is missing: points are lifted from a nerf or dmtet stage; name it.")
+            if stage.scene == "picture" and stage.steps:
+                raise InputError(f"{file}: {at} shows the picture itself, so it takes steps: 0.")
+            if stage.scene == "samples" and (stage.steps or [prior.kind for prior in stage.priors.values()] != ["zero123"]):
+                raise InputError(f"{file}: {at} draws its views from one prior of the kind zero123, and takes steps: 0.")
+            if stage.scene == "renders" and method.renders is None:
+                raise InputError(
+                    f"{file}: {at}.scene is renders, which needs no stage: write `renders: FOLDER` in place of stages."
+                )
+            chain = [(name, stage_name)]
+            while (init := methods[chain[-1][0]].stages[chain[-1][1]].init) is not None:
+                owner, start = start_of(chain[-1][0], init)
+                at = f"{chain[-1][0]}.stages.{chain[-1][1]}.init"
+                if owner not in methods:
+                    raise InputError(f"{file}: {at} names the method {owner!r}; {choose_from(owner, list(methods))}.")
+                if start not in methods[owner].stages:
+                    known = list(methods[owner].stages)
+                    raise InputError(f"{file}: {at} names {start!r}, not a stage of {owner}; {choose_from(start, known)}.")
+                if methods[owner].stages[start].scene in ("picture", "samples", "renders"):
+                    raise InputError(f"{file}: {at} names {init!r}, pictures: start from a nerf, dmtet or points stage.")
+                if (owner, start) in chain:
+                    circle = " -> ".join("/".join(step) for step in [*chain, (owner, start)])
+                    raise InputError(f"{file}: {at} goes in a circle ({circle}).")
+                chain.append((owner, start))

@@ -1,0 +1,90 @@
+"""The settings of a run: what config/config.yaml, config/tables.yaml and config/weights.yaml may say. No torch here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from magic123.settings.config import InversionSettings, PrepareSettings, Settings, Speed, ViewSettings
+
+METRIC_KINDS = ("clip", "perceptual", "lpips-alex", "lpips-vgg", "contextual-vgg19")
+
+
+class Registries(Settings):
+    """The files that names in the other settings refer to."""
+
+    methods: str = "config/methods.yaml"
+    tables: str = "config/tables.yaml"
+    weights: str = "config/weights.yaml"
+
+
+class Run(Settings):
+    """What to compute: every example with every method and every seed. All are names, none are patterns."""
+
+    datasets: list[str] = Field(min_length=1)
+    examples: Literal["all"] | list[str]  # of these datasets
+    methods: list[str] = Field(min_length=1)
+    seeds: list[NonNegativeInt] = Field(min_length=1)
+    tables: list[str] = Field(min_length=1)
+
+
+class PrepareStep(Settings):
+    depth_weights: str | None = None  # an entry of the weights registry, for settings.depth: dpt
+    mask_weights: str | None = None  # the same for settings.mask: rembg
+    settings: PrepareSettings = PrepareSettings()
+
+
+class InvertStep(Settings):
+    weights: str  # the Stable Diffusion whose vocabulary the token joins
+    seed: NonNegativeInt = 0
+    given: bool = False  # take the words that the datasets list (column `token`) instead of learning them
+    settings: InversionSettings = InversionSettings()
+
+
+class ScoreStep(Settings):
+    protocols: list[Literal["corrected", "as-published"]] = Field(["corrected"], min_length=1)
+    weights: list[str] = Field([], description="the networks behind CLIP similarity and perceptual distance")
+
+
+class Compute(Settings):
+    """What a job asks of the machine. Nothing here reruns anything; `speed` changes rounding, the rest no result."""
+
+    gpu: Literal[0, 1] = 0  # 1: a card for each job of a network; `cores` and --resources gpu=N limit how many run at once
+    jobs_per_gpu: PositiveInt = 1  # that may share a card of this machine
+    cpu_slots: NonNegativeInt = 0  # where gpu is 1 and no card is found: this many jobs at once on the CPU; 0: an error
+    threads: PositiveInt = 1
+    mem_mb: PositiveInt = 3000  # times the attempt
+    runtime: PositiveInt = 60  # minutes, times the attempt
+    speed: Speed = Speed()  # how the networks of stages and of textual inversion are run
+    save_seconds: NonNegativeFloat = 60  # between saves of what is unfinished; 0: only when a signal asks to leave
+
+
+class Ceilings(Settings):
+    """What `snakemake ceilings` is about, whatever the run is about."""
+
+    datasets: list[str] = Field(["nerf4", "realfusion15"], min_length=1)
+    folder: str | None = None  # where their pictures lie; none: the datasets folder
+
+
+class SuiteSettings(Settings):
+    registries: Registries = Registries()
+    datasets_folder: str = "datasets"  # where the paths in datasets/NAME.csv start
+    run: Run
+    prepare: PrepareStep = PrepareStep()
+    invert: InvertStep
+    view: ViewSettings = ViewSettings()
+    truth_cameras: bool = False  # views from the cameras.json of every example's truth, in place of view.sets
+    score: ScoreStep = ScoreStep()
+    ceilings: Ceilings = Ceilings()
+    compute: Compute = Compute()
+
+
+class Table(Settings):
+    """One table of scores. Column keys are METRIC[@VIEW_SET][:PROTOCOL], as eval.tables.build reads them."""
+
+    title: str
+    columns: list[str] = Field(min_length=1)
+    rows: Literal["all"] | list[tuple[str, str]] = "all"  # [method, stage] each; all: every stage of the run's methods
+    reported: bool = False  # published numbers below
+    baseline: tuple[str, str] | None = None  # [method, stage] that the other rows are compared with, result by result

@@ -1,0 +1,291 @@
+"""The loop and its command: schedule, determinism, and what it refuses."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_diffusion import write_stable_diffusion, write_zero123
+
+from magic123.commands.reconstruct import choose_device, main, reconstruct
+from magic123.geometry.camera import Camera
+from magic123.optimise.stage import loss_scale_at, novel_shading, plain_if_possible, sees_reference
+from magic123.priors.sds import score_distillation
+from magic123.priors.stable_diffusion import StableDiffusion
+from magic123.priors.zero123 import Zero123
+from magic123.records.errors import InputError
+from magic123.scenes.checkpoint import load_scene
+from magic123.settings.config import PriorSettings, ReferenceCamera, Stage
+
+FIELD = {
+    "hidden": 16,
+    "grid": {"levels": 4, "log2_entries": 12, "base_resolution": 4, "finest_resolution": 32},
+    "coarse_to_fine": 0,
+}
+COARSE = {
+    "scene": "nerf",
+    "steps": 60,
+    "resolution": 24,
+    "reference_warmup": 10,
+    "field": FIELD,
+    "nerf": {"occupancy_resolution": 24, "max_samples": 48},
+    "losses": {"depth": 0, "mask": 5},
+    "learning_rates": {"grid": 2e-2, "network": 1e-2},
+    "ema_interval": 5,
+}
+FINE = {
+    "scene": "dmtet",
+    "init": "coarse",
+    "steps": 5,
+    "resolution": 32,
+    "reference_scale": 1,
+    "reference_warmup": 2,
+    "field": FIELD,
+    "dmtet": {"grid_resolution": 16},
+    "shading": {"normal_until": 0},
+    "losses": {
+        "depth": 0,
+        "entropy": 0,
+        "orientation": 0,
+        "normal_smoothness": 0,
+        "normal_blur": 0,
+        "normal_consistency": 0.1,
+        "laplacian": 0.1,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    return write_disc(tmp_path_factory.mktemp("example"))
+
+
+def write_disc(folder):
+    """A red half and a blue half of a disc: left and right differ."""
+    y, x = np.mgrid[:64, :64] + 0.5 - 32
+    rgba = np.zeros((64, 64, 4), np.uint8)
+    rgba[..., 0] = np.where(x < 0, 220, 30)
+    rgba[..., 2] = np.where(x < 0, 30, 220)
+    rgba[..., 3] = np.where(np.hypot(x, y) < 18, 255, 0)
+    Image.fromarray(rgba).save(folder / "rgba.png")
+    record = {
+        "name": "disc",
+        "prompt": "a disc",
+        "token": None,
+        "depth_source": "none",
+        "normal_source": "none",
+        "camera": {"polar": 90, "azimuth": 0, "radius": 1.8, "fov": 40},
+    }
+    (folder / "example.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def coarse(example, tmp_path_factory):
+    out = tmp_path_factory.mktemp("coarse")
+    reconstruct(example, Stage(**COARSE), 0, out)
+    return out
+
+
+def test_the_reference_view_comes_first_and_then_every_nth_step():
+    stage = Stage(scene="nerf", steps=20, reference_warmup=4, reference_interval=4)
+    assert [s for s in range(20) if sees_reference(s, stage)] == [0, 1, 2, 3, 4, 8, 12, 16]
+
+
+def test_shadings_come_in_their_shares():
+    stage = Stage(scene="nerf", shading={"normal_until": 0.2, "textureless": 0.2, "ambient": (0.1, 1.0)})
+    generator = torch.Generator().manual_seed(0)
+    assert {novel_shading(stage, 0.1, generator)[0] for _ in range(50)} == {"normal"}
+    drawn = [novel_shading(stage, 0.5, generator) for _ in range(2000)]
+    assert np.mean([mode == "textureless" for mode, _ in drawn]) == pytest.approx(0.2, abs=0.03)
+    ambient = [a for _, a in drawn]
+    assert 0.1 <= min(ambient) < 0.12 and 0.98 < max(ambient) <= 1.0
+
+
+def test_the_loss_scale_doubles_when_the_gradient_scaler_would():
+    constant, doubling = (Stage(scene="nerf", loss_scale=65536, loss_scale_doubling=n) for n in (0, 3))
+    assert {loss_scale_at(constant, step) for step in (0, 4999)} == {65536}
+    scaler = torch.amp.GradScaler("cpu", init_scale=65536, growth_interval=3)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    for step in range(8):
+        optimizer.zero_grad()
+        scaler.scale((weight * 0.5).sum()).backward()
+        assert loss_scale_at(doubling, step) == scaler.get_scale(), step
+        scaler.step(optimizer)
+        scaler.update()
+    assert scaler.get_scale() == 4 * 65536
+
+
+def test_a_doubled_loss_scale_halves_what_the_priors_say(example, tmp_path):
+    """The first novel views lie before and after a doubling; the scene is the same up to the first of them."""
+    weights = {"z": str(write_zero123(tmp_path / "z"))}
+    prior = {"kind": "zero123", "weights": "z", "weight": 1, "guidance_scale": 2, "angle_weight": False}
+    rows = []
+    for doubling in (0, 1):
+        stage = {**COARSE, "steps": 2, "reference_warmup": 1, "priors": {"views": prior}, "loss_scale_doubling": doubling}
+        reconstruct(example, Stage(**stage), 0, tmp_path / str(doubling), weights=weights)
+        lines = [line.split(",") for line in (tmp_path / str(doubling) / "losses.csv").read_text().splitlines()]
+        rows.append(dict(zip(lines[0], lines[2], strict=True)))
+    constant, doubled = (float(row["views_gradient"]) for row in rows)
+    assert doubled == pytest.approx(constant / 2, rel=1e-5)
+
+
+def test_albedo_replaces_lambertian_only_where_nothing_needs_normals():
+    plain = {"orientation": 0, "normal_smoothness": 0, "normal_blur": 0}
+    assert plain_if_possible("lambertian", 1.0, Stage(scene="nerf", losses=plain)) == "albedo"
+    assert plain_if_possible("lambertian", 0.5, Stage(scene="nerf", losses=plain)) == "lambertian"
+    assert plain_if_possible("lambertian", 1.0, Stage(scene="nerf")) == "lambertian"
+
+
+def test_two_runs_of_both_stages_are_the_same_bytes(example, coarse, tmp_path):
+    reconstruct(example, Stage(**COARSE), 0, tmp_path / "coarse")
+    for i in range(2):
+        reconstruct(example, Stage(**FINE), 0, tmp_path / f"fine{i}", init=coarse)
+    for name in ("checkpoint.safetensors", "losses.csv", "stage.json"):
+        assert (coarse / name).read_bytes() == (tmp_path / "coarse" / name).read_bytes(), name
+        assert (tmp_path / "fine0" / name).read_bytes() == (tmp_path / "fine1" / name).read_bytes(), name
+    reconstruct(example, Stage(**COARSE), 1, tmp_path / "other")
+    assert (tmp_path / "other" / "checkpoint.safetensors").read_bytes() != (coarse / "checkpoint.safetensors").read_bytes()
+
+
+def test_left_is_left_through_both_stages(example, coarse, tmp_path):
+    reconstruct(example, Stage(**FINE), 0, tmp_path, init=coarse)
+    for folder in (coarse, tmp_path):
+        scene, _ = load_scene(folder)
+        with torch.no_grad():
+            seen = scene.render(Camera.orbit(90, 0, 1.8, 40, 32))
+        inside = seen.opacity[0, ..., 0] > 0.8
+        assert inside.float().mean() > 0.1
+        left, right = inside.clone(), inside.clone()
+        left[:, 14:], right[:, :18] = False, False
+        assert (seen.rgb[0][left][:, 0] > seen.rgb[0][left][:, 2]).float().mean() > 0.9
+        assert (seen.rgb[0][right][:, 2] > seen.rgb[0][right][:, 0]).float().mean() > 0.9
+
+
+def test_the_record_says_what_ran(coarse):
+    record = json.loads((coarse / "stage.json").read_text())
+    assert Stage(**record["settings"]) == Stage(**COARSE)
+    assert record["kernels"]["hash_grid"] in ("numba", "torch") and record["seed"] == 0 and record["versions"]["torch"]
+    run = json.loads((coarse / "run.json").read_text())
+    assert run["seconds"] > 0 and run["peak_memory_mib"] > 100
+    lines = (coarse / "losses.csv").read_text().splitlines()
+    assert len(lines) == 61 and lines[0].startswith("step,rgb,mask")
+
+
+def test_a_stage_without_its_start_is_refused(example, coarse, tmp_path):
+    with pytest.raises(InputError, match="--init is missing"):
+        reconstruct(example, Stage(**FINE), 0, tmp_path / "x")
+    with pytest.raises(InputError, match="starts from nothing"):
+        reconstruct(example, Stage(**COARSE), 0, tmp_path / "x", init=coarse)
+    with pytest.raises(InputError, match=r"(checkpoint\.safetensors|stage\.json) is missing"):
+        reconstruct(example, Stage(**FINE), 0, tmp_path / "x", init=tmp_path)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(coarse, tmp_path):
+    for name in ("stage.json", "checkpoint.safetensors"):
+        (tmp_path / name).write_bytes((coarse / name).read_bytes())
+    (tmp_path / "checkpoint.safetensors").write_bytes((coarse / "checkpoint.safetensors").read_bytes()[:-100])
+    with pytest.raises(InputError, match="damaged"):
+        load_scene(tmp_path)
+
+
+def test_a_coarse_scene_without_a_surface_is_refused_at_the_hand_over(example, tmp_path):
+    """An empty scene: the blob, which gives a new field its density, is turned round and fills the cube."""
+    reconstruct(
+        example,
+        Stage(**{**COARSE, "steps": 0, "field": {**FIELD, "blob_density": -80.0, "blob_radius": 50.0}}),
+        0,
+        tmp_path / "empty",
+    )
+    fine = Stage(**{**FINE, "field": {**FIELD, "blob_density": -80.0, "blob_radius": 50.0}})
+    with pytest.raises(InputError, match="surface"):
+        reconstruct(example, fine, 0, tmp_path / "fine", init=tmp_path / "empty")
+    assert not (tmp_path / "fine").exists()
+
+
+def test_priors_without_weights_token_or_reference_are_refused(example, tmp_path):
+    prior = {"kind": "stable-diffusion", "weights": "sd", "weight": 1, "guidance_scale": 2}
+    stage = Stage(**{**COARSE, "priors": {"text": prior}})
+    with pytest.raises(InputError, match="needs the weights sd"):
+        reconstruct(example, stage, 0, tmp_path / "x")
+    with pytest.raises(InputError, match="uses a learned token"):
+        reconstruct(example, stage, 0, tmp_path / "x", weights={"sd": str(tmp_path)})
+    prior = {"kind": "zero123", "weights": "z", "weight": 1, "guidance_scale": 2, "reference": "next-example"}
+    with pytest.raises(InputError, match="--reference"):
+        reconstruct(example, Stage(**{**COARSE, "priors": {"views": prior}}), 0, tmp_path / "x", weights={"z": str(tmp_path)})
+
+
+def test_several_pictures_of_one_object_guide_one_stage(example, tmp_path):
+    """Own picture and another one: what was shown and where it was taken from stands in the record."""
+    other = Path(shutil.copytree(example, tmp_path / "other"))
+    record = json.loads((other / "example.json").read_text())
+    record["camera"] |= {"azimuth": 90, "polar": 70}
+    (other / "example.json").write_text(json.dumps(record | {"name": "side"}))
+    weights = {"z": str(write_zero123(tmp_path / "z"))}
+    prior = {"kind": "zero123", "weights": "z", "weight": 1e-3, "guidance_scale": 2, "reference": ["own", "side"]}
+    stage = Stage(**{**COARSE, "steps": 3, "reference_warmup": 1, "priors": {"views": prior}})
+    with pytest.raises(InputError, match="1 other example's picture and 0 were given"):
+        reconstruct(example, stage, 0, tmp_path / "x", weights=weights)
+    reconstruct(example, stage, 0, tmp_path / "x", weights=weights, reference=[other])
+    record = json.loads((tmp_path / "x" / "stage.json").read_text())
+    assert record["speed"] == {"channels_last": True, "compile": "off", "streams": False, "tf32": False}
+    told = record["priors"]["views"]
+    assert told["reference"] == ["disc", "side"] and told["conditioning"] == "distance" and told["device"] == "cpu"
+
+
+def test_the_device_is_as_asked_or_the_precision_asks_for_it(monkeypatch):
+    stage, half = Stage(scene="nerf"), Stage(scene="nerf", dtype="float16")
+    prior = {"kind": "zero123", "weights": "z", "weight": 1, "guidance_scale": 2, "dtype": "bfloat16"}
+    half_prior = Stage(scene="nerf", priors={"views": prior})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device(stage, None) == choose_device(half_prior, None) == "cpu"
+    with pytest.raises(InputError, match="no CUDA device"):
+        choose_device(stage, "cuda:0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device(stage, None) == "cpu" and choose_device(stage, "cuda:1") == "cuda:1"
+    assert choose_device(half, None) == choose_device(half_prior, None) == "cuda"
+    assert choose_device(half, "cpu") == "cpu"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["stable-diffusion", "zero123"])
+def test_priors_on_a_gpu_guide_a_scene_on_the_cpu(tmp_path, kind):
+    """The gradient comes back to where the picture is, and is the CPU's but for rounding."""
+    gradients = []
+    for device in ("cpu", "cuda"):
+        if kind == "zero123":
+            folder = write_zero123(tmp_path / device)
+            prior = Zero123.load(folder, torch.full((16, 16, 3), 0.3), ReferenceCamera(), device=device)
+        else:
+            prior = StableDiffusion.load(write_stable_diffusion(tmp_path / device), prompt="a red dog", device=device)
+        rgb = torch.full((1, 16, 16, 3), 0.5, requires_grad=True)
+        settings = PriorSettings(kind=kind, weights="w", weight=1, guidance_scale=2)
+        loss, _ = score_distillation(
+            prior,
+            rgb,
+            Camera.orbit(80, 60, 1.8, 40, 16),
+            settings=settings,
+            generator=torch.Generator().manual_seed(0),
+            reference_camera=ReferenceCamera(),
+        )
+        loss.backward()
+        gradients.append(rgb.grad)
+    assert gradients[1].device.type == "cpu"
+    torch.testing.assert_close(*gradients, rtol=1e-2, atol=1e-2 * float(gradients[0].abs().max()))
+
+
+def test_unknown_stage_keys_name_the_known_ones(example, tmp_path):
+    with pytest.raises(InputError, match=r"stpes.*steps"):
+        main(["--example", str(example), "--stage", json.dumps({"scene": "nerf", "stpes": 3}), "--out", str(tmp_path / "x")])
+
+
+def test_half_precision_without_a_gpu_is_refused(example, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(InputError, match="float32"):
+        reconstruct(example, Stage(**{**COARSE, "dtype": "float16"}), 0, tmp_path / "x")

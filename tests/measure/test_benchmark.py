@@ -1,0 +1,147 @@
+"""benchmark: its parts add up, its arithmetic is the published models', and it says what it cannot measure."""
+
+import json
+import time
+
+import pytest
+import torch
+
+from magic123.__main__ import main
+from magic123.measure.benchmark import Clock, Timed, ball, small
+from magic123.measure.random_weights import flops
+from magic123.settings.settings_file import load_methods
+
+
+def test_nested_parts_are_counted_once():
+    clock = Clock(torch.device("cpu"))
+
+    class Sleeper:
+        name = "sleeper"
+
+        def inner(self, seconds):
+            time.sleep(seconds)
+            return seconds
+
+    sleeper = Timed(Sleeper(), clock, {"inner": "inner"})
+    began = time.perf_counter()
+    with clock.part("outer"):
+        time.sleep(0.02)
+        assert sleeper.inner(0.05) == 0.05
+    whole = time.perf_counter() - began
+    assert sleeper.name == "sleeper"
+    assert clock.seconds["inner"] >= 0.05 and clock.seconds["outer"] >= 0.02
+    assert sum(clock.seconds.values()) == pytest.approx(whole, rel=0.02)
+
+
+def test_arithmetic_of_the_published_models():
+    """TFLOP of a novel view: the 2D UNet 1.61 at batch 2, the 3D one 0.35, both VAE encoders with their way back 2.8."""
+    two, three = flops("stable-diffusion", "full"), flops("zero123", "full")
+    assert two["noise"] / 1e12 == pytest.approx(1.61, rel=0.01)
+    assert three["noise"] / 1e12 == pytest.approx(0.35, rel=0.02)
+    assert (two["encode"] + three["encode"]) / 1e12 == pytest.approx(2.78, rel=0.02)
+
+
+@pytest.mark.parametrize("stage", ["coarse", "fine"])
+def test_small_size_runs_on_a_cpu(tmp_path, monkeypatch, repository, stage):
+    monkeypatch.chdir(repository)
+    words = ["benchmark", "--stage", stage, "--size", "small", "--steps", "4", "--warmup", "0", "--device", "cpu"]
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / f"magic123-{stage}-small.json").read_text())
+    assert found["steps_per_second"] > 0 and found["peak_memory_bytes"] > 10**8
+    for view in ("known view", "novel view"):
+        shares = found["shares"][view]
+        assert sum(shares.values()) == pytest.approx(1) and {"render", "backward", "optimiser"} <= shares.keys()
+    assert {f"{name} {part}" for name in ("stable_diffusion", "zero123") for part in ("VAE", "UNet")} <= found["shares"][
+        "novel view"
+    ].keys()
+    assert 0 < found["share_of_the_limit"] < 1
+    assert "| stable_diffusion UNet |" in (tmp_path / f"magic123-{stage}-small.md").read_text()
+
+
+def test_textual_inversion_is_measured_too(tmp_path, monkeypatch, repository):
+    monkeypatch.chdir(repository)
+    words = ["benchmark", "--stage", "invert", "--size", "small", "--steps", "4", "--warmup", "0", "--device", "cpu"]
+    assert main([*words, "--speed", '{"channels_last": false}', "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "magic123-invert-small.json").read_text())
+    parts = found["shares"]["step"]
+    assert sum(parts.values()) == pytest.approx(1) and found["speed"]["channels_last"] is False
+    assert {"augmentations and VAE", "text encoder and UNet", "backward", "optimiser", "other"} == parts.keys()
+    assert main([*words, "--inversion", '{"cached_latents": 3}', "--out", str(tmp_path)]) == 0
+    cached = json.loads((tmp_path / "magic123-invert-small.json").read_text())["shares"]["step"]
+    assert "augmentations and VAE" not in cached and found["stage_steps"] == 3000
+
+
+def test_a_memory_profile_is_chosen_by_its_gigabytes(tmp_path, monkeypatch, repository, capsys):
+    monkeypatch.chdir(repository)
+    words = ["benchmark", "--stage", "coarse", "--size", "small", "--steps", "4", "--warmup", "0", "--device", "cpu"]
+    assert main([*words, "--memory", "12", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "magic123-12gb-coarse-small.json").read_text())
+    assert found["memory_gb_asked"] == 12 and "GB of 12" in capsys.readouterr().out
+    assert main([*words, "--compile", "max-autotune", "--out", str(tmp_path)]) == 1
+    assert "compute.speed.compile is max-autotune" in capsys.readouterr().err
+
+
+def test_half_precision_at_full_size_needs_a_gpu(tmp_path, monkeypatch, repository, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    monkeypatch.chdir(repository)
+    assert main(["benchmark", "--stage", "coarse", "--out", str(tmp_path)]) == 1
+    assert "float16, which needs a CUDA device" in capsys.readouterr().err
+    assert main(["benchmark", "--stage", "rough", "--out", str(tmp_path)]) == 1
+    assert "coarse" in capsys.readouterr().err
+    assert main(["benchmark", "--stage", "coarse", "--size", "small", "--at", "0.999", "--out", str(tmp_path)]) == 1
+    assert "lower --at" in capsys.readouterr().err
+
+
+def test_memory_profiles_lower_only_what_costs_memory(repository):
+    methods = load_methods(repository / "config/methods.yaml")
+    full, middle, least = (methods[name].stages for name in ("magic123", "magic123-24gb", "magic123-12gb"))
+    for stage in ("coarse", "fine"):
+        assert {prior.dtype for prior in middle[stage].priors.values()} == {"float16"}
+        assert middle[stage].resolution == full[stage].resolution == least[stage].resolution
+        assert middle[stage].losses == full[stage].losses == least[stage].losses
+    assert least["coarse"].nerf.max_samples < middle["coarse"].nerf.max_samples == full["coarse"].nerf.max_samples
+
+
+def test_the_small_stage_is_the_stage_at_another_size(repository):
+    stage = load_methods(repository / "config/methods.yaml")["magic123"].stages["coarse"]
+    reduced = small(stage)
+    assert reduced.losses == stage.losses and reduced.steps == stage.steps and reduced.resolution < stage.resolution
+    assert {prior.dtype for prior in reduced.priors.values()} == {reduced.dtype} == {"float32"}
+    example = ball(32)
+    assert 0.2 < example.alpha.mean() < 0.4 and example.depth.max() <= 1 and (example.rgb[0, 0] == 1).all()
+
+
+def two_hundred_steps(out, stage: str, size: str, memory: str, device: str) -> dict:
+    """200 steps of a memory profile, each of which raises where a number is not finite; what was measured."""
+    words = ["benchmark", "--stage", stage, "--size", size, "--memory", memory, "--steps", "94", "--device", device]
+    assert main([*words, "--out", str(out)]) == 0  # 12 + 2 x 94
+    method = "magic123" if memory == "40" else f"magic123-{memory}gb"
+    return json.loads((out / f"{method}-{stage}-{size}.json").read_text())
+
+
+@pytest.mark.parametrize("stage", ["coarse", "fine"])
+def test_two_hundred_steps_stay_finite_at_small_size(tmp_path, monkeypatch, repository, stage):
+    monkeypatch.chdir(repository)
+    found = two_hundred_steps(tmp_path, stage, "small", "12", "cpu")
+    assert found["measured_steps"] == 94 and found["peak_memory_bytes"] < 12e9
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("memory", ["12", "24", "40"])
+@pytest.mark.parametrize("stage", ["coarse", "fine"])
+def test_full_size_on_a_gpu_stays_finite_and_in_its_memory(tmp_path, monkeypatch, repository, stage, memory):
+    monkeypatch.chdir(repository)
+    torch.cuda.empty_cache()
+    if torch.cuda.get_device_properties(0).total_memory < int(memory) * 1e9 * 0.95:
+        pytest.skip(f"this card has less than {memory} GB")
+    found = two_hundred_steps(tmp_path, stage, "full", memory, "cuda")
+    assert found["kernels"].get("hash_grid", "triton") in ("triton", "tinycudann", "torch")
+    assert 10**9 < found["peak_memory_bytes"] < int(memory) * 1e9
+
+
+@pytest.mark.gpu
+def test_textual_inversion_at_full_size_on_a_gpu(tmp_path, monkeypatch, repository):
+    monkeypatch.chdir(repository)
+    assert main(["benchmark", "--stage", "invert", "--steps", "4", "--warmup", "2", "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "magic123-invert-full.json").read_text())["peak_memory_bytes"] > 10**9

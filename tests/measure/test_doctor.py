@@ -1,0 +1,163 @@
+"""doctor: what it finds, in a world whose extensions are hidden, broken or built for other hardware."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from magic123.__main__ import main
+from magic123.measure import machine
+from magic123.measure.machine import arch_runs, extensions, host, python_and_torch, tried
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def extension(tmp_path, monkeypatch):
+    """Puts a package of some name and content where Python finds it, here and in child processes."""
+
+    def put(name: str, text: str) -> None:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(textwrap.dedent(text))
+        (tmp_path / name / "torch.py").write_text("")  # nvdiffrast.torch
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("archs", "capability", "runs"),
+    [
+        ("sm_80 sm_90", (9, 0), True),
+        ("sm_80", (8, 6), True),
+        ("sm_86", (8, 0), False),
+        ("sm_80 sm_90", (12, 0), False),
+        ("sm_90a", (9, 0), True),
+        ("sm_100a", (10, 3), False),
+        ("sm_70 compute_70", (12, 0), True),
+        ("compute_90", (8, 9), False),
+        ("", (9, 0), False),
+    ],
+)
+def test_code_runs_on_its_own_architecture_and_on_what_it_was_made_to_meet(archs, capability, runs):
+    assert arch_runs(archs.split(), capability) == runs
+
+
+def test_an_extension_that_is_not_there_is_absent():
+    finding = tried("nvdiffrast") if not machine.importlib.util.find_spec("nvdiffrast") else None
+    if finding is None:
+        pytest.skip("nvdiffrast is installed here")
+    assert finding.state == "absent" and "fine stage" in finding.lost and not finding.needed
+
+
+@pytest.mark.parametrize(
+    ("text", "state", "word"),
+    [
+        ("raise EnvironmentError('compiled for compute capability 75, the device has 90')", machine.OTHER, "75"),
+        ("raise ImportError('_C.so: undefined symbol: _ZN3c106detail')", machine.OTHER, "undefined symbol"),
+        ("raise RuntimeError('something else')", machine.BROKEN, "something else"),
+        ("import os; os.abort()", machine.BROKEN, "status"),
+        ("", "present", "loads"),
+    ],
+)
+def test_an_extension_is_tried_in_a_process_of_its_own(extension, text, state, word):
+    if torch.cuda.is_available():
+        pytest.skip("an empty package cannot pretend to run on the device")
+    extension("nvdiffrast", text)
+    finding = tried("nvdiffrast")
+    assert finding.state == state and word in finding.detail
+
+
+def test_torch_without_code_for_the_card_is_said(monkeypatch):
+    properties = SimpleNamespace(name="A new card", total_memory=24e9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90"])
+    rows = {one.what: one for one in python_and_torch([(9, 0), (13, 0)], gpu_needed=True)}
+    assert rows["CUDA device 0"].state == "present"
+    assert rows["CUDA device 1"].state == machine.OTHER and "sm_80 sm_90" in rows["CUDA device 1"].detail
+    assert rows["CUDA device 1"].needed
+    assert {one.what for one in python_and_torch([])} >= {"CUDA device", "NVIDIA driver", "torch"}
+
+
+def test_triton_needs_a_compiler_where_there_is_a_card(monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    rows = {one.what: one for one in extensions([(9, 0)])}
+    assert rows["Triton"].state == machine.BROKEN and "C compiler" in rows["Triton"].detail
+
+
+def test_too_little_disk_is_found():
+    rows = {one.what: one for one in host(room_needed=10**18)}
+    assert rows["disk"].state == "absent" and rows["disk"].needed
+    assert {one.what: one for one in host()}["disk"].state == "present"
+
+
+HIDE = """
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"triton", "tinycudann", "nvdiffrast", "snakemake_executor_plugin_slurm"}:
+            raise ModuleNotFoundError(f"{name} is hidden")
+
+import importlib.util
+real = importlib.util.find_spec
+hidden = Hidden()
+sys.meta_path.insert(0, hidden)
+
+def find_spec(name, package=None):
+    try:
+        return real(name, package)
+    except ModuleNotFoundError:
+        return None
+
+importlib.util.find_spec = find_spec
+"""
+
+
+def test_all_runs_with_every_extension_hidden():
+    """Both scenes render and have gradients, and the doctor says what is lost."""
+    program = HIDE + textwrap.dedent("""
+        import torch
+        from magic123.__main__ import main
+        from magic123.geometry.camera import Camera
+        from magic123.scenes.checkpoint import build_scene
+        from magic123.settings.config import Stage
+
+        field = {"hidden": 8, "grid": {"levels": 2, "log2_entries": 8, "base_resolution": 4, "finest_resolution": 8}}
+        for kind in ("nerf", "dmtet"):
+            stage = Stage(scene=kind, field=field, nerf={"max_samples": 16}, dmtet={"grid_resolution": 8})
+            scene = build_scene(stage)
+            scene.render(Camera.orbit(80, 30, 1.8, 40, 8)).rgb.sum().backward()
+            assert scene.field.grid.table.grad.abs().sum() > 0
+        sys.exit(main(["doctor", "--json"]))
+    """)
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=REPOSITORY)
+    assert answer.returncode == 0, answer.stderr
+    rows = {one["what"]: one for one in json.loads(answer.stdout)}
+    for name in ("Triton", "tinycudann", "nvdiffrast", "SLURM"):
+        assert rows[name]["state"] == "absent" and rows[name]["lost"], name
+
+
+def test_the_demo_can_run_here(repository, monkeypatch, capsys):
+    monkeypatch.chdir(repository)
+    assert main(["doctor", "config/demo-full.yaml"]) == 0
+    text = capsys.readouterr().out
+    assert "* weights miniature-zero123" in text and "other weights" in text
+    assert "without it" in text.splitlines()[0]
+
+
+def test_weights_that_are_needed_and_not_there_end_with_status_1(repository, monkeypatch, capsys):
+    monkeypatch.chdir(repository)
+    monkeypatch.setattr("magic123.commands.doctor.is_there", lambda entry: entry.kind != "zero123")
+    assert main(["doctor", "config/demo-full.yaml"]) == 1
+    captured = capsys.readouterr()
+    assert "weights miniature-zero123 is broken" in captured.err and captured.err.count("\n") == 1
+    assert "* weights miniature-zero123" in captured.out
+    assert main(["doctor"]) == 0  # nothing was asked for that needs it

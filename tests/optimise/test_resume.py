@@ -1,0 +1,390 @@
+"""Interrupted loops: another process goes on from what was saved, and the result is the same bytes as without interruption."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_reconstruct import COARSE, FINE, write_disc
+from tiny_diffusion import write_stable_diffusion
+
+from magic123 import __main__
+from magic123.commands.invert import invert
+from magic123.commands.reconstruct import reconstruct
+from magic123.commands.view import main
+from magic123.optimise import resume
+from magic123.optimise.loss_history import Losses
+from magic123.optimise.resume import Unfinished, loop_state, restore_loop
+from magic123.records.errors import InputError, NonFinite, Stopped
+from magic123.settings.config import InversionSettings, Stage
+
+TOKEN = InversionSettings(steps=12, batch=2, learning_rate=1e-2, evaluation_samples=4, templates=("a photo of a {}",))
+SHORT = {**COARSE, "steps": 40}
+
+
+class Killed(BaseException):
+    """The process is gone: nothing of ours may catch it."""
+
+
+@contextmanager
+def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, by: signal.Signals | None = None):
+    """Ends the loop in step `step`, before what follows the step: as SIGKILL would, or by a signal that can be handled."""
+    add = Losses.add
+
+    def deadly(self, at, values):
+        add(self, at, values)
+        if at == step:
+            if by is None:
+                raise Killed
+            os.kill(os.getpid(), by)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Losses, "add", deadly)
+        yield
+
+
+def same(one: Path, other: Path, *names: str) -> None:
+    for name in names:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+FILES = ("checkpoint.safetensors", "losses.csv", "stage.json")
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    return write_disc(tmp_path_factory.mktemp("example"))
+
+
+@pytest.fixture(scope="module")
+def coarse(example, tmp_path_factory):
+    """An undisturbed run."""
+    out = tmp_path_factory.mktemp("whole") / "coarse"
+    reconstruct(example, Stage(**SHORT), 0, out)
+    assert sorted(path.name for path in out.parent.iterdir()) == [".coarse.unfinished", "coarse"]
+    assert [file.name.split("-")[1] for file in unfinished(out)] == ["00000040"]
+    return out
+
+
+def unfinished(out: Path) -> list[Path]:
+    return sorted((out.parent / f".{out.name}.unfinished").glob("*.safetensors"))
+
+
+# ------------------------------------------------------------------------------------------------------------- resume
+def test_a_coarse_stage_killed_three_times_is_the_same_bytes(example, coarse, tmp_path, monkeypatch):
+    out = tmp_path / "coarse"
+    for step in (9, 17, 33):
+        with killed_at(step, monkeypatch), pytest.raises(Killed):
+            reconstruct(example, Stage(**SHORT), 0, out, save_steps=5)
+        assert [int(file.name.split("-")[1]) for file in unfinished(out)] == {9: [5], 17: [10, 15], 33: [25, 30]}[step]
+        assert not out.exists()
+    reconstruct(example, Stage(**SHORT), 0, out, save_steps=5)
+    same(out, coarse, *FILES)
+    run = json.loads((out / "run.json").read_text())
+    assert run["resumes"] == 3 and [start["step"] for start in run["starts"]] == [0, 5, 15, 30]
+    assert [file.name.split("-")[1] for file in unfinished(out)] == ["00000040"]
+
+
+def test_an_end_that_nobody_recorded_costs_no_second_run(example, coarse, tmp_path, monkeypatch):
+    """Snakemake, killed before it could note the end of a job, deletes the outputs and starts the job again."""
+    out = tmp_path / "coarse"
+    reconstruct(example, Stage(**SHORT), 0, out)
+    shutil.rmtree(out)
+    with killed_at(0, monkeypatch):  # no step is done
+        reconstruct(example, Stage(**SHORT), 0, out)
+    same(out, coarse, *FILES)
+    small = {"size": 8, "sets": {}, "turntable_frames": 1, "mesh_resolution": 16, "texture_size": 16}
+    words = {"--checkpoint": out, "--example": example, "--out": tmp_path / "views", "--mesh": tmp_path / "mesh"}
+    main([*(str(word) for pair in words.items() for word in pair), "--settings", json.dumps(small)])
+    assert not unfinished(out) and (out / FILES[0]).is_file()
+
+
+def test_a_fine_stage_with_a_prior_is_the_same_bytes(example, coarse, tmp_path, monkeypatch):
+    weights = {"sd": str(write_stable_diffusion(tmp_path / "sd"))}
+    prior = {"kind": "stable-diffusion", "weights": "sd", "weight": 0.1, "guidance_scale": 2, "use_token": False}
+    stage = Stage(**{**FINE, "steps": 8, "priors": {"text": prior | {"prompt": "a photo of a {subject}"}}})
+    reconstruct(example, stage, 0, tmp_path / "whole", init=coarse, weights=weights)
+    for step in (2, 5):
+        with killed_at(step, monkeypatch), pytest.raises(Killed):
+            reconstruct(example, stage, 0, tmp_path / "fine", init=coarse, weights=weights, save_steps=2)
+    reconstruct(example, stage, 0, tmp_path / "fine", init=coarse, weights=weights, save_steps=2)
+    same(tmp_path / "fine", tmp_path / "whole", *FILES)
+    assert json.loads((tmp_path / "fine/run.json").read_text())["resumes"] == 2
+
+
+@pytest.mark.parametrize("cached", [0, 4])
+def test_a_token_is_the_same_bytes(example, tmp_path, monkeypatch, cached):
+    weights = write_stable_diffusion(tmp_path / "sd")
+    settings = TOKEN.model_copy(update={"cached_latents": cached})
+    invert(example, weights, settings, 3, tmp_path / "whole", "cpu")
+    after_step = Unfinished.after_step
+
+    def deadly(self, state):
+        after_step(self, state)
+        if len(self.rows) == 8:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Unfinished, "after_step", deadly)
+        invert(example, weights, settings, 3, tmp_path / "token", "cpu", save_steps=3)
+    assert not (tmp_path / "token").exists() and len(unfinished(tmp_path / "token")) == 2
+    invert(example, weights, settings, 3, tmp_path / "token", "cpu", save_steps=3)
+    same(tmp_path / "token", tmp_path / "whole", "learned_embeds.safetensors", "token.json")
+    assert [s["step"] for s in json.loads((tmp_path / "token/run.json").read_text())["starts"]] == [0, 6]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "one bit", "empty"])
+def test_a_damaged_save_is_set_aside_and_the_one_before_is_used(example, coarse, tmp_path, monkeypatch, capsys, damage):
+    out = tmp_path / "coarse"
+    with killed_at(17, monkeypatch), pytest.raises(Killed):
+        reconstruct(example, Stage(**SHORT), 0, out, save_steps=5)
+    last = unfinished(out)[-1]
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes({"truncated": content[:-7], "one bit": content, "empty": b""}[damage])
+    with killed_at(18, monkeypatch), pytest.raises(Killed):
+        reconstruct(example, Stage(**SHORT), 0, out)
+    said = capsys.readouterr().err
+    assert f"damaged-{last.name}" in said and "goes on from step 10" in said
+    assert (last.parent / f"damaged-{last.name}").is_file() and not last.exists()
+    reconstruct(example, Stage(**SHORT), 0, out)
+    same(out, coarse, *FILES)
+    assert [file.name.split("-")[1] for file in unfinished(out)] == ["00000040"]
+    assert sorted(file.name for file in last.parent.iterdir())[1:] == ["lock", "starts.json"]
+
+
+def test_all_saves_damaged_is_a_new_start(example, coarse, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "coarse"
+    with killed_at(17, monkeypatch), pytest.raises(Killed):
+        reconstruct(example, Stage(**SHORT), 0, out, save_steps=5)
+    for file in unfinished(out):
+        file.write_bytes(b"")
+    reconstruct(example, Stage(**SHORT), 0, out)
+    assert capsys.readouterr().err.count("is damaged") == 2
+    same(out, coarse, *FILES)
+
+
+@pytest.mark.parametrize("change", ["seed", "settings", "picture", "code"])
+def test_what_decides_the_result_decides_what_is_gone_on_with(example, tmp_path, monkeypatch, capsys, change):
+    picture = tmp_path / "example"
+    picture.mkdir()
+    write_disc(picture)
+    out, stage, seed = tmp_path / "coarse", SHORT, 0
+    with killed_at(9, monkeypatch), pytest.raises(Killed):
+        reconstruct(picture, Stage(**stage), seed, out, save_steps=5)
+    if change == "seed":
+        seed = 1
+    elif change == "settings":
+        stage = {**stage, "losses": {**stage["losses"], "rgb": 4.5}}
+    elif change == "picture":
+        with open(picture / "rgba.png", "ab") as file:
+            file.write(b"\0")
+    else:
+        from magic123.settings.config import VERSIONS
+
+        monkeypatch.setitem(VERSIONS, "reconstruct", 99)
+    with killed_at(9, monkeypatch), pytest.raises(Killed):
+        reconstruct(picture, Stage(**stage), seed, out, save_steps=8)
+    said = capsys.readouterr().err
+    assert "of other settings, inputs, weights or versions" in said and "goes on" not in said
+    assert len({file.name.split("-")[0] for file in unfinished(out)}) == 2
+
+
+def test_how_often_it_saves_decides_nothing(example, coarse, tmp_path, monkeypatch):
+    out = tmp_path / "coarse"
+    with killed_at(9, monkeypatch), pytest.raises(Killed):
+        reconstruct(example, Stage(**SHORT), 0, out, save_steps=3)
+    reconstruct(example, Stage(**SHORT), 0, out, save_steps=0, save_seconds=0)
+    same(out, coarse, *FILES)
+    assert [s["step"] for s in json.loads((out / "run.json").read_text())["starts"]] == [0, 9]
+
+
+# ------------------------------------------------------------------------------------------------------------ signals
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_saves_after_the_step_and_leaves_with_75(example, coarse, tmp_path, monkeypatch, capsys, number):
+    out, handler = tmp_path / "coarse", signal.getsignal(number)
+    words = ["reconstruct", "--example", str(example), "--stage", json.dumps(SHORT), "--out", str(out), "--save-seconds", "0"]
+    with killed_at(12, monkeypatch, by=number):
+        assert __main__.main(words) == 75
+    assert f"stopped: {number.name}: saved at step 13" in capsys.readouterr().err
+    status = json.loads((tmp_path / ".coarse.status.json").read_text())
+    assert status["status"] == "stopped" and "step 13" in status["reason"]
+    assert signal.getsignal(number) == handler
+    assert __main__.main(words) == 0
+    same(out, coarse, *FILES)
+    assert json.loads((tmp_path / ".coarse.status.json").read_text())["status"] == "ok"
+
+
+def test_a_second_process_is_refused(tmp_path):
+    with (
+        Unfinished(tmp_path / "out", {}, []),
+        pytest.raises(InputError, match="another process works on"),
+        Unfinished(tmp_path / "out", {}, []),
+    ):
+        pass
+    with Unfinished(tmp_path / "out", {}, []):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_while_saving_is_said_and_the_work_goes_on(example, coarse, tmp_path, monkeypatch, capsys):
+    write = resume.write_whole
+
+    def full(path, content):
+        if path.suffix == ".safetensors":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write(path, content)
+
+    monkeypatch.setattr(resume, "write_whole", full)
+    reconstruct(example, Stage(**SHORT), 0, tmp_path / "coarse", save_steps=20)
+    assert "step 20 could not be saved (No space left on device)" in capsys.readouterr().err
+    same(tmp_path / "coarse", coarse, *FILES)
+    with killed_at(3, monkeypatch, by=signal.SIGTERM), pytest.raises(Stopped, match="could not be saved"):
+        reconstruct(example, Stage(**SHORT), 0, tmp_path / "other")
+
+
+def test_saving_takes_a_hundredth_of_the_time_at_most(tmp_path, monkeypatch):
+    now, saves = [0.0], []
+    monkeypatch.setattr(resume.time, "monotonic", lambda: now[0])
+
+    def slow(path, content):
+        now[0] += 3
+        saves.append(now[0])
+
+    with Unfinished(tmp_path / "out", {}, [], seconds=10) as work:
+        monkeypatch.setattr(resume, "write_whole", slow)
+        for _ in range(1000):
+            now[0] += 1
+            work.rows.append(0)
+            work.after_step(lambda: {"x": torch.zeros(1)})
+    assert saves[0] == 13 and np.diff(saves).min() >= 300
+
+
+# ------------------------------------------------------------------------------------------------------------- state
+def test_every_source_of_chance_is_put_back():
+    generator = torch.Generator().manual_seed(5)
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([parameter])
+
+    def draw():
+        ours = [torch.rand(2, generator=generator).tolist(), torch.rand(2).tolist()]
+        return [*ours, random.random(), random.gauss(0, 1), np.random.normal(), np.random.rand()]
+
+    random.gauss(0, 1), np.random.normal()  # both now hold a second number back
+    parameter.sum().backward()
+    optimizer.step()
+    live = {"parameter": parameter.detach()}
+    state = {name: value.clone() for name, value in loop_state(live, optimizer, generator).items()}
+    drawn, moments = draw(), {k: v.clone() for k, v in optimizer.state_dict()["state"][0].items()}
+    optimizer.step()
+    restore_loop(state, live, optimizer, generator)
+    assert draw() == drawn
+    assert parameter.tolist() == state["tensor.parameter"].tolist()
+    assert all(torch.equal(moments[key], value) for key, value in optimizer.state_dict()["state"][0].items())
+
+
+# ------------------------------------------------------------------------------------------------------- not finite
+class HalfPrior:
+    """Answers NaN in the given calls while it is in half precision, and 0 otherwise."""
+
+    name, resolution, alphas_cumprod = "half", 8, torch.linspace(0.99, 0.01, 1000)
+
+    def __init__(self, bad: set[int], cured: bool = True):
+        self.network, self.bad, self.cured, self.calls = torch.nn.Linear(1, 1).half(), bad, cured, 0
+        self.record, self.fingerprint, self.drawn = {}, "", []
+
+    def encode(self, rgb, generator=None):
+        small = torch.nn.functional.interpolate(rgb.permute(0, 3, 1, 2), (8, 8))
+        return torch.cat([small, small[:, :1]], 1)
+
+    def noise(self, latents, t, camera):
+        half = self.network.weight.dtype == torch.float16
+        self.calls += half
+        self.drawn.append((half, int(t)))
+        value = float("nan") if (half or not self.cured) and self.calls - 1 in self.bad else 0.0
+        return torch.full_like(latents, value), torch.zeros_like(latents)
+
+
+def half_stage(**changes) -> Stage:
+    prior = {"kind": "stable-diffusion", "weights": "x", "weight": 0.1, "guidance_scale": 2, "dtype": "float16"}
+    return Stage(**{**COARSE, "steps": 30, "reference_warmup": 0, "priors": {"half": prior}, **changes})
+
+
+def run_half(prior, stage, example, out, monkeypatch):
+    monkeypatch.setattr("magic123.commands.reconstruct.load_priors", lambda *_: {"half": prior})
+    reconstruct(example, stage, 0, out)
+    return json.loads((out / "stage.json").read_text())["float32_retries"]
+
+
+def test_half_precision_that_fails_is_done_again_in_float32_and_counted(example, tmp_path, monkeypatch):
+    calm = HalfPrior(set())
+    assert run_half(calm, half_stage(), example, tmp_path / "calm", monkeypatch) == 0
+    prior = HalfPrior({3, 4, 11})
+    assert run_half(prior, half_stage(), example, tmp_path / "half", monkeypatch) == 3
+    assert sum(not half for half, _ in prior.drawn) == 3 and prior.network.weight.dtype == torch.float16
+    # done again with the same chance: but for the count, the run is the one without failures
+    same(tmp_path / "half", tmp_path / "calm", "checkpoint.safetensors", "losses.csv")
+    assert [t for half, t in prior.drawn if half] == [t for _, t in calm.drawn]
+
+
+def test_more_retries_than_allowed_are_fatal(example, tmp_path, monkeypatch):
+    with pytest.raises(NonFinite, match="2 steps were done again in float32"):
+        run_half(HalfPrior({3, 4, 11}), half_stage(float32_retries=2), example, tmp_path / "x", monkeypatch)
+    with pytest.raises(NonFinite, match=r"step \d+: the prior half gave a non-finite gradient"):
+        run_half(HalfPrior({3}, cured=False), half_stage(), example, tmp_path / "x", monkeypatch)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_gradient_that_is_not_finite_is_fatal_where_all_is_float32(example, tmp_path, monkeypatch):
+    """sqrt(0) has a finite value and an infinite slope."""
+    from magic123.optimise import stage as optimise
+
+    losses = optimise.reference_losses
+    monkeypatch.setattr(optimise, "reference_losses", lambda r, *_: losses(r, *_) | {"mask": (r.opacity * 0).sqrt().sum()})
+    with pytest.raises(NonFinite, match="step 0: a gradient is no longer finite"):
+        reconstruct(example, Stage(**SHORT), 0, tmp_path / "x")
+
+
+# ------------------------------------------------------------------------------------------------------------- ladder
+def test_out_of_memory_steps_down_the_ladder_and_says_so(example, tmp_path, monkeypatch, capsys):
+    from magic123.scenes.nerf import NeRF
+
+    render = NeRF.render
+
+    def greedy(self, camera, **how):
+        if camera.height > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return render(self, camera, **how)
+
+    monkeypatch.setattr(NeRF, "render", greedy)
+    small = {"resolution": 12, "nerf": {"max_samples": 32}}
+    stage = {**SHORT, "reference_scale": 1, "ladder": [{"resolution": 22}, small]}
+    reconstruct(example, Stage(**stage), 0, tmp_path / "x")
+    record = json.loads((tmp_path / "x/stage.json").read_text())
+    assert record["rung"] == 2 and record["settings"]["resolution"] == 12
+    assert record["settings"]["nerf"] == {**Stage(**SHORT).nerf.model_dump(), "max_samples": 32}
+    assert "memory ran out (CUDA out of memory" in capsys.readouterr().err
+    words = ["--example", str(example), "--stage", json.dumps({**SHORT, "ladder": [{"resolution": 40}]})]
+    assert __main__.main(["reconstruct", *words, "--out", str(tmp_path / "y")]) == 1
+    assert "on every rung of the ladder, 2 in all" in capsys.readouterr().err
+    assert json.loads((tmp_path / ".y.status.json").read_text())["status"] == "out of memory"
+
+
+@pytest.mark.parametrize(
+    ("ladder", "message"),
+    [
+        ([{"resolutoin": 12}], "rung 1: resolutoin"),
+        ([{"resolution": 12}, {"nerf": {"max_samples": 0}}], r"rung 2: nerf\.max_samples"),
+        ([{"init": "coarse"}], "rung 1 changes init"),
+    ],
+)
+def test_a_ladder_that_leads_nowhere_is_refused(ladder, message):
+    with pytest.raises(ValueError, match=message):
+        Stage(**SHORT, ladder=ladder)

@@ -1,0 +1,250 @@
+"""How the priors' networks are run changes nothing but rounding, and what cannot run is refused."""
+
+import gc
+import os
+import shutil
+import weakref
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny_diffusion import write_deepfloyd_if, write_stable_diffusion, write_stable_diffusion_xl, write_zero123
+
+from magic123.commands.reconstruct import read_speed
+from magic123.geometry.camera import Camera
+from magic123.priors import speed as speeding
+from magic123.priors.deepfloyd_if import DeepFloydIF
+from magic123.priors.sds import score_distillation
+from magic123.priors.speed import hasten, side_by_side
+from magic123.priors.stable_diffusion import StableDiffusion
+from magic123.priors.stable_diffusion_xl import StableDiffusionXL
+from magic123.priors.zero123 import Zero123
+from magic123.records.errors import InputError
+from magic123.settings.config import PriorSettings, ReferenceCamera, Speed
+
+
+def priors(folder, device="cpu") -> dict:
+    made = {}
+    for kind, write in (("stable-diffusion", write_stable_diffusion), ("zero123", write_zero123)):
+        where = folder / kind
+        if not where.exists():
+            write(where)
+        if kind == "zero123":
+            made[kind] = Zero123.load(where, torch.full((16, 16, 3), 0.3), ReferenceCamera(), device=device)
+        else:
+            made[kind] = StableDiffusion.load(where, prompt="a red dog", device=device)
+    return made
+
+
+def gradients(models: dict, device="cpu") -> torch.Tensor:
+    """What both priors together ask of a picture, as the loop asks them."""
+    rgb = torch.rand(1, 16, 16, 3, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
+    generator, losses = torch.Generator().manual_seed(1), []
+    with side_by_side(models.values(), rgb) as place:
+        for kind, prior in models.items():
+            settings = PriorSettings(kind=kind, weights="w", weight=1, guidance_scale=2)
+            with place(prior):
+                camera = Camera.orbit(80, 60, 1.8, 40, 16)
+                loss, _ = score_distillation(
+                    prior, rgb, camera, settings=settings, generator=generator, reference_camera=ReferenceCamera()
+                )
+                losses.append(loss)
+    sum(losses).backward()
+    return rgb.grad.cpu()
+
+
+def test_the_cpu_is_left_as_it_is(tmp_path):
+    expected = gradients(priors(tmp_path))
+    models = priors(tmp_path)
+    assert hasten(models.values(), Speed(), "cpu") == {
+        "channels_last": True,
+        "compile": "off",
+        "streams": False,
+        "tf32": False,
+    }
+    assert torch.equal(gradients(models), expected)
+    assert models["zero123"].unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_layout_in_memory_changes_rounding_alone(tmp_path):
+    expected, models = gradients(priors(tmp_path)), priors(tmp_path)
+    assert hasten(models.values(), Speed(channels_last=False), "cpu")["channels_last"] is False
+    for model in models.values():
+        assert model.unet.conv_in.weight.is_contiguous() and model.vae.encoder.conv_in.weight.is_contiguous()
+    torch.testing.assert_close(gradients(models), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+COMPILER = pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="no C++ compiler here")
+
+
+@COMPILER
+def test_compiled_layers_change_rounding_alone():
+    """The same door, for two networks that compile in seconds."""
+
+    def layers() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3), torch.nn.GroupNorm(2, 8), torch.nn.SiLU())
+
+    model, plain = SimpleNamespace(unet=layers(), vae=SimpleNamespace(encoder=layers())), layers()
+    assert hasten([model], Speed(compile="default"), "cpu")["compile"] == "default"
+    x = torch.randn(1, 4, 8, 8)
+    for network in (model.unet, model.vae.encoder):
+        assert network._compiled_call_impl is not None
+        torch.testing.assert_close(network(x), plain(x), rtol=1e-4, atol=1e-5)
+
+
+@COMPILER
+@pytest.mark.skipif("FULL_SIZE" not in os.environ, reason="minutes of compiling: ask for it with FULL_SIZE=1")
+def test_compiled_networks_change_rounding_alone(tmp_path):
+    models = {"zero123": priors(tmp_path)["zero123"]}
+    expected = gradients(models)
+    assert hasten(models.values(), Speed(compile="default"), "cpu")["compile"] == "default"
+    torch.testing.assert_close(gradients(models), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    ((unet, encoder),) = ((m.unet, m.vae.encoder) for m in models.values())
+    assert unet._compiled_call_impl is not None and encoder._compiled_call_impl is not None
+
+
+@pytest.mark.parametrize(
+    "asked, word", [({"tf32": True}, "tf32"), ({"streams": True}, "streams"), ({"compile": "max-autotune"}, "compile")]
+)
+def test_what_needs_a_card_is_refused_without_one(asked, word):
+    with pytest.raises(InputError, match=rf"compute\.speed\.{word}.*cpu"):
+        hasten([], Speed(**asked), "cpu")
+
+
+def test_wrong_settings_are_one_sentence(monkeypatch):
+    for text in ('{"compile": "reduce-overhead", "streams": true}', '{"chanels": 1}', "[1", '"x"'):
+        with pytest.raises(InputError, match=r"--speed: .*channels_last"):
+            read_speed(text)
+    assert read_speed('{"tf32": false}') == Speed(tf32=False)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(InputError, match=r"C\+\+ compiler"):
+        hasten([SimpleNamespace()], Speed(compile="default"), "cpu")
+
+
+def test_a_card_gets_streams_if_it_is_large(monkeypatch):
+    """And the two kinds of products the precision that was asked for."""
+    memory = SimpleNamespace(total_memory=80e9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"a stream of {device}")
+    before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+    try:
+        models = [SimpleNamespace(), SimpleNamespace()]
+        assert hasten(models, Speed(), "cuda")["streams"] is True and models[1].stream == "a stream of cuda"
+        assert torch.backends.cudnn.conv.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "ieee"
+        assert (
+            hasten(models[:1], Speed(), "cuda")["streams"] is hasten(models, Speed(streams=False), "cuda")["streams"] is False
+        )
+        assert hasten(models, Speed(compile="reduce-overhead"), "cuda")["streams"] is False
+        assert hasten(models, Speed(tf32=True), "cuda")["tf32"] and torch.backends.cudnn.conv.fp32_precision == "tf32"
+        memory.total_memory = 24e9
+        assert hasten(models, Speed(), "cuda")["streams"] is False
+        assert hasten(models, Speed(streams=True), "cuda")["streams"] is True
+    finally:
+        torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision = before
+
+
+def test_streams_begin_with_the_picture_and_are_waited_for(monkeypatch):
+    told = []
+
+    class Stream:
+        device = "cuda"
+
+        def __init__(self, name):
+            self.name = name
+
+        def wait_stream(self, other):
+            told.append(f"{self.name} waits for {other.name}")
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("main"))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: told.append(f"on {stream.name}") or nullcontext())
+    models = [SimpleNamespace(stream=Stream("a")), SimpleNamespace(), SimpleNamespace(stream=Stream("b"))]
+    picture = SimpleNamespace(record_stream=lambda stream: told.append(f"picture kept for {stream.name}"))
+    with side_by_side(models, picture) as place:
+        for model in models:
+            with place(model):
+                told.append("work")
+    assert told == [
+        "a waits for main", "picture kept for a", "b waits for main", "picture kept for b",
+        "on a", "work", "work", "on b", "work",
+        "main waits for a", "main waits for b",
+    ]  # fmt: skip
+
+
+def test_graphs_are_for_the_networks_without_gradients(monkeypatch):
+    told = {}
+    unet, vae = SimpleNamespace(), SimpleNamespace(encoder=SimpleNamespace())
+    unet.compile = lambda **how: told.update(unet=how["mode"])
+    vae.encoder.compile = lambda **how: told.update(encoder=how["mode"])
+    for mode, plain in speeding.WITHOUT_GRAPHS.items():
+        speeding.compile_networks(SimpleNamespace(unet=unet, vae=vae), mode, torch.device("cuda"))
+        assert told == {"unet": mode, "encoder": plain}
+
+
+def test_attention_is_torchs_own(tmp_path):
+    for prior in priors(tmp_path).values():
+        found = {type(p).__name__ for p in prior.unet.attn_processors.values()}
+        found |= {type(p).__name__ for p in prior.vae.attn_processors.values()}
+        assert found == {"AttnProcessor2_0"}  # the one that calls scaled_dot_product_attention
+
+
+@pytest.mark.parametrize("kind", ["stable-diffusion", "stable-diffusion-xl", "deepfloyd-if", "zero123"])
+def test_encoders_of_the_conditions_are_freed(tmp_path, monkeypatch, kind):
+    """Once the few embeddings are there nothing holds the text or image encoder, not even until the next collection."""
+    import magic123.priors.latent_diffusion as shared
+
+    module = __import__(f"magic123.priors.{kind.replace('-', '_')}", fromlist=["load_component"])
+    loaded, original = [], shared.load_component
+
+    def watched(kind, folder, name, **options):
+        part = original(kind, folder, name, **options)
+        if "encoder" in name:
+            loaded.append(weakref.ref(part))
+        return part
+
+    monkeypatch.setattr(module, "load_component", watched)
+    gc.collect()
+    gc.disable()
+    try:
+        if kind == "zero123":
+            prior = Zero123.load(write_zero123(tmp_path / "w"), torch.full((16, 16, 3), 0.3), ReferenceCamera())
+        else:
+            load, write = {
+                "stable-diffusion": (StableDiffusion, write_stable_diffusion),
+                "stable-diffusion-xl": (StableDiffusionXL, write_stable_diffusion_xl),
+                "deepfloyd-if": (DeepFloydIF, write_deepfloyd_if),
+            }[kind]
+            prior = load.load(write(tmp_path / "w"), prompt="a red dog")
+        assert loaded and all(reference() is None for reference in loaded) and prior.record
+    finally:
+        gc.enable()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "asked", [{"streams": True}, {"compile": "default"}, {"compile": "reduce-overhead"}, {"channels_last": False}]
+)
+def test_a_card_computes_the_same_however_it_is_asked(tmp_path, asked):
+    expected = gradients(priors(tmp_path))
+    models = priors(tmp_path, "cuda")
+    hasten(models.values(), Speed(**asked), "cuda")
+    for _ in range(4):  # CUDA graphs are recorded first and replayed then
+        found = gradients(models, "cuda")
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max()))
+
+
+@pytest.mark.gpu
+def test_nothing_waits_for_the_card_while_priors_are_asked(tmp_path):
+    models = priors(tmp_path, "cuda")
+    gradients(models, "cuda")
+    picture = torch.rand(1, 16, 16, 3, device="cuda", requires_grad=True)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for kind, prior in models.items():
+            settings = PriorSettings(kind=kind, weights="w", weight=1, guidance_scale=2)
+            camera = Camera.orbit(80, 60, 1.8, 40, 16)
+            how = {"settings": settings, "generator": torch.Generator().manual_seed(0), "reference_camera": ReferenceCamera()}
+            score_distillation(prior, picture, camera, **how)[0].backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -1,0 +1,221 @@
+"""Losses by closed form and invariance."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from magic123.example.example import Example
+from magic123.geometry.camera import Camera
+from magic123.records.errors import InputError
+from magic123.render import losses
+from magic123.render.rendering import Rendering
+from magic123.settings.config import Losses, ReferenceCamera
+
+ALL = Losses(rgb=5, mask=0.5, depth=0.01, normal=1)
+
+
+def disc_example(size=24, camera=None, **changes) -> Example:
+    """A ball of radius 0.7 half-widths: red, with the inverse depth and the camera-space normals of a ball."""
+    axis = (torch.arange(size) + 0.5) / size * 2 - 1
+    y, x = torch.meshgrid(-axis, axis, indexing="ij")
+    z = (0.49 - x**2 - y**2).clamp_min(0).sqrt()
+    alpha = (x**2 + y**2 < 0.49).float()[..., None]
+    normal = torch.nn.functional.normalize(torch.stack([x, y, z], -1), dim=-1)
+    values = {
+        "name": "ball",
+        "rgb": torch.tensor([0.8, 0.1, 0.1]) * alpha + 1 - alpha,
+        "alpha": alpha,
+        "mask": alpha > 0.5,
+        "depth": (0.2 + z[..., None] / 0.7 * 0.8) * alpha,
+        "normal": (normal + 1) / 2 * alpha,
+        "camera": camera or ReferenceCamera(),
+        "prompt": "a red ball",
+    }
+    return Example(**{**values, **changes})
+
+
+def perfect(example: Example) -> Rendering:
+    """What a scene that matches the example renders: far is large, normals in the world."""
+    c = example.camera
+    pose = Camera.orbit(c.polar, c.azimuth, c.radius, c.fov, 1).camera_to_world[0, :3, :3]
+    depth = (5 - 2 * example.depth) * example.alpha
+    return Rendering(
+        rgb=example.rgb[None],
+        opacity=example.mask.float()[None],
+        depth=depth[None],
+        normal=((example.normal * 2 - 1) @ pose.T * example.alpha)[None],
+    )
+
+
+def known_view(rendering: Rendering, example: Example, weights: Losses = ALL, **how) -> dict[str, float]:
+    values = losses.reference_losses(rendering, losses.reference_target(example, weights, **how), weights)
+    return {name: value.item() for name, value in values.items()}
+
+
+# --------------------------------------------------------------------------------------------------- the known view
+@pytest.mark.parametrize("camera", [ReferenceCamera(), ReferenceCamera(polar=60, azimuth=130)])
+def test_perfect_renderings_lose_nothing(camera):
+    example = disc_example(camera=camera)
+    values = known_view(perfect(example), example)
+    assert set(values) == {"rgb", "mask", "depth", "normal"}
+    assert values == {name: pytest.approx(0, abs=1e-5) for name in values}
+
+
+def test_each_loss_by_hand():
+    example = disc_example()
+    inside = example.mask.float().mean().item()
+    good = perfect(example)
+    empty = Rendering(torch.ones_like(good.rgb), torch.zeros_like(good.opacity), good.depth * 0, good.normal * 0)
+    values = known_view(empty, example)
+    assert values["rgb"] == pytest.approx(inside * (0.2**2 + 0.9**2 + 0.9**2) / 3, rel=1e-4)
+    assert values["mask"] == pytest.approx(inside, rel=1e-5)
+    assert values["depth"] == pytest.approx(0.5) and values["normal"] == pytest.approx(0.5)
+    flipped = Rendering(good.rgb, good.opacity, 5 * good.opacity - good.depth, -good.normal)
+    values = known_view(flipped, example)
+    assert values["depth"] == pytest.approx(1, abs=1e-4) and values["normal"] == pytest.approx(1, abs=1e-4)
+
+
+def test_near_and_far_are_told_apart():
+    """Stored depth is inverse (near is large): a bump towards the camera agrees, a dent does not."""
+    example = disc_example()
+    bump, dent = (1.8 + sign * example.depth[None] for sign in (-0.5, 0.5))
+    good, bad = (
+        known_view(Rendering(example.rgb[None], example.alpha[None], d, None), example, Losses(depth=1)) for d in (bump, dent)
+    )
+    assert good["depth"] < 0.01 and bad["depth"] > 0.99
+
+
+def test_depth_is_blind_to_scale_and_shift():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.rand(200, generator=generator), torch.rand(200, generator=generator)
+    value = losses.depth_disagreement(a, b).item()
+    assert value == pytest.approx((1 - np.corrcoef(a, b)[0, 1]) / 2, abs=1e-5)
+    for scale, shift in ((3.0, 7.0), (0.01, -2.0), (200.0, 0.0)):
+        assert losses.depth_disagreement(scale * a + shift, b).item() == pytest.approx(value, abs=1e-4)
+        assert losses.depth_disagreement(a, scale * b + shift).item() == pytest.approx(value, abs=1e-4)
+        assert losses.depth_disagreement(-scale * a + shift, b).item() == pytest.approx(1 - value, abs=1e-4)
+
+
+@pytest.mark.parametrize("count", [0, 1, 50])
+def test_constant_depth_has_finite_gradients(count):
+    depth = torch.ones(count, requires_grad=True)
+    losses.depth_disagreement(depth, torch.rand(count)).backward()
+    assert depth.grad.isfinite().all()
+
+
+def test_pixels_outside_the_mask_do_not_count_for_depth_and_normals():
+    example = disc_example()
+    good = perfect(example)
+    noise = (~example.mask).float()[None] * 9
+    noisy = Rendering(good.rgb, good.opacity, good.depth + noise, good.normal + noise)
+    values = known_view(noisy, example)
+    assert values["depth"] == pytest.approx(0, abs=1e-5) and values["normal"] == pytest.approx(0, abs=1e-5)
+
+
+def test_eroded_edges_are_free_to_differ_in_colour_but_not_in_mask():
+    """A change of the ring around the object's outline (2 pixels outside it) costs nothing, one further in costs."""
+    example = disc_example()
+    good = perfect(example)
+    y, x = torch.meshgrid(torch.arange(24), torch.arange(24), indexing="ij")
+    radius = ((x - 11.5) ** 2 + (y - 11.5) ** 2).sqrt()
+    ring, core = (radius > 8.5) & (radius < 9.7), radius < 4
+    for where, cost in ((ring, False), (core, True)):
+        changed = torch.where(where[None, ..., None], 0.0, good.rgb)
+        rendering = Rendering(changed, good.opacity, good.depth, good.normal)
+        assert known_view(rendering, example)["rgb"] > 1e-3
+        assert (known_view(rendering, example, erode_edges=True)["rgb"] > 1e-6) == cost
+    smaller = Rendering(good.rgb, good.opacity * (radius < 7)[None, ..., None], good.depth, good.normal)
+    assert known_view(smaller, example, erode_edges=True)["mask"] > 0.01
+
+
+def test_losses_switched_off_are_not_asked_for():
+    example = disc_example(depth=None, normal=None)
+    values = known_view(perfect(disc_example()), example, Losses(rgb=1, mask=0, depth=0, normal=0))
+    assert list(values) == ["rgb"]
+    with pytest.raises(InputError, match="no depth map"):
+        losses.reference_target(example, Losses(depth=0.01))
+    with pytest.raises(InputError, match="no normal map"):
+        losses.reference_target(example, Losses(depth=0, normal=1))
+
+
+def test_sizes_must_agree():
+    with pytest.raises(ValueError, match="known view"):
+        known_view(perfect(disc_example(16)), disc_example(24))
+
+
+# ------------------------------------------------------------------------------------------------------ regularizers
+def test_entropy():
+    assert losses.entropy(torch.full((9,), 0.5)).item() == pytest.approx(1)
+    assert losses.entropy(torch.tensor([0.0, 1.0])).item() == pytest.approx(0, abs=1e-3)
+    assert losses.entropy(torch.tensor([0.25])).item() == pytest.approx(0.25 * 2 + 0.75 * math.log2(4 / 3))
+    weights = torch.tensor([0.0, 1.0, 0.3], requires_grad=True)
+    losses.entropy(weights).backward()
+    assert weights.grad.isfinite().all() and weights.grad[2] > 0
+    assert losses.entropy(torch.zeros(0)) == 0
+
+
+def test_orientation():
+    directions = torch.tensor([[0.0, 0, -1]]).expand(3, 3)
+    normals = torch.tensor([[0.0, 0, 1], [0, 0, -1], [0, 0.8, -0.6]])
+    weights = torch.tensor([1.0, 0.5, 1.0], requires_grad=True)
+    value = losses.orientation(weights, normals, directions)
+    assert value.item() == pytest.approx((0 + 0.5 * 1 + 0.36) / 3)
+    assert not value.requires_grad  # the weights take none
+    assert losses.orientation(weights[:0], normals[:0], directions[:0]) == 0
+
+
+def test_smoothness():
+    y, x = torch.meshgrid(torch.arange(6.0), torch.arange(8.0), indexing="ij")
+    ramp = (2 * x + 3 * y)[None, ..., None].expand(2, 6, 8, 3)
+    assert losses.smoothness(ramp).item() == pytest.approx(4 + 9)
+    assert losses.smoothness(torch.ones(1, 6, 8, 3)) == 0
+
+
+def test_blur_is_a_gaussian():
+    image = torch.rand(2, 20, 17, 3, generator=torch.Generator().manual_seed(0))
+    expected = gaussian_filter(image.double().numpy(), sigma=(0, 1.7, 1.7, 0), mode="mirror", radius=(0, 4, 4, 0))
+    blurred = losses.gaussian_blur(image)
+    assert np.abs(blurred.numpy() - expected).max() < 1e-5
+    assert losses.blur_difference(image).item() == pytest.approx(((image.numpy() - expected) ** 2).mean(), rel=1e-4)
+    assert losses.blur_difference(torch.full((1, 9, 9, 3), 0.7)) < 1e-10
+
+
+def test_normal_image():
+    """Colours (n + 1) / 2 on black, in proportion to opacity; opacity takes no gradient."""
+    opacity = torch.tensor([1.0, 0.5, 0.0], requires_grad=True)
+    n = torch.tensor([0.0, 0.6, -0.8])
+    rendering = Rendering(None, opacity.reshape(1, 1, 3, 1), None, n * opacity.detach().reshape(1, 1, 3, 1))
+    image = losses.normal_image(rendering)
+    assert torch.allclose(image[0, 0], torch.stack([(n + 1) / 2, (n + 1) / 4, n * 0]))
+    assert not image.requires_grad
+
+
+def test_total_variation():
+    """A half-space: opacity of one spacing jumps once along x. Constant density: none. A shift changes next to nothing."""
+
+    def half(x):
+        return 1e4 * (x[:, 0] < 0.1)
+
+    assert losses.total_variation(half, resolution=20).item() == pytest.approx(1 / 19, rel=1e-4)
+    assert losses.total_variation(lambda x: torch.full((len(x),), 7.0)) == 0
+    sigma = torch.tensor(0.5, requires_grad=True)
+    value = losses.total_variation(lambda x: sigma * (x[:, 2] > 0), resolution=20, generator=torch.Generator().manual_seed(0))
+    assert value.item() == pytest.approx((1 - math.exp(-0.05)) / 19, rel=1e-4)
+    value.backward()
+    assert sigma.grad > 0
+    seen = []
+    for seed in (0, 0, 1):
+        losses.total_variation(
+            lambda x: seen.append(x) or x[:, 0] * 0, resolution=8, generator=torch.Generator().manual_seed(seed)
+        )
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
+    assert all((x.abs() <= 1).all() for x in seen)
+
+
+def test_opacity_and_ramp():
+    assert losses.opacity(torch.tensor([0.0, 1.0, 0.5, 0.5])).item() == pytest.approx(1.5 / 4)
+    assert [losses.ramp(p) for p in (0, 0.25, 0.5, 1)] == [0, 0.5, 1, 1]
+    assert losses.ramp(0.25, rate=1) == 0.25

@@ -1,0 +1,536 @@
+"""Fetching, from a server on this machine that misbehaves on demand: a wrong file must never stand under a good name."""
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from workflow_tree import build, snakemake, write_lines
+
+from magic123.__main__ import main
+from magic123.records.errors import InputError
+from magic123.run.manifest import load_manifest
+from magic123.run.suite import load_weights
+from magic123.settings.registry import Download
+from magic123.settings.settings_file import read_yaml
+from magic123.weights import download as download_module
+from magic123.weights import prefetch
+from magic123.weights.download import check_room, download
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONTENT = bytes(range(256)) * 12000  # 3 MB, three chunks
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@dataclass
+class Server:
+    """Files by path, what to do wrong, and every request as (path, Range header, bytes of body sent)."""
+
+    url: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    cut_after: dict[str, list[int]] = field(default_factory=dict)  # path -> bytes after which answers end early, one each
+    no_ranges: bool = False
+    redirect: dict[str, str] = field(default_factory=dict)
+    seen: list[tuple[str, str | None, int]] = field(default_factory=list)
+    headers: list[dict] = field(default_factory=list)
+
+    def ranges(self, path: str) -> list[str | None]:
+        return [range_ for seen, range_, _ in self.seen if seen == path]
+
+    def sent(self, path: str) -> int:
+        return sum(count for seen, _, count in self.seen if seen == path)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch):
+    state = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *arguments):
+            pass
+
+        def do_GET(self):
+            path, range_ = self.path, self.headers.get("Range")
+            state.headers.append(dict(self.headers))
+            self.close_connection = True
+            if path in state.redirect:
+                self.send_response(302)
+                self.send_header("Location", state.redirect[path])
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            body = state.files.get(path)
+            if body is None:
+                state.seen.append((path, range_, 0))
+                self.send_error(404)
+                return
+            tag, start, status = f'"{hashlib.md5(body).hexdigest()}"', 0, 200
+            fresh = self.headers.get("If-Range") in (None, tag)
+            if range_ and fresh and not state.no_ranges:
+                start, status = int(range_.removeprefix("bytes=").rstrip("-")), 206
+                if start >= len(body):
+                    state.seen.append((path, range_, 0))
+                    self.send_response(416)
+                    self.send_header("Content-Range", f"bytes */{len(body)}")
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+            piece = body[start:]
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(piece)))
+            self.send_header("ETag", tag)
+            if status == 206:
+                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            self.end_headers()
+            if cuts := state.cut_after.get(path):
+                piece = piece[: cuts.pop(0)]
+            state.seen.append((path, range_, len(piece)))
+            self.wfile.write(piece)
+
+    monkeypatch.setattr(download_module, "WAIT", 0.0)
+    for name in ("http_proxy", "HTTP_PROXY", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    service = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=service.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    state.url = f"http://127.0.0.1:{service.server_address[1]}"
+    yield state
+    service.shutdown()
+    service.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def lines() -> list[str]:
+    return []
+
+
+def known(**more) -> Download:
+    return Download(**({"bytes": len(CONTENT), "sha256": SHA256} | more))
+
+
+# ------------------------------------------------------------------------------------------------------------ one file
+def test_a_file_is_fetched_and_proved(server: Server, tmp_path: Path, lines: list[str]) -> None:
+    server.files["/a/m.bin"] = CONTENT
+    digest, url = download([f"{server.url}/a/m.bin"], tmp_path / "deep" / "m.bin", known(), lines.append)
+    assert (digest, url) == (SHA256, f"{server.url}/a/m.bin")
+    assert (tmp_path / "deep" / "m.bin").read_bytes() == CONTENT
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["m.bin"]  # no .part, no note
+    assert any("[####################] 3 MB of 3 MB" in line for line in lines)
+
+
+def test_a_wrong_hash_is_refused_by_name(server: Server, tmp_path: Path, lines: list[str]) -> None:
+    changed = bytearray(CONTENT)
+    changed[1234567] ^= 1
+    server.files["/a/m.bin"] = bytes(changed)
+    with pytest.raises(InputError) as error:
+        download([f"{server.url}/a/m.bin"], tmp_path / "m.bin", known(), lines.append)
+    for part in ("m.bin", server.url, SHA256, hashlib.sha256(changed).hexdigest(), "refused"):
+        assert part in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("expected", [{"sha256": None, "sha256_prefix": "0" * 8}, {"sha256": None, "md5": "0" * 32}])
+def test_a_wrong_prefix_or_md5_is_refused(server: Server, tmp_path: Path, lines: list[str], expected: dict) -> None:
+    server.files["/m.bin"] = CONTENT
+    with pytest.raises(InputError, match="refused"):
+        download([f"{server.url}/m.bin"], tmp_path / "m.bin", known(**expected), lines.append)
+    assert not (tmp_path / "m.bin").exists()
+
+
+def test_another_size_is_refused_before_it_is_read(server: Server, tmp_path: Path, lines: list[str]) -> None:
+    server.files["/m.bin"] = CONTENT + b"more"
+    with pytest.raises(InputError, match=f"{len(CONTENT) + 4} bytes where {len(CONTENT)} are registered"):
+        download([f"{server.url}/m.bin"], tmp_path / "m.bin", known(), lines.append)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_second_source_when_the_first_has_it_not(server: Server, tmp_path: Path, lines: list[str]) -> None:
+    server.files["/second/m.bin"] = CONTENT
+    urls = [f"{server.url}/first/m.bin", f"{server.url}/second/m.bin"]
+    assert download(urls, tmp_path / "m.bin", known(), lines.append)[1] == urls[1]
+    assert [path for path, _, _ in server.seen] == ["/first/m.bin", "/second/m.bin"]
+    assert any("/first/m.bin" in line and "404" in line for line in lines)
+
+
+def test_the_second_source_when_the_first_has_another_file(server: Server, tmp_path: Path, lines: list[str]) -> None:
+    server.files |= {"/first/m.bin": bytes(len(CONTENT)), "/second/m.bin": CONTENT}
+    download([f"{server.url}/first/m.bin", f"{server.url}/second/m.bin"], tmp_path / "m.bin", known(), lines.append)
+    assert (tmp_path / "m.bin").read_bytes() == CONTENT
+    assert any("/first/m.bin" in line and "refused" in line for line in lines)
+
+
+def test_no_source_left_says_what_each_answered(server: Server, tmp_path: Path, lines: list[str], monkeypatch) -> None:
+    monkeypatch.setattr(download_module, "TIMEOUT", 2.0)
+    urls = [f"{server.url}/first/m.bin", "http://127.0.0.1:9/m.bin"]  # nothing listens on port 9
+    with pytest.raises(InputError) as error:
+        download(urls, tmp_path / "m.bin", known(), lines.append)
+    assert all(
+        part in str(error.value) for part in ("/first/m.bin: it answers 404", "127.0.0.1:9/m.bin: the connection failed")
+    )
+
+
+def test_a_silent_source_is_left(server: Server, tmp_path: Path, lines: list[str], monkeypatch) -> None:
+    import socket
+
+    monkeypatch.setattr(download_module, "TIMEOUT", 0.3)
+    server.files["/m.bin"] = CONTENT
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        urls = [f"http://127.0.0.1:{silent.getsockname()[1]}/m.bin", f"{server.url}/m.bin"]
+        assert download(urls, tmp_path / "m.bin", known(), lines.append)[1] == urls[1]
+
+
+# ------------------------------------------------------------------------------------------------------------- resuming
+def test_a_broken_connection_is_taken_up_where_it_broke(server: Server, tmp_path: Path, lines: list[str]) -> None:
+    server.files["/m.bin"], server.cut_after["/m.bin"] = CONTENT, [1_000_000, 500_000]
+    download([f"{server.url}/m.bin"], tmp_path / "m.bin", known(), lines.append)
+    assert (tmp_path / "m.bin").read_bytes() == CONTENT
+    assert server.ranges("/m.bin") == [None, "bytes=1000000-", "bytes=1500000-"]
+    assert server.sent("/m.bin") == len(CONTENT)  # not a byte twice
+
+
+def test_an_interrupted_download_is_resumed_by_the_next_process(server: Server, tmp_path: Path, lines: list[str]) -> None:
+    server.files["/m.bin"], server.cut_after["/m.bin"] = CONTENT, [1_000_000, 0]
+    for expected in (known(), known(sha256=None)):  # with a registered hash, and without
+        server.seen.clear()
+        server.cut_after["/m.bin"] = [1_000_000, 0]
+        with pytest.raises(InputError, match=r"the connection ended at 1 MB of 3 MB"):
+            download([f"{server.url}/m.bin"], tmp_path / "m.bin", expected, lines.append)
+        assert (tmp_path / "m.bin.part").stat().st_size == 1_000_000 and not (tmp_path / "m.bin").exists()
+        server.seen.clear()
+        download([f"{server.url}/m.bin"], tmp_path / "m.bin", expected, lines.append)
+        assert server.seen == [("/m.bin", "bytes=1000000-", len(CONTENT) - 1_000_000)]
+        assert (tmp_path / "m.bin").read_bytes() == CONTENT
+        (tmp_path / "m.bin").unlink()
+
+
+def test_resuming_from_a_source_without_ranges_starts_anew(server: Server, tmp_path: Path, lines: list[str]) -> None:
+    server.files["/m.bin"], server.no_ranges = CONTENT, True
+    (tmp_path / "m.bin.part").write_bytes(CONTENT[:1000])
+    download([f"{server.url}/m.bin"], tmp_path / "m.bin", known(), lines.append)
+    assert (tmp_path / "m.bin").read_bytes() == CONTENT
+
+
+def test_a_file_that_changed_meanwhile_is_fetched_anew(server: Server, tmp_path: Path, lines: list[str]) -> None:
+    """No hash is registered, so the entity tag must tell that the rest belongs to another file."""
+    server.files["/m.bin"], server.cut_after["/m.bin"] = bytes(len(CONTENT)), [1_000_000, 0]
+    expected = Download(gigabytes=0.003)
+    with pytest.raises(InputError):
+        download([f"{server.url}/m.bin"], tmp_path / "m.bin", expected, lines.append)
+    server.files["/m.bin"] = CONTENT
+    assert download([f"{server.url}/m.bin"], tmp_path / "m.bin", expected, lines.append)[0] == SHA256
+
+
+def test_halves_of_two_sources_are_never_joined_unproved(server: Server, tmp_path: Path, lines: list[str]) -> None:
+    server.files |= {"/first/m.bin": bytes(len(CONTENT)), "/second/m.bin": CONTENT}
+    for expected in (Download(gigabytes=0.003), known()):
+        server.cut_after["/first/m.bin"] = [1_000_000, 0]
+        urls = [f"{server.url}/first/m.bin", f"{server.url}/second/m.bin"]
+        assert download(urls, tmp_path / "m.bin", expected, lines.append)[0] == SHA256
+        (tmp_path / "m.bin").unlink()
+
+
+def test_two_downloads_of_one_file_do_not_mix(server: Server, tmp_path: Path, lines: list[str]) -> None:
+    import fcntl
+
+    with open(tmp_path / "m.bin.part", "ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="by another process"):
+            download([f"{server.url}/m.bin"], tmp_path / "m.bin", known(), lines.append)
+
+
+# ---------------------------------------------------------------------------------------------------------- room, doors
+def test_a_full_disk_is_said_before_anything_is_written(server: Server, tmp_path: Path, lines: list[str], monkeypatch) -> None:
+    server.files["/m.bin"] = CONTENT
+    usage = type("Usage", (), {"free": 1_000_000 + download_module.SPARE})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(InputError, match=r"3 MB are to be written .* but only .* are free there.*nothing was downloaded"):
+        download([f"{server.url}/m.bin"], tmp_path / "m.bin", known(), lines.append)
+    assert not any(path.stat().st_size for path in tmp_path.iterdir())
+    with pytest.raises(InputError):
+        check_room(tmp_path / "not" / "there" / "yet", 2_000_000)
+    check_room(tmp_path, 999_999)
+
+
+def test_a_redirect_must_stay_secure(server: Server, tmp_path: Path, lines: list[str]) -> None:
+    server.files["/real.bin"] = CONTENT
+    server.redirect = {
+        "/m.bin": f"{server.url}/real.bin",
+        "/bad.bin": "http://example.org/m.bin",
+        "/file.bin": "file:///etc/passwd",
+    }
+    download([f"{server.url}/m.bin"], tmp_path / "m.bin", known(), lines.append)
+    for name in ("bad.bin", "file.bin"):
+        with pytest.raises(InputError):
+            download([f"{server.url}/{name}"], tmp_path / name, known(), lines.append)
+
+
+def test_a_token_goes_to_its_own_host_only(server: Server, tmp_path: Path, lines: list[str], monkeypatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    server.files["/real.bin"], server.redirect = CONTENT, {"/m.bin": f"{server.url}/real.bin"}
+    download([f"{server.url}/m.bin"], tmp_path / "m.bin", known(), lines.append)
+    assert not any("Authorization" in headers for headers in server.headers)
+    monkeypatch.setattr(download_module, "TOKEN_HOST", "127.0.0.1")
+    server.headers.clear()
+    download([f"{server.url}/m.bin"], tmp_path / "again.bin", known(), lines.append)
+    assert [headers.get("Authorization") for headers in server.headers] == ["Bearer secret", None]  # not redirected
+
+
+# --------------------------------------------------------------------------------------------------------- an entry
+@pytest.fixture
+def registry(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A registry of one entry with two sources, of which the first has nothing."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "weights.yaml"
+    write_lines(
+        file,
+        "model:",
+        "  kind: stable-diffusion",
+        "  path: weights/model",
+        f"  sources: ['{server.url}/gone/{{file}}', '{server.url}/here/{{file}}']",
+        "  downloads:",
+        f"    unet/model.bin: {{bytes: {len(CONTENT)}, sha256: {SHA256}}}",
+        "    config.json: {gigabytes: 1.0e-6}",
+        "  licence: MIT",
+    )
+    server.files |= {"/here/unet/model.bin": CONTENT, "/here/config.json": b"{}"}
+    return file
+
+
+def fetch(registry: Path) -> int:
+    return main(["prefetch", "--weights", "model", "--registry", str(registry)])
+
+
+def test_an_entry_gets_a_receipt_and_unknown_hashes_are_recorded(server: Server, registry: Path) -> None:
+    assert fetch(registry) == 0
+    receipt = Path("weights/model/receipt.json").read_bytes()
+    empty = hashlib.sha256(b"{}").hexdigest()
+    assert json.loads(receipt)["files"] == {
+        "unet/model.bin": {"bytes": len(CONTENT), "sha256": SHA256},
+        "config.json": {"bytes": 2, "sha256": empty},
+    }
+    lock = json.loads(Path("weights/locks/model.json").read_text())
+    assert lock["config.json"]["sha256"] == empty and lock["config.json"]["source"] == f"{server.url}/here/config.json"
+    assert [entry["registered"] for entry in lock.values()] == [False, True]  # sorted by name: config.json first
+    server.seen.clear()
+    assert fetch(registry) == 0 and not server.seen  # nothing is asked for twice
+    assert Path("weights/model/receipt.json").read_bytes() == receipt
+
+
+def test_a_recorded_hash_is_enforced_later(server: Server, registry: Path, capsys: pytest.CaptureFixture) -> None:
+    assert fetch(registry) == 0
+    shutil.rmtree("weights/model")
+    server.files["/here/config.json"] = b"[]"
+    assert fetch(registry) == 1
+    assert "config.json" in (said := capsys.readouterr().err) and "refused" in said
+    assert not Path("weights/model/config.json").exists() and not Path("weights/model/receipt.json").exists()
+
+
+def test_a_changed_file_in_place_is_refused_and_kept(registry: Path, capsys: pytest.CaptureFixture) -> None:
+    assert fetch(registry) == 0
+    Path("weights/model/unet/model.bin").write_bytes(b"mine")
+    assert fetch(registry) == 1
+    assert "move it away" in capsys.readouterr().err
+    assert Path("weights/model/unet/model.bin").read_bytes() == b"mine"
+
+
+def test_a_damaged_lock_is_said(registry: Path, capsys: pytest.CaptureFixture) -> None:
+    Path("weights/locks").mkdir(parents=True)
+    Path("weights/locks/model.json").write_text('{"config.json": 3}')
+    assert fetch(registry) == 1
+    assert "weights/locks/model.json is damaged" in capsys.readouterr().err
+
+
+def test_a_link_cannot_lead_out_of_the_folder(registry: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    Path("weights/model").mkdir(parents=True)
+    os.symlink(tmp_path / "elsewhere", "weights/model/unet")
+    assert fetch(registry) == 1
+    assert "outside weights/model" in capsys.readouterr().err
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("unet/model.bin:", "../model.bin:", "not a plain relative path"),
+        ("unet/model.bin:", "/etc/model.bin:", "not a plain relative path"),
+        ("unet/model.bin:", "unet/../../model.bin:", "not a plain relative path"),
+        ("unet/model.bin:", "'unet\\model.bin':", "not a plain relative path"),
+        ("unet/model.bin:", "receipt.json:", "own name"),
+        ("path: weights/model", "path: /weights/model", "not a plain relative path"),
+        ("http://127.0.0.1", "http://example.org", "must start with https"),
+        ("http://127.0.0.1", "ftp://127.0.0.1", "must start with https"),
+        ("/{file}", "/file", "where the file's name goes"),
+        (SHA256, "abc", "sha256"),
+        ("gigabytes: 1.0e-6", "gigabytes: 1.0e-6, bytes: 2", "either bytes"),
+        ("licence: MIT", "licence: MIT\n  made_from: other", "made_from and converter belong together"),
+        ("licence: MIT", "licence: MIT\n  files: [x]", "give files (shipped), or sources"),
+        ("licence: MIT", "license: MIT", "did you mean 'licence'?"),
+    ],
+)
+def test_a_bad_registry_is_refused(registry: Path, server: Server, before: str, after: str, said: str) -> None:
+    assert before in registry.read_text()
+    registry.write_text(registry.read_text().replace(before, after))
+    with pytest.raises(InputError) as error:
+        load_weights(str(registry))
+    assert said in str(error.value) and "weights.yaml: model" in str(error.value)
+    assert not server.seen
+
+
+def test_two_entries_do_not_share_a_folder(registry: Path) -> None:
+    with open(registry, "a") as file:
+        file.write("other: {extends: model}\n")
+    with pytest.raises(InputError, match="the folder of model"):
+        load_weights(str(registry))
+
+
+# ------------------------------------------------------------------------------------------------- the shipped registry
+def test_the_shipped_registry() -> None:
+    weights = load_weights(str(REPOSITORY / "config" / "weights.yaml"))
+    assert {"stable-diffusion-1.5", "stable-diffusion-2.1-base", "stable-diffusion-xl", "deepfloyd-if-xl", "zero123-105000",
+            "zero123-165000", "zero123-xl", "stable-zero123", "dpt-beit-large-512", "clip-bigG-14", "clip-B-32", "clip-L-14",
+            "lpips-alex", "lpips-vgg", "rembg-u2net"} <= set(weights)  # fmt: skip
+    assert all(entry.licence for entry in weights.values())
+    restricted = {name for name, entry in weights.items() if entry.non_commercial}
+    assert restricted == {"deepfloyd-if-xl", "stable-zero123", "stable-zero123-checkpoint"}
+    for name, entry in weights.items():
+        assert entry.origin == "shipped" or entry.size > 1e7, name
+        assert entry.kind == "checkpoint" or entry.origin == "shipped" or entry.needed_for, name
+    assert weights["zero123-165000-checkpoint"].names == ["165000.ckpt"]
+
+
+@pytest.mark.parametrize("dataset", ["nerf4", "realfusion15"])
+def test_the_published_datasets_are_pinned(dataset: str) -> None:
+    rows = load_manifest(REPOSITORY / "datasets" / f"{dataset}.csv")
+    for row in rows.values():
+        for column in ("image", "depth", "token"):
+            assert row.address_of(column).startswith("https://") and row.commit in row.address_of(column)
+            assert row.address_of(column).endswith(f"/data/{getattr(row, column)}")
+        assert row.address_of("mask") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"commit": ""}, "the column commit is empty"),
+        ({"sha256": ""}, "must say which file is meant"),
+        ({"sha256": "1234"}, "64 digits"),
+        ({"image": "../../rgba.png"}, "not a plain relative path"),
+        ({"address": "http://example.org/{commit}/{file}"}, "must start with https"),
+    ],
+)
+def test_a_bad_address_in_a_dataset_is_refused(tmp_path: Path, changes: dict, said: str) -> None:
+    row = {"name": "x", "prompt": "a x", "image": "d/rgba.png", "sha256": "0" * 64}
+    row |= {"address": "https://example.org/{commit}/{file}", "commit": "abc"} | changes
+    write_lines(tmp_path / "d.csv", ",".join(row), ",".join(row.values()))
+    with pytest.raises(InputError, match=said):
+        load_manifest(tmp_path / "d.csv")
+
+
+# --------------------------------------------------------------------------------------------------------- a whole run
+@pytest.fixture
+def tree(server: Server, tmp_path: Path) -> Path:
+    """A run that needs one fetched entry and the pictures of a dataset, both from the server here."""
+    root = build(tmp_path)
+    write_lines(
+        root / "config" / "weights.yaml",
+        "fetched-dpt:",
+        "  kind: dpt",
+        "  path: weights/fetched-dpt",
+        f"  sources: ['{server.url}/gone/{{file}}', '{server.url}/here/{{file}}']",
+        f"  downloads: {{model.safetensors: {{bytes: {len(CONTENT)}, sha256: {SHA256}}}}}",
+        "  licence: Some Licence",
+        "  non_commercial: true",
+        "  gated: https://example.org/accept",
+        *(root / "config" / "weights.yaml").read_text().splitlines(),
+    )
+    rows = [f"{name},a {name},{name}/rgba.png,{SHA256},{server.url}/{{commit}}/{{file}},c0ffee" for name in ("cup", "pot")]
+    write_lines(root / "datasets" / "far.csv", "name,prompt,image,sha256,address,commit", *rows)
+    write_lines(
+        root / "config" / "far.yaml",
+        "run: {datasets: [far], examples: all, methods: [reconstruction-only], seeds: [0], tables: [demo]}",
+        "prepare: {depth_weights: fetched-dpt}",
+        "score: {weights: [miniature-clip]}",
+    )
+    server.files |= {f"/c0ffee/{name}/rgba.png": CONTENT for name in ("cup", "pot")}
+    server.files["/here/model.safetensors"] = CONTENT
+    return root
+
+
+def test_a_run_lists_what_it_needs(tree: Path, monkeypatch, capsys: pytest.CaptureFixture, server: Server) -> None:
+    monkeypatch.chdir(tree)
+    assert main(["prefetch", "config/far.yaml", "--list"]) == 0
+    text = capsys.readouterr().out
+    for part in (
+        *("fetched-dpt", "3 MB", "Some Licence [NON-COMMERCIAL]", "https://example.org/accept", "/gone/model"),
+        *("/here/model", "1 registered", "prepare (depth)", "far  (0 of 2 files there;", "c0ffee/cup/rgba.png"),
+    ):
+        assert part in text, part
+    assert not server.seen and not (tree / "weights" / "fetched-dpt").exists()
+
+
+def test_a_run_is_fetched_once_and_then_needs_no_network(tree: Path, monkeypatch, capsys, server: Server) -> None:
+    monkeypatch.chdir(tree)
+    assert main(["prefetch", "config/far.yaml"]) == 0
+    assert Path("datasets/cup/rgba.png").read_bytes() == CONTENT and Path("weights/fetched-dpt/receipt.json").is_file()
+    server.files.clear()
+    server.seen.clear()
+    assert main(["prefetch", "config/far.yaml"]) == 0
+    assert not server.seen and "nothing to fetch" in capsys.readouterr().out
+
+
+def test_no_room_for_the_sum_starts_nothing(tree: Path, monkeypatch, capsys, server: Server) -> None:
+    monkeypatch.chdir(tree)
+    usage = type("Usage", (), {"free": 1_000_000 + download_module.SPARE})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert main(["prefetch", "config/far.yaml"]) == 1
+    assert "make room" in capsys.readouterr().err and not server.seen
+
+
+def test_snakemake_fetches_what_a_run_needs(tree: Path) -> None:
+    """With marks in place of downloads: the rules, and that they run before what needs them."""
+    (tree / "weights" / "fetched-dpt").mkdir(parents=True)
+    csv = tree / "datasets" / "far.csv"
+    csv.write_text(csv.read_text().replace(SHA256, hashlib.sha256(b"prefetch").hexdigest()))
+    words = ("results/far/cup/example", "results/far/pot/example", "--configfile", "config/far.yaml")
+    run = snakemake(tree, "-n", *words)
+    assert run.returncode == 0, run.text
+    assert run.stdout.count("rule fetch_weights:") == 1 and run.stdout.count("rule fetch_file:") == 2
+    run = snakemake(tree, *words)
+    assert run.returncode == 0, run.text
+    assert "fetched-dpt  (3 MB)" in run.text  # the list comes before the first download
+    assert (tree / "weights/fetched-dpt/receipt.json").exists() and (tree / "datasets/cup/rgba.png").exists()
+    assert "Nothing to be done" in snakemake(tree, *words).text
+
+
+def test_snakemake_starts_nothing_without_room(tree: Path) -> None:
+    weights = tree / "config" / "weights.yaml"
+    weights.write_text(weights.read_text().replace(f"bytes: {len(CONTENT)}, sha256: {SHA256}", "gigabytes: 9.0e+8"))
+    run = snakemake(tree, "--configfile", "config/far.yaml")
+    assert run.returncode != 0 and "make room" in run.text
+    assert not list((tree / "logs").rglob("*.log")) and not (tree / "results").exists()
+
+
+def test_the_prefetch_rule_stops_before_the_work(tree: Path) -> None:
+    (tree / "weights" / "fetched-dpt").mkdir(parents=True)
+    run = snakemake(tree, "prefetch", "--configfile", "config/far.yaml")
+    assert run.returncode == 0, run.text
+    assert (tree / "weights/fetched-dpt/receipt.json").exists() and not (tree / "results").exists()
+
+
+def test_every_weight_of_the_shipped_methods_is_in_the_list() -> None:
+    """A method cannot name weights that nobody can get."""
+    weights = load_weights(str(REPOSITORY / "config" / "weights.yaml"))
+    asked = {prior["weights"] for method in read_yaml(REPOSITORY / "config" / "methods.yaml").values()
+             for stage in (method.get("stages") or {}).values() if stage
+             for prior in (stage.get("priors") or {}).values() if prior and "weights" in prior}  # fmt: skip
+    assert asked and asked <= set(weights)
+    assert prefetch.proof_of(weights["stable-diffusion-1.5"]) == "3 registered, 9 recorded at the first download"

@@ -1,0 +1,347 @@
+"""What Snakemake decides: which jobs a run has, which a change makes stale, and what a failure leaves behind."""
+
+import contextlib
+import importlib
+import re
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from workflow_tree import METHODS, OBJECTS, REPOSITORY, build, planned_jobs, snakemake, write_lines
+
+RUN = ("--configfile", "config/small.yaml")
+SMALL = "{datasets: [demo], examples: [cone, dog], methods: [both, 3d-prior-only, wrong-reference], seeds: [0], tables: [demo]}"
+CELLS = ("both/coarse", "both/fine", "3d-prior-only/coarse", "wrong-reference/coarse")
+TABLE = {"table demo", "figure demo", "report demo", "all"}
+
+
+def chain(*rows: str, examples: tuple[str, ...] = ("cone", "dog")) -> set[str]:
+    """The jobs that make the scores of these rows, METHOD/STAGE each, from prepared examples."""
+    return {f"{rule} {example}/{row}" for rule in ("reconstruct", "view", "score") for row in rows for example in examples}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run that has finished. Tests change copies of it."""
+    root = build(tmp_path_factory.mktemp("finished"))
+    write_lines(root / "config" / "small.yaml", f"run: {SMALL}")
+    run = snakemake(root, *RUN)
+    assert run.returncode == 0, run.text
+    return root
+
+
+@pytest.fixture
+def tree(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "tree", symlinks=True))
+
+
+def edit(file: Path, before: str, after: str) -> None:
+    text = file.read_text()
+    assert text.count(before) == 1, f"{before!r} stands {text.count(before)} times in {file}"
+    file.write_text(text.replace(before, after))
+
+
+def override(root: Path, method: str, stages: str) -> None:
+    """Lay `stages` over a method by renaming it and extending it under its old name."""
+    edit(root / "config" / "methods.yaml", f"\n{method}:\n", f"\n{method}-before:\n")
+    with open(root / "config" / "methods.yaml", "a") as file:
+        label = re.search(rf"\n{method}-before:\n(?:.*\n)*?  label: (.*)\n", Path(file.name).read_text()).group(1)
+        file.write(f"\n{method}:\n  extends: {method}-before\n  label: {label}\n  stages: {stages}\n")
+
+
+# --------------------------------------------------------------------------------------------------------- a first run
+def test_jobs_of_a_run(tmp_path: Path) -> None:
+    rows = ["both/fine", *(f"{name}/coarse" for name in METHODS)]
+    expected = {f"{rule} {name}" for rule in ("prepare", "invert") for name in OBJECTS} | {"plan demo"} | TABLE
+    assert planned_jobs(build(tmp_path)) == expected | chain(*rows, examples=tuple(OBJECTS))
+
+
+def test_finished_run_is_finished(tree: Path) -> None:
+    assert planned_jobs(tree, *RUN) == set()
+    table = (tree / "reports" / "demo.csv").read_text().splitlines()
+    assert len(table) == 2 * len(CELLS) and all(line.endswith(": ok") for line in table)
+
+
+def test_wrong_reference_needs_the_next_example(tree: Path) -> None:
+    # dog's is house, which the run does not select: it is prepared, and nothing else is done with it
+    assert (tree / "results/demo/house/example/example.json").is_file()
+    assert sorted(path.name for path in (tree / "results/demo/house").iterdir()) == ["example"]
+
+
+def test_a_run_says_beforehand_how_long_it_takes(tree: Path) -> None:
+    for file in (tree / "benchmarks" / "demo").rglob("*.jsonl"):
+        file.write_text('{"s": 1800.0, "cpu_time": 5.0, "max_rss": 10.0}\n')
+    edit(tree / "config" / "small.yaml", "[cone, dog]", "[cone, dog, house]")
+    run = snakemake(tree, *RUN)
+    assert run.returncode == 0, run.text
+    # house: prepared already; a token, and three jobs for each of four stages
+    assert "13 jobs of networks and metrics: about 6.5 hours of work" in run.stderr
+
+
+def test_logs_and_benchmarks_of_every_job(tree: Path) -> None:
+    cell = "demo/cone/both/seed0/fine"
+    for step in ("reconstruct", "view", "score"):
+        assert (tree / "logs" / cell / f"{step}.log").is_file()
+        assert (tree / "benchmarks" / cell / f"{step}.jsonl").is_file()
+
+
+def test_rules_speak_the_commands_language(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Every option that a rule gives is one that the real command knows."""
+    root, given = build(tmp_path), {}
+    publish(root / "datasets")
+    for targets in ((), ("miniatures", "ceilings", "reports/methods.md")):
+        run = snakemake(root, "-n", "-p", *targets)
+        assert run.returncode == 0, run.text
+        for line in re.findall(r"python -m .*(?= > logs/)", run.stdout):
+            module, *words = shlex.split(line)[2:]
+            command = (module,) if words[0].startswith("--") else (module, words[0])
+            given.setdefault(command, set()).update(word for word in words if word.startswith("--"))
+    commands = {("magic123", name) for name in ("prepare", "invert", "reconstruct", "view")}
+    commands |= {("eval", name) for name in ("score", "table", "figure", "report", "ceilings")} | {
+        ("magic123.run.plan",),
+        ("magic123.run.method_list",),
+    }
+    assert commands <= given.keys()
+    for (module, *words), options in given.items():
+        door = module if module in ("magic123.run.plan", "magic123.run.method_list") else f"{module}.__main__"
+        with contextlib.suppress(SystemExit):
+            importlib.import_module(door).main([*words, "--help"])
+        known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+        assert options <= known, f"{module} {' '.join(words)} does not know {', '.join(sorted(options - known))}"
+
+
+def publish(folder: Path) -> None:
+    """Empty files in place of the published pictures, and the two manifests that name them."""
+    for dataset, example in (("nerf4", "chair"), ("realfusion15", "cactus")):
+        file = folder / dataset / example / "rgba.png"
+        file.parent.mkdir(parents=True)
+        file.touch()
+        write_lines(folder / f"{dataset}.csv", "name,prompt,image", f"{example},a {example},{dataset}/{example}/rgba.png")
+
+
+def test_ceilings_are_about_the_published_pictures_whatever_the_run_is_about(tmp_path: Path) -> None:
+    root = build(tmp_path)
+    publish(root / "datasets")
+    run = snakemake(root, "-n", "-p", "ceilings")
+    assert run.returncode == 0, run.text
+    assert "--datasets datasets --names nerf4 realfusion15" in run.stdout
+    shutil.move(root / "datasets" / "nerf4", root / "elsewhere" / "nerf4")
+    run = snakemake(root, "-n", "ceilings")
+    assert (
+        run.returncode != 0 and "ceilings need datasets/nerf4/chair/rgba.png" in run.text and "datasets/README.md" in run.text
+    )
+    shutil.move(root / "datasets" / "realfusion15", root / "elsewhere" / "realfusion15")
+    run = snakemake(root, "-n", "-p", "ceilings", MAGIC123_DATASETS="elsewhere")
+    assert run.returncode == 0 and "--datasets elsewhere" in run.stdout, run.text
+
+
+def test_snakemakes_own_report(tree: Path) -> None:
+    run = snakemake(tree, *RUN, "--report", "run.zip")
+    assert run.returncode == 0, run.text
+    with zipfile.ZipFile(tree / "run.zip") as bundle:
+        names = {Path(name).name for name in bundle.namelist()}
+    assert {"report.html", "demo-report.html", "demo.png"} <= names
+
+
+# ----------------------------------------------------------------------------------------------------------- staleness
+def test_one_weight_reruns_its_own_row_only(tree: Path) -> None:
+    override(tree, "wrong-reference", "{coarse: {priors: {zero123: {weight: 0.5}}}}")
+    assert planned_jobs(tree, *RUN) == chain("wrong-reference/coarse") | TABLE
+
+
+def test_one_weight_reruns_the_rows_that_inherit_it(tree: Path) -> None:
+    override(tree, "3d-prior-only", "{coarse: {losses: {rgb: 4}}}")
+    assert planned_jobs(tree, *RUN) == chain("3d-prior-only/coarse", "wrong-reference/coarse") | TABLE
+
+
+def test_fine_weight_leaves_coarse_alone(tree: Path) -> None:
+    override(tree, "both", "{fine: {losses: {laplacian: 0.2}}}")
+    assert planned_jobs(tree, *RUN) == chain("both/fine") | TABLE
+
+
+def test_coarse_weight_reruns_what_starts_from_it(tree: Path) -> None:
+    override(tree, "both", "{coarse: {losses: {mask: 0.4}}}")
+    assert planned_jobs(tree, *RUN) == chain("both/coarse", "both/fine") | TABLE
+
+
+def test_label_remakes_the_table_only(tree: Path) -> None:
+    before = "\n3d-prior-only:\n  extends: mini\n  label: "
+    edit(tree / "config" / "methods.yaml", before, f"{before}the ")
+    assert planned_jobs(tree, *RUN) == {"plan demo"} | TABLE
+    assert snakemake(tree, *RUN).returncode == 0
+    assert "cone/3d-prior-only/0/coarse: the 3D prior only: ok" in (tree / "reports" / "demo.csv").read_text()
+
+
+def test_comment_reruns_nothing(tree: Path) -> None:
+    edit(tree / "config" / "methods.yaml", "3d-prior-only:\n", "# a remark\n3d-prior-only:   # another\n")
+    assert planned_jobs(tree, *RUN) == set()
+
+
+def test_new_row_computes_itself_only(tree: Path) -> None:
+    with open(tree / "config" / "methods.yaml", "a") as file:
+        file.write("\nstrong-3d:\n  extends: 3d-prior-only\n  stages: {coarse: {priors: {zero123: {weight: 9}}}}\n")
+    edit(tree / "config" / "small.yaml", "wrong-reference]", "wrong-reference, strong-3d]")
+    assert planned_jobs(tree, *RUN) == chain("strong-3d/coarse") | {"plan demo"} | TABLE
+
+
+def test_stage_of_another_method_is_shared(tree: Path) -> None:
+    with open(tree / "config" / "methods.yaml", "a") as file:
+        file.write("\nfine-only:\n  extends: both\n  stages: {coarse: null, fine: {init: both/coarse}}\n")
+    edit(tree / "config" / "small.yaml", "wrong-reference]", "wrong-reference, fine-only]")
+    assert planned_jobs(tree, *RUN) == chain("fine-only/fine") | {"plan demo"} | TABLE
+
+
+def test_new_seed_computes_itself_only(tree: Path) -> None:
+    edit(tree / "config" / "small.yaml", "seeds: [0]", "seeds: [0, 1]")
+    assert planned_jobs(tree, *RUN) == chain(*CELLS) | {"plan demo"} | TABLE
+    run = snakemake(tree, "-n", *RUN)
+    assert "seed=1" in run.stdout and "seed=0" not in run.stdout
+
+
+def test_code_version_reruns_its_command(tree: Path) -> None:
+    edit(tree / "magic123" / "config.py", '"view": 1', '"view": 2')
+    rerun = {job for job in chain(*CELLS) if not job.startswith("reconstruct")}
+    assert planned_jobs(tree, *RUN) == rerun | TABLE
+
+
+def test_changed_weights_rerun_what_used_them(tree: Path) -> None:
+    (tree / "weights/miniature/zero123/unet/diffusion_pytorch_model.safetensors").write_text("trained again")
+    assert planned_jobs(tree, *RUN) == chain(*CELLS) | TABLE
+    (tree / "weights/miniature/perceptual/model.safetensors").write_text("trained again")
+    assert "invert cone" not in planned_jobs(tree, *RUN)
+
+
+def test_resources_rerun_nothing(tree: Path) -> None:
+    write_lines(
+        tree / "config" / "small.yaml", f"run: {SMALL}", "compute: {mem_mb: 9000, runtime: 7, threads: 2, save_seconds: 5}"
+    )
+    assert planned_jobs(tree, *RUN) == set()
+
+
+def test_a_card_for_each_job_reruns_nothing_and_goes_through_the_lease(tree: Path) -> None:
+    write_lines(tree / "config" / "small.yaml", f"run: {SMALL}", "compute: {gpu: 1, jobs_per_gpu: 2, cpu_slots: 1}")
+    assert planned_jobs(tree, *RUN) == set()
+    shutil.rmtree(tree / "results/demo/dog/3d-prior-only/seed0/coarse/views")
+    run = snakemake(tree, *RUN, "-p", CUDA_VISIBLE_DEVICES="0,1", XDG_RUNTIME_DIR=str(tree))
+    assert run.returncode == 0, run.text
+    log = (tree / "logs/demo/dog/3d-prior-only/seed0/coarse/view.log").read_text()
+    assert log.splitlines()[0].startswith("lease: ")
+
+
+def test_table_in_a_clone_does_not_stand_for_results(tree: Path) -> None:
+    shutil.rmtree(tree / "results")
+    shutil.rmtree(tree / ".snakemake")
+    assert chain(*CELLS) <= planned_jobs(tree, *RUN)
+
+
+# ------------------------------------------------------------------------------------------------------------ failures
+def test_failed_cell_stands_in_the_table_and_heals(tree: Path) -> None:
+    override(tree, "both", "{coarse: {losses: {mask: 0.4}}}")
+    run = snakemake(tree, *RUN, FAIL="results/demo/dog/both/seed0/coarse")
+    assert run.returncode != 0
+    lines = (tree / "reports" / "demo-unfinished.csv").read_text().splitlines()
+    failed = [line for line in lines if not line.endswith(": ok")]
+    assert failed == [
+        f"dog/both/0/{stage}: both priors: reconstruct: reconstruct was told to fail" for stage in ("coarse", "fine")
+    ]
+    page = (tree / "reports" / "demo-unfinished-report.html").read_text().splitlines()
+    assert page == ["page", *["logs/demo/dog/both/seed0/coarse/reconstruct.log"] * 2]  # both cells: for want of one scene
+    assert not (tree / "reports" / "demo-report.html").exists()
+    for target in ((), ("reports/demo.csv",)):  # the scores of before the change do not pass for the new ones
+        assert chain("both/coarse", "both/fine", examples=("dog",)) | {"table demo"} <= planned_jobs(tree, *target, *RUN)
+    assert snakemake(tree, *RUN).returncode == 0
+    assert all(line.endswith(": ok") for line in (tree / "reports" / "demo.csv").read_text().splitlines())
+    assert not list((tree / "reports").glob("demo-unfinished*"))
+    assert not [
+        name for name in ("failures", "unfinished.txt", "plans/demo-unfinished.json") if (tree / "results" / name).exists()
+    ]
+    assert (tree / "reports" / "demo-report.html").exists()
+
+
+# ------------------------------------------------------------------------------------------------------ the whole suite
+def test_large_run_is_planned_in_seconds(tmp_path: Path) -> None:
+    root = build(tmp_path)
+    rows = [f"example{n},a thing,thing,demo/cone/rgba.png" for n in range(19)]
+    write_lines(root / "datasets" / "large.csv", "name,prompt,init_word,image", *rows)
+    with open(root / "config" / "methods.yaml", "a") as file:
+        for n in range(12):
+            file.write(f"\nrow{n}:\n  extends: both\n  stages: {{coarse: {{losses: {{rgb: {n + 1}}}}}}}\n")
+    methods = ", ".join(f"row{n}" for n in range(12))
+    write_lines(
+        root / "config" / "large.yaml", f"run: {{datasets: [large], examples: all, methods: [{methods}], seeds: [0, 1, 2]}}"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "snakemake", "-n", "-q", "rules", "--configfile", "config/large.yaml"]
+    run = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert re.search(r"^reconstruct +1368$", run.stdout, re.MULTILINE)  # 19 examples, 12 methods, 3 seeds, 2 stages
+    # processor time, because the clock depends on what else runs: about 15 s for 4144 jobs where this was written
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 60
+
+
+def test_graph_is_built_without_the_networks_library() -> None:
+    modules = "magic123.run.accounting, magic123.run.suite, magic123.run.plan"
+    code = f"import {modules}, sys; print([name for name in ('torch', 'numpy', 'cv2') if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_default_profile_is_found(tmp_path: Path) -> None:
+    run = snakemake(build(tmp_path), "-n", "-q", "rules")
+    assert "profiles/default" in run.text
+
+
+def test_lint(tmp_path: Path) -> None:
+    run = snakemake(build(tmp_path), "--lint")
+    assert run.returncode == 0, run.text
+
+
+def test_rules_are_formatted() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "snakefmt", "--check", "Snakefile", "rules"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "rules").glob("*.smk")), ids=lambda file: file.name)
+def test_rules_are_shell_lines(file: Path) -> None:
+    """Each rule is one shell line with a log; retries multiply on clusters when a rule asks for them."""
+    text = file.read_text()
+    rules = re.split(r"^rule \w+:$", text, flags=re.MULTILINE)[1:]
+    for directive in ("run", "script", "retries", "notebook", "wrapper"):
+        assert not re.search(rf"^    {directive}:", text, re.MULTILINE), f"{file.name} has {directive}:"
+    for rule in rules:
+        if "    output:" in rule:
+            assert "    shell:" in rule and "    log:" in rule
+            assert len(rule[rule.index("    shell:") :].strip().splitlines()) == 2
+
+
+def test_a_changed_line_of_a_dataset_prepares_that_example_again(tree: Path) -> None:
+    edit(tree / "datasets" / "demo.csv", "a red dog", "a blue dog")
+    planned = planned_jobs(tree, *RUN)
+    assert {job for job in planned if job.startswith(("prepare", "invert"))} == {"prepare dog", "invert dog"}
+
+
+def test_further_pictures_of_an_object_are_prepared_and_given(tree: Path) -> None:
+    """Examples of the dataset that the run does not list, with the angle at which they were taken."""
+    with open(tree / "config" / "methods.yaml", "a") as file:
+        line = "stages: {coarse: {priors: {zero123: {reference: [own, house, cone]}}}}"
+        file.write(f"\nthree-pictures: {{extends: 3d-prior-only, {line}}}\n")
+    csv = tree / "datasets" / "demo.csv"
+    lines = csv.read_text().splitlines()
+    csv.write_text("\n".join([lines[0] + ",azimuth", *(f"{line},{40 * n or ''}" for n, line in enumerate(lines[1:]))]) + "\n")
+    words = ["results/demo/dog/three-pictures/seed0/coarse/checkpoint.safetensors", "--configfile", "config/small.yaml"]
+    run = snakemake(
+        tree, "-n", "-p", *words, "--config", "run={methods: [both, 3d-prior-only, wrong-reference, three-pictures]}"
+    )
+    assert run.returncode == 0, run.text
+    prepared = {name for name in OBJECTS if f"--name {name} " in run.text}
+    assert prepared == {"dog", "house"}  # cone stands at azimuth 0, as before, and is not made again
+    assert '"azimuth": 80.0' in run.text
+    assert "--reference results/demo/house/example --reference results/demo/cone/example" in run.text
