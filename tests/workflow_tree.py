@@ -18,24 +18,7 @@ from pathlib import Path
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SETTINGS_CODE = [
-    "accounting",
-    "config",
-    "download",
-    "errors",
-    "estimate",
-    "lease",
-    "manifest",
-    "method_list",
-    "output_folder",
-    "plan",
-    "prefetch",
-    "registry",
-    "settings_file",
-    "status",
-    "suite",
-    "suite_settings",
-]
+SETTINGS_ROOMS = ["records", "settings", "run", "weights"]  # what the Snakefile imports lies in these
 OBJECTS = ["cone", "dog", "house"]
 
 COMMANDS = """
@@ -155,8 +138,8 @@ def build(root: Path) -> Path:
         (root / package).mkdir()
         (root / package / "__init__.py").touch()
         (root / package / "__main__.py").write_text(COMMANDS)
-    for name in SETTINGS_CODE:
-        shutil.copy(REPOSITORY / "magic123" / f"{name}.py", root / "magic123" / f"{name}.py")
+    for room in SETTINGS_ROOMS:
+        shutil.copytree(REPOSITORY / "magic123" / room, root / "magic123" / room, ignore=shutil.ignore_patterns("__pycache__"))
     rows = []
     for name in OBJECTS:
         (root / "datasets" / "demo" / name / "truth").mkdir(parents=True)
