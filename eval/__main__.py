@@ -11,15 +11,15 @@ from importlib import import_module
 from magic123.records.errors import InputError, MetricGap
 
 COMMANDS = {  # command -> module with main(argv); imported when asked for, because networks take seconds to import
-    "score": "eval.metrics.score",
-    "table": "eval.tables.build",
-    "difference": "eval.tables.differences",
-    "ceilings": "eval.metrics.ceilings",
-    "canary": "eval.metrics.canary",
-    "adopt": "eval.pictures.adopt",
-    "nerf-synthetic": "eval.pictures.nerf_synthetic",
-    "figure": "eval.tables.figures",
-    "report": "eval.page.report",
+    "score": "eval.commands.score",
+    "table": "eval.commands.table",
+    "difference": "eval.commands.difference",
+    "ceilings": "eval.commands.ceilings",
+    "canary": "eval.commands.canary",
+    "adopt": "eval.commands.adopt",
+    "nerf-synthetic": "eval.commands.nerf_synthetic",
+    "figure": "eval.commands.figure",
+    "report": "eval.commands.report",
 }
 
 

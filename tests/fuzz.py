@@ -33,7 +33,7 @@ import trimesh
 from PIL import Image
 from safetensors.torch import save
 
-from eval.metrics.mesh_metrics import load_mesh
+from eval.pictures.meshes import load_mesh
 from eval.pictures.pictures import read_picture as read_view
 from magic123.example.example import load_example
 from magic123.example.picture_file import read_depth, read_mask, read_picture

@@ -6,7 +6,6 @@ numbers. The canary is written once, when the weights are made or fetched, and c
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 from pathlib import Path
@@ -93,23 +92,3 @@ def check_canary(scorer: Scorer) -> str:
             "look for another activation, input range or library version"
         )
     return f"agreed to {TOLERANCE:.1%}"
-
-
-def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m eval canary", description="Store a model's answers beside its weights.")
-    parser.add_argument("--clip", action="append", default=[], help="open_clip folder or ARCHITECTURE=FILE; repeatable")
-    parser.add_argument(
-        "--perceptual", action="append", default=[], help="folder of the miniature perceptual model; repeatable"
-    )
-    given = parser.parse_args(argv)
-    if not given.clip and not given.perceptual:
-        raise InputError("name at least one model with --clip or --perceptual")
-    # imported here: both modules import this one
-    if given.clip:
-        from eval.metrics.clip import load_clip
-    if given.perceptual:
-        from eval.metrics.perceptual import load_mini
-    for where in given.clip:
-        print(write_canary(load_clip(where, prove=False)))
-    for where in given.perceptual:
-        print(write_canary(load_mini(Path(where), prove=False)))

@@ -8,9 +8,6 @@ alpha whatever it is); under `corrected` it is the protocol's reference picture.
 
 from __future__ import annotations
 
-import argparse
-import csv
-import io
 from pathlib import Path
 from statistics import fmean
 
@@ -32,7 +29,6 @@ from eval.pictures.protocols import (
     without_alpha,
 )
 from magic123.records.errors import InputError
-from magic123.records.files import need_folder, write_text
 
 SIZE = 800  # pixels of a side of a published render
 COARSE, FINE = 192, 1024  # pixels of a side of the known view in the two stages
@@ -80,20 +76,3 @@ def ceilings(dataset: str, folder: Path) -> list[list]:
             values = [line[4] for line in lines if line[2:4] == [name, protocol]]
             lines.append([dataset, "mean", name, protocol, fmean(values)])
     return lines
-
-
-def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m eval ceilings", description=__doc__.splitlines()[0])
-    parser.add_argument("--datasets", type=Path, required=True, help="folder {dataset}/{example}/rgba.png")
-    parser.add_argument("--names", nargs="+", default=["nerf4", "realfusion15"], help="which datasets in it")
-    parser.add_argument("--out", type=Path, required=True, help="CSV")
-    given = parser.parse_args(argv)
-    lines = []
-    for name in given.names:
-        lines += ceilings(name, need_folder(given.datasets / name, f"dataset {name}"))
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(FIELDS)
-    writer.writerows([[*line[:4], f"{line[4]:.3f}"] for line in lines])
-    write_text(given.out, stream.getvalue())
-    print(f"{given.out}: {len(lines)} ceilings")

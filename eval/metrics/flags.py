@@ -14,9 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from eval.metrics.measure import Reference
 from eval.pictures.consistency import is_ring
-from eval.pictures.inputs import NO_MESH_MADE, NO_PICTURE
+from eval.pictures.inputs import NO_MESH_MADE, NO_PICTURE, Reference
+from eval.pictures.meshes import load_mesh
 from eval.pictures.pictures import REFERENCE, View, decode
 from eval.pictures.protocols import blend_on_white, pad_to_square, resize_area
 from magic123.records.cameras import Pose
@@ -104,8 +104,6 @@ def largest_part(mesh: Path | None, reason: str) -> float:
             raise NotMeasured(reason)
         return 0.0
     from trimesh.graph import connected_component_labels
-
-    from eval.metrics.mesh_metrics import load_mesh
 
     surface = load_mesh(mesh)
     surface.merge_vertices(merge_tex=True, merge_norm=True)

@@ -11,6 +11,8 @@ import numpy as np
 
 from eval.metrics.image_metrics import SSIM_SIGMA, psnr, ssim
 from eval.metrics.models import Models
+from eval.pictures.inputs import Captions, Reference
+from eval.pictures.meshes import load_mesh
 from eval.pictures.pictures import REFERENCE, View
 from eval.pictures.protocols import (
     Protocol,
@@ -25,22 +27,6 @@ from magic123.records.cards import Gap
 from magic123.records.errors import MetricGap
 
 NEIGHBOURS = "odd neighbours on the ring"
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The picture a result was made from, [H, W, 4] uint8, and the convention its alpha is stored in."""
-
-    rgba: np.ndarray
-    alpha: str
-
-
-@dataclass(frozen=True)
-class Captions:
-    """What retrieval by text chooses from: the example's own caption, and the different ones of its dataset."""
-
-    own: str
-    others: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -212,7 +198,7 @@ def measure_features(
 
 def measure_mesh(mesh: Path, truth: Path) -> tuple[list[Measured], list[Gap]]:
     """Chamfer distance, F-score and volume IoU, in the frame the meshes came in."""
-    from eval.metrics.mesh_metrics import F_SCORE_THRESHOLD, SAMPLES, VOXELS, load_mesh, surface_distances, volume_iou
+    from eval.metrics.mesh_metrics import F_SCORE_THRESHOLD, SAMPLES, VOXELS, surface_distances, volume_iou
 
     start = time.perf_counter()
     ours, theirs = load_mesh(mesh), load_mesh(truth)

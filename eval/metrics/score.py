@@ -12,7 +12,6 @@ A result made from a caption alone (example.json says so) has no reference view.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,35 +19,20 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.metrics.flags import Result, measure_flags
 from eval.metrics.image_metrics import describe
 from eval.metrics.measure import (
-    Captions,
     Measured,
-    Reference,
     measure_clip,
     measure_features,
     measure_mesh,
     measure_pairs,
     pairs,
 )
-from eval.metrics.models import Models, load_models
-from eval.pictures.consistency import neighbours
-from eval.pictures.inputs import (
-    NO_PICTURE,
-    find_mesh,
-    is_caption,
-    read_captions,
-    read_made,
-    read_reference,
-    read_shaded,
-    rendering_kernels,
-)
-from eval.pictures.pictures import REFERENCE, View, read_views
-from eval.pictures.protocols import CORRECTED, Protocol, protocol_named
-from magic123.records.cameras import compare_poses, read_poses, repeats_of_reference
-from magic123.records.cards import Gap, MetricCard, Scores, Value, write_scores
-from magic123.records.errors import InputError
+from eval.metrics.models import Models
+from eval.pictures.inputs import Captions, Reference
+from eval.pictures.pictures import REFERENCE, View
+from eval.pictures.protocols import Protocol
+from magic123.records.cards import Gap, MetricCard, Value
 
 
 @dataclass(frozen=True)
@@ -142,87 +126,3 @@ def score_mesh(protocol: Protocol, mesh: Path, truth: Path) -> tuple[list[Value]
     """The surface metrics, under `novel`: they concern what no single view shows."""
     measured, gaps = measure_mesh(mesh, truth)
     return [value for one in measured for value in _split(protocol, one, Where("cpu", {}))], gaps
-
-
-def _path(text: str) -> Path | None:
-    return None if text == "none" else Path(text)
-
-
-def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m eval score", description=__doc__.splitlines()[0])
-    parser.add_argument("--views", type=Path, required=True, help="folder {set}/{i}.png with a set named reference")
-    parser.add_argument("--truth", type=_path, default=None, help="folder of true novel views (RGBA), or none")
-    parser.add_argument("--reference", type=Path, required=True, help="folder with rgba.png (and example.json when prepared)")
-    parser.add_argument("--published", type=Path, help="the untouched picture, or the folder of its rgba.png, for as-published")
-    parser.add_argument("--alpha", choices=["straight", "premultiplied", "hard", "none"], help="where there is no example.json")
-    parser.add_argument("--mesh", type=_path, default=None, help="the result's mesh, or none")
-    parser.add_argument("--truth-mesh", type=_path, default=None, help="the true mesh in the same frame, or none")
-    parser.add_argument("--protocol", nargs="+", default=["corrected"], help="corrected, as-published, or both")
-    parser.add_argument("--clip", action="append", default=[], help="open_clip folder or ARCHITECTURE=FILE; repeatable")
-    parser.add_argument("--perceptual", action="append", default=[], help="folder of the miniature perceptual model")
-    parser.add_argument("--lpips", action="append", default=[], help="alex=FILE or vgg=FILE, torchvision's trunks; repeatable")
-    parser.add_argument("--contextual", action="append", default=[], help="vgg19=FILE, torchvision's trunk; repeatable")
-    parser.add_argument("--caption", help="the example's own caption, for R-precision")
-    parser.add_argument("--captions", help="all captions of its dataset, a JSON list")
-    parser.add_argument("--record", type=_path, default=None, help="the result's stage.json, or none")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, required=True, help="scores.json")
-    given = parser.parse_args(argv)
-
-    protocols = [protocol_named(name) for name in dict.fromkeys(given.protocol)]
-    captions, no_captions = read_captions(given.caption, given.captions)
-    made = read_made(given.record)
-    if given.truth is not None:
-        compare_poses(given.views, given.truth)
-    repeats = repeats_of_reference(given.views)
-    pictured = not is_caption(given.reference)
-    views = [view for view in read_views(given.views, given.truth, pictured) if view.name not in repeats]
-    shaded = read_shaded(given.views, given.truth, views)
-    ring, no_ring = neighbours(views, read_poses(given.views))
-    references = {}
-    for protocol in protocols:
-        if not pictured and protocol.name != "corrected":
-            raise InputError(f"{protocol.name} compares with the input picture, and {given.reference} has none; leave it out")
-        untouched = protocol.blend == "zero-is-white" and given.published
-        references[protocol.name] = read_reference(given.published if untouched else given.reference, protocol, given.alpha)
-    mesh, no_mesh = find_mesh(given.mesh)
-    models = load_models(given.clip, given.perceptual, given.lpips, given.device, given.contextual)
-    kernels, values = rendering_kernels(given.views), []
-    for protocol in protocols:
-        reference = references[protocol.name]
-        values += score_views(protocol, views, reference, models, kernels, captions, ring)
-        if protocol.name == "corrected":
-            if shaded:
-                values += score_views(protocol, shaded, reference, models, kernels, captions, ring, shaded=True)
-            models.gaps += _gaps(models, no_captions, no_ring)
-            models.gaps += [Gap(metric=name, reason=NO_PICTURE) for name in _of_the_picture(models) if not pictured]
-            if given.truth_mesh is not None and mesh is None:
-                models.gaps += [Gap(metric=name, reason=no_mesh) for name in ("chamfer", "f-score", "volume-iou")]
-            elif given.truth_mesh is not None:
-                of_mesh, gaps = score_mesh(protocol, mesh, given.truth_mesh)
-                values, models.gaps = values + of_mesh, models.gaps + gaps
-    gaps = list({gap.metric: gap for gap in models.gaps}.values())
-    known = references["corrected"] if "corrected" in references else read_reference(given.reference, CORRECTED, given.alpha)
-    flags = measure_flags(Result(given.views, views, read_poses(given.views), known, mesh, no_mesh))
-    write_scores(given.out, Scores(scheme="scores/1", values=values, gaps=gaps, left_out=repeats, flags=flags, made=made))
-    for gap in gaps:
-        print(f"not scored: {gap.metric}: {gap.reason}")
-    for flag in flags:
-        if flag.state == "raised":
-            print(f"flag raised: {flag.name}: {flag.number:.3f} (threshold {flag.threshold}): {flag.meaning}")
-
-
-def _of_the_picture(models: Models) -> list[str]:
-    """The metrics that compare with the input picture, or with truths of the object in it."""
-    networks = [*models.perceptual, *models.clip, *models.contextual]
-    return ["psnr", "psnr-mask", "ssim", *(model.name for model in networks)]
-
-
-def _gaps(models: Models, no_captions: str, no_ring: str) -> list[Gap]:
-    """What the networks at hand could have measured, had there been captions to choose from, or a ring."""
-    gaps = []
-    for model in models.clip if no_captions else []:
-        gaps.append(Gap(metric=f"r-precision-{model.name.removeprefix('clip-')}", reason=no_captions))
-    for model in [*models.clip, *models.perceptual] if no_ring else []:
-        gaps.append(Gap(metric=f"consistency-{model.name}", reason=no_ring))
-    return gaps

@@ -7,7 +7,6 @@ keeps the page under the limit, and the page says what it left out.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from eval.page.budget import Packed, pack
@@ -17,7 +16,7 @@ from eval.page.details import cards, lacks, prepared, settings
 from eval.page.evidence import read_losses
 from eval.page.exhibits import example_folder, exhibition
 from eval.page.provenance import provenance
-from eval.tables.build import build_table, read_settings
+from eval.tables.build import build_table
 from eval.tables.plan import read_plan
 from eval.tables.reported import read_reported
 from magic123.records.errors import InputError
@@ -51,17 +50,3 @@ def write_report(plan: Path, definition: dict, reported: Path, truth: str, view:
     write_text(out, text)
     said = f", {len(packed.left_out)} pictures, films and meshes left out" if packed.left_out else ""
     return f"{out}: {len(text.encode()) / 1e6:.1f} MB{said}"
-
-
-def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m eval report", description=__doc__.splitlines()[0])
-    parser.add_argument("--plan", type=Path, required=True, help="plan.json: every planned cell")
-    parser.add_argument("--settings", required=True, help="title, columns, rows, reported, as JSON")
-    parser.add_argument("--reported", type=Path, default=Path("config/reported.csv"), help="published numbers")
-    parser.add_argument("--truth", default="", help="folder of true views, with {dataset} and {example} in it")
-    parser.add_argument("--view", default=None, help="SET/NNN that the gallery shows (default: an unseen side from above)")
-    parser.add_argument("--limit-mb", type=float, default=LIMIT_MB, help="largest size of the page, in 10^6 bytes")
-    parser.add_argument("--out", type=Path, required=True, help="the page, NAME-report.html")
-    given = parser.parse_args(argv)
-    limit = int(given.limit_mb * 1e6)
-    print(write_report(given.plan, read_settings(given.settings), given.reported, given.truth, given.view, limit, given.out))

@@ -9,20 +9,17 @@ Whatever is missing, misnamed or of another kind stops it with the names; nothin
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from eval.pictures.inputs import NO_MESH_MADE
+from eval.pictures.meshes import load_mesh
 from eval.pictures.pictures import NOT_VIEWS, REFERENCE, read_picture
-from magic123.records.cameras import read_poses
 from magic123.records.errors import InputError
-from magic123.records.files import need_file, read_json
+from magic123.records.files import need_file
 
 MESHES = ("mesh.obj", "mesh.ply", "mesh.glb")
 SHOWN = 4  # names in a sentence
@@ -110,46 +107,4 @@ def adopt_mesh(folder: Path, out: Path) -> None:
     if not found:
         (out / "none.json").write_text(json.dumps({"reason": NO_MESH_MADE}) + "\n")
         return
-    from eval.metrics.mesh_metrics import load_mesh
-
     load_mesh(found[0]).export(out / "mesh.obj", include_texture=False)
-
-
-def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m eval adopt", description=__doc__.splitlines()[0])
-    parser.add_argument("--renders", type=Path, required=True, help="folder {set}/{i}.png made by another system")
-    parser.add_argument("--example", type=Path, required=True, help="prepared example, for the reference view's camera")
-    parser.add_argument("--settings", required=True, help="sets, radius and fov of the run's views, as JSON")
-    parser.add_argument("--cameras", type=Path, help="cameras.json of true views: its sets in place of the settings' own")
-    parser.add_argument("--out", type=Path, required=True, help="folder of views")
-    parser.add_argument("--mesh", type=Path, required=True, help="folder of the mesh")
-    given = parser.parse_args(argv)
-    try:
-        planned = planned_cameras(json.loads(given.settings), read_json(given.example / "example.json", "example")["camera"])
-    except (json.JSONDecodeError, KeyError, TypeError) as problem:
-        raise InputError(f"--settings or {given.example}/example.json do not describe cameras ({problem!r})") from problem
-    if given.cameras:
-        listed: dict[str, list[dict]] = {REFERENCE: planned[REFERENCE]}
-        for view, pose in read_poses(given.cameras.parent).items():
-            camera = dict(zip(("polar", "azimuth", "radius", "fov"), pose, strict=True))
-            listed.setdefault(view.split("/")[0], []).append({"file": f"{view}.png", **camera})
-        planned = listed
-    check_names(given.renders, planned)
-    own = given.renders / "cameras.json"
-    if own.is_file():
-        poses = read_poses(given.renders)
-        if lacking := {camera["file"].removesuffix(".png") for cameras in planned.values() for camera in cameras} - set(poses):
-            raise InputError(f"{own} says nothing of {_listed(lacking)}; give every view its camera, or none")
-    views, mesh = (path.with_name(f".{path.name}.{os.getpid()}.part") for path in (given.out, given.mesh))
-    try:
-        adopt_views(given.renders, planned, views)
-        adopt_mesh(given.renders, mesh)
-        cameras = own.read_text() if own.is_file() else json.dumps({"sets": planned, "assumed": True}, indent=1) + "\n"
-        (views / "cameras.json").write_text(cameras)
-        for made, path in ((views, given.out), (mesh, given.mesh)):
-            shutil.rmtree(path, ignore_errors=True)
-            made.rename(path)
-    finally:
-        shutil.rmtree(views, ignore_errors=True)
-        shutil.rmtree(mesh, ignore_errors=True)
-    print(f"{given.out}: {sum(map(len, planned.values()))} views of another system")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
-from eval.metrics.measure import Captions, Reference
+import numpy as np
+
 from eval.pictures.pictures import REFERENCE, View, read_picture, read_views
 from eval.pictures.protocols import Protocol
 from magic123.records.cards import Made
@@ -13,9 +15,23 @@ from magic123.records.errors import InputError
 from magic123.records.files import need_file, need_folder, read_json
 
 NO_MESH_MADE = "this method makes no mesh"
-
-
 NO_PICTURE = "this example is a caption alone: there is no picture to compare with"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The picture a result was made from, [H, W, 4] uint8, and the convention its alpha is stored in."""
+
+    rgba: np.ndarray
+    alpha: str
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What retrieval by text chooses from: the example's own caption, and the different ones of its dataset."""
+
+    own: str
+    others: tuple[str, ...]
 
 
 def read_reference(folder: Path, protocol: Protocol, alpha: str | None) -> Reference | None:

@@ -11,18 +11,15 @@ otherwise. Beside the table stand every single value (-cells.csv), paired differ
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean, stdev
 
-from eval.tables.plan import Cell, Column, Entry, parse_column, read_cell, read_plan, read_result, refuse_mixtures
+from eval.tables.plan import Cell, Column, Entry, parse_column, read_cell, read_result, refuse_mixtures
 from magic123.records.cards import Scores, Value
 from magic123.records.errors import InputError
-from magic123.records.files import write_text
 
 
 @dataclass(frozen=True)
@@ -171,28 +168,3 @@ def read_settings(text: str) -> dict:
     if not isinstance(settings, dict):
         raise InputError("--settings must be a JSON object with title and columns")
     return settings
-
-
-def main(argv: list[str]) -> None:
-    from eval.tables.column_cards import cards_json
-    from eval.tables.differences import differences_csv, differences_markdown
-    from eval.tables.flag_table import flags_csv
-    from eval.tables.layout import html, latex, markdown
-    from eval.tables.reported import read_reported
-
-    parser = argparse.ArgumentParser(prog="python -m eval table", description=__doc__.splitlines()[0])
-    parser.add_argument("--plan", type=Path, required=True, help="plan.json: every planned cell")
-    parser.add_argument("--settings", required=True, help="title, columns, rows, reported, as JSON")
-    parser.add_argument("--reported", type=Path, default=Path("config/reported.csv"), help="published numbers")
-    parser.add_argument("--out", type=Path, required=True, help="without suffix: .csv, -cells.csv, .md and others are added")
-    given = parser.parse_args(argv)
-    table = build_table(given.out.name, read_settings(given.settings), read_plan(given.plan))
-    published = read_reported(given.reported) if table.reported else []
-    texts = {".csv": tidy_csv(table), "-cells.csv": cells_csv(table)}
-    texts |= {"-differences.csv": differences_csv(table), "-flags.csv": flags_csv(table), "-cards.json": cards_json(table)}
-    texts[".md"] = markdown(table, published) + differences_markdown(table)
-    texts |= {".tex": latex(table, published), ".html": html(table, published)}
-    for suffix, text in texts.items():
-        write_text(given.out.with_name(given.out.name + suffix), text)
-    lacking = [entry for entry in table.entries if entry.status != "ok"]
-    print(f"{given.out}: {len(table.entries) - len(lacking)} of {len(table.entries)} values")

@@ -6,7 +6,6 @@ interval, and the reason stands in its place.
 
 from __future__ import annotations
 
-import argparse
 import csv
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,16 +148,3 @@ def read_values(path: Path, dataset: str, row: str, key: str) -> Values:
     if not found:
         raise InputError(f"{path} has no value of {key} for {row} on {dataset}")
     return found
-
-
-def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m eval difference", description=__doc__.splitlines()[0])
-    parser.add_argument("--cells", type=Path, required=True, help="a table's -cells.csv")
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--metric", required=True, help="a column key, as in tables.yaml")
-    parser.add_argument("rows", nargs=2, metavar="METHOD/STAGE", help="the first minus the second")
-    given = parser.parse_args(argv)
-    first, second = (read_values(given.cells, given.dataset, row, given.metric) for row in given.rows)
-    found = paired_difference(first, second)
-    print(f"{given.metric} {given.rows[0]} - {given.rows[1]}: {found.mean:+.4f}, 95% [{found.low:+.4f}, {found.high:+.4f}]")
-    print(f"{found.examples} examples, {found.pairs} pairs on {given.dataset}")

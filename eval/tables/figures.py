@@ -6,7 +6,6 @@ is drawn as a grey field with its state written in it.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from PIL import Image
 
 from eval.pictures.inputs import is_caption
 from eval.pictures.pictures import open_picture
-from eval.tables.plan import Cell, read_plan
+from eval.tables.plan import Cell
 
 SIDE = 128
 
@@ -82,13 +81,3 @@ def draw_figure(cells: list[Cell], view: str, truth: str, out: Path) -> None:
     figure.savefig(temporary, format="png")
     plt.close(figure)
     temporary.replace(out)
-
-
-def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m eval figure", description=__doc__.splitlines()[0])
-    parser.add_argument("--plan", type=Path, required=True)
-    parser.add_argument("--view", default="elevated/005", help="SET/NNN below views/ and below the truth")
-    parser.add_argument("--truth", default="", help="folder of true views, with {dataset} and {example} in it")
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args(argv)
-    draw_figure(read_plan(options.plan), options.view, options.truth, options.out)

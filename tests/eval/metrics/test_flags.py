@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from eval.metrics.flags import RULES, Result, bulge, in_small_pieces, largest_part, measure_flags, repetition
-from eval.metrics.measure import Reference
-from eval.pictures.inputs import NO_MESH_MADE
+from eval.pictures.inputs import NO_MESH_MADE, Reference
 from eval.pictures.pictures import View, read_picture, read_views
 from eval.pictures.protocols import blend_on_white, to_bytes
 from magic123.records.cameras import read_poses

@@ -422,7 +422,7 @@ def test_samples_are_spread_by_area():
 
 
 def test_bad_meshes_are_refused(tmp_path):
-    from eval.metrics.mesh_metrics import load_mesh
+    from eval.pictures.meshes import load_mesh
 
     with pytest.raises(InputError, match="missing"):
         load_mesh(tmp_path / "none.ply")

@@ -1,0 +1,19 @@
+"""figure: one picture of a table: rows are examples, columns the input, the truth and every method's stage."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from eval.tables.figures import draw_figure
+from eval.tables.plan import read_plan
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m eval figure", description=__doc__.splitlines()[0])
+    parser.add_argument("--plan", type=Path, required=True)
+    parser.add_argument("--view", default="elevated/005", help="SET/NNN below views/ and below the truth")
+    parser.add_argument("--truth", default="", help="folder of true views, with {dataset} and {example} in it")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(argv)
+    draw_figure(read_plan(options.plan), options.view, options.truth, options.out)

@@ -1,0 +1,63 @@
+"""nerf-synthetic: the test views of one NeRF-synthetic object -> true novel views of the picture made from one of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from eval.pictures.nerf_synthetic import SET, check_file, read_frames, read_hashes, turned_camera, unroll
+from eval.pictures.pictures import read_picture
+from magic123.records.errors import InputError
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m eval nerf-synthetic", description=__doc__.splitlines()[0])
+    parser.add_argument("--scene", type=Path, required=True, help="folder with transforms_test.json and test/")
+    parser.add_argument("--reference", default="test/r_0", help="the frame that the example's picture is")
+    parser.add_argument("--hashes", type=Path, help="SHA-256 of SCENE/FILE, as sha256sum writes them")
+    parser.add_argument("--every", type=int, default=8, help="take every n-th frame")
+    parser.add_argument("--polar", type=float, default=90.0, help="of the reference view, as the example's line says")
+    parser.add_argument("--radius", type=float, default=1.8)
+    parser.add_argument("--fov", type=float, default=40.0, help="that the example assumes; the data set's own is 39.6")
+    parser.add_argument("--out", type=Path, required=True, help="folder of true views")
+    given = parser.parse_args(argv)
+    if given.every < 1:
+        raise InputError(f"--every is {given.every}; it must be 1 or more")
+    hashes = read_hashes(given.hashes) if given.hashes else None
+
+    def check(name: str) -> Path:
+        key = f"{given.scene.name}/{name}"
+        if hashes is not None and key not in hashes:
+            raise InputError(f"{given.hashes} does not know {key}; name the scene's folder as the data set does")
+        check_file(given.scene / name, hashes[key] if hashes is not None else None)
+        return given.scene / name
+
+    check("transforms_test.json")
+    frames = read_frames(given.scene)
+    poses = dict(frames)
+    if given.reference not in poses:
+        raise InputError(f"{given.scene}/transforms_test.json has no frame {given.reference}; name one such as {frames[0][0]}")
+    part = given.out.with_name(f".{given.out.name}.{os.getpid()}.part")
+    cameras = []
+    try:
+        (part / SET).mkdir(parents=True)
+        for name, pose in [frame for frame in frames[:: given.every] if frame[0] != given.reference]:
+            place, roll = turned_camera(pose, poses[given.reference], given.polar, given.radius)
+            rgba = unroll(read_picture(check(f"{name}.png"), 4), roll)
+            file = f"{SET}/{len(cameras):03d}.png"
+            cv2.imwrite(str(part / file), rgba[..., [2, 1, 0, 3]])
+            source = {"frame": name, "roll": round(float(np.degrees(roll)), 4)}
+            cameras.append({"file": file, **place, "fov": given.fov, **source})
+        content = {"sets": {SET: cameras}, "reference": given.reference, "hashes": str(given.hashes) if given.hashes else None}
+        (part / "cameras.json").write_text(json.dumps(content, indent=1) + "\n")
+        shutil.rmtree(given.out, ignore_errors=True)
+        part.rename(given.out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    print(f"{given.out}: {len(cameras)} true views")

@@ -1,0 +1,34 @@
+"""Planned grid + scores -> one table: means over seeds of means over examples, with complete denominators."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from eval.tables.build import build_table, cells_csv, read_settings, tidy_csv
+from eval.tables.column_cards import cards_json
+from eval.tables.differences import differences_csv, differences_markdown
+from eval.tables.flag_table import flags_csv
+from eval.tables.layout import html, latex, markdown
+from eval.tables.plan import read_plan
+from eval.tables.reported import read_reported
+from magic123.records.files import write_text
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m eval table", description=__doc__.splitlines()[0])
+    parser.add_argument("--plan", type=Path, required=True, help="plan.json: every planned cell")
+    parser.add_argument("--settings", required=True, help="title, columns, rows, reported, as JSON")
+    parser.add_argument("--reported", type=Path, default=Path("config/reported.csv"), help="published numbers")
+    parser.add_argument("--out", type=Path, required=True, help="without suffix: .csv, -cells.csv, .md and others are added")
+    given = parser.parse_args(argv)
+    table = build_table(given.out.name, read_settings(given.settings), read_plan(given.plan))
+    published = read_reported(given.reported) if table.reported else []
+    texts = {".csv": tidy_csv(table), "-cells.csv": cells_csv(table)}
+    texts |= {"-differences.csv": differences_csv(table), "-flags.csv": flags_csv(table), "-cards.json": cards_json(table)}
+    texts[".md"] = markdown(table, published) + differences_markdown(table)
+    texts |= {".tex": latex(table, published), ".html": html(table, published)}
+    for suffix, text in texts.items():
+        write_text(given.out.with_name(given.out.name + suffix), text)
+    lacking = [entry for entry in table.entries if entry.status != "ok"]
+    print(f"{given.out}: {len(table.entries) - len(lacking)} of {len(table.entries)} values")
