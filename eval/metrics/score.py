@@ -3,7 +3,7 @@
 Reads {views}/{set}/{i}.png; the set `reference` is the view of the input picture, all others are novel. Truth is
 {truth}/{set}/{i}.png, RGBA with straight alpha, blended on white. Render and truth meet at the smaller of their two
 sizes, by area. Novel values come for all novel views and again for each set (`psnr-ring`). Mesh metrics concern the
-whole surface and stand under `novel`. Where {views}/shaded/{set}/{i}.png exist beside the albedo, the corrected metrics
+whole surface and stand under `novel`. ScoringSetup {views}/shaded/{set}/{i}.png exist beside the albedo, the corrected metrics
 come for them as well (`psnr-shaded`, `psnr-shaded-ring`).
 
 A result made from a caption alone (example.json says so) has no reference view. It gets CLIP similarity to the caption
@@ -36,14 +36,16 @@ from magic123.records.cards import Gap, MetricCard, Value
 
 
 @dataclass(frozen=True)
-class Where:
+class ScoringSetup:
     """What every card of one result says alike: where it was scored, and what rendered it."""
 
     device: str
     kernels: dict[str, str]
 
 
-def _value(protocol: Protocol, measured: Measured, view_set: str, subset: str | None, images: dict, where: Where) -> Value:
+def _value(
+    protocol: Protocol, measured: Measured, view_set: str, subset: str | None, images: dict, setup: ScoringSetup
+) -> Value:
     name = measured.metric if subset is None else f"{measured.metric}-{subset}"
     of_views = {image: number for image, number in images.items() if image}
     sha256 = getattr(measured.model, "sha256", None)
@@ -73,8 +75,8 @@ def _value(protocol: Protocol, measured: Measured, view_set: str, subset: str | 
         weights_sha256=sha256,
         canary=getattr(measured.model, "canary", None),
         libraries={library: version(library) for library in measured.libraries},
-        kernels=where.kernels,
-        device=where.device if measured.model else "cpu",
+        kernels=setup.kernels,
+        device=setup.device if measured.model else "cpu",
         seconds=round(measured.seconds, 3),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -82,18 +84,18 @@ def _value(protocol: Protocol, measured: Measured, view_set: str, subset: str | 
     return Value(metric=name, protocol=protocol.name, view_set=view_set, value=mean, images=of_views, card=card)
 
 
-def _split(protocol: Protocol, measured: Measured, where: Where) -> list[Value]:
+def _split(protocol: Protocol, measured: Measured, setup: ScoringSetup) -> list[Value]:
     """The reference view apart from the novel ones, these together and by set; or all in one as the protocol wants."""
     images = measured.images
     if measured.metric.startswith("clip") and protocol.clip_views == "all":
-        return [_value(protocol, measured, "all", None, images, where)]
+        return [_value(protocol, measured, "all", None, images, setup)]
     groups = [(REFERENCE, None, {n: v for n, v in images.items() if n.startswith(f"{REFERENCE}/")})]
     if protocol.clip_views == "novel":
         novel = {name: value for name, value in images.items() if not name.startswith(f"{REFERENCE}/")}
         groups.append(("novel", None, novel))
         for subset in sorted({name.split("/")[0] for name in novel if name}):
             groups.append(("novel", subset, {n: v for n, v in novel.items() if n.startswith(f"{subset}/")}))
-    return [_value(protocol, measured, view_set, subset, chosen, where) for view_set, subset, chosen in groups if chosen]
+    return [_value(protocol, measured, view_set, subset, chosen, setup) for view_set, subset, chosen in groups if chosen]
 
 
 def score_views(
@@ -118,11 +120,11 @@ def score_views(
         measured += measure_features(protocol, views, reference, models, ring or [])
     if shaded:
         measured = [replace(one, metric=f"{one.metric}-shaded") for one in measured]
-    where = Where(models.device, kernels or {})
-    return [value for one in measured for value in _split(protocol, one, where)]
+    setup = ScoringSetup(models.device, kernels or {})
+    return [value for one in measured for value in _split(protocol, one, setup)]
 
 
 def score_mesh(protocol: Protocol, mesh: Path, truth: Path) -> tuple[list[Value], list[Gap]]:
     """The surface metrics, under `novel`: they concern what no single view shows."""
     measured, gaps = measure_mesh(mesh, truth)
-    return [value for one in measured for value in _split(protocol, one, Where("cpu", {}))], gaps
+    return [value for one in measured for value in _split(protocol, one, ScoringSetup("cpu", {}))], gaps

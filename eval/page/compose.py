@@ -17,14 +17,14 @@ from markupsafe import Markup
 from eval.metrics.image_metrics import describe
 from eval.page.budget import Packed
 from eval.page.costs import Cost
-from eval.page.details import Card, Lack, Settings, column_title
-from eval.page.evidence import Losses, optional_json
+from eval.page.details import CardSummary, MissingResult, StageSettings, column_title
+from eval.page.evidence import LossCurves, optional_json
 from eval.page.exhibits import Exhibition
-from eval.page.flagged import flag_table
 from eval.page.media import LEVELS
 from eval.page.provenance import Provenance
-from eval.tables.build import Table
-from eval.tables.differences import LEVEL, differences
+from eval.tables.build import ResultTable
+from eval.tables.differences import LEVEL, differences, printed
+from eval.tables.flag_table import flag_table
 from eval.tables.layout import NOTHING, grid, html
 from eval.tables.reported import Reported
 from magic123.records.cards import Flag
@@ -40,14 +40,14 @@ KIND_WORDS |= {"normal": "normal maps", "depth": "depth maps", "film": "turntabl
 class Page:
     """All that a page shows, before the media are chosen."""
 
-    table: Table
+    table: ResultTable
     published: list[Reported]
     exhibition: Exhibition
-    losses: dict[tuple[str, str, str, str], Losses | None]
+    losses: dict[tuple[str, str, str, str], LossCurves | None]
     costs: list[Cost]
-    lacks: list[Lack]
-    cards: list[Card]
-    settings: list[Settings]
+    lacks: list[MissingResult]
+    cards: list[CardSummary]
+    settings: list[StageSettings]
     provenance: Provenance
 
 
@@ -108,19 +108,17 @@ def tiles(page: Page) -> list[dict]:
     return found[: TILES + 1]
 
 
-def difference_rows(table: Table) -> list[dict]:
+def difference_rows(table: ResultTable) -> list[dict]:
     """Every row less the baseline: per column the mean with its interval, whether that leaves out zero, or a reason."""
     rows: dict[tuple, dict] = {}
     for line in differences(table):
         label = f"{line.dataset}: {line.label}" if len(table.datasets) > 1 else line.label
         row = rows.setdefault((line.dataset, line.method, line.stage), {"label": label, "cells": []})
-        one, digits = line.difference, describe(line.column.metric).digits
-        if one is None:
+        if (one := printed(line)) is None:
             row["cells"].append({"text": NOTHING, "interval": "", "sure": False, "reason": line.reason})
         else:
-            interval = f"{one.low:+.{digits}f} to {one.high:+.{digits}f}"
-            sure = one.low > 0 or one.high < 0
-            row["cells"].append({"text": f"{one.mean:+.{digits}f}", "interval": interval, "sure": sure, "reason": ""})
+            interval = f"{one.low} to {one.high}"
+            row["cells"].append({"text": one.mean, "interval": interval, "sure": one.certain, "reason": ""})
     return list(rows.values())
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from eval.page.evidence import STEPS, cell_name, optional_json, read_benchmark, stages_behind
-from eval.tables.build import Table
+from eval.tables.build import ResultTable
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def job_measure(benchmark: Path, record: dict) -> tuple[float, float | None, flo
     return float(seconds), max(memory, default=None), gpu if isinstance(gpu, int | float) else None
 
 
-def costs(table: Table, benchmarks: Path) -> list[Cost]:
+def costs(table: ResultTable, benchmarks: Path) -> list[Cost]:
     """A line for every step of every row, stages that rows start from included, each job once."""
     labels = {(method, stage): label for method, stage, label in table.rows}
     methods = {method: label for method, _, label in table.rows}

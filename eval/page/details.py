@@ -9,15 +9,16 @@ import yaml
 
 from eval.metrics.image_metrics import describe
 from eval.page.evidence import log_end, optional_json, stages_behind
-from eval.tables.build import Table
+from eval.tables.build import ResultTable
+from eval.tables.column_cards import column_facts
 from eval.tables.plan import Cell, Column
-from magic123.records.cards import Value
+from magic123.records.cards import MetricCard
 
 SHOWN_VALUES = 3  # different values of one field of a card that are written out
 
 
 @dataclass(frozen=True)
-class Lack:
+class MissingResult:
     """A planned cell without any value, or without some: the word for it, the reason, the end of the log that says so."""
 
     name: str
@@ -29,7 +30,7 @@ class Lack:
 
 
 @dataclass(frozen=True)
-class Card:
+class CardSummary:
     """The common card of one column: (field, value) with what differs between results summed up."""
 
     title: str
@@ -37,7 +38,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Settings:
+class StageSettings:
     """One stage of one row, as YAML; `who` are the results made exactly so."""
 
     title: str
@@ -52,7 +53,7 @@ def column_title(column: Column) -> str:
     return f"{known.label} {'↑' if known.higher_is_better else '↓'} ({column.view_set} views{protocol})"
 
 
-def lacks(table: Table) -> list[Lack]:
+def lacks(table: ResultTable) -> list[MissingResult]:
     """One for each cell and state."""
     found: dict[tuple[Cell, str, str], list[str]] = {}
     for entry in table.entries:
@@ -63,7 +64,7 @@ def lacks(table: Table) -> list[Lack]:
         file = optional_json(cell.path / "status.json", "status").get("log", "") if status != "not scored" else ""
         log = log_end(Path(file)) if file else ""
         every = "every metric" if len(metrics) == len(table.columns) else ", ".join(dict.fromkeys(metrics))
-        listed.append(Lack(cell.name, status, reason, every, str(file), log))
+        listed.append(MissingResult(cell.name, status, reason, every, str(file), log))
     return listed
 
 
@@ -77,18 +78,15 @@ def _summed_up(values: list) -> str:
     return "; ".join(different[:SHOWN_VALUES]) + (f"; and {rest} more" if rest > 0 else "")
 
 
-def cards(table: Table) -> list[Card]:
-    """A card for each column that has any value."""
-    used: dict[Column, list[Value]] = {column: [] for column in table.columns}
-    for _, value in table.values:
-        used[Column(value.metric, value.view_set, value.protocol)].append(value)
+def cards(table: ResultTable) -> list[CardSummary]:
+    """Summarise the metric cards of each column that has any value."""
     listed = []
-    for column, values in used.items():
-        if not values:
+    for facts in column_facts(table):
+        if not facts.behind:
             continue
         fields = []
-        for field in type(values[0].card).model_fields:
-            several = [getattr(value.card, field) for value in values]
+        for field in MetricCard.model_fields:
+            several = facts.of_cards(field)
             if isinstance(several[0], dict):
                 several = [", ".join(f"{name} {version}" for name, version in found.items()) for found in several]
             elif field == "sets":
@@ -96,12 +94,12 @@ def cards(table: Table) -> list[Card]:
             elif field == "time":
                 several = [f"{min(several)} to {max(several)}"] if len(set(several)) > 1 else several
             fields.append((field.replace("_", " "), _summed_up(several)))
-        results = f"{len(values)} of {len([e for e in table.entries if e.column == column])}"
-        listed.append(Card(column_title(column), [("results", results), *fields]))
+        results = f"{len(facts.behind)} of {facts.planned}"
+        listed.append(CardSummary(column_title(facts.column), [("results", results), *fields]))
     return listed
 
 
-def settings(table: Table) -> list[Settings]:
+def settings(table: ResultTable) -> list[StageSettings]:
     """The resolved settings of every stage behind the table, once for each way in which results were made."""
     labels = {method: label.removesuffix(f" ({stage})") for method, stage, label in table.rows}
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
@@ -124,11 +122,11 @@ def settings(table: Table) -> list[Settings]:
     for (method, stage), variants in found.items():
         for text, names in variants.items():
             who = f"{len(names)} results, all alike" if len(variants) == 1 else ", ".join(names)
-            listed.append(Settings(f"{labels.get(method, method)}: {method}/{stage}", who, text))
+            listed.append(StageSettings(f"{labels.get(method, method)}: {method}/{stage}", who, text))
     return listed
 
 
-def prepared(table: Table, folders: list[Path]) -> list[Settings]:
+def prepared(table: ResultTable, folders: list[Path]) -> list[StageSettings]:
     """How the examples were prepared, each way once, and with which cameras they were viewed."""
     found: dict[tuple[str, str], list[str]] = {}
     for folder in folders:
@@ -146,7 +144,7 @@ def prepared(table: Table, folders: list[Path]) -> list[Settings]:
             found.setdefault(("view", text), []).append(cell.name)
     several = {step for step, _ in found if sum(step == other for other, _ in found) > 1}
     return [
-        Settings(step, ", ".join(names) if step in several else f"{len(names)} results, all alike", text)
+        StageSettings(step, ", ".join(names) if step in several else f"{len(names)} results, all alike", text)
         for (step, text), names in found.items()
     ]
 

@@ -20,7 +20,7 @@ STEPS = ("reconstruct", "view", "score")
 
 
 @dataclass(frozen=True)
-class Losses:
+class LossCurves:
     """Loss curves of `total` steps. `series` are (name, means over `bin` steps, None where never computed), from `steps` on."""
 
     steps: list[int]
@@ -39,7 +39,7 @@ def cell_name(cell: Cell, method: str | None = None, stage: str | None = None) -
     return f"{cell.dataset}/{cell.example}/{method or cell.method}/seed{cell.seed}/{stage or cell.stage}"
 
 
-def read_losses(file: Path) -> Losses | None:
+def read_losses(file: Path) -> LossCurves | None:
     """losses.csv (step, then one column for each loss) as at most POINTS means; None where there is no file."""
     if not file.is_file():
         return None
@@ -57,7 +57,7 @@ def read_losses(file: Path) -> Losses | None:
     for column, name in enumerate(names, start=1):
         found = [[line[column] for line in part if line[column] is not None] for part in bins]
         series.append((name, [sum(values) / len(values) if values else None for values in found]))
-    return Losses([int(part[0][0]) for part in bins], series, width, len(lines))
+    return LossCurves([int(part[0][0]) for part in bins], series, width, len(lines))
 
 
 def read_benchmark(file: Path) -> dict:

@@ -12,7 +12,7 @@ from eval.page import media
 from eval.page.evidence import optional_json
 from eval.page.media import Medium
 from eval.pictures.pictures import REFERENCE, view_sets
-from eval.tables.build import Table
+from eval.tables.build import ResultTable
 from eval.tables.plan import Cell
 from magic123.records.errors import InputError
 
@@ -92,7 +92,7 @@ def depth_scale(folder: Path) -> float | None:
     return float(scale) if isinstance(scale, int | float) and scale > 0 else None
 
 
-def exhibition(table: Table, truth: str, asked: str | None) -> Exhibition:
+def exhibition(table: ResultTable, truth: str, asked: str | None) -> Exhibition:
     """`truth`: the folder of true views with {dataset} and {example} in it, or empty for none."""
     cells = list(dict.fromkeys(entry.cell for entry in table.entries))
     seed = min(cell.seed for cell in cells)

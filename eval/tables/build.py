@@ -40,7 +40,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Table:
+class ResultTable:
     """Everything a layout prints. `rows` are (method, stage, label)."""
 
     name: str
@@ -95,7 +95,7 @@ def _summaries(entries: list[Entry], dataset: str, rows: list[tuple[str, str, st
     return summaries
 
 
-def build_table(name: str, definition: dict, cells: list[Cell]) -> Table:
+def build_table(name: str, definition: dict, cells: list[Cell]) -> ResultTable:
     """Join the scores of the planned cells onto a table's rows and columns."""
     wanted = [tuple(row) for row in definition.get("rows") or dict.fromkeys((cell.method, cell.stage) for cell in cells)]
     columns = [parse_column(key) for key in definition.get("columns", [])]
@@ -127,7 +127,7 @@ def build_table(name: str, definition: dict, cells: list[Cell]) -> Table:
     if baseline is not None and len(baseline) != 2:
         raise InputError(f"table {name!r} has the baseline {list(baseline)}; it must be [method, stage]")
     reported = bool(definition.get("reported", False))
-    return Table(name, title, datasets, rows, columns, entries, summaries, reported, baseline, values, results)
+    return ResultTable(name, title, datasets, rows, columns, entries, summaries, reported, baseline, values, results)
 
 
 def csv_text(header: list[str], lines: list[list]) -> str:
@@ -138,7 +138,7 @@ def csv_text(header: list[str], lines: list[list]) -> str:
     return stream.getvalue()
 
 
-def tidy_csv(table: Table) -> str:
+def tidy_csv(table: ResultTable) -> str:
     """One number a line."""
     header = ["dataset", "method", "stage", "metric", "protocol", "view_set", "mean", "sd", "n", "planned", "seeds"]
     lines = []
@@ -148,7 +148,7 @@ def tidy_csv(table: Table) -> str:
     return csv_text(header, lines)
 
 
-def cells_csv(table: Table) -> str:
+def cells_csv(table: ResultTable) -> str:
     """Every planned value a line, those that are not there included."""
     header = ["dataset", "example", "method", "stage", "seed", "metric", "protocol", "view_set", "value", "status", "reason"]
     lines = []

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.metrics.image_metrics import describe
-from eval.tables.build import Table, csv_text
+from eval.tables.build import ResultTable, csv_text
 from eval.tables.plan import Column, parse_column
 from magic123.records.errors import InputError
 from magic123.records.files import need_file
@@ -54,7 +54,7 @@ def paired_difference(
 
 
 @dataclass(frozen=True)
-class Line:
+class DifferenceLine:
     """A row of a table less the baseline, in one column of one dataset; without a difference there is a reason."""
 
     dataset: str
@@ -66,7 +66,27 @@ class Line:
     reason: str = ""
 
 
-def differences(table: Table) -> list[Line]:
+@dataclass(frozen=True)
+class PrintedDifference:
+    """A difference with its sign and the digits of its metric; `certain`: its interval excludes zero."""
+
+    mean: str
+    low: str
+    high: str
+    certain: bool
+    examples: int
+
+
+def printed(line: DifferenceLine) -> PrintedDifference | None:
+    """Format the difference of a line, or return None where it has only a reason."""
+    one, digits = line.difference, describe(line.column.metric).digits
+    if one is None:
+        return None
+    mean, low, high = (f"{number:+.{digits}f}" for number in (one.mean, one.low, one.high))
+    return PrintedDifference(mean, low, high, one.low > 0 or one.high < 0, one.examples)
+
+
+def differences(table: ResultTable) -> list[DifferenceLine]:
     """Every row less the baseline row, by dataset and column. Empty without a baseline, or when this run has not got it."""
     rows = [(method, stage) for method, stage, _ in table.rows]
     if table.baseline not in rows:
@@ -85,11 +105,11 @@ def differences(table: Table) -> list[Line]:
                     difference, reason = paired_difference(ours, theirs), ""
                 except InputError as problem:
                     difference, reason = None, str(problem)
-                lines.append(Line(dataset, method, stage, label, column, difference, reason))
+                lines.append(DifferenceLine(dataset, method, stage, label, column, difference, reason))
     return lines
 
 
-def differences_csv(table: Table) -> str:
+def differences_csv(table: ResultTable) -> str:
     """One difference a line; the header alone where there is nothing to compare with."""
     header = ["dataset", "method", "stage", "baseline_method", "baseline_stage", "metric", "protocol", "view_set"]
     header += ["difference", "low", "high", "level", "examples", "pairs", "reason"]
@@ -103,7 +123,7 @@ def differences_csv(table: Table) -> str:
     return csv_text(header, lines)
 
 
-def differences_markdown(table: Table) -> str:
+def differences_markdown(table: ResultTable) -> str:
     """A second table below the first; an interval that leaves out zero is bold. Empty where no baseline is declared."""
     if table.baseline is None:
         return ""
@@ -121,14 +141,13 @@ def differences_markdown(table: Table) -> str:
             continue
         cells = []
         for dataset, column in places:
-            line, digits = found[dataset, method, stage, column], describe(column.metric).digits
-            if line.difference is None:
+            line = found[dataset, method, stage, column]
+            if (one := printed(line)) is None:
                 cells.append("–")
                 reasons[line.reason] = None
                 continue
-            one = line.difference
-            text = f"{one.mean:+.{digits}f} [{one.low:+.{digits}f}, {one.high:+.{digits}f}] ({one.examples})"
-            cells.append(f"**{text}**" if one.low > 0 or one.high < 0 else text)
+            text = f"{one.mean} [{one.low}, {one.high}] ({one.examples})"
+            cells.append(f"**{text}**" if one.certain else text)
         lines.append("| " + " | ".join([label.replace("|", "\\|"), *cells]) + " |")
     note = f"Mean difference over the same examples and seeds, {LEVEL:.0%} bootstrap interval over the examples (how many)."
     notes = [note, *(f"– {reason}." for reason in reasons)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 
 from eval.metrics.image_metrics import describe
-from eval.tables.build import Summary, Table
+from eval.tables.build import ResultTable, Summary
 from eval.tables.flag_table import flag_notes
 from eval.tables.plan import Column
 from eval.tables.reported import Reported, is_comparable
@@ -74,7 +74,7 @@ def _views(column: Column, columns: list[Column]) -> str:
     return f"{views}, {column.protocol}" if several else views
 
 
-def grid(table: Table, published: list[Reported]) -> Grid:
+def grid(table: ResultTable, published: list[Reported]) -> Grid:
     """Lay the table out once; the markups below only wrap it."""
     places = [(dataset, column) for dataset in table.datasets for column in table.columns]
     header, texts = [], {}
@@ -97,7 +97,7 @@ def grid(table: Table, published: list[Reported]) -> Grid:
     return Grid(header, body, below, _notes(table, bool(below)))
 
 
-def _notes(table: Table, any_published: bool) -> list[str]:
+def _notes(table: ResultTable, any_published: bool) -> list[str]:
     notes = ["Mean over examples, then over seeds; ± is the standard deviation over seeds; n/N results of those planned."]
     lacking: dict[tuple[str, str], dict[str, int]] = {}
     for entry in table.entries:
@@ -129,7 +129,7 @@ def _plain(text: Text) -> str:
     return text.mean + (f" ± {text.sd}" if text.sd else "") + (f" ({inside})" if inside else "")
 
 
-def markdown(table: Table, published: list[Reported]) -> str:
+def markdown(table: ResultTable, published: list[Reported]) -> str:
     laid = grid(table, published)
     several = len(table.datasets) > 1
     heads = [f"{f'{d}: ' if several else ''}{label} {'↑' if up else '↓'}, {views}" for d, label, up, views in laid.header]
@@ -150,7 +150,7 @@ TEX = str.maketrans(
 )
 
 
-def latex(table: Table, published: list[Reported]) -> str:
+def latex(table: ResultTable, published: list[Reported]) -> str:
     """A table environment for a document that uses booktabs."""
     laid = grid(table, published)
     heads = [f"{label} {'↑' if up else '↓'}".translate(TEX) for _, label, up, _ in laid.header]
@@ -185,7 +185,7 @@ def _table_cell(text: Text) -> str:
     return f"{opening}{escape(text.mean)}{''.join(spans)}</td>"
 
 
-def html(table: Table, published: list[Reported]) -> str:
+def html(table: ResultTable, published: list[Reported]) -> str:
     """A <figure> with the table and its notes; `best` and `published` are classes, styles are the page's affair."""
     laid = grid(table, published)
     spans = "".join(f'<th colspan="{len(table.columns)}">{escape(dataset)}</th>' for dataset in table.datasets)
