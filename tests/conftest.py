@@ -7,13 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from repository_paths import REPOSITORY
 
 # before torch or numba are imported: several test processes share few cores
 for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
-
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def _has_gpu() -> bool:
@@ -41,7 +40,26 @@ NEEDS = {
 }
 
 
+# What an evaluation must never get wrong. Each test marked with one of these fails where its guard is removed.
+# `pytest -m requirement` runs them all, `pytest -m 'requirement(id="R4")'` those of one.
+REQUIREMENTS = {
+    "R1": "one command, and a card for every number",
+    "R2": "two protocols",
+    "R3": "reference and novel views are kept apart",
+    "R4": "CLIP is proved to be the right network",
+    "R5": "LPIPS checks the range of its pictures",
+    "R6": "PSNR is the same for bytes and floats, and is capped",
+    "R7": "denominators count every planned result",
+    "R8": "seeds and determinism",
+    "R27": "partial results",
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for marker in item.iter_markers("requirement"):
+            if marker.kwargs.get("id") not in REQUIREMENTS:
+                raise pytest.UsageError(f"{item.nodeid}: requirement(id=...) must be one of {', '.join(REQUIREMENTS)}")
     for marker, (is_there, reason) in NEEDS.items():
         marked = [item for item in items if item.get_closest_marker(marker)]
         if marked and not is_there():

@@ -16,6 +16,7 @@ EXAMPLES = ("dog", "cup")
 ROWS = (("copy", "coarse", "a copy"), ("both", "coarse", "both priors"), ("both", "fine", "both priors"))
 COLUMNS = ("psnr@reference", "psnr-ring", "lpips-mini", "chamfer")
 SIZE = 48
+HOSTILE = """<script>window.harm=1</script>"'><img src=x onerror="window.harm=1">{{ 7*7 }}</style></script><!--"""
 
 
 def colour_of(points):
@@ -166,3 +167,18 @@ def fail_cell(root: Path, reason: str, log: str) -> None:
     status.parent.mkdir(parents=True)
     status.write_text(json.dumps({"status": "failed", "reason": reason, "log": f"logs/{own}/reconstruct.log"}))
     (root / "plan.json").write_text(json.dumps(plan))
+
+
+def write_hostile(root: Path) -> None:
+    """Put the text HOSTILE wherever a run lets text in; the working directory is the run's folder."""
+    plan = json.loads(Path("plan.json").read_text())
+    for cell in plan["cells"]:
+        cell["label"] = HOSTILE if cell["method"] == "both" else cell["label"]
+    Path("plan.json").write_text(json.dumps(plan))
+    fail_cell(root, HOSTILE, f"{HOSTILE}\nerror: {HOSTILE}\n")
+    for folder in Path("results/toys").iterdir():
+        (folder / "example" / "example.json").write_text(json.dumps({"prompt": HOSTILE, "settings": {"resolution": HOSTILE}}))
+        (folder / "copy/seed0/coarse/mesh/none.json").write_text(json.dumps({"reason": HOSTILE}))
+        (folder / "copy/seed0/coarse/run.json").write_text(json.dumps({"machine": HOSTILE, "seconds": 1, HOSTILE: 2}))
+        losses = folder / "both/seed0/coarse/losses.csv"
+        losses.write_text(losses.read_text().replace("rgb", '"' + HOSTILE.replace('"', '""') + '"', 1))

@@ -94,3 +94,14 @@ def test_the_checks_can_fail():
     assert at_import(tree) == {"a", "b", "e"}
     assert imported(ast.parse("from a import b\ndef f():\n    from c.d import e")) == {"a", "a.b", "c.d", "c.d.e"}
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+
+
+def test_no_test_imports_a_test():
+    """What several test modules use is in a module of its own: a test module that is imported is a second copy of itself."""
+    wrong = [
+        f"{file.name} imports {name}"
+        for file in sorted((REPOSITORY / "tests").rglob("*.py"))
+        for name in imported(ast.parse(file.read_text(encoding="utf-8")))
+        if name.startswith(("test_", "tests.")) or name == "conftest"
+    ]
+    assert not wrong

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from small_stages import COARSE, FIELD, FINE, write_disc
 from tiny_diffusion import write_stable_diffusion, write_zero123
 
 from magic123.commands.reconstruct import choose_device, main, reconstruct
@@ -20,67 +20,10 @@ from magic123.records.errors import InputError
 from magic123.scenes.checkpoint import load_scene
 from magic123.settings.config import PriorSettings, ReferenceCamera, Stage
 
-FIELD = {
-    "hidden": 16,
-    "grid": {"levels": 4, "log2_entries": 12, "base_resolution": 4, "finest_resolution": 32},
-    "coarse_to_fine": 0,
-}
-COARSE = {
-    "scene": "nerf",
-    "steps": 60,
-    "resolution": 24,
-    "reference_warmup": 10,
-    "field": FIELD,
-    "nerf": {"occupancy_resolution": 24, "max_samples": 48},
-    "losses": {"depth": 0, "mask": 5},
-    "learning_rates": {"grid": 2e-2, "network": 1e-2},
-    "ema_interval": 5,
-}
-FINE = {
-    "scene": "dmtet",
-    "init": "coarse",
-    "steps": 5,
-    "resolution": 32,
-    "reference_scale": 1,
-    "reference_warmup": 2,
-    "field": FIELD,
-    "dmtet": {"grid_resolution": 16},
-    "shading": {"normal_until": 0},
-    "losses": {
-        "depth": 0,
-        "entropy": 0,
-        "orientation": 0,
-        "normal_smoothness": 0,
-        "normal_blur": 0,
-        "normal_consistency": 0.1,
-        "laplacian": 0.1,
-    },
-}
-
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory):
     return write_disc(tmp_path_factory.mktemp("example"))
-
-
-def write_disc(folder):
-    """A red half and a blue half of a disc: left and right differ."""
-    y, x = np.mgrid[:64, :64] + 0.5 - 32
-    rgba = np.zeros((64, 64, 4), np.uint8)
-    rgba[..., 0] = np.where(x < 0, 220, 30)
-    rgba[..., 2] = np.where(x < 0, 30, 220)
-    rgba[..., 3] = np.where(np.hypot(x, y) < 18, 255, 0)
-    Image.fromarray(rgba).save(folder / "rgba.png")
-    record = {
-        "name": "disc",
-        "prompt": "a disc",
-        "token": None,
-        "depth_source": "none",
-        "normal_source": "none",
-        "camera": {"polar": 90, "azimuth": 0, "radius": 1.8, "fov": 40},
-    }
-    (folder / "example.json").write_text(json.dumps(record))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +84,7 @@ def test_albedo_replaces_lambertian_only_where_nothing_needs_normals():
     assert plain_if_possible("lambertian", 1.0, Stage(scene="nerf")) == "lambertian"
 
 
+@pytest.mark.requirement(id="R8")
 def test_two_runs_of_both_stages_are_the_same_bytes(example, coarse, tmp_path):
     reconstruct(example, Stage(**COARSE), 0, tmp_path / "coarse")
     for i in range(2):

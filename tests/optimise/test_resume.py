@@ -6,13 +6,13 @@ import os
 import random
 import shutil
 import signal
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from test_reconstruct import COARSE, FINE, write_disc
+from killed_loop import FILES, Killed, killed_at, same
+from small_stages import COARSE, FINE, write_disc
 from tiny_diffusion import write_stable_diffusion
 
 from magic123 import __main__
@@ -20,42 +20,12 @@ from magic123.commands.invert import invert
 from magic123.commands.reconstruct import reconstruct
 from magic123.commands.view import main
 from magic123.optimise import resume
-from magic123.optimise.loss_history import Losses
 from magic123.optimise.resume import Unfinished, loop_state, restore_loop
 from magic123.records.errors import InputError, NonFinite, Stopped
 from magic123.settings.config import InversionSettings, Stage
 
 TOKEN = InversionSettings(steps=12, batch=2, learning_rate=1e-2, evaluation_samples=4, templates=("a photo of a {}",))
 SHORT = {**COARSE, "steps": 40}
-
-
-class Killed(BaseException):
-    """The process is gone: nothing of ours may catch it."""
-
-
-@contextmanager
-def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, by: signal.Signals | None = None):
-    """Ends the loop in step `step`, before what follows the step: as SIGKILL would, or by a signal that can be handled."""
-    add = Losses.add
-
-    def deadly(self, at, values):
-        add(self, at, values)
-        if at == step:
-            if by is None:
-                raise Killed
-            os.kill(os.getpid(), by)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Losses, "add", deadly)
-        yield
-
-
-def same(one: Path, other: Path, *names: str) -> None:
-    for name in names:
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
-
-
-FILES = ("checkpoint.safetensors", "losses.csv", "stage.json")
 
 
 @pytest.fixture(scope="module")

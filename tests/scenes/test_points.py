@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_reconstruct import COARSE, FIELD, write_disc
-from test_resume import FILES, Killed, killed_at, same
+from killed_loop import FILES, Killed, killed_at, same
+from small_stages import COARSE, FIELD, write_disc
 from tiny_diffusion import SIDE, write_stable_diffusion
 
 from magic123.commands.reconstruct import reconstruct

@@ -240,6 +240,7 @@ def test_table_in_a_clone_does_not_stand_for_results(tree: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ failures
+@pytest.mark.requirement(id="R27")
 def test_failed_cell_stands_in_the_table_and_heals(tree: Path) -> None:
     override(tree, "both", "{coarse: {losses: {mask: 0.4}}}")
     run = snakemake(tree, *RUN, FAIL="results/demo/dog/both/seed0/coarse")

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from kill_harness import HOOK, REPOSITORY, contents, repeated
-from test_reconstruct import COARSE, write_disc
+from small_stages import COARSE, write_disc
 
 INTERVAL = 10  # steps between saves
 

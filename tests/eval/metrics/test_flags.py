@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from repository_paths import DEMO
 
 from eval.metrics.flags import RULES, Result, bulge, in_small_pieces, largest_part, measure_flags, repetition
 from eval.pictures.inputs import NO_MESH_MADE, Reference
@@ -15,7 +16,6 @@ from eval.pictures.protocols import blend_on_white, to_bytes
 from magic123.records.cameras import read_poses
 from magic123.records.cards import Flag
 
-DEMO = Path(__file__).resolve().parents[3] / "datasets" / "demo"
 OBJECTS = sorted(path.name for path in DEMO.iterdir() if path.is_dir())
 
 

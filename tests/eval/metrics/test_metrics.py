@@ -18,6 +18,7 @@ def disc() -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------------------ PSNR and SSIM
+@pytest.mark.requirement(id="R6")
 def test_identical_pictures_reach_the_cap_and_no_more(disc):
     assert psnr(disc, disc) == PSNR_CAP == 100.0
     # half an 8-bit step in one of many pixels would be above the cap
@@ -32,6 +33,7 @@ def test_psnr_of_a_constant_error(offset, expected):
     assert psnr(flat + offset, flat) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.requirement(id="R6")
 def test_bytes_and_floats_score_alike(disc):
     other = 255 - disc
     value = psnr(other, disc)
@@ -158,6 +160,7 @@ def test_mini_perceptual_gradients_are_finite_where_all_channels_are_silent():
     assert torch.isfinite(pictures.grad).all()
 
 
+@pytest.mark.requirement(id="R5")
 def test_perceptual_metric_wants_declared_range(mini, disc):
     """A picture in [0, 1] lies in [-1, 1] as well; only its type can tell, so a bare tensor is refused."""
     import torch
@@ -298,6 +301,7 @@ def test_column_names_tell_the_models_apart():
         assert KNOWN[vision["width"], vision["layers"], vision["patch_size"]] == name
 
 
+@pytest.mark.requirement(id="R4")
 def test_clip_without_weights_is_a_gap_and_never_random(clip_copy):
     from eval.metrics.clip import load_clip
 
@@ -322,6 +326,7 @@ def test_clip_nan_is_an_error(clip_folder, disc):
 
 
 # ------------------------------------------------------------------------------------------------------------- canary
+@pytest.mark.requirement(id="R4")
 def test_canary_hears_another_activation(clip_copy):
     from eval.metrics.clip import CONFIG, load_clip
 
@@ -336,6 +341,7 @@ def test_canary_hears_another_activation(clip_copy):
         load_clip(str(clip_copy))
 
 
+@pytest.mark.requirement(id="R4")
 def test_canary_hears_another_range_and_random_weights(mini, monkeypatch):
     import torch
 

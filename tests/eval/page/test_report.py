@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_run import ROWS, build_run, fail_cell, report_words
+from small_run import HOSTILE, ROWS, build_run, fail_cell, report_words, write_hostile
 
 from eval.__main__ import main
 from eval.page import media
@@ -213,27 +213,9 @@ def test_unseen_view_is_the_one_from_behind(run: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- foreign text
-HOSTILE = """<script>window.harm=1</script>"'><img src=x onerror="window.harm=1">{{ 7*7 }}</style></script><!--"""
-
-
-def hostile(run: Path) -> None:
-    """The same text wherever a run lets text in."""
-    plan = json.loads(Path("plan.json").read_text())
-    for cell in plan["cells"]:
-        cell["label"] = HOSTILE if cell["method"] == "both" else cell["label"]
-    Path("plan.json").write_text(json.dumps(plan))
-    fail_cell(run, HOSTILE, f"{HOSTILE}\nerror: {HOSTILE}\n")
-    for folder in Path("results/toys").iterdir():
-        (folder / "example" / "example.json").write_text(json.dumps({"prompt": HOSTILE, "settings": {"resolution": HOSTILE}}))
-        (folder / "copy/seed0/coarse/mesh/none.json").write_text(json.dumps({"reason": HOSTILE}))
-        (folder / "copy/seed0/coarse/run.json").write_text(json.dumps({"machine": HOSTILE, "seconds": 1, HOSTILE: 2}))
-        losses = folder / "both/seed0/coarse/losses.csv"
-        losses.write_text(losses.read_text().replace("rgb", '"' + HOSTILE.replace('"', '""') + '"', 1))
-
-
 def test_foreign_text_stays_text(run: Path) -> None:
     plain = Reader(page_of())
-    hostile(run)
+    write_hostile(run)
     page = page_of(title=HOSTILE)
     reader = Reader(page)
     # four media of the failed cell are gone; nothing else changed its kind

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from browser import Witness, chromium
 from PIL import Image
-from small_run import build_run, fail_cell, report_words
-from test_report import HOSTILE, hostile
+from small_run import HOSTILE, build_run, fail_cell, report_words, write_hostile
 
 from eval.__main__ import main
 
@@ -264,7 +263,7 @@ def test_a_failed_cell_shows_the_end_of_its_log(browser, finished: Path, tmp_pat
 def test_foreign_text_does_nothing(browser, finished: Path, tmp_path: Path, monkeypatch) -> None:
     root = Path(shutil.copytree(finished, tmp_path / "run"))
     monkeypatch.chdir(root)
-    hostile(root)
+    write_hostile(root)
     with Witness(browser, page_in(root, title=HOSTILE)) as seen:
         seen.page.locator("#closer").scroll_into_view_if_needed()
         until(seen.page, "document.querySelector('#closer-scores tr') !== null")

@@ -142,7 +142,7 @@ def test_miniature_clip_knows_the_demo_from_its_captions():
     """The shipped miniature, its own tokenizer, true views: own captions are found far more often than one in six."""
     import csv
 
-    from test_flags import DEMO
+    from repository_paths import DEMO
 
     from eval.metrics.clip import load_clip
     from eval.pictures.pictures import read_picture

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from test_flags import DEMO
+from repository_paths import DEMO
 from workflow_tree import build, snakemake, write_lines
 
 from eval.__main__ import main

@@ -39,6 +39,7 @@ def save(path, picture: np.ndarray) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- pictures
+@pytest.mark.requirement(id="R2")
 @pytest.mark.parametrize("size", [96, 40])
 def test_corrected_sees_one_object_in_both_conventions(size):
     straight = soft_disc(96)
@@ -55,6 +56,7 @@ def test_corrected_sees_one_object_in_both_conventions(size):
     assert psnr(reference_picture(CORRECTED, stored, size, "straight"), seen) < 40
 
 
+@pytest.mark.requirement(id="R2")
 def test_as_published_punishes_the_perfect_render_of_a_soft_edge():
     stored = premultiplied(soft_disc(800))
     target = blend_on_white(stored, "straight")  # what Magic123 trains on
@@ -164,6 +166,7 @@ def values(folder) -> dict:
     return {(v.metric, v.protocol, v.view_set): v for v in read_scores(folder / "scores.json").values}
 
 
+@pytest.mark.requirement(id="R1")
 def test_stored_result_gives_stored_numbers(result):
     assert score(result) == 0
     found = {key: value.value for key, value in values(result).items()}
@@ -218,6 +221,7 @@ def test_reference_view_is_never_novel(result, tmp_path):
     assert "clip-mini" in found["clip-mini", "corrected", "novel"].card.full_name
 
 
+@pytest.mark.requirement(id="R3")
 def test_novel_value_with_a_reference_image_does_not_fit_the_schema(result):
     score(result)
     content = json.loads((result / "scores.json").read_text())
@@ -227,6 +231,7 @@ def test_novel_value_with_a_reference_image_does_not_fit_the_schema(result):
         Scores.model_validate(content)
 
 
+@pytest.mark.requirement(id="R1")
 def test_every_card_field_is_required(result):
     score(result)
     content = json.loads((result / "scores.json").read_text())
@@ -379,6 +384,7 @@ def test_truth_from_another_place_is_refused(result, capsys):
     assert score(result) == 1
 
 
+@pytest.mark.requirement(id="R3")
 def test_novel_view_from_the_reference_pose_does_not_count(result, tmp_path):
     """A full circle begins at the reference: with 1 + 4 views of which one repeats it, 3 are novel and 4 are all."""
     clip = make_tiny_clip(tmp_path / "clip")

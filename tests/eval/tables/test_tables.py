@@ -85,6 +85,7 @@ def test_results_of_a_lower_rung_are_marked(run):
 
 
 # ---------------------------------------------------------------------------------------------------------- arithmetic
+@pytest.mark.requirement(id="R8")
 def test_mean_over_seeds_of_means_over_examples():
     found = {("a", 0): 1.0, ("b", 0): 3.0, ("a", 1): 7.0}
     mean, sd, seeds = mean_and_sd(found)
@@ -102,6 +103,7 @@ def test_complete_table(run):
     assert one.shared_mean is None
 
 
+@pytest.mark.requirement(id="R7")
 def test_a_deleted_result_is_counted_and_named(run):
     (run / "cup/both/1/scores.json").unlink()
     table = table_of(run)
@@ -427,6 +429,7 @@ def test_raised_flags_are_listed_and_named_under_the_table(run):
     assert next(line for line in lines if line["state"] == "not measured")["reason"] == "no depth map"
 
 
+@pytest.mark.requirement(id="R8")
 def test_cards_of_the_columns_say_over_what(run):
     made = {"seed": 1, "determinism": "strict", "device": "cpu", "kernels": {"rasterizer": "numba"}, "versions": {}}
     for file in run.glob("*/*/1/scores.json"):
