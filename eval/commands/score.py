@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 
 from eval.metrics.flags import Result, measure_flags
-from eval.metrics.models import Models, load_models
+from eval.metrics.measure import missing_without, missing_without_picture
+from eval.metrics.models import load_models
+from eval.metrics.registry import NETWORKS, rows
 from eval.metrics.score import score_mesh, score_views
 from eval.pictures.consistency import neighbours
 from eval.pictures.inputs import (
@@ -30,22 +32,6 @@ def _path(text: str) -> Path | None:
     return None if text == "none" else Path(text)
 
 
-def _of_the_picture(models: Models) -> list[str]:
-    """The metrics that compare with the input picture, or with truths of the object in it."""
-    networks = [*models.perceptual, *models.clip, *models.contextual]
-    return ["psnr", "psnr-mask", "ssim", *(model.name for model in networks)]
-
-
-def _gaps(models: Models, no_captions: str, no_ring: str) -> list[Gap]:
-    """What the networks at hand could have measured, had there been captions to choose from, or a ring."""
-    gaps = []
-    for model in models.clip if no_captions else []:
-        gaps.append(Gap(metric=f"r-precision-{model.name.removeprefix('clip-')}", reason=no_captions))
-    for model in [*models.clip, *models.perceptual] if no_ring else []:
-        gaps.append(Gap(metric=f"consistency-{model.name}", reason=no_ring))
-    return gaps
-
-
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m eval score", description=__doc__.splitlines()[0])
     parser.add_argument("--views", type=Path, required=True, help="folder {set}/{i}.png with a set named reference")
@@ -56,10 +42,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--mesh", type=_path, default=None, help="the result's mesh, or none")
     parser.add_argument("--truth-mesh", type=_path, default=None, help="the true mesh in the same frame, or none")
     parser.add_argument("--protocol", nargs="+", default=["corrected"], help="corrected, as-published, or both")
-    parser.add_argument("--clip", action="append", default=[], help="open_clip folder or ARCHITECTURE=FILE; repeatable")
-    parser.add_argument("--perceptual", action="append", default=[], help="folder of the miniature perceptual model")
-    parser.add_argument("--lpips", action="append", default=[], help="alex=FILE or vgg=FILE, torchvision's trunks; repeatable")
-    parser.add_argument("--contextual", action="append", default=[], help="vgg19=FILE, torchvision's trunk; repeatable")
+    for option, network in NETWORKS.items():
+        parser.add_argument(f"--{option}", action="append", default=[], help=network.help)
     parser.add_argument("--caption", help="the example's own caption, for R-precision")
     parser.add_argument("--captions", help="all captions of its dataset, a JSON list")
     parser.add_argument("--record", type=_path, default=None, help="the result's stage.json, or none")
@@ -84,7 +68,7 @@ def main(argv: list[str]) -> None:
         untouched = protocol.blend == "zero-is-white" and given.published
         references[protocol.name] = read_reference(given.published if untouched else given.reference, protocol, given.alpha)
     mesh, no_mesh = find_mesh(given.mesh)
-    models = load_models(given.clip, given.perceptual, given.lpips, given.device, given.contextual)
+    models = load_models({option: getattr(given, option) for option in NETWORKS}, given.device)
     kernels, values = rendering_kernels(given.views), []
     for protocol in protocols:
         reference = references[protocol.name]
@@ -92,10 +76,14 @@ def main(argv: list[str]) -> None:
         if protocol.name == "corrected":
             if shaded:
                 values += score_views(protocol, shaded, reference, models, kernels, captions, ring, shaded=True)
-            models.gaps += _gaps(models, no_captions, no_ring)
-            models.gaps += [Gap(metric=name, reason=NO_PICTURE) for name in _of_the_picture(models) if not pictured]
+            if no_captions:
+                models.gaps += missing_without("captions", models, no_captions)
+            if no_ring:
+                models.gaps += missing_without("ring", models, no_ring)
+            if not pictured:
+                models.gaps += [Gap(metric=name, reason=NO_PICTURE) for name in missing_without_picture(models)]
             if given.truth_mesh is not None and mesh is None:
-                models.gaps += [Gap(metric=name, reason=no_mesh) for name in ("chamfer", "f-score", "volume-iou")]
+                models.gaps += [Gap(metric=name, reason=no_mesh) for name in rows("true mesh")]
             elif given.truth_mesh is not None:
                 of_mesh, gaps = score_mesh(protocol, mesh, given.truth_mesh)
                 values, models.gaps = values + of_mesh, models.gaps + gaps

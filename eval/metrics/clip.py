@@ -38,6 +38,8 @@ class ClipModel:
         self.sha256 = sha256_of(file)
         self.name = self._column(architecture, sum(p.numel() for p in model.parameters()))
         self.libraries = ("torch", "open_clip_torch")
+        scaling = f"(x - {np.round(self.mean, 4).tolist()}) / {np.round(self.deviation, 4).tolist()}"
+        self.range = f"{scaling} with x in [0, 1]"
         self.canary = "not checked"
 
     def _column(self, architecture: dict, parameters: int) -> str:

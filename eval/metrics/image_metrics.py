@@ -5,58 +5,12 @@ Pictures are [H, W, 3], uint8 or floats in [0, 1]. Both are computed in double p
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
 
 from magic123.records.errors import InputError
 
 PSNR_CAP = 100.0  # decibel; identical pictures would be infinite and would make every mean infinite
 SSIM_SIGMA = 1.5  # Gaussian window, 11 pixels wide, population covariance: the values of the original paper
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a table needs to know about a family of numbers."""
-
-    label: str
-    higher_is_better: bool
-    digits: int
-    version: int  # raised when the same pictures would get another number
-    unit: str = ""
-
-
-# Longest name first wins: "psnr-mask-ring" is a psnr-mask over the set "ring", "lpips-mini" an LPIPS by the miniature.
-FAMILIES = {
-    "psnr": Metric("PSNR", True, 2, 1, "dB"),
-    "psnr-mask": Metric("PSNR (mask)", True, 2, 1, "dB"),
-    "ssim": Metric("SSIM", True, 3, 1),
-    "lpips": Metric("LPIPS", False, 3, 1),
-    "clip": Metric("CLIP-similarity", True, 3, 1),
-    "clip-text": Metric("CLIP-similarity to the caption", True, 3, 1),
-    "chamfer": Metric("Chamfer", False, 4, 1),
-    "f-score": Metric("F-score", True, 3, 1),
-    "volume-iou": Metric("Volume IoU", True, 3, 1),
-    "contextual": Metric("Contextual", False, 3, 1),
-    "r-precision": Metric("CLIP R-precision", True, 3, 1),
-    "consistency-clip": Metric("Self-consistency, CLIP", True, 3, 1),
-    "consistency-lpips": Metric("Self-consistency, LPIPS", False, 3, 1),
-}
-
-
-def family(name: str) -> str:
-    """The family a metric's name belongs to."""
-    fitting = [known for known in FAMILIES if name == known or name.startswith(f"{known}-")]
-    if not fitting:
-        raise InputError(f"unknown metric {name!r}: it starts with none of {', '.join(FAMILIES)}")
-    return max(fitting, key=len)
-
-
-def describe(name: str) -> Metric:
-    """Label, direction and digits of a metric by its name; what follows the family's name goes into the label."""
-    known = family(name)
-    metric, rest = FAMILIES[known], name[len(known) + 1 :]
-    return replace(metric, label=f"{metric.label} {rest}") if rest else metric
 
 
 def unit_floats(picture: np.ndarray) -> np.ndarray:

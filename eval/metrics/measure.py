@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from eval.metrics.image_metrics import SSIM_SIGMA, psnr, ssim
+from eval.metrics.mesh_metrics import surface_distances
 from eval.metrics.models import Models
+from eval.metrics.registry import METRICS, Needs, name_with, rows
 from eval.pictures.inputs import Captions, Reference
 from eval.pictures.meshes import load_mesh
 from eval.pictures.pictures import REFERENCE, View
@@ -38,10 +41,10 @@ class Measured:
     against: str
     resolution: int | None
     seconds: float
-    range: str = "[0, 1]"
-    libraries: tuple[str, ...] = ("numpy", "opencv-python-headless")
-    model: object | None = None
-    details: str = ""
+    range: str
+    libraries: tuple[str, ...]
+    model: Any | None
+    details: str
 
 
 @dataclass(frozen=True)
@@ -73,32 +76,35 @@ def pairs(protocol: Protocol, views: list[View], reference: Reference | None) ->
 
 
 def measure_pairs(protocol: Protocol, known: list[Pair], models: Models) -> list[Measured]:
-    """PSNR and LPIPS; under `corrected` also PSNR inside the mask and SSIM. Nothing of nothing."""
+    """Compute the metrics that compare a render with what it should show. Nothing of nothing."""
     if not known:
         return []
     size = max(len(pair.render) for pair in known)
-    functions = {"psnr": lambda pair: psnr(pair.render, pair.truth)}
-    if protocol.name == "corrected":
-        functions["psnr-mask"] = lambda pair: psnr(pair.render, pair.truth, pair.mask)
-        functions["ssim"] = lambda pair: ssim(pair.render, pair.truth)
     found = []
-    for name, function in functions.items():
-        start = time.perf_counter()
-        images = {pair.view.name: function(pair) for pair in known}
-        seconds = time.perf_counter() - start
-        if name == "ssim":
-            libraries = (*Measured.libraries, "scikit-image")
-            found.append(Measured(name, images, "truth", size, seconds, "[0, 1]", libraries, None, f"gaussian-{SSIM_SIGMA}"))
-        else:
-            found.append(Measured(name, images, "truth", size, seconds))
-    for model in models.perceptual:
-        start = time.perf_counter()
-        values = model.compare([pair.render for pair in known], [pair.truth for pair in known])
-        images = {pair.view.name: value for pair, value in zip(known, values, strict=True)}
-        libraries = (*Measured.libraries, *model.libraries)
-        seconds = time.perf_counter() - start
-        found.append(Measured(model.name, images, "truth", model.size, seconds, "[-1, 1]", libraries, model, model.details))
+    for name, row in rows("truth", protocol.name).items():
+        if row.compute is not None:
+            start = time.perf_counter()
+            images = {pair.view.name: row.compute(pair) for pair in known}
+            found.append(_measured(name, images, row.needs, size, start))
+        for model in models.of(row.network):
+            start = time.perf_counter()
+            values = model.compare([pair.render for pair in known], [pair.truth for pair in known])
+            images = {pair.view.name: value for pair, value in zip(known, values, strict=True)}
+            found.append(_measured(name, images, row.needs, model.size, start, model))
     return found
+
+
+def _measured(
+    known: str, images: dict, against: str, size: int | None, start: float, model=None, details: str | None = None
+) -> Measured:
+    """Return values of a family of METRICS as its row describes them, by a network where `model` is given."""
+    row, seconds = METRICS[known], time.perf_counter() - start
+    if model is None:
+        details = str(row.details) if details is None else details
+        return Measured(known, images, against, size, seconds, str(row.range), row.libraries, None, details)
+    name, libraries, span = name_with(known, model), (*row.libraries, *model.libraries), row.range or model.range
+    details = model.details if details is None else details
+    return Measured(name, images, against, size, seconds, span, libraries, model, details)
 
 
 def measure_clip(
@@ -109,64 +115,52 @@ def measure_clip(
     captions: Captions | None = None,
     ring: Sequence[tuple[int, int]] = (),
 ) -> list[Measured]:
-    """By each CLIP model: cosine of each view with the reference picture; under `corrected` also whether its own caption
-    is the nearest of the dataset's, and the cosine of neighbours on a `ring` (pairs of places in `views`). Without a reference
-    picture the cosine is that with the caption, under another name."""
+    """Compute the metrics by CLIP: by each model the cosine of each view with the reference picture; under `corrected` also
+    whether its own caption is the nearest of the dataset's, and the cosine of neighbours on a `ring` (pairs of places in
+    `views`). Without a reference picture the cosine is that with the caption, under another name."""
     found = []
-    for model in models.clip:
+    for model in models.of("clip"):
         start = time.perf_counter()
-        renders = [resize_area(render_as_saved(protocol, view.render), model.size) for view in views]
-        embeddings = model.encode(renders)
-        scaling = f"(x - {np.round(model.mean, 4).tolist()}) / {np.round(model.deviation, 4).tolist()} with x in [0, 1]"
-        card = {
-            "resolution": model.size,
-            "range": scaling,
-            "libraries": (*Measured.libraries, *model.libraries),
-            "model": model,
-        }
+        embeddings = model.encode([resize_area(render_as_saved(protocol, view.render), model.size) for view in views])
 
-        def measured(metric: str, images: dict, against: str, details: str, start: float = start, card: dict = card):
-            found.append(Measured(metric, images, against, seconds=time.perf_counter() - start, details=details, **card))
+        def measured(known: str, values, against: str, start: float = start, model=model, words: str = ""):
+            images = values if isinstance(values, dict) else dict(zip((view.name for view in views), values, strict=True))
+            found.append(_measured(known, images, against, model.size, start, model, f"{METRICS[known].details}{words}"))
 
+        activation = f".{model.activation}"
         if reference is not None:
             picture = reference_picture(protocol, reference.rgba, model.size, reference.alpha)
             known = model.encode([picture])[0]
-            similarities = dict(zip((view.name for view in views), (embeddings @ known).tolist(), strict=True))
-            measured(model.name, similarities, "reference picture", f"image-image.{model.activation}")
+            measured("clip", (embeddings @ known).tolist(), "reference picture", words=activation)
         elif captions is not None:
-            name = f"clip-text-{model.name.removeprefix('clip-')}"
             try:
                 known = model.encode_captions([captions.own])[0]
             except MetricGap as gap:
-                models.gaps.append(Gap(metric=name, reason=str(gap)))
+                models.gaps.append(Gap(metric=name_with("clip-text", model), reason=str(gap)))
             else:
-                similarities = dict(zip((view.name for view in views), (embeddings @ known).tolist(), strict=True))
-                measured(name, similarities, "its caption", f"image-text.{model.activation}")
+                measured("clip-text", (embeddings @ known).tolist(), "its caption", words=activation)
         else:
             gap = "neither a picture nor a caption to compare with"
-            models.gaps.append(Gap(metric=f"clip-text-{model.name.removeprefix('clip-')}", reason=gap))
-        if protocol.name != "corrected":
-            continue
-        if captions is not None and captions.others:
+            models.gaps.append(Gap(metric=name_with("clip-text", model), reason=gap))
+        if "r-precision" in rows("captions", protocol.name) and captions is not None and captions.others:
             start = time.perf_counter()
             try:
                 own, *others = model.encode_captions([captions.own, *captions.others])
             except MetricGap as gap:
-                models.gaps.append(Gap(metric=f"r-precision-{model.name.removeprefix('clip-')}", reason=str(gap)))
+                models.gaps.append(Gap(metric=name_with("r-precision", model), reason=str(gap)))
             else:
                 first = embeddings @ own > (embeddings @ np.stack(others).T).max(1)
-                hits = dict(zip((view.name for view in views), first.astype(float).tolist(), strict=True))
-                name = f"r-precision-{model.name.removeprefix('clip-')}"
-                measured(name, hits, f"{1 + len(others)} captions", f"image-text.{model.activation}", start)
-        start = time.perf_counter()
-        if ring:
+                against = f"{1 + len(others)} captions"
+                measured("r-precision", first.astype(float).tolist(), against, start, words=activation)
+        if "consistency-clip" in rows("ring", protocol.name) and ring:
+            start = time.perf_counter()
             cosines = [float(embeddings[even] @ embeddings[odd]) for even, odd in ring]
-            measured(f"consistency-{model.name}", by_even(views, ring, cosines), NEIGHBOURS, "image-image", start)
+            measured("consistency-clip", by_even(views, ring, cosines), NEIGHBOURS, start)
     return found
 
 
 def by_even(views: list[View], pairs: Sequence[tuple[int, int]], values: list[float]) -> dict[str, float]:
-    """Values of pairs (even view, odd neighbour) -> the mean at each even view, by its name."""
+    """Return, from values of pairs (even view, odd neighbour), the mean at each even view, by its name."""
     at: dict[str, list[float]] = {}
     for (even, _), value in zip(pairs, values, strict=True):
         at.setdefault(views[even].name, []).append(value)
@@ -176,47 +170,71 @@ def by_even(views: list[View], pairs: Sequence[tuple[int, int]], values: list[fl
 def measure_features(
     protocol: Protocol, views: list[View], reference: Reference | None, models: Models, ring: Sequence[tuple[int, int]]
 ) -> list[Measured]:
-    """Contextual distance of each view from the reference picture, and perceptual distance of neighbours on a ring."""
+    """Compute the metrics by networks other than CLIP on views and the reference picture, or on neighbours on a ring."""
     found = []
     renders = [render_as_saved(protocol, view.render) for view in views]
-    for model in models.contextual if reference is not None else []:
-        start = time.perf_counter()
-        picture = reference_picture(protocol, reference.rgba, model.size, reference.alpha)
-        images = dict(zip((view.name for view in views), model.similarity(picture, renders), strict=True))
-        seconds, libraries = time.perf_counter() - start, (*Measured.libraries, *model.libraries)
-        against = "reference picture"
-        found.append(Measured(model.name, images, against, model.size, seconds, "[-1, 1]", libraries, model, model.details))
-    for model in models.perceptual if ring else []:
-        start = time.perf_counter()
-        values = model.compare(*([renders[place] for place in side] for side in zip(*ring, strict=True)))
-        images = by_even(views, ring, values)
-        seconds, libraries = time.perf_counter() - start, (*Measured.libraries, *model.libraries)
-        name = f"consistency-{model.name}"
-        found.append(Measured(name, images, NEIGHBOURS, model.size, seconds, "[-1, 1]", libraries, model, model.details))
+    for name, row in rows("reference picture", protocol.name).items():
+        for model in models.of(row.network) if reference is not None and row.network != "clip" else []:
+            start = time.perf_counter()
+            picture = reference_picture(protocol, reference.rgba, model.size, reference.alpha)
+            images = dict(zip((view.name for view in views), model.similarity(picture, renders), strict=True))
+            found.append(_measured(name, images, row.needs, model.size, start, model))
+    for name, row in rows("ring", protocol.name).items():
+        for model in models.of(row.network) if ring and row.network != "clip" else []:
+            start = time.perf_counter()
+            values = model.compare(*([renders[place] for place in side] for side in zip(*ring, strict=True)))
+            found.append(_measured(name, by_even(views, ring, values), NEIGHBOURS, model.size, start, model))
     return found
 
 
-def measure_mesh(mesh: Path, truth: Path) -> tuple[list[Measured], list[Gap]]:
-    """Chamfer distance, F-score and volume IoU, in the frame the meshes came in."""
-    from eval.metrics.mesh_metrics import F_SCORE_THRESHOLD, SAMPLES, VOXELS, surface_distances, volume_iou
+@dataclass(frozen=True)
+class MeshPair:
+    """A mesh and what it should be, as trimeshes in one frame."""
 
-    start = time.perf_counter()
-    ours, theirs = load_mesh(mesh), load_mesh(truth)
-    numbers = surface_distances(ours, theirs)
-    seconds = time.perf_counter() - start
+    mesh: Any
+    truth: Any
+
+    @cached_property
+    def distances(self) -> dict[str, float]:
+        """What `surface_distances` returns; computed once for all metrics of it."""
+        return surface_distances(self.mesh, self.truth)
+
+    @property
+    def closed(self) -> str:
+        """Whether both surfaces are watertight, in a word for the card."""
+        return "watertight" if self.mesh.is_watertight and self.truth.is_watertight else "not-watertight"
+
+
+def measure_mesh(mesh: Path, truth: Path) -> tuple[list[Measured], list[Gap]]:
+    """Compute the metrics of the surface, in the frame the meshes came in."""
+    pair = MeshPair(load_mesh(mesh), load_mesh(truth))
     found, gaps = [], []
-    for name, number in numbers.items():
-        details = f"unaligned.{SAMPLES}-samples" + (f".threshold-{F_SCORE_THRESHOLD}" if name == "f-score" else "")
-        libraries = ("numpy", "scipy", "trimesh")
-        found.append(Measured(name, {"": number}, "true mesh", None, seconds, "world units", libraries, None, details))
-    start = time.perf_counter()
-    try:
-        shared = {"": volume_iou(ours, theirs)}
-    except MetricGap as gap:
-        gaps.append(Gap(metric="volume-iou", reason=str(gap)))
-    else:
-        watertight = "watertight" if ours.is_watertight and theirs.is_watertight else "not-watertight"
-        details = f"unaligned.{VOXELS}-voxels-filled.{watertight}"
-        seconds = time.perf_counter() - start
-        found.append(Measured("volume-iou", shared, "true mesh", None, seconds, "world units", libraries, None, details))
+    for name, row in rows("true mesh").items():
+        start = time.perf_counter()
+        try:
+            images = {"": row.compute(pair)}
+        except MetricGap as gap:
+            gaps.append(Gap(metric=name, reason=str(gap)))
+        else:
+            details = row.details(pair) if callable(row.details) else row.details
+            found.append(_measured(name, images, row.needs, None, start, details=details))
     return found, gaps
+
+
+def missing_without_picture(models: Models) -> list[str]:
+    """Return the metrics that compare with the input picture, or with true pictures of the object in it."""
+    return [
+        name
+        for needs in ("truth", "reference picture")
+        for known, row in rows(needs).items()
+        for name in ([known] if row.network is None else [name_with(known, model) for model in models.of(row.network)])
+    ]
+
+
+def missing_without(needs: Needs, models: Models, reason: str) -> list[Gap]:
+    """Return a gap for everything that the networks at hand could have computed, had there been captions, or a ring."""
+    return [
+        Gap(metric=name_with(known, model), reason=reason)
+        for known, row in rows(needs).items()
+        for model in models.of(row.network)
+    ]

@@ -1,74 +1,51 @@
-"""The networks to score with: what is there is loaded and proved, what is not becomes a named gap."""
+"""The networks to score with: those whose weights are there are loaded and proved, each of the others becomes a gap."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from eval.metrics.registry import NETWORKS
 from magic123.records.cards import Gap
 from magic123.records.errors import InputError, MetricGap
 
 
 @dataclass
 class Models:
-    """Loaded networks and those that were asked for but are not there."""
+    """Loaded networks by family, and the gaps that those without weights leave."""
 
-    clip: list = field(default_factory=list)
-    perceptual: list = field(default_factory=list)
-    contextual: list = field(default_factory=list)
+    networks: dict[str, list] = field(default_factory=dict)
     gaps: list[Gap] = field(default_factory=list)
     device: str = "cpu"
 
-
-def _clip(where: str, device: str):
-    from eval.metrics.clip import load_clip
-
-    return load_clip(where, device)
+    def of(self, family: str | None) -> list:
+        """Return the loaded networks of a family of NETWORKS; none where there are none."""
+        return self.networks.get(family, []) if family else []
 
 
-def _mini(where: str, device: str):
-    from eval.metrics.perceptual import load_mini
+def load_models(places: dict[str, list[str]], device: str) -> Models:
+    """Load networks.
 
-    return load_mini(Path(where), device)
+    Args:
+        places: Option of NETWORKS -> where the weights lie, as the option names them.
+        device: Device of torch.
 
-
-def _lpips(where: str, device: str):
-    from eval.metrics.perceptual import load_lpips
-
-    net, equals, file = where.partition("=")
-    if not equals:
-        raise InputError(f"--lpips wants alex=FILE or vgg=FILE, got {where!r}")
-    return load_lpips(net, Path(file), device)
-
-
-def _contextual(where: str, device: str):
-    from eval.metrics.contextual import load_vgg19
-
-    backbone, equals, file = where.partition("=")
-    if not equals or backbone != "vgg19":
-        raise InputError(f"--contextual wants vgg19=FILE, got {where!r}")
-    return load_vgg19(Path(file), device)
-
-
-def load_models(
-    clip: list[str], perceptual: list[str], lpips: list[str], device: str, contextual: list[str] | None = None
-) -> Models:
-    """Load them. Torch and open_clip, seconds of import, come in only when a model is named."""
+    Raises:
+        InputError: Weights are damaged or do not belong to the network, or two models would fill the same column.
+    """
     models = Models(device=device)
-    wanted = [("clip", _clip, where, models.clip) for where in clip]
-    wanted += [("lpips-mini", _mini, where, models.perceptual) for where in perceptual]
-    wanted += [(f"lpips-{where.partition('=')[0]}", _lpips, where, models.perceptual) for where in lpips]
-    wanted += [(f"contextual-{where.partition('=')[0]}", _contextual, where, models.contextual) for where in contextual or []]
-    for name, load, where, loaded in wanted:
-        try:
-            loaded.append(load(where, device))
-        except MetricGap as gap:
-            models.gaps.append(Gap(metric=name, reason=str(gap)))
-    if perceptual:
+    for option, network in NETWORKS.items():
+        for place in places.get(option, []):
+            try:
+                models.networks.setdefault(network.family, []).append(network.load(place, device, True))
+            except MetricGap as gap:
+                trunk = place.partition("=")[0] if network.trunks else ""
+                models.gaps.append(Gap(metric=network.gap + trunk, reason=str(gap)))
+    miniatures = [model for model in models.of("lpips") if model.name == "lpips-mini"]
+    if miniatures:  # the miniature's features serve the contextual distance as well
         from eval.metrics.contextual import of_miniature
 
-        models.contextual += [of_miniature(model) for model in models.perceptual if model.name == "lpips-mini"]
-    names = [model.name for model in models.clip + models.perceptual + models.contextual]
+        models.networks.setdefault("contextual", []).extend(of_miniature(model) for model in miniatures)
+    names = [model.name for loaded in models.networks.values() for model in loaded]
     if len(names) != len(set(names)):
         raise InputError(f"two models would fill one column ({', '.join(sorted(names))}); score with one of each")
     return models

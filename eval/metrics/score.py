@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.metrics.image_metrics import describe
 from eval.metrics.measure import (
     Measured,
     measure_clip,
@@ -29,6 +28,7 @@ from eval.metrics.measure import (
     pairs,
 )
 from eval.metrics.models import Models
+from eval.metrics.registry import describe
 from eval.pictures.inputs import Captions, Reference
 from eval.pictures.pictures import REFERENCE, View
 from eval.pictures.protocols import Protocol
@@ -51,17 +51,10 @@ def _value(
     sha256 = getattr(measured.model, "sha256", None)
     background = protocol.background if of_views else "none"
     size = measured.resolution and f"{measured.resolution}px"
-    parts = [
-        name,
-        measured.details,
-        sha256 and sha256[:8],
-        size,
-        of_views and background,
-        protocol.name,
-        f"v{describe(name).version}",
-    ]
+    made_with = [measured.details, sha256 and sha256[:8], size, of_views and background]
+    parts = [name, *made_with, protocol.name, f"v{describe(name).version}"]
     card = MetricCard(
-        full_name=".".join([*(part for part in parts if part), f"v{describe(name).version}"]),
+        full_name=".".join(part for part in parts if part),
         version=describe(name).version,
         protocol=protocol.name,
         view_set=view_set,
@@ -87,7 +80,7 @@ def _value(
 def _split(protocol: Protocol, measured: Measured, setup: ScoringSetup) -> list[Value]:
     """The reference view apart from the novel ones, these together and by set; or all in one as the protocol wants."""
     images = measured.images
-    if measured.metric.startswith("clip") and protocol.clip_views == "all":
+    if protocol.clip_views == "all" and describe(measured.metric).published_views == "all":
         return [_value(protocol, measured, "all", None, images, setup)]
     groups = [(REFERENCE, None, {n: v for n, v in images.items() if n.startswith(f"{REFERENCE}/")})]
     if protocol.clip_views == "novel":

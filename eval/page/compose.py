@@ -14,7 +14,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval.metrics.image_metrics import describe
+from eval.metrics.registry import describe
 from eval.page.budget import Packed
 from eval.page.costs import Cost
 from eval.page.details import CardSummary, MissingResult, StageSettings, column_title

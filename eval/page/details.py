@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from eval.metrics.image_metrics import describe
+from eval.metrics.registry import describe
 from eval.page.evidence import log_end, optional_json, stages_behind
 from eval.tables.build import ResultTable
 from eval.tables.column_cards import column_facts

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.metrics.image_metrics import describe
+from eval.metrics.registry import describe
 from eval.tables.build import ResultTable, csv_text
 from eval.tables.plan import Column, parse_column
 from magic123.records.errors import InputError

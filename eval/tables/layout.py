@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from html import escape
 
-from eval.metrics.image_metrics import describe
+from eval.metrics.registry import describe
 from eval.tables.build import ResultTable, Summary
 from eval.tables.flag_table import flag_notes
 from eval.tables.plan import Column

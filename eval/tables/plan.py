@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.metrics.image_metrics import describe, family
+from eval.metrics.registry import describe, explained_by
 from eval.pictures.protocols import PROTOCOLS
 from magic123.records.cards import Gap, Scores, Value, read_scores
 from magic123.records.errors import InputError
@@ -65,12 +65,11 @@ def parse_column(key: str) -> Column:
     rest, _, protocol = key.partition(":")
     metric, _, view_set = rest.partition("@")
     protocol = protocol or "corrected"
-    describe(metric)
+    known = describe(metric)
     if protocol not in PROTOCOLS:
         raise InputError(f"column {key!r}: unknown protocol {protocol!r}, choose one of {', '.join(PROTOCOLS)}")
     if not view_set:
-        published = "all" if metric.startswith("clip") else "reference"
-        view_set = "novel" if protocol == "corrected" else published
+        view_set = "novel" if protocol == "corrected" else known.published_views
     if view_set not in VIEW_SETS:
         raise InputError(f"column {key!r}: unknown view set {view_set!r}, choose one of {', '.join(VIEW_SETS)}")
     return Column(metric, view_set, protocol)
@@ -125,8 +124,7 @@ def read_cell(cell: Cell, columns: list[Column]) -> tuple[list[Entry], list[Valu
 
 def gap_reason(metric: str, gaps: list[Gap]) -> str:
     """Why a metric has no value: its own gap, or that of the model it would have come from."""
-    models = {"r-precision": "clip", "consistency-clip": "clip", "consistency-lpips": "lpips", "contextual-mini": "lpips-mini"}
-    for name in (metric, models.get(metric) or models.get(family(metric)) or metric):
+    for name in (metric, explained_by(metric)):
         for gap in gaps:
             if name.startswith(gap.metric) or gap.metric.startswith(f"{name}-"):
                 return gap.reason

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.metrics.image_metrics import family
+from eval.metrics.registry import describe
 from magic123.records.errors import InputError
 from magic123.records.files import need_file
 
@@ -65,4 +65,4 @@ def is_comparable(reported: Reported, metric: str, view_set: str, protocol: str)
     """Whether a published number may stand below a column of ours: same metric, same protocol, same views."""
     if protocol != "as-published" or (reported.metric, reported.protocol) != (metric, protocol):
         return False
-    return view_set == ("all" if family(metric) == "clip" else "reference")
+    return view_set == describe(metric).published_views

@@ -8,7 +8,8 @@ import pytest
 from tiny_scorers import make_mini_perceptual, make_tiny_clip, soft_disc
 
 from eval.metrics.canary import canary_file, canary_pairs, check_canary, write_canary
-from eval.metrics.image_metrics import PSNR_CAP, describe, family, psnr, ssim, unit_floats
+from eval.metrics.image_metrics import PSNR_CAP, psnr, ssim, unit_floats
+from eval.metrics.registry import describe, family
 from magic123.records.errors import InputError, MetricGap
 
 

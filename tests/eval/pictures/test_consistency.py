@@ -110,7 +110,7 @@ class Oracle:
     """Stands for a CLIP whose embeddings are known: captions are axes, pictures lie between them."""
 
     name, size, mean, deviation, activation, sha256, canary = "clip-mini", SIZE, np.zeros(3), np.ones(3), "GELU", "0" * 64, "-"
-    libraries = ()
+    libraries, range = (), "[0, 1]"
 
     def __init__(self, file, weights: dict[int, list[float]]):
         self.file, self.weights = file, weights
@@ -123,13 +123,14 @@ class Oracle:
 
 
 def test_r_precision_is_the_share_of_views_whose_own_caption_is_nearest(tmp_path):
-    from eval.metrics.measure import Captions, Reference, measure_clip
+    from eval.metrics.measure import measure_clip
     from eval.metrics.models import Models
+    from eval.pictures.inputs import Captions, Reference
     from eval.pictures.protocols import CORRECTED
 
     views = views_of("reference/000", "ring/000", "ring/001", "ring/002")
     # the last is a tie, which is no hit
-    models = Models(clip=[Oracle(tmp_path / "w", {1: [0.5, 0.4, 0.1], 2: [0.4, 0.5, 0.1], 3: [0.5, 0.5, 0.0]})])
+    models = Models({"clip": [Oracle(tmp_path / "w", {1: [0.5, 0.4, 0.1], 2: [0.4, 0.5, 0.1], 3: [0.5, 0.5, 0.0]})]})
     reference = Reference(soft_disc(SIZE), "straight")
     found = {m.metric: m for m in measure_clip(CORRECTED, views, reference, models, Captions("dog", ("cat", "cup")))}
     assert found["r-precision-mini"].images == {"reference/000": 1, "ring/000": 1, "ring/001": 0, "ring/002": 0}

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from eval.__main__ import main
-from eval.metrics.image_metrics import family
+from eval.metrics.registry import family
 from eval.pictures.protocols import PROTOCOLS
 from eval.tables.build import build_table, mean_and_sd
 from eval.tables.column_cards import cards_json

@@ -1,0 +1,219 @@
+"""The METRICS and NETWORKS tables: everything the suite knows of its metrics. Add a metric by adding a row.
+
+A metric computed from arrays alone is a function in its module and a row in METRICS that names the function. A metric
+by a network is a row in METRICS that names the network's family, and a row in NETWORKS that says how to load it. Scoring,
+command-line options, tables, page, column keys and sentences about missing values all read these two tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from eval.metrics.image_metrics import SSIM_SIGMA, psnr, ssim
+from eval.metrics.mesh_metrics import F_SCORE_THRESHOLD, SAMPLES, VOXELS, volume_iou
+from magic123.records.errors import InputError
+
+IMAGES = ("numpy", "opencv-python-headless")  # libraries behind every metric of pictures
+MESHES = ("numpy", "scipy", "trimesh")
+BOTH = ("corrected", "as-published")
+
+Needs = Literal["truth", "reference picture", "caption", "captions", "ring", "true mesh"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One family of metrics. A name is the family's, or the family's with more words behind it: `psnr-ring`.
+
+    Attributes:
+        label: The name that people read.
+        higher_is_better: The direction.
+        digits: Decimals that are printed.
+        needs: What a result is compared with.
+        compute: A pure function of an `eval.metrics.measure.Pair` (needs: truth) or `MeshPair` (needs: true mesh), which
+            returns a float or raises MetricGap; None for metrics by a network.
+        network: The family of networks in NETWORKS that computes it, or None.
+        range: What the values of pixels or coordinates span at the comparison; None where each network has its own.
+        protocols: The protocols (`eval.pictures.protocols`) under which it is computed.
+        published_views: The view set that it concerns under `as-published`.
+        libraries: Distributions whose versions go into the card, besides the network's own.
+        details: Words for the card's full name, or a function of the pair that returns them.
+        gaps: Whose missing value explains a missing value of this one, by the rest of the name ("" for any rest).
+        version: Raised when the same pictures would get another number.
+        unit: Printed behind the number.
+    """
+
+    label: str
+    higher_is_better: bool
+    digits: int
+    needs: Needs
+    compute: Callable | None = None
+    network: str | None = None
+    range: str | None = "[0, 1]"
+    protocols: tuple[str, ...] = ("corrected",)
+    published_views: Literal["reference", "all"] = "reference"
+    libraries: tuple[str, ...] = IMAGES
+    details: str | Callable = ""
+    gaps: dict[str, str] = field(default_factory=dict)
+    version: int = 1
+    unit: str = ""
+
+
+# The longest name that fits wins: "psnr-mask-ring" is a psnr-mask over the set "ring", "lpips-mini" an LPIPS by the
+# miniature network. Values are written to scores.json in this order, CLIP's before other networks'.
+METRICS = {
+    "psnr": Metric(
+        "PSNR", True, 2, "truth", lambda pair: psnr(pair.render, pair.truth), protocols=BOTH, unit="dB"
+    ),
+    "psnr-mask": Metric("PSNR (mask)", True, 2, "truth", lambda pair: psnr(pair.render, pair.truth, pair.mask), unit="dB"),
+    "ssim": Metric(
+        "SSIM", True, 3, "truth", lambda pair: ssim(pair.render, pair.truth),
+        libraries=(*IMAGES, "scikit-image"), details=f"gaussian-{SSIM_SIGMA}",
+    ),
+    "lpips": Metric("LPIPS", False, 3, "truth", network="lpips", range="[-1, 1]", protocols=BOTH),
+    "clip": Metric(
+        "CLIP-similarity", True, 3, "reference picture", network="clip", range=None, protocols=BOTH, published_views="all",
+        details="image-image",
+    ),
+    "clip-text": Metric(
+        "CLIP-similarity to the caption", True, 3, "caption", network="clip", range=None, protocols=BOTH,
+        published_views="all", details="image-text",
+    ),
+    "chamfer": Metric(
+        "Chamfer", False, 4, "true mesh", lambda pair: pair.distances["chamfer"], range="world units", libraries=MESHES,
+        details=f"unaligned.{SAMPLES}-samples",
+    ),
+    "f-score": Metric(
+        "F-score", True, 3, "true mesh", lambda pair: pair.distances["f-score"], range="world units", libraries=MESHES,
+        details=f"unaligned.{SAMPLES}-samples.threshold-{F_SCORE_THRESHOLD}",
+    ),
+    "volume-iou": Metric(
+        "Volume IoU", True, 3, "true mesh", lambda pair: volume_iou(pair.mesh, pair.truth), range="world units",
+        libraries=MESHES, details=lambda pair: f"unaligned.{VOXELS}-voxels-filled.{pair.closed}",
+    ),
+    "contextual": Metric(
+        "Contextual", False, 3, "reference picture", network="contextual", range="[-1, 1]", gaps={"mini": "lpips-mini"}
+    ),
+    "r-precision": Metric(
+        "CLIP R-precision", True, 3, "captions", network="clip", range=None, details="image-text", gaps={"": "clip"}
+    ),
+    "consistency-clip": Metric(
+        "Self-consistency, CLIP", True, 3, "ring", network="clip", range=None, details="image-image", gaps={"": "clip"}
+    ),
+    "consistency-lpips": Metric(
+        "Self-consistency, LPIPS", False, 3, "ring", network="lpips", range="[-1, 1]", gaps={"": "lpips"}
+    ),
+}  # fmt: skip
+
+
+def family(name: str) -> str:
+    """Return the family that a metric's name belongs to.
+
+    Raises:
+        InputError: The name begins with no family of METRICS.
+    """
+    fitting = [known for known in METRICS if name == known or name.startswith(f"{known}-")]
+    if not fitting:
+        raise InputError(f"unknown metric {name!r}: it starts with none of {', '.join(METRICS)}")
+    return max(fitting, key=len)
+
+
+def describe(name: str) -> Metric:
+    """Return the row of a metric by its name; what follows the family's name goes into the label."""
+    known = family(name)
+    metric, rest = METRICS[known], name[len(known) + 1 :]
+    return replace(metric, label=f"{metric.label} {rest}") if rest else metric
+
+
+def rows(needs: Needs, protocol: str = "corrected") -> dict[str, Metric]:
+    """Return the rows of METRICS that need the same thing and are computed under a protocol."""
+    return {name: row for name, row in METRICS.items() if row.needs == needs and protocol in row.protocols}
+
+
+def name_with(known: str, model) -> str:
+    """Return the name of a family's metric by one network: ("r-precision", clip-bigG-14) -> r-precision-bigG-14."""
+    return f"{known}-{model.name.partition('-')[2]}"
+
+
+def explained_by(name: str) -> str:
+    """Return the metric whose gap explains why this one has no value; the name itself where it is its own."""
+    known = family(name)
+    gaps = METRICS[known].gaps
+    return gaps.get(name[len(known) + 1 :]) or gaps.get("") or name
+
+
+# ----------------------------------------------------------------------------------------------------------- networks
+@dataclass(frozen=True)
+class Network:
+    """One way to name the weights of a network: an option of `score`.
+
+    Attributes:
+        family: The family of networks, to which rows of METRICS refer.
+        help: The option's help.
+        load: (place, device, prove) -> the loaded model; MetricGap where the weights are not there. `prove` compares the
+            stored answers of the canary, where the model has them.
+        trunks: What may stand before the = of TRUNK=FILE; empty where the option takes a place.
+        gap: The metric that is missing where the weights are; the trunk is appended.
+        canary: Whether stored answers lie beside the weights (`eval.metrics.canary`).
+    """
+
+    family: str
+    help: str
+    load: Callable
+    trunks: tuple[str, ...] = ()
+    gap: str = ""
+    canary: bool = False
+
+
+# The modules are imported when a network is loaded: torch and open_clip take seconds.
+def _clip(place: str, device: str, prove: bool):
+    from eval.metrics.clip import load_clip
+
+    return load_clip(place, device, prove)
+
+
+def _miniature(place: str, device: str, prove: bool):
+    from eval.metrics.perceptual import load_mini
+
+    return load_mini(Path(place), device, prove)
+
+
+def _lpips(place: str, device: str, prove: bool):
+    from eval.metrics.perceptual import load_lpips
+
+    trunk, equals, file = place.partition("=")
+    if not equals:
+        raise InputError(f"--lpips wants alex=FILE or vgg=FILE, got {place!r}")
+    return load_lpips(trunk, Path(file), device)
+
+
+def _contextual(place: str, device: str, prove: bool):
+    from eval.metrics.contextual import load_vgg19
+
+    trunk, equals, file = place.partition("=")
+    if not equals or trunk != "vgg19":
+        raise InputError(f"--contextual wants vgg19=FILE, got {place!r}")
+    return load_vgg19(Path(file), device)
+
+
+NETWORKS = {  # option of `score` -> network
+    "clip": Network("clip", "open_clip folder or ARCHITECTURE=FILE; repeatable", _clip, gap="clip", canary=True),
+    "perceptual": Network(
+        "lpips", "folder of the miniature perceptual model; repeatable", _miniature, gap="lpips-mini", canary=True
+    ),
+    "lpips": Network(
+        "lpips", "alex=FILE or vgg=FILE, torchvision's trunks; repeatable", _lpips, trunks=("alex", "vgg"), gap="lpips-"
+    ),
+    "contextual": Network(
+        "contextual", "vgg19=FILE, torchvision's trunk; repeatable", _contextual, trunks=("vgg19",), gap="contextual-"
+    ),
+}
+
+
+def weights_kinds() -> set[str]:
+    """Return the kinds of weights that `score` can load: OPTION, or OPTION-TRUNK where the option wants a trunk."""
+    return {
+        f"{option}-{trunk}" if trunk else option for option, network in NETWORKS.items() for trunk in network.trunks or ("",)
+    }
