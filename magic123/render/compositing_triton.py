@@ -13,7 +13,7 @@ from torch import Tensor
 
 from magic123.device import on_device
 from magic123.render.ray_triton import BLOCK, OPAQUE, optical_depth, ray_starts, running, total
-from magic123.render.volume import PackedSamples
+from magic123.render.samples import PackedSamples
 
 
 @triton.jit

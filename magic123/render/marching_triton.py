@@ -20,7 +20,7 @@ from torch import Tensor
 
 from magic123.device import on_device
 from magic123.render.ray_triton import BLOCK, optical_depth, ray_starts, running, total
-from magic123.render.volume import STOP, PackedSamples, ray_steps
+from magic123.render.samples import STOP, PackedSamples, ray_steps
 
 LIMIT = -math.log(STOP)  # optical depth at which a ray has ended
 _LIMIT = tl.constexpr(LIMIT)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from magic123.render.volume import TAU_MAX
+from magic123.render.samples import TAU_MAX
 
 BLOCK = 128  # steps or samples that a program looks at together
 OPAQUE = tl.constexpr(TAU_MAX)
@@ -31,7 +31,7 @@ def running(x):
 
 @triton.jit
 def optical_depth(sigma, width):
-    """Optical depth as volume.TAU_MAX says; a NaN stays one."""
+    """Return sigma * width, clamped to samples.TAU_MAX; a NaN stays one."""
     tau = sigma * width
     return tl.where(tau > OPAQUE, OPAQUE + 0.0 * width, tau).to(tl.float64)
 

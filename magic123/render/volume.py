@@ -14,11 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from magic123.device import sent
 from magic123.render.rendering import Samples
-
-STOP = 1e-4  # transmittance under which a ray has ended
-TAU_MAX = 100.0  # exp(-100) is 0 in float32: clamping changes neither values nor gradients, and keeps sums finite
+from magic123.render.samples import STOP, TAU_MAX, PackedSamples, ray_steps
 
 
 @dataclass(frozen=True)
@@ -30,53 +27,6 @@ class RayRendering:
     depth: Tensor  # [N, 1]
     normal: Tensor | None  # [N, 3]; its gradient reaches the normals, not the weights
     samples: Samples
-
-
-@dataclass(frozen=True)
-class PackedSamples:
-    """M places to look at."""
-
-    ray: Tensor  # [M] int64, ascending
-    distance: Tensor  # [M] from the origin, along the unit direction
-    width: Tensor  # [M] length of the sample's step
-    points: Tensor  # [M, 3]
-
-    def __getitem__(self, index: Tensor) -> PackedSamples:
-        return PackedSamples(*(v.index_select(0, index) for v in (self.ray, self.distance, self.width, self.points)))
-
-
-def box_span(
-    origins: Tensor, directions: Tensor, low: Tensor | float, high: Tensor | float, nearest: float
-) -> tuple[Tensor, Tensor]:
-    """Distances at which rays [N, 3] enter and leave a box; near >= far where they miss it. Two [N]."""
-    tiny = torch.full_like(directions, 1e-12).copysign(directions)
-    inverse = 1 / torch.where(directions.abs() < 1e-12, tiny, directions)
-    a, b = (low - origins) * inverse, (high - origins) * inverse
-    return torch.minimum(a, b).amax(-1).clamp_min(nearest), torch.maximum(a, b).amin(-1)
-
-
-def ray_steps(
-    origins: Tensor,
-    directions: Tensor,
-    max_samples: int,
-    generator: torch.Generator | None,
-    box: Tensor | None,
-    nearest: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """What `march` needs to know of each ray: near, far, first step, number of steps (int64), share. [N] each."""
-    step = 2 * math.sqrt(3) / max_samples
-    near, far = box_span(origins, directions, -1.0, 1.0, nearest)
-    last = ((far - near) / step).ceil().clamp_min(0)
-    first = torch.zeros_like(last)
-    if box is not None:
-        box_near, box_far = box_span(origins, directions, box[0], box[1], nearest)
-        first = ((box_near - near) / step).floor().clamp_min(0)
-        last = torch.minimum(last, ((box_far - near) / step).ceil())
-    if generator is None:
-        share = torch.full_like(near, 0.5)
-    else:
-        share = sent(torch.rand(len(origins), generator=generator, device=generator.device), near.device).to(near.dtype)
-    return near, far, first, (last - first).clamp_min(0).long(), share
 
 
 @torch.no_grad()
@@ -191,7 +141,7 @@ def render_volume(
     if cells is None:
         combine, samples = composite, visible(march(origins, directions, occupied=occupied, **how), density, rays)
     else:
-        from magic123.render import compositing_triton, marching_triton
+        from magic123.render import compositing_triton, marching_triton  # Triton is only installed beside CUDA
 
         samples = marching_triton.march(origins, directions, cells=cells, **how)
         combine, samples = compositing_triton.composite, marching_triton.visible(samples, density, rays)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from magic123.render.occupancy import OccupancyGrid
+from magic123.render.samples import box_span
 from magic123.render.shading import light_direction, shade_colors
-from magic123.render.volume import box_span, march, render_volume, transmittance, visible
+from magic123.render.volume import march, render_volume, transmittance, visible
 
 BLACK = torch.zeros(3)
 
