@@ -42,7 +42,8 @@ from magic123.priors.tokens import load_token
 from magic123.records.cards import read_scores
 from magic123.records.errors import InputError
 from magic123.run.manifest import load_manifest
-from magic123.scenes.checkpoint import RECORD, TENSORS, build_scene, load_scene
+from magic123.scenes.checkpoint import RECORD, TENSORS, load_scene
+from magic123.scenes.kinds import build_scene
 from magic123.settings.config import Stage
 from magic123.settings.settings_file import load_methods
 

@@ -20,7 +20,7 @@ from magic123.optimise.loss_history import Losses, cost_of, say
 from magic123.priors.loading import load_priors
 from magic123.records.errors import InputError, OutOfMemory, is_out_of_memory
 from magic123.records.hashes import hash_files
-from magic123.settings.config import VERSIONS, Speed, Stage, ViewSettings
+from magic123.settings.config import VERSIONS, Speed, Stage
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -171,7 +171,9 @@ def run_stage(
     from magic123.optimise.stage import optimise
     from magic123.priors.speed import hasten
     from magic123.records.files import write_json, write_whole
+    from magic123.scenes.building import draw_scene, start_scene
     from magic123.scenes.checkpoint import save_scene
+    from magic123.scenes.kinds import SCENES
 
     if stage.dtype != "float32" and not torch.cuda.is_available():
         raise InputError(f"the stage asks for {stage.dtype} and this machine has no CUDA device: set dtype to float32")
@@ -182,15 +184,19 @@ def run_stage(
     example = load_example(example_folder)
     if stage.pictured and not example.pictured:
         raise InputError(f"the stage needs a picture, and the example {example.name} is a caption alone: take another")
-    if (views is not None) != (stage.scene == "samples"):
-        raise InputError("a samples scene needs --views" if views is None else f"--views is not for a {stage.scene} scene")
+    drawn = SCENES[stage.scene].drawn_from_prior
+    if (views is not None) != drawn:
+        raise InputError(
+            f"a {stage.scene} scene needs --views" if views is None else f"--views is not for a {stage.scene} scene"
+        )
     device = choose_device(stage, device)
-    scene = start_scene(stage, example, init, device) if stage.scene != "samples" else None
+    scene = None if drawn else start_scene(stage, example, init, device)
     priors = load_priors(stage, example, token, reference, weights, device)
     came_to = hasten(priors.values(), speed, device)
     if scene is None:
         seen = read_settings(views, "--views")
-        scene = draw_samples(stage, example, priors, seen, generator)
+        ((name, prior),) = priors.items()
+        scene = draw_scene(stage, example, prior, stage.priors[name].guidance_scale, seen, generator, say)
     record = {
         "seed": seed,
         "example": example.name,
@@ -204,7 +210,7 @@ def run_stage(
         "versions": {
             name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "numba", "numpy")
         },
-        "handover": getattr(scene, "handover", {}),
+        "handover": scene.handover,
     }
     files = {"example": example_folder, "init": init, "token": token}
     files |= {f"reference {number}": folder for number, folder in enumerate(reference or [])}
@@ -230,59 +236,6 @@ def run_stage(
         write_json(out / "run.json", run)
         unfinished.finish()
     say(f"wrote {out} after {time.perf_counter() - began:.0f} s")
-
-
-def start_scene(stage: Stage, example, init: Path | None, device: str = "cpu"):
-    """The scene as the stage finds it, on `device`: new, or taken over from the stage that it starts from.
-
-    Its first random numbers are the CPU's whatever the device. Raises InputError.
-    """
-    from magic123.scenes.checkpoint import build_scene, load_scene
-
-    if (stage.init is None) != (init is None):
-        asked = (
-            f"starts from {stage.init}, but --init is missing" if init is None else "starts from nothing, but --init is given"
-        )
-        raise InputError(f"the stage {asked}")
-    if init is None:
-        return build_scene(stage, {"rgb": example.rgb, "alpha": example.alpha}).to(device)
-    before = load_scene(init)[0].to(device)
-    if stage.scene == "dmtet" and hasattr(before, "occupancy"):
-        from magic123.scenes.dmtet import DMTet
-
-        return DMTet.from_nerf(before, stage)
-    if stage.scene == "points" and hasattr(before, "field"):
-        from magic123.scenes.points import Points
-
-        return Points.from_scene(before, example, stage)
-    given = before.state_dict()
-    if stage.scene == "points" and "positions" not in given:
-        raise InputError(f"a points scene cannot start from the {type(before).__name__} in {init}")
-    scene = build_scene(stage, given).to(device)
-    if type(before) is not type(scene):
-        raise InputError(f"a {stage.scene} scene cannot start from the {type(before).__name__} in {init}")
-    try:
-        scene.load_state_dict(before.state_dict())
-    except RuntimeError as error:
-        raise InputError(f"the scene in {init} has other sizes than this stage's settings give: give both the same") from error
-    return scene
-
-
-def draw_samples(stage: Stage, example, priors: dict, views: ViewSettings, generator):
-    """The samples scene: a picture from its one prior for every camera of `views`."""
-    import torch
-
-    from magic123.geometry.camera import view_cameras
-    from magic123.scenes.samples import draw
-
-    ((name, prior),) = priors.items()
-    guidance, how = stage.priors[name].guidance_scale, stage.sampling
-    with torch.no_grad():
-        return draw(
-            lambda cameras: prior.sample(cameras, how.steps, guidance, generator, how.eta),
-            view_cameras(views, example.camera).values(),
-            say,
-        )
 
 
 def choose_device(stage: Stage, asked: str | None) -> str:

@@ -208,10 +208,9 @@ def write_mesh_folder(scene, settings: ViewSettings, folder: Path, about: dict) 
     from magic123.geometry.export import write_mesh, write_points
     from magic123.geometry.mesh import mesh_problem, surface_missing
 
-    # a density field is sampled as finely as one likes, a lattice is as fine as it is
-    surface = scene.mesh(settings.mesh_resolution) if about["scene"] == "nerf" else scene.mesh()
-    if surface is None and hasattr(scene, "cloud"):
-        write_points(folder / "points.ply", *(part.cpu().numpy() for part in scene.cloud()))
+    surface, cloud = scene.mesh(settings.mesh_resolution), scene.cloud()
+    if cloud is not None:
+        write_points(folder / "points.ply", *(part.cpu().numpy() for part in cloud))
         reason = "points have no surface (they are in points.ply)"
     elif surface is None:
         reason = "this scene has no surface"

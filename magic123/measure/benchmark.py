@@ -22,7 +22,7 @@ from magic123.measure.random_weights import Kind, Size, flops, random_prior
 from magic123.optimise.stage import backward, differentiate, known_view, read, sees_reference, step_losses
 from magic123.priors.speed import hasten
 from magic123.records.errors import InputError
-from magic123.scenes.checkpoint import build_scene
+from magic123.scenes.kinds import build_scene
 from magic123.settings.config import ReferenceCamera, Speed, Stage
 
 # What "small" lays over a stage: seconds on a CPU.

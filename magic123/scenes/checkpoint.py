@@ -7,17 +7,18 @@ from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from torch import nn
 
 from magic123.records.errors import InputError
 from magic123.records.files import write_json, write_whole
+from magic123.scenes.kinds import build_scene
+from magic123.scenes.scene import Scene
 from magic123.settings.config import Stage
 
 TENSORS, RECORD = "checkpoint.safetensors", "stage.json"
 
 
-def save_scene(folder: Path, scene: nn.Module, stage: Stage, record: dict) -> None:
-    """Writes the record first and the tensors last: where the tensors are, all is there."""
+def save_scene(folder: Path, scene: Scene, stage: Stage, record: dict) -> None:
+    """Write a finished stage: the record first and the tensors last, so that where the tensors are, all is there."""
     from safetensors.torch import save
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in scene.state_dict().items()}
@@ -25,31 +26,12 @@ def save_scene(folder: Path, scene: nn.Module, stage: Stage, record: dict) -> No
     write_whole(folder / TENSORS, save(tensors))
 
 
-def build_scene(stage: Stage, given: dict[str, torch.Tensor] | None = None) -> nn.Module:
-    """An untrained scene of a stage. given: what scenes of pictures or points are made of, by their buffers' names."""
-    if stage.scene == "picture":
-        from magic123.scenes.picture import Picture
+def load_scene(folder: str | Path) -> tuple[Scene, Stage]:
+    """Load the scene of a finished stage, on the CPU and ready to render, and the stage's settings.
 
-        return Picture(given["rgb"], given["alpha"])
-    if stage.scene == "samples":
-        from magic123.scenes.samples import Samples
-
-        return Samples(given["pictures"], given["places"])
-    if stage.scene == "points":
-        from magic123.scenes.points import Points
-
-        return Points.of_size(stage.points, len(given["positions"]))
-    if stage.scene == "nerf":
-        from magic123.scenes.nerf import NeRF
-
-        return NeRF(stage.field, stage.nerf)
-    from magic123.scenes.dmtet import DMTet
-
-    return DMTet(stage.field, stage.dmtet)
-
-
-def load_scene(folder: str | Path) -> tuple[nn.Module, Stage]:
-    """The scene of a finished stage, on the CPU, ready to render. InputError names what is missing or does not fit."""
+    Raises:
+        InputError: a file is missing, damaged or of another version.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

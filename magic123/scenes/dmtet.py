@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from magic123.device import sent
+from magic123.example.example import Example
 from magic123.fields.field import Field
 from magic123.geometry.camera import Camera
 from magic123.geometry.edges import Edges, find_edges
@@ -24,6 +25,8 @@ from magic123.render import losses as loss
 from magic123.render.raster import choose_rasterizer, render_mesh
 from magic123.render.rendering import Rendering
 from magic123.render.shading import light_direction, shade_colors
+from magic123.scenes.nerf import NeRF
+from magic123.scenes.scene import Scene
 from magic123.settings.config import DMTetSettings, FieldSettings, LearningRates, Losses, Stage
 
 LEVELS_TRIED = 20  # iso levels searched when the published one gives no usable surface
@@ -31,7 +34,7 @@ EMPTY = 1e-3  # mean opacity below which a coarse scene shows nothing
 MARGIN = 0.1  # around the occupied extent, world units; on coarse lattices 5 / resolution, more than the spacing that hides it
 
 
-class DMTet(nn.Module):
+class DMTet(Scene):
     """Magic123's fine scene. Without a hand-over it starts as a ball of radius 0.5 and an untrained field.
 
     `handover` says, after `from_nerf`, how the first surface was found (plain data, for the result's record).
@@ -47,9 +50,18 @@ class DMTet(nn.Module):
         self.register_buffer("scale", torch.ones(3))  # of the lattice along each axis
         self.sdf = nn.Parameter(0.5 - lattice.vertices.norm(dim=-1))
         self.deform = nn.Parameter(torch.zeros_like(lattice.vertices))
-        self.handover: dict = {}
         self._step = 0
         self._last: tuple | None = None  # (weak reference to a rendering, the mesh that it shows)
+
+    @classmethod
+    def build(cls, stage: Stage, given: dict[str, Tensor]) -> DMTet:
+        """Return the untrained scene of a stage, a ball."""
+        return cls(stage.field, stage.dmtet)
+
+    @classmethod
+    def hand_over(cls, before: Scene, example: Example, stage: Stage) -> DMTet:
+        """Return the scene of a stage that starts from a coarse scene, or from another fine one."""
+        return cls.from_nerf(before, stage) if isinstance(before, NeRF) else super().hand_over(before, example, stage)
 
     def __getstate__(self) -> dict:
         """Copies do not take the last rendering's mesh along."""
@@ -80,7 +92,7 @@ class DMTet(nn.Module):
         origins_offset: Tensor | None = None,
         directions_offset: Tensor | None = None,
     ) -> Rendering:
-        """As `NeRF.render`, of the surface; the offsets do nothing. Normals are there in every mode.
+        """As `Scene.render`, of the surface; the offsets do nothing. Normals are there in every mode.
 
         Raises InputError when the surface has vanished, or when the rasterizer asked for cannot run.
         """
@@ -142,8 +154,8 @@ class DMTet(nn.Module):
         return values
 
     @torch.no_grad()
-    def mesh(self) -> tuple[Tensor, Tensor]:
-        """Vertices [M, 3] in the world, faces [F, 3] int64, counter-clockwise from outside. InputError if there are none."""
+    def mesh(self, resolution: int = 256) -> tuple[Tensor, Tensor]:
+        """Return vertices [V, 3] and faces [F, 3]. Raises InputError where the surface is lost."""
         return self._surface()[:2]
 
     def albedo(self, points: Tensor) -> Tensor:

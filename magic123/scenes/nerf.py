@@ -13,10 +13,11 @@ from magic123.render.occupancy import OccupancyGrid
 from magic123.render.rendering import Rendering, Samples
 from magic123.render.shading import light_direction, shade_colors
 from magic123.render.volume import RayRendering, render_volume
-from magic123.settings.config import FieldSettings, LearningRates, Losses, NeRFSettings
+from magic123.scenes.scene import Scene
+from magic123.settings.config import FieldSettings, LearningRates, Losses, NeRFSettings, Stage
 
 
-class NeRF(nn.Module):
+class NeRF(Scene):
     """Magic123's coarse scene in the cube [-1, 1]^3.
 
     Without gradients pictures are rendered in pieces of `ray_chunk` rays and carry no samples.
@@ -30,6 +31,11 @@ class NeRF(nn.Module):
         self.ray_chunk = ray_chunk
         self._generator: torch.Generator | None = None
 
+    @classmethod
+    def build(cls, stage: Stage, given: dict[str, Tensor]) -> NeRF:
+        """Return the untrained scene of a stage."""
+        return cls(stage.field, stage.nerf)
+
     def render(
         self,
         camera: Camera,
@@ -42,13 +48,7 @@ class NeRF(nn.Module):
         origins_offset: Tensor | None = None,
         directions_offset: Tensor | None = None,
     ) -> Rendering:
-        """Render a batch of B cameras in a shading mode of `render.shading`.
-
-        background: [3], [B, 1, 1, 3] or [B, H, W, 3], white by default. light: unit direction(s) to it, [3] or [B, 3];
-        `light_direction(camera, generator)` by default. generator: jitters the samples (None: no chance in it). The offsets,
-        [3], are added to all ray origins and to all (unit) directions. Mode "albedo" computes no normals; "lambertian" with
-        ambient 1 shows the same colours and has them.
-        """
+        """Render by ray marching, as `Scene.render` describes. Mode "albedo" computes no normals."""
         device = self.field.grid.table.device
         camera = camera.to(device)
         origins, directions = camera.rays()

@@ -9,10 +9,11 @@ from torch import Tensor
 from magic123.geometry.camera import Camera
 from magic123.render.rendering import Rendering
 from magic123.render.shading import light_direction, shade_colors
-from magic123.scenes.still import Still
+from magic123.scenes.fixed_pictures import FixedPictures
+from magic123.settings.config import Stage
 
 
-class Picture(Still):
+class Picture(FixedPictures):
     """rgb [H, W, 3] composited on white, alpha [H, W, 1], both in [0, 1] (an Example's). Nothing in it is trained.
 
     It behaves as a card at the origin that turns to face each camera and fills its picture.
@@ -24,6 +25,11 @@ class Picture(Still):
             raise ValueError(f"expected rgb [H, W, 3] and alpha [H, W, 1], got {list(rgb.shape)} and {list(alpha.shape)}")
         self.register_buffer("rgb", rgb.float())
         self.register_buffer("alpha", alpha.float())
+
+    @classmethod
+    def build(cls, stage: Stage, given: dict[str, Tensor]) -> Picture:
+        """Return the scene of an example's picture: `given` holds rgb [H, W, 3] and alpha [H, W, 1]."""
+        return cls(given["rgb"], given["alpha"])
 
     def render(
         self,
@@ -37,7 +43,7 @@ class Picture(Still):
         origins_offset: Tensor | None = None,
         directions_offset: Tensor | None = None,
     ) -> Rendering:
-        """As `NeRF.render`; resized by area, the offsets do nothing. Depth is the camera's radius, normals face the camera."""
+        """As `Scene.render`; resized by area, the offsets do nothing. Depth is the camera's radius, normals face the camera."""
         camera = camera.to(self.rgb.device)
         size = (len(camera), camera.height, camera.width)
         premultiplied = self.rgb - (1 - self.alpha)

@@ -15,7 +15,10 @@ from magic123.render.deferred import DeferredRenderer
 from magic123.render.points import splat
 from magic123.render.rendering import Rendering
 from magic123.render.shading import light_direction, shade_colors
+from magic123.scenes.dmtet import DMTet
 from magic123.scenes.lifting import Cloud, lift
+from magic123.scenes.nerf import NeRF
+from magic123.scenes.scene import Scene
 from magic123.settings.config import LearningRates, Losses, PointsSettings, Stage
 
 KNOWN_HOLDS = 100.0  # the released code holds the known view's colours with 1e5, the others with 1e3
@@ -23,7 +26,7 @@ CLEAR, SOLID = 0.45, 0.9  # coverages: the blur round the outline is below, the 
 EDGE = 1e-3  # colours are kept this far from 0 and 1 where a logit is taken of them
 
 
-class Points(nn.Module):
+class Points(Scene):
     """A cloud of N points. A new one of a size alone (zeros) is there to be loaded into.
 
     `handover` says, after `from_scene`, where the points come from (plain data, for the result's record).
@@ -38,7 +41,6 @@ class Points(nn.Module):
         self.feature = nn.Parameter(torch.randn(len(cloud.positions), settings.features).to(cloud.positions.device))
         # colour, features and opacity in, colour out
         self.renderer = DeferredRenderer(3 + settings.features + 1, 3, settings.scales, settings.width)
-        self.handover: dict = {}
 
     @classmethod
     def of_size(cls, settings: PointsSettings, count: int) -> Points:
@@ -46,7 +48,19 @@ class Points(nn.Module):
         return cls(settings, Cloud(solid, solid.clone(), solid.clone(), flat, flat.bool()))
 
     @classmethod
-    def from_scene(cls, scene: nn.Module, example: Example, stage: Stage) -> Points:
+    def build(cls, stage: Stage, given: dict[str, Tensor]) -> Points:
+        """Return a cloud of zeros, of as many points as `given` has positions [N, 3]."""
+        return cls.of_size(stage.points, len(given["positions"]))
+
+    @classmethod
+    def hand_over(cls, before: Scene, example: Example, stage: Stage) -> Points:
+        """Return the scene of a stage that starts from a trained scene, lifted from it, or from other points."""
+        if isinstance(before, NeRF | DMTet):
+            return cls.from_scene(before, example, stage)
+        return super().hand_over(before, example, stage)
+
+    @classmethod
+    def from_scene(cls, scene: Scene, example: Example, stage: Stage) -> Points:
         """The points of `stage`, lifted from a trained scene at the size at which the known view is trained, on its device.
 
         Raises InputError as `lift`.
@@ -69,7 +83,7 @@ class Points(nn.Module):
         origins_offset: Tensor | None = None,
         directions_offset: Tensor | None = None,
     ) -> Rendering:
-        """As `NeRF.render`, of the points; the offsets do nothing. Normals are there in every mode.
+        """As `Scene.render`, of the points; the offsets do nothing. Normals are there in every mode.
 
         Depth and normal are the nearest points' own means, without gradient.
         """
@@ -117,9 +131,6 @@ class Points(nn.Module):
             {"params": list(self.renderer.parameters()), "lr": rates.network},
         ]
 
-    def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:
-        pass
-
     def regularizers(self, rendering: Rendering, losses: Losses) -> dict[str, Tensor]:
         """How far colours are from those that were lifted: mean squares, the known view's times KNOWN_HOLDS."""
         if not losses.point_colour:
@@ -129,8 +140,8 @@ class Points(nn.Module):
         means = [(moved * share).sum() / share.sum().clamp_min(1) for share in (held, 1 - held)]
         return {"point_colour": KNOWN_HOLDS * means[0] + means[1]}
 
-    def mesh(self) -> None:
-        """Points have no surface."""
+    def mesh(self, resolution: int = 256) -> None:
+        """Return None: points have no surface."""
         return None
 
     @torch.no_grad()

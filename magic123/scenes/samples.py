@@ -11,7 +11,8 @@ from torch import Tensor
 from magic123.geometry.camera import Camera
 from magic123.records.errors import InputError
 from magic123.render.rendering import Rendering
-from magic123.scenes.still import Still
+from magic123.scenes.fixed_pictures import FixedPictures
+from magic123.settings.config import Stage
 
 TOLERANCE = 1e-3  # degrees and world units
 WHITE = 250 / 255  # a sample has no alpha: pixels with all channels above this count as background
@@ -40,8 +41,10 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return bool(apart.max() < TOLERANCE)
 
 
-class Samples(Still):
+class Samples(FixedPictures):
     """pictures [N, R, R, 3] uint8 on white, and where each is seen from: places [N, 4], polar, azimuth, radius, fov."""
+
+    drawn_from_prior = True
 
     def __init__(self, pictures: Tensor, places: Tensor):
         super().__init__()
@@ -51,6 +54,11 @@ class Samples(Still):
             )
         self.register_buffer("pictures", pictures)
         self.register_buffer("places", places)
+
+    @classmethod
+    def build(cls, stage: Stage, given: dict[str, Tensor]) -> Samples:
+        """Return the scene of drawn pictures: `given` holds pictures [N, R, R, 3] and places [N, 4]."""
+        return cls(given["pictures"], given["places"])
 
     def render(self, camera: Camera, *, background: Tensor | None = None, **unused) -> Rendering:
         """The pictures drawn for these very cameras. InputError for any other. Shading does nothing: it is in the picture.

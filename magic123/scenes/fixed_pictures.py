@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from magic123.render.rendering import Rendering
+from magic123.scenes.scene import Scene
 from magic123.settings.config import LearningRates, Losses
 
 
-class Still(nn.Module):
+class FixedPictures(Scene):
+    """Base of scenes that show pictures as they are."""
+
     def parameter_groups(self, rates: LearningRates) -> list[dict]:
+        """Return no groups: nothing is trained."""
         return []
 
-    def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:
-        pass
-
     def regularizers(self, rendering: Rendering, losses: Losses) -> dict[str, Tensor]:
+        """Return no losses."""
         return {}
 
-    def mesh(self) -> None:
-        """Pictures have no surface."""
+    def mesh(self, resolution: int = 256) -> None:
+        """Return None: pictures have no surface."""
         return None
 
     def kernels(self) -> dict[str, str]:
+        """Return nothing: no kernel runs."""
         return {}

@@ -1,0 +1,59 @@
+"""How a stage comes by its scene: new, taken over from another stage, or drawn from a prior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from magic123.example.example import Example
+from magic123.geometry.camera import view_cameras
+from magic123.priors.zero123 import Zero123
+from magic123.records.errors import InputError
+from magic123.scenes.checkpoint import load_scene
+from magic123.scenes.kinds import SCENES, build_scene
+from magic123.scenes.samples import Samples, draw
+from magic123.scenes.scene import Scene
+from magic123.settings.config import Stage, ViewSettings
+
+
+def start_scene(stage: Stage, example: Example, init: Path | None, device: str = "cpu") -> Scene:
+    """Return the scene with which a stage starts: new, or taken over from the finished stage in the folder `init`.
+
+    Initial values are drawn on the CPU whatever the device, so that they are the same everywhere.
+
+    Raises:
+        InputError: `init` is missing or not asked for, or the scene in it does not fit.
+    """
+    if (stage.init is None) != (init is None):
+        asked = (
+            f"starts from {stage.init}, but --init is missing" if init is None else "starts from nothing, but --init is given"
+        )
+        raise InputError(f"the stage {asked}")
+    if init is None:
+        return build_scene(stage, {"rgb": example.rgb, "alpha": example.alpha}).to(device)
+    before = load_scene(init)[0].to(device)
+    try:
+        return SCENES[stage.scene].hand_over(before, example, stage).to(device)
+    except InputError as error:
+        raise InputError(f"--init {init}: {error}") from error
+
+
+def draw_scene(
+    stage: Stage,
+    example: Example,
+    prior: Zero123,
+    guidance_scale: float,
+    views: ViewSettings,
+    generator: torch.Generator,
+    say: Callable[[str], None],
+) -> Samples:
+    """Return a scene of pictures, one drawn from `prior` for every camera of `views`."""
+    sampling = stage.sampling
+    with torch.no_grad():
+        return draw(
+            lambda cameras: prior.sample(cameras, sampling.steps, guidance_scale, generator, sampling.eta),
+            view_cameras(views, example.camera).values(),
+            say,
+        )

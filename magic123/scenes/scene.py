@@ -1,0 +1,120 @@
+"""What the rest of the program calls on a scene, whatever it is made of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from magic123.example.example import Example
+from magic123.geometry.camera import Camera
+from magic123.records.errors import InputError
+from magic123.render.rendering import Rendering
+from magic123.settings.config import LearningRates, Losses, Stage
+
+
+class Scene(nn.Module, ABC):
+    """A scene in the cube [-1, 1]^3 that cameras can look at. Its tensors are parameters and buffers.
+
+    Attributes:
+        drawn_from_prior: whether the scene is made by `building.draw_scene`, from its prior and the views that will be
+            rendered, instead of by `building.start_scene`.
+        handover: where a scene that started from another one comes from (plain data, for the result's record).
+    """
+
+    drawn_from_prior: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handover: dict[str, Any] = {}
+
+    @classmethod
+    @abstractmethod
+    def build(cls, stage: Stage, given: dict[str, Tensor]) -> Self:
+        """Return the untrained scene of a stage, on the CPU.
+
+        Args:
+            stage: the settings.
+            given: tensors that scenes of pictures or points take their data or size from: the example's rgb [H, W, 3] and
+                alpha [H, W, 1], or the state dict of a finished scene.
+        """
+
+    @classmethod
+    def hand_over(cls, before: Scene, example: Example, stage: Stage) -> Self:
+        """Return the scene of a stage that starts from a finished scene; by default one of the same class and sizes.
+
+        Raises:
+            InputError: the stage cannot start from that scene.
+        """
+        if type(before) is not cls:
+            raise InputError(f"a {stage.scene} scene cannot start from the {type(before).__name__} there")
+        given = before.state_dict()
+        scene = cls.build(stage, given)
+        try:
+            scene.load_state_dict(given)
+        except RuntimeError as error:
+            raise InputError("the scene has other sizes than this stage's settings give: give both the same") from error
+        return scene
+
+    @abstractmethod
+    def render(
+        self,
+        camera: Camera,
+        *,
+        mode: str = "albedo",
+        ambient: float = 1.0,
+        light: Tensor | None = None,
+        background: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        origins_offset: Tensor | None = None,
+        directions_offset: Tensor | None = None,
+    ) -> Rendering:
+        """Render a batch of B cameras.
+
+        Args:
+            camera: B cameras.
+            mode: a shading mode of `render.shading`. "albedo" may compute no normals; "lambertian" with ambient 1 shows the
+                same colours and has them.
+            ambient: share of ambient light, in [0, 1].
+            light: unit direction(s) to the light, [3] or [B, 3]; `light_direction(camera, generator)` by default.
+            background: [3], [B, 1, 1, 3] or [B, H, W, 3] in [0, 1], white by default.
+            generator: jitters the samples of a volume; None is deterministic.
+            origins_offset: [3], added to all ray origins of a volume.
+            directions_offset: [3], added to all unit ray directions of a volume.
+
+        Returns:
+            B pictures of the cameras' H x W pixels.
+        """
+
+    @abstractmethod
+    def parameter_groups(self, rates: LearningRates) -> list[dict]:
+        """Return Adam's parameter groups; empty where nothing is trained."""
+
+    def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:
+        """Prepare for step `step` of `steps`; `generator` draws what is random."""
+
+    @abstractmethod
+    def regularizers(self, rendering: Rendering, losses: Losses) -> dict[str, Tensor]:
+        """Return the unweighted losses, scalars, that have a weight and that this scene and rendering allow."""
+
+    @abstractmethod
+    def mesh(self, resolution: int = 256) -> tuple[Tensor, Tensor] | None:
+        """Return the surface: vertices [V, 3], faces [F, 3] int64, counter-clockwise from outside. None: it has none.
+
+        Args:
+            resolution: samples along each axis, where the surface is that of a density.
+        """
+
+    def cloud(self) -> tuple[Tensor, Tensor] | None:
+        """Return the points of a point cloud, positions [N, 3] and colours [N, 3] in [0, 1]; None for other scenes."""
+        return None
+
+    def albedo(self, points: Tensor) -> Tensor:
+        """Return colours [N, 3] in [0, 1] at points [N, 3] in [-1, 1], for a scene with a mesh."""
+        raise NotImplementedError(f"a {type(self).__name__} has no mesh to colour")
+
+    @abstractmethod
+    def kernels(self) -> dict[str, str]:
+        """Return which implementation of each kernel runs where the scene now lies, for the result's record."""
