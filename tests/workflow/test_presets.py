@@ -231,7 +231,7 @@ def test_views_without_a_scene_run_to_the_end(tmp_path):
 
 # ---------------------------------------------------------------------------------------------------------- captions
 def test_a_caption_alone_runs_to_scores_that_say_what_is_missing(tmp_path, pixels):
-    from eval.metrics.score import main as score
+    from eval.commands.score import main as score
 
     example, out = tmp_path / "example", tmp_path / "out"
     prepare(["--name", "dog", "--prompt", "a red dog", "--out", str(example)])
