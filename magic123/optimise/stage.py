@@ -17,11 +17,8 @@ from magic123.priors.precision import in_float32
 from magic123.priors.sds import Answer, Prior, ask, distil, gradient_trouble
 from magic123.priors.speed import side_by_side
 from magic123.records.errors import NonFinite
-from magic123.render.losses import Target, ramp, reference_losses, reference_target
+from magic123.render.losses import LOSSES, Target, reference_losses, reference_target
 from magic123.settings.config import Stage
-
-RAMPS = {"entropy": 2.0, "normal": 1.0}  # these losses gain their weight over the stage, see losses.ramp
-NORMALS = ("normal", "orientation", "normal_smoothness", "normal_blur")
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,11 @@ def novel_shading(stage: Stage, progress: float, generator: torch.Generator) -> 
 
 def plain_if_possible(mode: str, ambient: float, stage: Stage) -> str:
     """Lambertian with ambient 1 is albedo; without losses on normals the cheaper name saves computing them."""
-    if mode == "lambertian" and ambient == 1.0 and not any(getattr(stage.losses, name) for name in NORMALS):
+    if (
+        mode == "lambertian"
+        and ambient == 1.0
+        and not any(row.on_normals and getattr(stage.losses, name) for name, row in LOSSES.items())
+    ):
         return "albedo"
     return mode
 
@@ -166,8 +167,7 @@ def step_losses(
         terms = reference_step(scene, known, stage, generator)
     else:
         terms, guidance, said = novel_step(scene, priors, known, stage, step, generator)
-    shares = {name: ramp(step / stage.steps, RAMPS[name]) if name in RAMPS else 1.0 for name in terms}
-    weighted = [getattr(stage.losses, name) * shares[name] * value for name, value in terms.items()]
+    weighted = [getattr(stage.losses, name) * LOSSES[name].share(step / stage.steps) * value for name, value in terms.items()]
     total = sum([*weighted, *guidance.values()], start=torch.zeros(()))
     keys = ("gradient_norm", "t", "distance")
     return StepLosses(total, terms, *({name: one[key] for name, one in said.items() if key in one} for key in keys))

@@ -1,12 +1,14 @@
-"""Losses as pure functions: a Rendering (and the known view) -> unweighted scalars. Weights and ramps are the caller's.
+"""Losses as pure functions of a rendering, the reference view or the scene, and the LOSSES table of all of them.
 
-Magic123's published code is followed in value; names are those of config.Losses.
+Magic123's published code is followed in value; names are those of the weights in the settings' `Losses`. A new loss is its
+function and its row in LOSSES here, its weight in the settings, and its test.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -15,25 +17,19 @@ from torch import Tensor
 from magic123.device import sent
 from magic123.example.example import Example, rgb_pixels, target_depth
 from magic123.geometry.camera import Camera
+from magic123.geometry.mesh import laplacian, normal_consistency
 from magic123.records.errors import InputError
-from magic123.render.rendering import Rendering
+from magic123.render.rendering import Rendering, Samples
 from magic123.settings.config import Losses
 
+REFERENCE_HOLDS = 100.0  # the released code holds the reference view's colours with 1e5, the others with 1e3
 BLUR_SIZE, BLUR_SIGMA = 9, 1.7  # 0.15 * size + 0.35, the usual sigma of a Gaussian kernel whose size alone is given
 
 
-def ramp(progress: float, rate: float = 2.0) -> float:
-    """min(1, rate * progress): the share of its weight that a loss has at `progress` in [0, 1] of a stage.
-
-    The reference ramps the entropy at rate 2 and the normals of the known view at rate 1.
-    """
-    return min(1.0, rate * progress)
-
-
-# --------------------------------------------------------------------------------------------------- the known view
+# ----------------------------------------------------------------------------------------------- the reference view
 @dataclass(frozen=True)
 class Target:
-    """What the known view should look like, H x W pixels; made once per stage."""
+    """What the reference view should look like, H x W pixels; made once per stage."""
 
     rgb: Tensor  # [H, W, 3] on white
     pixels: Tensor | None  # [H, W] bool: those whose colour counts; None: all
@@ -68,21 +64,45 @@ def reference_target(example: Example, weights: Losses, *, erode_edges: bool = F
 
 
 def reference_losses(rendering: Rendering, target: Target, weights: Losses) -> dict[str, Tensor]:
-    """rgb, mask, depth and normal of one rendering (B = 1, on white) of the known view; only those with a positive weight."""
+    """Return the unweighted losses of the reference view that have a weight.
+
+    Args:
+        rendering: one picture (B = 1) on white, from the reference camera.
+        target: the picture that should be seen there, of the same size.
+        weights: the stage's weights.
+
+    Raises:
+        ValueError: the sizes differ.
+    """
     if rendering.rgb.shape != (1, *target.rgb.shape):
-        raise ValueError(f"rendered {list(rendering.rgb.shape)}, but the known view is {list(target.rgb.shape)}")
-    values = {}
-    if weights.rgb:
-        error = (rendering.rgb[0] - target.rgb) ** 2
-        values["rgb"] = (error if target.pixels is None else error[target.pixels]).mean()
-    if weights.mask:
-        values["mask"] = F.mse_loss(rendering.opacity[0, ..., 0], target.mask.float())
-    if weights.depth:
-        values["depth"] = depth_disagreement(rendering.depth[0, ..., 0][target.mask], target.depth[target.mask])
-    if weights.normal and rendering.normal is not None:
-        cosine = F.cosine_similarity(rendering.normal[0][target.mask], target.normal[target.mask], dim=-1)
-        values["normal"] = (1 - cosine).mean() / 2
-    return values
+        raise ValueError(f"rendered {list(rendering.rgb.shape)}, but the reference view is {list(target.rgb.shape)}")
+    return compute(weights, {"view": lambda: (rendering, target), "view_normals": lambda: _view_normals(rendering, target)})
+
+
+def reference_rgb(rendering: Rendering, target: Target) -> Tensor:
+    """Return the mean squared error of the colours, over `target.pixels` where given."""
+    error = (rendering.rgb[0] - target.rgb) ** 2
+    return (error if target.pixels is None else error[target.pixels]).mean()
+
+
+def reference_mask(rendering: Rendering, target: Target) -> Tensor:
+    """Return the mean squared difference of opacity and mask."""
+    return F.mse_loss(rendering.opacity[0, ..., 0], target.mask.float())
+
+
+def reference_depth(rendering: Rendering, target: Target) -> Tensor:
+    """Return the disagreement of the depths inside the mask."""
+    return depth_disagreement(rendering.depth[0, ..., 0][target.mask], target.depth[target.mask])
+
+
+def normal_disagreement(normal: Tensor, target: Tensor) -> Tensor:
+    """Return the mean of (1 - cosine) / 2 of normals [N, 3] and target normals [N, 3], in [0, 1]."""
+    return (1 - F.cosine_similarity(normal, target, dim=-1)).mean() / 2
+
+
+def _view_normals(rendering: Rendering, target: Target) -> tuple[Tensor, Tensor] | None:
+    """Return the normals inside the mask, rendered and wanted, [N, 3] each; None where none were rendered."""
+    return None if rendering.normal is None else (rendering.normal[0][target.mask], target.normal[target.mask])
 
 
 def depth_disagreement(depth: Tensor, target: Tensor) -> Tensor:
@@ -106,7 +126,7 @@ def orientation(weights: Tensor, normals: Tensor, directions: Tensor) -> Tensor:
 
 
 def opacity(value: Tensor) -> Tensor:
-    """Mean squared opacity: prefers emptiness."""
+    """Return the mean squared opacity: prefers emptiness."""
     return value.square().mean()
 
 
@@ -155,3 +175,105 @@ def total_variation(
 def _mean(values: Tensor) -> Tensor:
     """Mean, 0 for nothing (a picture may see no sample)."""
     return values.sum() / max(len(values), 1)
+
+
+def lifted_colours(colours: Tensor, lifted: Tensor, from_reference: Tensor) -> Tensor:
+    """Return how far the colours of points are from those that were lifted: mean squares, the reference view's held harder.
+
+    Args:
+        colours: [N, 3] as learned.
+        lifted: [N, 3] as lifted.
+        from_reference: [N] bool, the points that the reference picture coloured; their mean counts REFERENCE_HOLDS times.
+    """
+    moved = (colours - lifted).square().mean(-1)
+    held = from_reference.to(moved)
+    means = [(moved * share).sum() / share.sum().clamp_min(1) for share in (held, 1 - held)]
+    return REFERENCE_HOLDS * means[0] + means[1]
+
+
+# --------------------------------------------------------------------------------------------------------- the table
+@dataclass(frozen=True)
+class Loss:
+    """A row of the LOSSES table.
+
+    Attributes:
+        function: scalar tensor from the arguments that `needs` names.
+        needs: one of NEEDS. The loss is not computed where a scene or a rendering does not have it.
+        ramp: the loss has the share min(1, ramp * progress) of its weight at `progress` in [0, 1] of a stage; None: always all.
+        on_normals: whether it can only be computed where normals are rendered.
+    """
+
+    function: Callable[..., Tensor]
+    needs: str
+    ramp: float | None = None
+    on_normals: bool = False
+
+    def share(self, progress: float) -> float:
+        """Return the share of its weight that the loss has at `progress` in [0, 1] of a stage."""
+        return 1.0 if self.ramp is None else min(1.0, self.ramp * progress)
+
+
+NEEDS = {  # what losses are computed from -> the arguments that a function gets
+    "view": "the rendering of the reference view and its Target",
+    "view_normals": "normals inside the mask of the reference view, rendered and wanted, [N, 3] each",
+    "weights": "weights of the samples along rays [M]",
+    "sample_normals": "weights of the samples [M], their unit normals and viewing directions [M, 3]",
+    "mesh": "vertices [V, 3], faces [F, 3] and Edges of the surface that is seen",
+    "opacity": "opacity [B, H, W, 1]",
+    "normal_image": "normals as colours [B, H, W, 3]",
+    "density": "density [K, 3] -> [K], a generator (or None) and the device of the points",
+    "colours": "colours of points as learned and as lifted [N, 3], and which the reference picture coloured [N]",
+}
+
+# Terms are added in this order. The reference code ramps the entropy at rate 2 and the normals of the reference view at rate 1.
+LOSSES = {
+    "rgb": Loss(reference_rgb, "view"),
+    "mask": Loss(reference_mask, "view"),
+    "depth": Loss(reference_depth, "view"),
+    "normal": Loss(normal_disagreement, "view_normals", ramp=1.0, on_normals=True),
+    "entropy": Loss(entropy, "weights", ramp=2.0),
+    "orientation": Loss(orientation, "sample_normals", on_normals=True),
+    "normal_consistency": Loss(normal_consistency, "mesh"),
+    "laplacian": Loss(lambda vertices, faces, edges: laplacian(vertices, edges), "mesh"),
+    "opacity": Loss(opacity, "opacity"),
+    "normal_smoothness": Loss(smoothness, "normal_image", on_normals=True),
+    "normal_blur": Loss(blur_difference, "normal_image", on_normals=True),
+    "total_variation": Loss(
+        lambda density, generator, device: total_variation(density, generator=generator, device=device), "density"
+    ),
+    "point_colour": Loss(lifted_colours, "colours"),
+}
+
+
+def compute(weights: Losses, given: dict[str, Callable[[], tuple | None]]) -> dict[str, Tensor]:
+    """Return the unweighted losses that have a weight and whose needs are given.
+
+    Args:
+        weights: the stage's weights.
+        given: what there is to compute losses from, by the names of NEEDS: functions that return the arguments, or None where
+            this rendering does not have them. Only what a loss needs is asked for, and only once.
+    """
+    given = {name: cache(arguments) for name, arguments in given.items()}
+    values = {}
+    for name, row in LOSSES.items():
+        if getattr(weights, name) and row.needs in given and (arguments := given[row.needs]()) is not None:
+            values[name] = row.function(*arguments)
+    return values
+
+
+def given_by_picture(rendering: Rendering) -> dict[str, Callable[[], tuple | None]]:
+    """Return what every rendering gives to losses, for `compute`."""
+    return {
+        "opacity": lambda: (rendering.opacity,),
+        "normal_image": lambda: None if rendering.normal is None else (normal_image(rendering),),
+    }
+
+
+def given_by_samples(samples: Samples | None) -> dict[str, Callable[[], tuple | None]]:
+    """Return what the samples of a volume rendering give to losses, for `compute`."""
+    if samples is None:
+        return {}
+    return {
+        "weights": lambda: (samples.weights,),
+        "sample_normals": lambda: None if samples.normals is None else (samples.weights, samples.normals, samples.directions),
+    }

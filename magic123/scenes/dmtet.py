@@ -19,9 +19,9 @@ from magic123.geometry.camera import Camera
 from magic123.geometry.edges import Edges, find_edges
 from magic123.geometry.lattice import build_lattice
 from magic123.geometry.marching_tets import marching_tets
-from magic123.geometry.mesh import laplacian, mesh_problem, normal_consistency
+from magic123.geometry.mesh import mesh_problem
 from magic123.records.errors import InputError
-from magic123.render import losses as loss
+from magic123.render import losses
 from magic123.render.raster import choose_rasterizer, render_mesh
 from magic123.render.rendering import Rendering
 from magic123.render.shading import light_direction, shade_colors
@@ -135,23 +135,14 @@ class DMTet(Scene):
         self._step = step
         self.field.set_progress(step / max(steps, 1) if self.settings.texture_levels_masked else 1.0)
 
-    def regularizers(self, rendering: Rendering, losses: Losses) -> dict[str, Tensor]:
-        """The unweighted losses that are switched on and that exist for a surface (there are no samples along rays)."""
-        values = {}
-        if losses.normal_consistency or losses.laplacian:
-            known = self._last is not None and self._last[0]() is rendering
-            vertices, faces, edges = self._last[1] if known else self._surface()
-            if losses.normal_consistency:
-                values["normal_consistency"] = normal_consistency(vertices, faces, edges)
-            if losses.laplacian:
-                values["laplacian"] = laplacian(vertices, edges)
-        if losses.opacity:
-            values["opacity"] = loss.opacity(rendering.opacity)
-        if losses.normal_smoothness:
-            values["normal_smoothness"] = loss.smoothness(loss.normal_image(rendering))
-        if losses.normal_blur:
-            values["normal_blur"] = loss.blur_difference(loss.normal_image(rendering))
-        return values
+    def regularizers(self, rendering: Rendering, weights: Losses) -> dict[str, Tensor]:
+        """Return the unweighted losses of the LOSSES table that exist for a surface (there are no samples along rays)."""
+
+        def surface() -> tuple[Tensor, Tensor, Edges]:
+            shown = self._last is not None and self._last[0]() is rendering
+            return self._last[1] if shown else self._surface()
+
+        return losses.compute(weights, losses.given_by_picture(rendering) | {"mesh": surface})
 
     @torch.no_grad()
     def mesh(self, resolution: int = 256) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ class FixedPictures(Scene):
         """Return no groups: nothing is trained."""
         return []
 
-    def regularizers(self, rendering: Rendering, losses: Losses) -> dict[str, Tensor]:
+    def regularizers(self, rendering: Rendering, weights: Losses) -> dict[str, Tensor]:
         """Return no losses."""
         return {}
 

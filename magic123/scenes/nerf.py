@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from magic123.device import need_triton, sent, triton_trouble_on
 from magic123.fields.field import Field
 from magic123.geometry.camera import Camera
-from magic123.render import losses as loss
+from magic123.render import losses
 from magic123.render.occupancy import OccupancyGrid
 from magic123.render.rendering import Rendering, Samples
 from magic123.render.shading import light_direction, shade_colors
@@ -118,25 +118,11 @@ class NeRF(Scene):
         if step % self.settings.occupancy_interval == 0:
             self.occupancy.update(self.field.density, generator)
 
-    def regularizers(self, rendering: Rendering, losses: Losses) -> dict[str, Tensor]:
-        """The unweighted losses that are switched on and that this rendering allows (mode "albedo" has no normals)."""
-        values = {}
-        samples, normal = rendering.samples, rendering.normal
-        if losses.entropy and samples is not None:
-            values["entropy"] = loss.entropy(samples.weights)
-        if losses.orientation and samples is not None and samples.normals is not None:
-            values["orientation"] = loss.orientation(samples.weights, samples.normals, samples.directions)
-        if losses.opacity:
-            values["opacity"] = loss.opacity(rendering.opacity)
-        if losses.normal_smoothness and normal is not None:
-            values["normal_smoothness"] = loss.smoothness(loss.normal_image(rendering))
-        if losses.normal_blur and normal is not None:
-            values["normal_blur"] = loss.blur_difference(loss.normal_image(rendering))
-        if losses.total_variation:
-            values["total_variation"] = loss.total_variation(
-                self.field.density, generator=self._generator, device=self.field.grid.table.device
-            )
-        return values
+    def regularizers(self, rendering: Rendering, weights: Losses) -> dict[str, Tensor]:
+        """Return the unweighted losses of the LOSSES table that this rendering allows (mode "albedo" has no normals)."""
+        density = lambda: (self.field.density, self._generator, self.field.grid.table.device)  # noqa: E731
+        given = losses.given_by_picture(rendering) | losses.given_by_samples(rendering.samples) | {"density": density}
+        return losses.compute(weights, given)
 
     def albedo(self, points: Tensor) -> Tensor:
         """[N, 3] in [-1, 1] -> [N, 3] in [0, 1]."""

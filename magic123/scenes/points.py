@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from magic123.example.example import Example
 from magic123.geometry.camera import Camera
+from magic123.render import losses
 from magic123.render.deferred import DeferredRenderer
 from magic123.render.points import splat
 from magic123.render.rendering import Rendering
@@ -21,7 +22,6 @@ from magic123.scenes.nerf import NeRF
 from magic123.scenes.scene import Scene
 from magic123.settings.config import LearningRates, Losses, PointsSettings, Stage
 
-KNOWN_HOLDS = 100.0  # the released code holds the known view's colours with 1e5, the others with 1e3
 CLEAR, SOLID = 0.45, 0.9  # coverages: the blur round the outline is below, the seams between points are above
 EDGE = 1e-3  # colours are kept this far from 0 and 1 where a logit is taken of them
 
@@ -131,14 +131,9 @@ class Points(Scene):
             {"params": list(self.renderer.parameters()), "lr": rates.network},
         ]
 
-    def regularizers(self, rendering: Rendering, losses: Losses) -> dict[str, Tensor]:
-        """How far colours are from those that were lifted: mean squares, the known view's times KNOWN_HOLDS."""
-        if not losses.point_colour:
-            return {}
-        moved = (self.colour - self.colours).square().mean(-1)
-        held = self.known.to(moved)
-        means = [(moved * share).sum() / share.sum().clamp_min(1) for share in (held, 1 - held)]
-        return {"point_colour": KNOWN_HOLDS * means[0] + means[1]}
+    def regularizers(self, rendering: Rendering, weights: Losses) -> dict[str, Tensor]:
+        """Return how far colours are from those that were lifted, if that has a weight."""
+        return losses.compute(weights, {"colours": lambda: (self.colour, self.colours, self.known)})
 
     def mesh(self, resolution: int = 256) -> None:
         """Return None: points have no surface."""

@@ -96,8 +96,8 @@ class Scene(nn.Module, ABC):
         """Prepare for step `step` of `steps`; `generator` draws what is random."""
 
     @abstractmethod
-    def regularizers(self, rendering: Rendering, losses: Losses) -> dict[str, Tensor]:
-        """Return the unweighted losses, scalars, that have a weight and that this scene and rendering allow."""
+    def regularizers(self, rendering: Rendering, weights: Losses) -> dict[str, Tensor]:
+        """Return the unweighted losses of the LOSSES table, scalars, that have a weight and that this rendering allows."""
 
     @abstractmethod
     def mesh(self, resolution: int = 256) -> tuple[Tensor, Tensor] | None:

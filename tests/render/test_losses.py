@@ -142,7 +142,7 @@ def test_losses_switched_off_are_not_asked_for():
 
 
 def test_sizes_must_agree():
-    with pytest.raises(ValueError, match="known view"):
+    with pytest.raises(ValueError, match="reference view"):
         known_view(perfect(disc_example(16)), disc_example(24))
 
 
@@ -217,5 +217,26 @@ def test_total_variation():
 
 def test_opacity_and_ramp():
     assert losses.opacity(torch.tensor([0.0, 1.0, 0.5, 0.5])).item() == pytest.approx(1.5 / 4)
-    assert [losses.ramp(p) for p in (0, 0.25, 0.5, 1)] == [0, 0.5, 1, 1]
-    assert losses.ramp(0.25, rate=1) == 0.25
+    assert [losses.LOSSES["entropy"].share(p) for p in (0, 0.25, 0.5, 1)] == [0, 0.5, 1, 1]
+    assert losses.LOSSES["normal"].share(0.25) == 0.25 and losses.LOSSES["rgb"].share(0) == 1
+
+
+def test_the_table_names_every_weight():
+    """Each weight of the settings has a row, and each row asks for something that there is."""
+    assert set(losses.LOSSES) == set(Losses.model_fields)
+    assert {row.needs for row in losses.LOSSES.values()} == set(losses.NEEDS)
+
+
+def test_only_what_has_a_weight_is_computed():
+    """What a loss needs is asked for once, and not at all without a weight or where the rendering lacks it."""
+    asked = []
+    weights = Losses(**{name: 0 for name in Losses.model_fields} | {"normal_smoothness": 1, "normal_blur": 1, "entropy": 1})
+    image = torch.rand(1, 8, 8, 3, generator=torch.Generator().manual_seed(0))
+    given = {
+        "normal_image": lambda: asked.append("normal_image") or (image,),
+        "opacity": lambda: asked.append("opacity") or (image[..., :1],),
+        "weights": lambda: None,
+    }
+    values = losses.compute(weights, given)
+    assert list(values) == ["normal_smoothness", "normal_blur"] and asked == ["normal_image"]
+    assert values["normal_smoothness"] == losses.smoothness(image)
