@@ -11,8 +11,6 @@ otherwise. Beside the table stand every single value (-cells.csv), paired differ
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
@@ -131,11 +129,11 @@ def build_table(name: str, definition: dict, cells: list[Cell]) -> ResultTable:
 
 
 def csv_text(header: list[str], lines: list[list]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([["" if field is None else field for field in line] for line in lines])
-    return stream.getvalue()
+    """Return lines as CSV text with a header; None is an empty field, numbers have all their digits."""
+    from pandas import DataFrame  # imported late: half a second that starting a command need not take
+
+    # dtype object: a column of integers in which one is missing stays one of integers
+    return DataFrame(lines, columns=header, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
 def tidy_csv(table: ResultTable) -> str:
