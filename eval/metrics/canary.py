@@ -1,6 +1,6 @@
 """A stored answer beside the weights: a few fixed pairs of pictures and what the model said about them.
 
-A model with random weights, another activation or inputs in another range loads without a murmur and gives other
+A model with random weights, another activation or inputs in another range loads without an error and gives other
 numbers. The canary is written once, when the weights are made or fetched, and compared each time they are used.
 """
 

@@ -45,7 +45,7 @@ class Page:
     exhibition: Exhibition
     losses: dict[tuple[str, str, str, str], LossCurves | None]
     costs: list[Cost]
-    lacks: list[MissingResult]
+    missing: list[MissingResult]
     cards: list[CardSummary]
     settings: list[StageSettings]
     provenance: Provenance
@@ -101,7 +101,7 @@ def tiles(page: Page) -> list[dict]:
         for row, texts in laid.body:
             if texts[index].best and texts[index].mean != NOTHING:
                 where = f"{dataset}, {views}" if len(table.datasets) > 1 else views
-                # where results are wanting, the number that rows were ranked by: the mean over what they share
+                # where results are missing, the number that rows were ranked by: the mean over what they share
                 value, _, over = (texts[index].shared or texts[index].mean).partition(" ")
                 said = f"{label} {'↑' if up else '↓'} {where}{f', {over}' if over else ''}"
                 found.append({"value": value, "label": said, "who": row})
@@ -212,8 +212,8 @@ def compose(page: Page, packed: Packed, limit: int) -> str:
         costs=page.costs,
         flag_table=flag_table(table),
         differences=difference_rows(table),
-        gaps=[lack for lack in page.lacks if lack.status != "not scored"],
-        unscored=[lack for lack in page.lacks if lack.status == "not scored"],
+        gaps=[one for one in page.missing if one.status != "not scored"],
+        unscored=[one for one in page.missing if one.status == "not scored"],
         cards=page.cards,
         settings=page.settings,
         origin=page.provenance,

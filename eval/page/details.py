@@ -53,8 +53,8 @@ def column_title(column: Column) -> str:
     return f"{known.label} {'↑' if known.higher_is_better else '↓'} ({column.view_set} views{protocol})"
 
 
-def lacks(table: ResultTable) -> list[MissingResult]:
-    """One for each cell and state."""
+def missing_results(table: ResultTable) -> list[MissingResult]:
+    """Return one entry for each cell and state that has no value: the reason, the metrics, the end of the log."""
     found: dict[tuple[Cell, str, str], list[str]] = {}
     for entry in table.entries:
         if entry.status != "ok":
@@ -108,12 +108,12 @@ def settings(table: ResultTable) -> list[StageSettings]:
             record = optional_json(folder / "stage.json", "record")
             if record:
                 # what differs from cell to cell by itself is no setting
-                told = {key: value for key, value in record.items() if key not in ("example", "seed", "handover")}
-                for prior in told.get("priors", {}).values():
+                shown = {key: value for key, value in record.items() if key not in ("example", "seed", "handover")}
+                for prior in shown.get("priors", {}).values():
                     if prior.get("reference") == cell.example:
                         prior["reference"] = "own"
                     prior.pop("prompts", None)
-                text = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=100)
+                text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100)
                 name = f"{cell.dataset}/{cell.example} seed {cell.seed}"
                 names = found.setdefault((method, stage), {}).setdefault(text, [])
                 if name not in names:
@@ -132,15 +132,15 @@ def prepared(table: ResultTable, folders: list[Path]) -> list[StageSettings]:
     for folder in folders:
         record = optional_json(folder / "example.json", "example")
         if record:
-            told = {key: record[key] for key in ("settings", "depth", "versions") if key in record}
-            text = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=100)
+            shown = {key: record[key] for key in ("settings", "depth", "versions") if key in record}
+            text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100)
             found.setdefault(("prepare", text), []).append(folder.parent.name)
     for cell in dict.fromkeys(entry.cell for entry in table.entries):
         record = optional_json(cell.path / "views" / "cameras.json", "cameras")
         if record:
-            told = {key: record[key] for key in ("version", "conventions", "background", "depth_scale") if key in record}
-            told["sets"] = {name: _ring(listed) for name, listed in record.get("sets", {}).items()}
-            text = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=100)
+            shown = {key: record[key] for key in ("version", "conventions", "background", "depth_scale") if key in record}
+            shown["sets"] = {name: _ring(listed) for name, listed in record.get("sets", {}).items()}
+            text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100)
             found.setdefault(("view", text), []).append(cell.name)
     several = {step for step, _ in found if sum(step == other for other, _ in found) > 1}
     return [

@@ -1,6 +1,6 @@
 """report: a table and all that lies behind it as one HTML page that opens from disk, without a network.
 
-Reads the plan, and of every cell what there is: scores, views, mesh, losses, records, benchmarks, logs. What is wanting is
+Reads the plan, and of every cell what there is: scores, views, mesh, losses, records, benchmarks, logs. What is missing is
 named on the page; a partial run gives a partial page. Of large runs, pictures and meshes go in at the best level that
 keeps the page under the limit, and the page says what it left out.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from eval.page.budget import Packed, pack
 from eval.page.compose import Page, compose
 from eval.page.costs import costs
-from eval.page.details import cards, lacks, prepared, settings
+from eval.page.details import cards, missing_results, prepared, settings
 from eval.page.evidence import read_losses
 from eval.page.exhibits import example_folder, exhibition
 from eval.page.provenance import provenance
@@ -37,7 +37,7 @@ def write_report(plan: Path, definition: dict, reported: Path, truth: str, view:
         exhibition=shown,
         losses={key: read_losses(exhibit.cell.path / "losses.csv") for key, exhibit in shown.exhibits.items()},
         costs=costs(table, Path("benchmarks")),
-        lacks=lacks(table),
+        missing=missing_results(table),
         cards=cards(table),
         settings=[*prepared(table, list(examples)), *settings(table)],
         provenance=provenance(),

@@ -1,6 +1,6 @@
 """A table as Markdown, LaTeX (booktabs) and an HTML fragment: the same cells, three markups.
 
-Each cell reads mean, sd over seeds, n/N, and, where results are wanting, the mean over the examples that all rows
+Each cell reads mean, sd over seeds, n/N, and, where results are missing, the mean over the examples that all rows
 share. The best of a column is bold: by that shared mean as soon as one row is incomplete. Published numbers come
 below, with their source, and are never bold. Cells without a result are named under the table.
 """
