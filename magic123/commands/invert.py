@@ -93,7 +93,7 @@ def invert(
     from magic123.optimise.resume import Unfinished
     from magic123.optimise.textual_inversion import TextToImage, learn_token
     from magic123.priors.sds import NonFiniteGradient
-    from magic123.priors.speed import hasten
+    from magic123.priors.speed import apply_speed
     from magic123.priors.tokens import save_token
 
     example = load_example(example_folder)
@@ -102,7 +102,7 @@ def invert(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     say(f"invert: {example.name}, the token {settings.token} starts from {word!r} ({origin}); device {device}")
     model = TextToImage.load(weights, settings.dtype, device)
-    came_to = hasten([model], speed, device)
+    applied = apply_speed([model], speed, device)
     about = {
         "token": settings.token,
         "example": example.name,
@@ -112,7 +112,7 @@ def invert(
         "seed": seed,
         "device": device,
         "threads": torch.get_num_threads(),
-        "speed": came_to,
+        "speed": applied,
         "versions": versions(),
     }
     losses: list[float] = []

@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def read_speed(text: str) -> Speed:
-    """config.Speed from JSON text. Raises InputError."""
+    """Read Speed settings from JSON text. Raises InputError."""
     try:
         return Speed(**json.loads(text))
     except (ValueError, TypeError, ValidationError) as error:
@@ -106,9 +106,9 @@ def reconstruct(
     save_seconds: float = 60.0,
     speed: Speed = Speed(),  # noqa: B008 - frozen
 ) -> None:
-    """Runs the stage and writes its files into `out` (which may hold other files). Raises InputError, and Stopped by a signal.
+    """Run the stage and write its files into `out` (which may hold other files). Raises InputError, and Stopped by a signal.
 
-    An earlier, unfinished run of the same is gone on with. Where memory runs out the next rung of the stage's ladder is tried.
+    An unfinished run of the same settings and inputs is resumed. Where memory runs out, the stage's next rung is tried.
     """
     rungs = stage.rungs()
     inputs = {"init": init, "token": token, "reference": reference, "weights": weights or {}, "device": device, "views": views}
@@ -127,7 +127,7 @@ def reconstruct(
 def _attempt(
     example_folder: Path, stage: Stage, rung: int, seed: int, out: Path, inputs: dict, save_steps: int, save_seconds: float
 ) -> str | None:
-    """One rung. What the allocator said where memory ran out, else None."""
+    """Run one rung. Return the allocator's message where memory ran out, else None."""
     try:
         run_stage(example_folder, stage, rung, seed, out, **inputs, save_steps=save_steps, save_seconds=save_seconds)
     except Exception as error:
@@ -161,7 +161,7 @@ def run_stage(
     save_steps: int,
     save_seconds: float,
 ) -> None:
-    """The stage as its settings say, from its inputs to its files."""
+    """Run one stage, from its inputs to its files."""
     started, began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.perf_counter()
     import torch
 
@@ -169,7 +169,7 @@ def run_stage(
     from magic123.example.example import load_example
     from magic123.optimise.resume import Unfinished, forget
     from magic123.optimise.stage import optimise
-    from magic123.priors.speed import hasten
+    from magic123.priors.speed import apply_speed
     from magic123.records.files import write_json, write_whole
     from magic123.scenes.building import draw_scene, start_scene
     from magic123.scenes.checkpoint import save_scene
@@ -192,7 +192,7 @@ def run_stage(
     device = choose_device(stage, device)
     scene = None if drawn else start_scene(stage, example, init, device)
     priors = load_priors(stage, example, token, reference, weights, device)
-    came_to = hasten(priors.values(), speed, device)
+    applied = apply_speed(priors.values(), speed, device)
     if scene is None:
         seen = read_settings(views, "--views")
         ((name, prior),) = priors.items()
@@ -204,7 +204,7 @@ def run_stage(
         "kernels": scene.kernels(),
         "device": device if device == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
-        "speed": came_to,
+        "speed": applied,
         "determinism": "strict" if device == "cpu" else "sums in chance order",
         "priors": {name: prior.record | {"weights_sha256": prior.fingerprint} for name, prior in priors.items()},
         "versions": {

@@ -19,8 +19,8 @@ import torch
 
 from magic123.example.example import Example
 from magic123.measure.random_weights import Kind, Size, flops, random_prior
-from magic123.optimise.stage import backward, differentiate, known_view, read, sees_reference, step_losses
-from magic123.priors.speed import hasten
+from magic123.optimise.stage import backward, differentiate, read, reference_view, sees_reference, step_losses
+from magic123.priors.speed import apply_speed
 from magic123.records.errors import InputError
 from magic123.scenes.kinds import build_scene
 from magic123.settings.config import ReferenceCamera, Speed, Stage
@@ -122,13 +122,13 @@ def measure(
     generator = torch.Generator().manual_seed(seed)
     example = ball(round(stage.resolution * stage.reference_scale))
     scene = build_scene(stage).to(where)
-    known = known_view(example, stage, where)
+    reference = reference_view(example, stage, where)
     priors = {
-        name: random_prior(settings.kind, size, dtype=settings.dtype, device=where, reference=known.camera, seed=seed)
+        name: random_prior(settings.kind, size, dtype=settings.dtype, device=where, reference=reference.camera, seed=seed)
         for name, settings in stage.priors.items()
         if settings.weight
     }
-    came_to = hasten(priors.values(), speed or Speed(), where)
+    applied = apply_speed(priors.values(), speed or Speed(), where)
     groups = scene.parameter_groups(stage.learning_rates)
     if not groups:
         raise InputError(f"a {stage.scene} scene has nothing to optimise, so there is nothing to measure")
@@ -147,7 +147,7 @@ def measure(
 
     def one(step: int) -> None:
         scene.before_step(step, stage.steps, generator)
-        differentiate(scene, known, priors, stage, step, generator, optimizer)
+        differentiate(scene, reference, priors, stage, step, generator, optimizer)
         optimizer.step()
 
     for step in range(first, first + warmup):
@@ -170,7 +170,7 @@ def measure(
             scene.before_step(step, stage.steps, generator)
         optimizer.zero_grad(set_to_none=True)
         with clock.part("losses"):
-            losses = step_losses(looked, known, asked, stage, step, generator)
+            losses = step_losses(looked, reference, asked, stage, step, generator)
         with clock.part("backward"):
             finite = backward(losses.total, optimizer)
         with clock.part("transfer"):
@@ -196,7 +196,7 @@ def measure(
         "peak_memory_bytes": peak,
         "memory_of": "the card (reserved)" if where.type == "cuda" else "the process",
         "kernels": scene.kernels(),
-        "speed": came_to,
+        "speed": applied,
         "precision": {name: settings.dtype for name, settings in stage.priors.items()},
         **machine(where),
     } | limit(stage, size, where, seconds["novel view"])

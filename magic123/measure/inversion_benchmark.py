@@ -10,7 +10,7 @@ from torch import nn
 from magic123.measure.benchmark import Clock, Timed, ball, machine, peak_memory
 from magic123.measure.random_weights import Size, random_text_to_image
 from magic123.optimise.textual_inversion import differentiate, encode_variants, splice_row
-from magic123.priors.speed import hasten
+from magic123.priors.speed import apply_speed
 from magic123.settings.config import InversionSettings, Speed
 
 
@@ -22,7 +22,7 @@ def measure_inversion(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = random_text_to_image(size, dtype=settings.dtype, device=where, seed=seed)
-    came_to = hasten([model], speed, where)
+    applied = apply_speed([model], speed, where)
     if size == "small":
         settings = settings.model_copy(update={"batch": 2, "chunk": None, "resolution": None})
     table = model.text_encoder.get_input_embeddings().weight
@@ -80,7 +80,7 @@ def measure_inversion(
         "peak_memory_bytes": peak,
         "memory_of": "the card (reserved)" if where.type == "cuda" else "the process",
         "kernels": {},
-        "speed": came_to,
+        "speed": applied,
         "precision": {"stable_diffusion": settings.dtype},
         **machine(where),
         "tflop_of_a_novel_view": {},

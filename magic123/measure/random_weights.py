@@ -15,7 +15,7 @@ from magic123.geometry.camera import Camera
 from magic123.optimise.textual_inversion import TextToImage
 from magic123.priors import latent_diffusion
 from magic123.priors.latent_diffusion import DTYPES, Schedule, encode, freeze
-from magic123.priors.sds import Prior
+from magic123.priors.prior import Prior
 from magic123.priors.stable_diffusion import StableDiffusion
 from magic123.priors.zero123 import Zero123
 

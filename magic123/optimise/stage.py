@@ -14,15 +14,16 @@ from magic123.geometry.camera import Camera, sample_novel
 from magic123.optimise.resume import Unfinished, loop_state, restore_loop
 from magic123.priors.clip_reference import clip_consistency, denoised_consistency, looks_at
 from magic123.priors.precision import in_float32
-from magic123.priors.sds import Answer, Prior, ask, distil, gradient_trouble
-from magic123.priors.speed import side_by_side
+from magic123.priors.prior import Prior
+from magic123.priors.sds import Answer, ask, distil, gradient_trouble
+from magic123.priors.speed import on_streams
 from magic123.records.errors import NonFinite
 from magic123.render.losses import LOSSES, Target, reference_losses, reference_target
 from magic123.settings.config import Stage
 
 
 @dataclass(frozen=True)
-class Known:
+class ReferenceView:
     """The reference view at training size."""
 
     camera: Camera
@@ -48,7 +49,7 @@ def loss_scale_at(stage: Stage, step: int) -> float:
     return stage.loss_scale * 2.0 ** (step // stage.loss_scale_doubling if stage.loss_scale_doubling else 0)
 
 
-def known_view(example: Example, stage: Stage, device="cpu") -> Known | None:
+def reference_view(example: Example, stage: Stage, device="cpu") -> ReferenceView | None:
     """The target on `device`; the camera stays on the CPU, where the novel ones are drawn.
 
     None for a stage that never sees the picture, which its example need not have then.
@@ -58,7 +59,7 @@ def known_view(example: Example, stage: Stage, device="cpu") -> Known | None:
     size = round(stage.resolution * stage.reference_scale)
     c = example.camera
     target = reference_target(example.resized(size), stage.losses, erode_edges=stage.erode_edges, device=device)
-    return Known(Camera.orbit(c.polar, c.azimuth, c.radius, c.fov, size), target)
+    return ReferenceView(Camera.orbit(c.polar, c.azimuth, c.radius, c.fov, size), target)
 
 
 def novel_shading(stage: Stage, progress: float, generator: torch.Generator) -> tuple[str, float]:
@@ -86,11 +87,11 @@ def plain_if_possible(mode: str, ambient: float, stage: Stage) -> str:
     return mode
 
 
-def reference_step(scene, known: Known, stage: Stage, generator: torch.Generator) -> dict[str, Tensor]:
+def reference_step(scene, reference: ReferenceView, stage: Stage, generator: torch.Generator) -> dict[str, Tensor]:
     """Unweighted losses at the reference view; rays are shifted together a little, against grid artefacts."""
     offsets = stage.ray_noise * torch.randn(2, 3, generator=generator)
     rendering = scene.render(
-        known.camera,
+        reference.camera,
         mode=plain_if_possible("lambertian", 1.0, stage),
         ambient=1.0,
         background=torch.ones(3),
@@ -98,32 +99,39 @@ def reference_step(scene, known: Known, stage: Stage, generator: torch.Generator
         origins_offset=offsets[0],
         directions_offset=offsets[1],
     )
-    return reference_losses(rendering, known.target, stage.losses) | scene.regularizers(rendering, stage.losses)
+    return reference_losses(rendering, reference.target, stage.losses) | scene.regularizers(rendering, stage.losses)
 
 
 def guide(
-    name: str, rgb: Tensor, camera: Camera, priors: dict[str, Prior], known: Known | None, stage: Stage, step: int, generator
+    name: str,
+    rgb: Tensor,
+    camera: Camera,
+    priors: dict[str, Prior],
+    reference: ReferenceView | None,
+    stage: Stage,
+    step: int,
+    generator,
 ) -> tuple[Tensor | None, str, dict[str, Tensor]]:
-    """What a prior makes of a view: (weighted loss or None, the prior that it counts for, what is said of it)."""
+    """Return the guidance of a prior at a view: (weighted loss or None, the prior that it counts for, figures to log)."""
     prior, settings = priors[name], stage.priors[name]
     if settings.kind == "clip":
         if settings.denoiser is not None:
             return None, name, {}
-        loss, told = clip_consistency(prior, rgb, camera, settings=settings)
-        return loss, name, told
+        loss, figures = clip_consistency(prior, rgb, camera, settings=settings)
+        return loss, name, figures
     answer = ask(prior, rgb, camera, settings=settings, generator=generator)
-    if judge := judge_of(name, answer, camera, priors, known, stage):
-        loss, told = denoised_consistency(priors[judge], prior, answer, settings=stage.priors[judge])
-        return loss.to(rgb.device), judge, told
-    seen, scale = known.camera if known else None, loss_scale_at(stage, step)
-    loss, told = distil(prior, answer, camera, settings=settings, reference_camera=seen, loss_scale=scale)
-    return loss.to(rgb.device), name, told
+    if judge := replacing_prior(name, answer, camera, priors, reference, stage):
+        loss, figures = denoised_consistency(priors[judge], prior, answer, settings=stage.priors[judge])
+        return loss.to(rgb.device), judge, figures
+    seen, scale = reference.camera if reference else None, loss_scale_at(stage, step)
+    loss, figures = distil(prior, answer, camera, settings=settings, reference_camera=seen, loss_scale=scale)
+    return loss.to(rgb.device), name, figures
 
 
 def novel_step(
-    scene, priors: dict[str, Prior], known: Known | None, stage: Stage, step: int, generator: torch.Generator
+    scene, priors: dict[str, Prior], reference: ReferenceView | None, stage: Stage, step: int, generator: torch.Generator
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """At one random view: (unweighted regularizers, weighted losses of the priors, what is said of those)."""
+    """At one random view: (unweighted regularizers, weighted losses of the priors, the figures to log of those)."""
     camera = sample_novel(stage.cameras, 1, stage.resolution, generator)
     mode, ambient = novel_shading(stage, step / stage.steps, generator)
     colour, share = torch.rand(3, generator=generator), torch.rand((), generator=generator)
@@ -131,23 +139,23 @@ def novel_step(
     rendering = scene.render(
         camera, mode=plain_if_possible(mode, ambient, stage), ambient=ambient, background=background, generator=generator
     )
-    guidance, said = {}, {}
-    with side_by_side(priors.values(), rendering.rgb) as place:
+    guidance, logged = {}, {}
+    with on_streams(priors.values(), rendering.rgb) as place:
         for name, prior in priors.items():
             with place(prior):
-                loss, judged, told = guide(name, rendering.rgb, camera, priors, known, stage, step, generator)
+                loss, counted_for, figures = guide(name, rendering.rgb, camera, priors, reference, stage, step, generator)
             if loss is not None:
-                guidance[judged], said[judged] = loss, told
-    return scene.regularizers(rendering, stage.losses), guidance, said
+                guidance[counted_for], logged[counted_for] = loss, figures
+    return scene.regularizers(rendering, stage.losses), guidance, logged
 
 
-def judge_of(
-    name: str, answer: Answer, camera: Camera, priors: dict[str, Prior], known: Known | None, stage: Stage
+def replacing_prior(
+    name: str, answer: Answer, camera: Camera, priors: dict[str, Prior], reference: ReferenceView | None, stage: Stage
 ) -> str | None:
-    """The clip prior that has its say on this answer of the diffusion prior `name` in place of score distillation, if any."""
+    """The clip prior that takes the place of score distillation for this answer of the diffusion prior `name`, if any."""
     for judge, settings in stage.priors.items():
         if settings.denoiser == name and judge in priors:
-            azimuth = float(known.camera.azimuth[0]) if known else 0.0
+            azimuth = float(reference.camera.azimuth[0]) if reference else 0.0
             how = {"settings": settings, "reference_azimuth": azimuth, "steps": len(priors[name].alphas_cumprod)}
             return judge if looks_at(answer, camera, **how) else None
     return None
@@ -159,23 +167,23 @@ def sees_reference(step: int, stage: Stage) -> bool:
 
 
 def step_losses(
-    scene, known: Known | None, priors: dict[str, Prior], stage: Stage, step: int, generator: torch.Generator
+    scene, reference: ReferenceView | None, priors: dict[str, Prior], stage: Stage, step: int, generator: torch.Generator
 ) -> StepLosses:
     """All losses of a step."""
-    guidance, said = {}, {}
+    guidance, figures = {}, {}
     if sees_reference(step, stage):
-        terms = reference_step(scene, known, stage, generator)
+        terms = reference_step(scene, reference, stage, generator)
     else:
-        terms, guidance, said = novel_step(scene, priors, known, stage, step, generator)
+        terms, guidance, figures = novel_step(scene, priors, reference, stage, step, generator)
     weighted = [getattr(stage.losses, name) * LOSSES[name].share(step / stage.steps) * value for name, value in terms.items()]
     total = sum([*weighted, *guidance.values()], start=torch.zeros(()))
     keys = ("gradient_norm", "t", "distance")
-    return StepLosses(total, terms, *({name: one[key] for name, one in said.items() if key in one} for key in keys))
+    return StepLosses(total, terms, *({name: one[key] for name, one in figures.items() if key in one} for key in keys))
 
 
 def backward(total: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
-    """Gives the optimiser's parameters their gradients; whether all are finite, as a scalar that nobody has read yet."""
-    if not total.requires_grad:  # an empty picture without regularizers has nothing to say
+    """Compute the gradients of the optimiser's parameters; return whether all are finite, a scalar not read yet."""
+    if not total.requires_grad:  # an empty picture without regularizers has no gradient
         return torch.ones((), dtype=torch.bool)
     total.backward()
     norms = torch._foreach_norm([p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None])
@@ -183,7 +191,7 @@ def backward(total: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
 
 
 def read(losses: StepLosses, finite: Tensor, priors: dict[str, Prior], stage: Stage, step: int) -> dict[str, float]:
-    """What to log of a step, brought to the CPU in one transfer: the only time that the loop asks for values.
+    """Return what to log of a step, brought to the CPU in one transfer: the only place where the loop waits for values.
 
     Raises NonFinite.
     """
@@ -204,17 +212,29 @@ def read(losses: StepLosses, finite: Tensor, priors: dict[str, Prior], stage: St
     return values
 
 
-def differentiate(scene, known, priors, stage: Stage, step: int, generator, optimizer) -> dict[str, float]:
-    """Gives the optimiser's parameters a step's gradients; what to log of it. Raises NonFinite."""
+def differentiate(scene, reference, priors, stage: Stage, step: int, generator, optimizer) -> dict[str, float]:
+    """Compute the gradients of one step and return what to log of it. Raises NonFinite."""
     optimizer.zero_grad(set_to_none=True)
-    losses = step_losses(scene, known, priors, stage, step, generator)
+    losses = step_losses(scene, reference, priors, stage, step, generator)
     return read(losses, backward(losses.total, optimizer), priors, stage, step)
 
 
 def differentiate_again(
-    error: NonFinite, chance: Tensor, retries: Tensor, scene, known, priors, stage: Stage, step: int, generator, optimizer
+    error: NonFinite,
+    random_state: Tensor,
+    retries: Tensor,
+    scene,
+    reference,
+    priors,
+    stage: Stage,
+    step: int,
+    generator,
+    optimizer,
 ) -> dict[str, float]:
-    """The same step, from the same `chance`, with priors in float32. `retries` counts. Raises `error` where that is no help."""
+    """Repeat a step from the same `random_state` with priors in float32, and count it in `retries`.
+
+    Raises `error` where no prior is in half precision, NonFinite where the stage allows no more repetitions.
+    """
     if all(settings.dtype == "float32" for settings in stage.priors.values()):
         raise error
     retries += 1
@@ -222,9 +242,9 @@ def differentiate_again(
         raise NonFinite(
             f"{error}; {stage.float32_retries} steps were done again in float32, and float32_retries allows no more"
         )
-    generator.set_state(chance)
+    generator.set_state(random_state)
     with in_float32(priors.values()):
-        return differentiate(scene, known, priors, stage, step, generator, optimizer)
+        return differentiate(scene, reference, priors, stage, step, generator, optimizer)
 
 
 def optimise(
@@ -236,16 +256,16 @@ def optimise(
     log: Callable[[int, dict[str, float]], None],
     unfinished: Unfinished,
 ) -> int:
-    """Runs `stage.steps` steps; afterwards the scene holds the EMA of its weights. `log(step, values)` is called at each.
+    """Run `stage.steps` steps; afterwards the scene holds the EMA of its weights. `log(step, values)` is called at each.
 
-    Adam with betas (0.9, 0.99) and eps 1e-15, no schedule. Goes on from what `unfinished` holds; `log` adds to its rows.
+    Adam with betas (0.9, 0.99) and eps 1e-15, no schedule. Resumes from what `unfinished` holds; `log` adds to its rows.
     Returns how many steps were done again in float32. Raises NonFinite, and Stopped when a signal asks to leave.
     """
     groups = scene.parameter_groups(stage.learning_rates)
     if not groups or not stage.steps:
         return 0
     parameters = [p for group in groups for p in group["params"]]
-    known = known_view(example, stage, parameters[0].device)
+    reference = reference_view(example, stage, parameters[0].device)
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
     average = [p.detach().clone() for p in parameters]
     retries = torch.zeros((), dtype=torch.int64)
@@ -256,12 +276,12 @@ def optimise(
     restore_loop(unfinished.load(), tensors(), optimizer, generator)
     for step in range(len(unfinished.rows), stage.steps):
         scene.before_step(step, stage.steps, generator)
-        chance = generator.get_state()
+        random_state = generator.get_state()
         try:
-            values = differentiate(scene, known, priors, stage, step, generator, optimizer)
+            values = differentiate(scene, reference, priors, stage, step, generator, optimizer)
         except NonFinite as error:
-            again = (error, chance, retries)
-            values = differentiate_again(*again, scene, known, priors, stage, step, generator, optimizer)
+            again = (error, random_state, retries)
+            values = differentiate_again(*again, scene, reference, priors, stage, step, generator, optimizer)
         optimizer.step()
         if (step + 1) % stage.ema_interval == 0:
             updates = (step + 1) // stage.ema_interval

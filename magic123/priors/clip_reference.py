@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from magic123.geometry.camera import Camera, wrap_degrees
+from magic123.priors.prior import FrozenModel, Prior
 from magic123.priors.sds import Answer, timestep_bounds
 from magic123.records.errors import InputError
 from magic123.settings.config import PriorSettings
@@ -20,14 +21,14 @@ from magic123.settings.config import PriorSettings
 FILES = ("open_clip_config.json", "open_clip_model.safetensors")
 
 
-class ClipReference:
+class ClipReference(FrozenModel):
     """The image tower of a CLIP and what it says of one picture. `record` tells how it was made."""
 
     name = "clip"
 
-    def __init__(self, network: nn.Module, known: Tensor, size: int, mean: Tensor, deviation: Tensor):
-        """known [1, D]: unit embedding of the reference picture; size: pixels a side; mean and deviation [3] of its pixels."""
-        self.network, self.known, self.size = network, known, size
+    def __init__(self, network: nn.Module, reference: Tensor, size: int, mean: Tensor, deviation: Tensor):
+        """reference [1, D]: unit embedding of the picture; size: pixels a side; mean and deviation [3] of its pixels."""
+        self.network, self.reference, self.size = network, reference, size
         self.mean, self.deviation = mean[:, None, None], deviation[:, None, None]
         self.record: dict = {}
 
@@ -49,12 +50,12 @@ class ClipReference:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InputError(f"the weights folder {folder} holds no readable CLIP model: {reason[:300]}") from error
         visual = network.visual
-        size, told = visual.image_size, visual.preprocess_cfg
-        mean, deviation = (torch.tensor(told[key], device=device) for key in ("mean", "std"))
+        size, pixels = visual.image_size, visual.preprocess_cfg
+        mean, deviation = (torch.tensor(pixels[key], device=device) for key in ("mean", "std"))
         network = network.eval().requires_grad_(False).to(device)
         prior = cls(network, torch.zeros(1, 1), size if isinstance(size, int) else size[0], mean, deviation)
         with torch.no_grad():
-            prior.known = prior.embed(rgb[None])
+            prior.reference = prior.embed(rgb[None])
         prior.record = {"resolution": prior.size, "dtype": dtype, "device": str(device)}
         return prior
 
@@ -68,17 +69,19 @@ class ClipReference:
 def clip_consistency(
     prior: ClipReference, rgb: Tensor, camera: Camera, *, settings: PriorSettings, **unused
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """weight * (1 - cosine), summed over the batch, and {"distance"}: its mean. Called as sds.score_distillation is.
+    """weight * (1 - cosine), summed over the batch, and {"distance"}: its mean.
 
     An ordinary loss: `loss_scale`, which is about score distillation, does not touch it.
     """
-    distance = 1 - (prior.embed(rgb) * prior.known).sum(-1)
+    distance = 1 - (prior.embed(rgb) * prior.reference).sum(-1)
     return settings.weight * distance.sum().to(rgb.device), {"distance": distance.mean().detach()}
 
 
 def looks_at(answer: Answer, camera: Camera, *, settings: PriorSettings, reference_azimuth: float, steps: int) -> bool:
-    """Whether a clip prior with a denoiser has its say on this answer: all steps of the batch in `t_range` (of `steps`),
-    all views within `azimuth_within` degrees of the reference.
+    """Return whether a clip prior with a denoiser replaces score distillation at this answer.
+
+    It does where all steps of the batch are in `t_range` (of `steps`) and all views within `azimuth_within` degrees of the
+    reference.
     """
     first, last = timestep_bounds(settings.t_range, steps)
     near = wrap_degrees(camera.azimuth - reference_azimuth).abs() <= settings.azimuth_within
@@ -86,11 +89,11 @@ def looks_at(answer: Answer, camera: Camera, *, settings: PriorSettings, referen
 
 
 def denoised_consistency(
-    prior: ClipReference, denoiser, answer: Answer, *, settings: PriorSettings
+    prior: ClipReference, denoiser: Prior, answer: Answer, *, settings: PriorSettings
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """As `clip_consistency`, of the pictures that a latent diffusion prior sees in its `answer`.
 
     The gradient takes the decoder and then the encoder back to the rendered view; the U-Net counts as given.
     """
-    distance = 1 - (prior.embed(denoiser.decode(answer.denoised())) * prior.known).sum(-1)
+    distance = 1 - (prior.embed(denoiser.decode(answer.denoised())) * prior.reference).sum(-1)
     return settings.weight * distance.sum(), {"distance": distance.mean().detach()}

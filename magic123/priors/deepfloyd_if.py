@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from magic123.geometry.camera import Camera
 from magic123.priors import latent_diffusion
 from magic123.priors.latent_diffusion import DTYPES, Schedule, dtype_of, freeze, load_component
-from magic123.priors.stable_diffusion import fill_prompt, seen_from, told_record, view_prompts_of
+from magic123.priors.prior import Prior
+from magic123.priors.stable_diffusion import fill_prompt, text_record, view_embeddings, view_prompts_of
 from magic123.records.errors import InputError
 
 LENGTH = 77  # tokens of a caption that the model was trained with
@@ -28,8 +29,8 @@ def to_pixels(rgb: Tensor, resolution: int) -> Tensor:
     return 2 * pixels - 1
 
 
-class DeepFloydIF:
-    """sds.Prior whose latents are the picture itself, small. `record` tells what it was conditioned on."""
+class DeepFloydIF(Prior):
+    """Prior whose latents are the picture itself, small. `record` tells what it was conditioned on."""
 
     name = "deepfloyd-if"
 
@@ -87,16 +88,16 @@ class DeepFloydIF:
         if not isinstance(config.sample_size, int):
             raise InputError(f"unet/ in {folder} gives sample_size {config.sample_size}: one side in pixels is needed")
         prior = cls(freeze(unet, DTYPES[dtype], device), schedule, embeddings, config.sample_size, front_azimuth)
-        prior.record = told_record(prompts, view_prompts, schedule, config.sample_size, dtype, device)
+        prior.record = text_record(prompts, view_prompts, schedule, config.sample_size, dtype, device)
         return prior
 
     def encode(self, rgb: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """As sds.Prior, [B, 3, R, R]. There is no chance in it."""
+        """As Prior, [B, 3, R, R]. It is deterministic."""
         return to_pixels(rgb.to(self.embeddings.device), self.resolution)
 
     @torch.no_grad()
     def noise(self, latents: Tensor, t: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
-        context = seen_from(self.embeddings, camera, self.front)
+        context = view_embeddings(self.embeddings, camera, self.front)
         twice, t, kind = torch.cat([latents, latents]), t.repeat(2), dtype_of(self.unet)
         output = self.unet(twice.to(kind), t, encoder_hidden_states=context.to(kind)).sample[:, :CHANNELS]
         return self.schedule.epsilon(output, twice, t).chunk(2)

@@ -54,7 +54,7 @@ def load_priors(
 
 
 def prompted_prior(settings: PriorSettings, folder: Path, example, token: Path | None, device: str):
-    """A text-conditioned prior, told the example's caption or its token."""
+    """Return a text-conditioned prior, prompted with the example's caption or its token."""
     from magic123.priors.deepfloyd_if import DeepFloydIF
     from magic123.priors.stable_diffusion import StableDiffusion
     from magic123.priors.stable_diffusion_xl import StableDiffusionXL

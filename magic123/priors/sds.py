@@ -9,45 +9,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from magic123.device import sent
 from magic123.geometry.camera import Camera, angle_between
+from magic123.priors.prior import Prior
 from magic123.records.errors import InputError
 from magic123.settings.config import PriorSettings
-
-# Magic123's code calls backward() on its score-distillation gradient outside the AMP loss scaler and then lets the scaler
-# divide all gradients by the loss scale: 65536 at the start (it doubles every 2000 steps without an overflow). Its
-# published weights (2D 1, 3D 40) therefore act as 1.5e-5 and 6.1e-4 on the summed gradient. `Stage.loss_scale` set to
-# this constant reproduces that, `Stage.loss_scale_doubling` set to 2000 the doubling; 1 and 0 leave the gradients alone.
-MAGIC123_LOSS_SCALE = 65536.0
 
 
 class NonFiniteGradient(Exception):
     """A prior answered with NaN or infinity."""
-
-
-class Prior(Protocol):
-    """A frozen diffusion model, conditioned once for one object. The caller cannot tell priors apart.
-
-    The latents of a model of pixels are the pixels themselves, in [-1, 1] and at its own size.
-    """
-
-    name: str
-    resolution: int  # side of the pictures it was trained on, pixels
-    alphas_cumprod: Tensor  # [T], T = 1000 for every model in use
-
-    def encode(self, rgb: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """[B, H, W, 3] in [0, 1] -> scaled latents [B, C, h, w] float32, differentiable; resizes by itself.
-
-        A sample of the posterior drawn with `generator`, or its mode without one.
-        """
-
-    def noise(self, latents: Tensor, t: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
-        """Noise in the noisy `latents` [B, C, h, w] at steps t [B]: (unconditional, conditional), no gradient, float32."""
 
 
 def guided_noise(unconditional: Tensor, conditional: Tensor, scale: float, formula: str = "usual") -> Tensor:
@@ -108,30 +82,14 @@ def ask(prior: Prior, rgb: Tensor, camera: Camera, *, settings: PriorSettings, g
     return Answer(latents, noise, estimate, drawn, alphas[t])
 
 
-def score_distillation(
-    prior: Prior,
-    rgb: Tensor,
-    camera: Camera,
-    *,
-    settings: PriorSettings,
-    generator: torch.Generator,
-    reference_camera=None,
-    loss_scale: float = 1.0,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss whose gradient at the latents is weight * angle_weight * w(t) * (eps_hat - eps) / loss_scale, summed over the batch.
-
-    Asks the prior, and is `distil` of what it says.
-    """
-    answer = ask(prior, rgb, camera, settings=settings, generator=generator)
-    loss, said = distil(prior, answer, camera, settings=settings, reference_camera=reference_camera, loss_scale=loss_scale)
-    return loss.to(rgb.device), said
-
-
 def distil(
     prior: Prior, answer: Answer, camera: Camera, *, settings: PriorSettings, reference_camera=None, loss_scale: float = 1.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of `score_distillation`, from what the prior said of the pictures from `camera`.
+    """Loss whose gradient at the latents is weight * angle_weight * w(t) * (eps_hat - eps) / loss_scale, summed over the batch.
 
+    `answer` is what `ask` returned for the pictures rendered from `camera`. `loss_scale`: Magic123's code calls backward() on
+    this gradient outside the AMP loss scaler, which then divides all gradients by 65536, doubled every 2000 steps; the stage's
+    `loss_scale` and `loss_scale_doubling` reproduce that.
     angle_weight (zero123 alone, if settings.angle_weight): the angle between the directions of `camera` and of
     `reference_camera` (Camera or config.ReferenceCamera; by default what the prior was shown) in degrees / 180; 1 otherwise.
     Returns the loss (0.5 * sum of the squared gradient) and {"gradient_norm" (scalar, float64), "t" [B] (on the generator's
@@ -141,7 +99,7 @@ def distil(
     with torch.no_grad():
         factor = settings.weight / loss_scale * (1 - answer.alphas.double())
         if settings.kind == "zero123" and settings.angle_weight:
-            seen = getattr(prior, "reference_camera", None)
+            seen = prior.reference_camera
             several = seen is not None and len(seen) > 1
             nearest = angle_weight(camera, seen if several or reference_camera is None else reference_camera)
             factor = factor * sent(nearest, factor.device).to(factor.dtype)
@@ -154,7 +112,7 @@ def distil(
 
 
 def gradient_trouble(prior: Prior, settings: PriorSettings, t: Tensor) -> str:
-    """What to say where `score_distillation` gave a gradient norm that is not finite, at steps t [B]."""
+    """What to say where `distil` gave a gradient norm that is not finite, at steps t [B]."""
     return (
         f"the prior {prior.name} gave a non-finite gradient at t = {t.tolist()} (dtype {settings.dtype}): "
         "check its weights, or set its dtype to float32"

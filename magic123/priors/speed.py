@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from magic123.priors.prior import FrozenModel
 from magic123.records.errors import InputError
 from magic123.settings.config import Speed
 
@@ -22,10 +23,11 @@ LARGE = 32e9  # bytes of a card on which memory need not be shared among streams
 WITHOUT_GRAPHS = {"default": "default", "reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}
 
 
-def hasten(models: Iterable[object], speed: Speed, device: torch.device | str) -> dict[str, Any]:
-    """Applies the settings to the networks among the attributes of `models`; what they came to, for stage.json.
+def apply_speed(models: Iterable[object], speed: Speed, device: torch.device | str) -> dict[str, Any]:
+    """Apply the settings to the networks among the attributes of `models`, and return what was applied, for stage.json.
 
-    Raises InputError where the device cannot do what is asked for.
+    Raises:
+        InputError: the device cannot do what is asked for.
     """
     models, device = list(models), torch.device(device)
     on_card = device.type == "cuda"
@@ -34,24 +36,24 @@ def hasten(models: Iterable[object], speed: Speed, device: torch.device | str) -
             raise InputError(f"compute.speed.{name} is true, which is for CUDA, and the device is {device}: leave it out")
     if speed.graphs and not on_card:
         raise InputError(f"compute.speed.compile is {speed.compile}, which is for CUDA: use default or off on {device}")
-    came_to = {
+    applied = {
         "channels_last": speed.channels_last is not False,
         "compile": speed.compile or "off",
         "streams": bool(speed.streams) if speed.streams is not None else _streams_pay(models, speed, device),
         "tf32": bool(speed.tf32),
     }
     if on_card:  # torch's own default allows it in convolutions
-        precision = "tf32" if came_to["tf32"] else "ieee"
+        precision = "tf32" if applied["tf32"] else "ieee"
         torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = precision
     for model in models:
-        if not came_to["channels_last"]:  # networks were loaded with channels last
+        if not applied["channels_last"]:  # networks were loaded with channels last
             for network in networks(model):
                 network.to(memory_format=torch.contiguous_format)
-        if came_to["compile"] != "off":
-            compile_networks(model, came_to["compile"], device)
-        if came_to["streams"]:
+        if applied["compile"] != "off":
+            compile_networks(model, applied["compile"], device)
+        if applied["streams"]:
             model.stream = torch.cuda.Stream(device)
-    return came_to
+    return applied
 
 
 def _streams_pay(models: list, speed: Speed, device: torch.device) -> bool:
@@ -75,18 +77,18 @@ def compile_networks(model: object, mode: str, device: torch.device) -> None:
 
 
 @contextmanager
-def side_by_side(models: Iterable[object], seen: Tensor) -> Iterator[Callable[[object], Any]]:
-    """Gives a function from a model to the context in which to launch its work on `seen`: on its stream, where it has one.
+def on_streams(models: Iterable[FrozenModel], rgb: Tensor) -> Iterator[Callable[[FrozenModel], Any]]:
+    """Yield a function from a model to the context in which to launch its work on `rgb`: on its stream, where it has one.
 
-    All of them begin once `seen` is there; whoever comes after waits for all of them. The backward pass keeps to the streams.
+    All of them begin once `rgb` is there; what follows waits for all of them. The backward pass keeps to the streams.
     """
-    streams = [stream for model in models if (stream := getattr(model, "stream", None)) is not None]
+    streams = [stream for model in models if (stream := model.stream) is not None]
     for stream in streams:
         stream.wait_stream(torch.cuda.current_stream(stream.device))
-        seen.record_stream(stream)  # its memory is not given away before this stream is done with it
+        rgb.record_stream(stream)  # its memory is not given away before this stream is done with it
 
-    def place(model: object):
-        stream = getattr(model, "stream", None)
+    def place(model: FrozenModel):
+        stream = model.stream
         return nullcontext() if stream is None else torch.cuda.stream(stream)
 
     try:

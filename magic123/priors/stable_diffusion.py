@@ -11,6 +11,7 @@ from magic123.device import sent
 from magic123.geometry.camera import Camera, wrap_degrees
 from magic123.priors import latent_diffusion
 from magic123.priors.latent_diffusion import DTYPES, Schedule, dtype_of, load_autoencoder_and_unet, load_component
+from magic123.priors.prior import Prior
 from magic123.priors.tokens import add_token, load_token, prompt_ids
 from magic123.records.errors import InputError
 
@@ -42,17 +43,21 @@ def view_prompts_of(text: str, view_prompts: bool) -> list[str]:
     return [f"{text}, {view}" if view_prompts else text for view in VIEWS]
 
 
-def seen_from(told: Tensor, camera: Camera, front: float) -> Tensor:
-    """Of told [4, ...] (of the empty prompt, then of the front, side and back ones) what a doubled batch is told: [2 B, ...].
+def view_embeddings(embeddings: Tensor, camera: Camera, front: float) -> Tensor:
+    """Return the text embeddings of a doubled batch, [2 B, ...]: B times the empty prompt's, then those of B views.
 
-    B times the first, then the others in their shares at each of B views; front: azimuth of the front.
+    Args:
+        embeddings: [4, ...] of the empty prompt, then of the front, side and back prompts, which are mixed by `view_shares`.
+        camera: B cameras.
+        front: azimuth of the object's front, degrees.
     """
-    shares = view_shares(sent(camera.azimuth, told.device) - front)
-    return torch.cat([told[:1].expand(len(shares), *told.shape[1:]), torch.einsum("bv,v...->b...", shares, told[1:])])
+    shares = view_shares(sent(camera.azimuth, embeddings.device) - front)
+    empty = embeddings[:1].expand(len(shares), *embeddings.shape[1:])
+    return torch.cat([empty, torch.einsum("bv,v...->b...", shares, embeddings[1:])])
 
 
-def told_record(prompts: list[str], view_prompts: bool, schedule: Schedule, resolution: int, dtype: str, device) -> dict:
-    """What a text-conditioned prior's record says of its conditioning. prompts: the empty one first, then those of VIEWS."""
+def text_record(prompts: list[str], view_prompts: bool, schedule: Schedule, resolution: int, dtype: str, device) -> dict:
+    """Return the record of a text-conditioned prior. prompts: the empty one first, then those of VIEWS."""
     return {
         "prompts": prompts[1:] if view_prompts else prompts[1:2],
         "prediction_type": schedule.prediction_type,
@@ -62,8 +67,8 @@ def told_record(prompts: list[str], view_prompts: bool, schedule: Schedule, reso
     }
 
 
-class StableDiffusion:
-    """sds.Prior of a text-to-image model. `record` tells what it was conditioned on."""
+class StableDiffusion(Prior):
+    """Prior of a text-to-image model. `record` tells what it was conditioned on."""
 
     name = "stable-diffusion"
 
@@ -117,7 +122,7 @@ class StableDiffusion:
         with torch.no_grad():
             embeddings = text_encoder(prompt_ids(tokenizer, text_encoder, prompts)).last_hidden_state
         prior = cls(vae, unet, schedule, embeddings, resolution, front_azimuth)
-        prior.record = told_record(prompts, view_prompts, schedule, resolution, dtype, device) | {"token": token}
+        prior.record = text_record(prompts, view_prompts, schedule, resolution, dtype, device) | {"token": token}
         return prior
 
     def encode(self, rgb: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -129,11 +134,11 @@ class StableDiffusion:
 
     def condition(self, camera: Camera) -> Tensor:
         """Text embeddings [B, L, D] of the prompts at these views."""
-        return seen_from(self.embeddings, camera, self.front)[len(camera) :]
+        return view_embeddings(self.embeddings, camera, self.front)[len(camera) :]
 
     @torch.no_grad()
     def noise(self, latents: Tensor, t: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
-        context = seen_from(self.embeddings, camera, self.front)
+        context = view_embeddings(self.embeddings, camera, self.front)
         twice = torch.cat([latents, latents])
         output = self.unet(
             twice.to(dtype_of(self.unet)), t.repeat(2), encoder_hidden_states=context.to(dtype_of(self.unet))

@@ -19,6 +19,7 @@ from magic123.priors.latent_diffusion import (
     posterior,
     read_json,
 )
+from magic123.priors.prior import Prior
 from magic123.priors.sds import guided_noise
 from magic123.records.errors import InputError
 
@@ -75,8 +76,8 @@ def conditioning_of(folder: Path) -> str:
     return named
 
 
-class Zero123:
-    """sds.Prior of a view-conditioned model, bound to one or more reference pictures. `record` tells how it was made."""
+class Zero123(Prior):
+    """Prior of a view-conditioned model, bound to one or more reference pictures. `record` tells how it was made."""
 
     name = "zero123"
 
@@ -169,7 +170,7 @@ class Zero123:
 
     @torch.no_grad()
     def noise(self, latents: Tensor, t: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
-        """As sds.Prior. With several references the conditional noise is their mean, weighted by `closeness`."""
+        """As Prior. With several references the conditional noise is their mean, weighted by `closeness`."""
         count = len(self.reference_latents)
         tokens = [self.condition(camera, index) for index in range(count)]
         known = [latent.expand(len(latents), -1, -1, -1) for latent in self.reference_latents]

@@ -264,6 +264,7 @@ def test_every_source_of_chance_is_put_back():
 class HalfPrior:
     """Answers NaN in the given calls while it is in half precision, and 0 otherwise."""
 
+    reference_camera = stream = None
     name, resolution, alphas_cumprod = "half", 8, torch.linspace(0.99, 0.01, 1000)
 
     def __init__(self, bad: set[int], cured: bool = True):

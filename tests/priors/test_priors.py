@@ -14,16 +14,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from score_distillation import MAGIC123_LOSS_SCALE, score_distillation
 from tiny_diffusion import SIDE, TEXT_WIDTH, write_stable_diffusion, write_zero123
 
 from magic123.geometry.camera import Camera
 from magic123.priors.latent_diffusion import Schedule
 from magic123.priors.sds import (
-    MAGIC123_LOSS_SCALE,
     angle_weight,
     gradient_trouble,
     guided_noise,
-    score_distillation,
     timestep_bounds,
 )
 from magic123.priors.stable_diffusion import StableDiffusion, fill_prompt, view_shares
@@ -55,7 +54,7 @@ def generator(seed: int = 0) -> torch.Generator:
 class LinearPrior:
     """Latents are the picture's channels and their mean; its noise is a linear function, so everything has a closed form."""
 
-    name, resolution, alphas_cumprod = "linear", 8, ALPHAS
+    name, resolution, alphas_cumprod, reference_camera, stream = "linear", 8, ALPHAS, None, None
 
     def encode(self, rgb, generator=None):
         self.latents = torch.cat([rgb, rgb.mean(-1, keepdim=True)], -1).permute(0, 3, 1, 2)
@@ -193,7 +192,7 @@ def test_angle_weight_belongs_to_zero123_and_can_be_switched_off():
 class Oracle:
     """A prior that knows one picture and answers the noise that would lead exactly to it."""
 
-    name, resolution, alphas_cumprod = "oracle", 8, ALPHAS
+    name, resolution, alphas_cumprod, reference_camera, stream = "oracle", 8, ALPHAS, None, None
 
     def __init__(self, truth):
         self.truth = LinearPrior().encode(truth.clone().requires_grad_()).detach()

@@ -9,14 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from score_distillation import score_distillation
 from tiny_diffusion import write_deepfloyd_if, write_stable_diffusion, write_stable_diffusion_xl, write_zero123
 
 from magic123.commands.reconstruct import read_speed
 from magic123.geometry.camera import Camera
 from magic123.priors import speed as speeding
 from magic123.priors.deepfloyd_if import DeepFloydIF
-from magic123.priors.sds import score_distillation
-from magic123.priors.speed import hasten, side_by_side
+from magic123.priors.speed import apply_speed, on_streams
 from magic123.priors.stable_diffusion import StableDiffusion
 from magic123.priors.stable_diffusion_xl import StableDiffusionXL
 from magic123.priors.zero123 import Zero123
@@ -41,7 +41,7 @@ def gradients(models: dict, device="cpu") -> torch.Tensor:
     """What both priors together ask of a picture, as the loop asks them."""
     rgb = torch.rand(1, 16, 16, 3, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
     generator, losses = torch.Generator().manual_seed(1), []
-    with side_by_side(models.values(), rgb) as place:
+    with on_streams(models.values(), rgb) as place:
         for kind, prior in models.items():
             settings = PriorSettings(kind=kind, weights="w", weight=1, guidance_scale=2)
             with place(prior):
@@ -57,7 +57,7 @@ def gradients(models: dict, device="cpu") -> torch.Tensor:
 def test_the_cpu_is_left_as_it_is(tmp_path):
     expected = gradients(priors(tmp_path))
     models = priors(tmp_path)
-    assert hasten(models.values(), Speed(), "cpu") == {
+    assert apply_speed(models.values(), Speed(), "cpu") == {
         "channels_last": True,
         "compile": "off",
         "streams": False,
@@ -69,7 +69,7 @@ def test_the_cpu_is_left_as_it_is(tmp_path):
 
 def test_the_layout_in_memory_changes_rounding_alone(tmp_path):
     expected, models = gradients(priors(tmp_path)), priors(tmp_path)
-    assert hasten(models.values(), Speed(channels_last=False), "cpu")["channels_last"] is False
+    assert apply_speed(models.values(), Speed(channels_last=False), "cpu")["channels_last"] is False
     for model in models.values():
         assert model.unet.conv_in.weight.is_contiguous() and model.vae.encoder.conv_in.weight.is_contiguous()
     torch.testing.assert_close(gradients(models), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
@@ -87,7 +87,7 @@ def test_compiled_layers_change_rounding_alone():
         return torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3), torch.nn.GroupNorm(2, 8), torch.nn.SiLU())
 
     model, plain = SimpleNamespace(unet=layers(), vae=SimpleNamespace(encoder=layers())), layers()
-    assert hasten([model], Speed(compile="default"), "cpu")["compile"] == "default"
+    assert apply_speed([model], Speed(compile="default"), "cpu")["compile"] == "default"
     x = torch.randn(1, 4, 8, 8)
     for network in (model.unet, model.vae.encoder):
         assert network._compiled_call_impl is not None
@@ -99,7 +99,7 @@ def test_compiled_layers_change_rounding_alone():
 def test_compiled_networks_change_rounding_alone(tmp_path):
     models = {"zero123": priors(tmp_path)["zero123"]}
     expected = gradients(models)
-    assert hasten(models.values(), Speed(compile="default"), "cpu")["compile"] == "default"
+    assert apply_speed(models.values(), Speed(compile="default"), "cpu")["compile"] == "default"
     torch.testing.assert_close(gradients(models), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     ((unet, encoder),) = ((m.unet, m.vae.encoder) for m in models.values())
     assert unet._compiled_call_impl is not None and encoder._compiled_call_impl is not None
@@ -110,7 +110,7 @@ def test_compiled_networks_change_rounding_alone(tmp_path):
 )
 def test_what_needs_a_card_is_refused_without_one(asked, word):
     with pytest.raises(InputError, match=rf"compute\.speed\.{word}.*cpu"):
-        hasten([], Speed(**asked), "cpu")
+        apply_speed([], Speed(**asked), "cpu")
 
 
 def test_wrong_settings_are_one_sentence(monkeypatch):
@@ -120,7 +120,7 @@ def test_wrong_settings_are_one_sentence(monkeypatch):
     assert read_speed('{"tf32": false}') == Speed(tf32=False)
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(InputError, match=r"C\+\+ compiler"):
-        hasten([SimpleNamespace()], Speed(compile="default"), "cpu")
+        apply_speed([SimpleNamespace()], Speed(compile="default"), "cpu")
 
 
 def test_a_card_gets_streams_if_it_is_large(monkeypatch):
@@ -131,16 +131,18 @@ def test_a_card_gets_streams_if_it_is_large(monkeypatch):
     before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
     try:
         models = [SimpleNamespace(), SimpleNamespace()]
-        assert hasten(models, Speed(), "cuda")["streams"] is True and models[1].stream == "a stream of cuda"
+        assert apply_speed(models, Speed(), "cuda")["streams"] is True and models[1].stream == "a stream of cuda"
         assert torch.backends.cudnn.conv.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "ieee"
         assert (
-            hasten(models[:1], Speed(), "cuda")["streams"] is hasten(models, Speed(streams=False), "cuda")["streams"] is False
+            apply_speed(models[:1], Speed(), "cuda")["streams"]
+            is apply_speed(models, Speed(streams=False), "cuda")["streams"]
+            is False
         )
-        assert hasten(models, Speed(compile="reduce-overhead"), "cuda")["streams"] is False
-        assert hasten(models, Speed(tf32=True), "cuda")["tf32"] and torch.backends.cudnn.conv.fp32_precision == "tf32"
+        assert apply_speed(models, Speed(compile="reduce-overhead"), "cuda")["streams"] is False
+        assert apply_speed(models, Speed(tf32=True), "cuda")["tf32"] and torch.backends.cudnn.conv.fp32_precision == "tf32"
         memory.total_memory = 24e9
-        assert hasten(models, Speed(), "cuda")["streams"] is False
-        assert hasten(models, Speed(streams=True), "cuda")["streams"] is True
+        assert apply_speed(models, Speed(), "cuda")["streams"] is False
+        assert apply_speed(models, Speed(streams=True), "cuda")["streams"] is True
     finally:
         torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision = before
 
@@ -159,9 +161,9 @@ def test_streams_begin_with_the_picture_and_are_waited_for(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("main"))
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: told.append(f"on {stream.name}") or nullcontext())
-    models = [SimpleNamespace(stream=Stream("a")), SimpleNamespace(), SimpleNamespace(stream=Stream("b"))]
+    models = [SimpleNamespace(stream=Stream("a")), SimpleNamespace(stream=None), SimpleNamespace(stream=Stream("b"))]
     picture = SimpleNamespace(record_stream=lambda stream: told.append(f"picture kept for {stream.name}"))
-    with side_by_side(models, picture) as place:
+    with on_streams(models, picture) as place:
         for model in models:
             with place(model):
                 told.append("work")
@@ -228,7 +230,7 @@ def test_encoders_of_the_conditions_are_freed(tmp_path, monkeypatch, kind):
 def test_a_card_computes_the_same_however_it_is_asked(tmp_path, asked):
     expected = gradients(priors(tmp_path))
     models = priors(tmp_path, "cuda")
-    hasten(models.values(), Speed(**asked), "cuda")
+    apply_speed(models.values(), Speed(**asked), "cuda")
     for _ in range(4):  # CUDA graphs are recorded first and replayed then
         found = gradients(models, "cuda")
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max()))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from killed_loop import FILES, Killed, killed_at, same
+from score_distillation import score_distillation
 from small_stages import COARSE, FIELD, write_disc
 from tiny_diffusion import SIDE, write_stable_diffusion
 
@@ -17,9 +18,9 @@ from magic123.commands.view import main as view
 from magic123.example.example import Example, load_example
 from magic123.geometry.camera import Camera
 from magic123.measure.benchmark import measure
-from magic123.optimise.stage import Known, judge_of
+from magic123.optimise.stage import ReferenceView, replacing_prior
 from magic123.priors.clip_reference import denoised_consistency, looks_at
-from magic123.priors.sds import Answer, ask, distil, score_distillation
+from magic123.priors.sds import Answer, ask, distil
 from magic123.priors.stable_diffusion import StableDiffusion
 from magic123.records.errors import InputError
 from magic123.render.points import BEHIND, OPAQUE, project, splat
@@ -356,15 +357,15 @@ def test_clip_judges_small_steps_from_near_the_front_alone(t, azimuth, says):
     answer, camera = Answer(one, one, one, torch.tensor([t]), torch.ones(1)), Camera.orbit(90.0, azimuth, 1.8, 40.0, 8)
     assert looks_at(answer, camera, settings=settings, reference_azimuth=0.0, steps=1000) is says
     stage = with_priors(azimuth_within=135)
-    known = Known(Camera.orbit(90.0, 0.0, 1.8, 40.0, 8), None)
+    known = ReferenceView(Camera.orbit(90.0, 0.0, 1.8, 40.0, 8), None)
 
     class Prior:
         alphas_cumprod = torch.ones(1000)
 
     priors = {"text": Prior(), "clip": None, "judge": None}
-    assert judge_of("text", answer, camera, priors, known, stage) == ("judge" if says else None)
+    assert replacing_prior("text", answer, camera, priors, known, stage) == ("judge" if says else None)
     del priors["judge"]  # a weight of 0 loads none, and score distillation has all steps
-    assert judge_of("text", answer, camera, priors, known, stage) is None
+    assert replacing_prior("text", answer, camera, priors, known, stage) is None
 
 
 # ---------------------------------------------------------------------------------------------------------- settings

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from score_distillation import score_distillation
 from tiny_diffusion import SIDE, write_deepfloyd_if, write_stable_diffusion_xl, write_zero123
 
 from magic123.commands.prepare import main as prepare
@@ -19,7 +20,6 @@ from magic123.geometry.camera import Camera, view_cameras
 from magic123.priors.clip_reference import ClipReference, clip_consistency
 from magic123.priors.deepfloyd_if import DeepFloydIF, to_pixels
 from magic123.priors.latent_diffusion import Schedule
-from magic123.priors.sds import score_distillation
 from magic123.priors.stable_diffusion_xl import StableDiffusionXL
 from magic123.records.errors import InputError
 from magic123.scenes.samples import draw
