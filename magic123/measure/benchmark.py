@@ -23,6 +23,7 @@ from magic123.optimise.stage import backward, differentiate, read, reference_vie
 from magic123.priors.speed import apply_speed
 from magic123.records.errors import InputError
 from magic123.scenes.kinds import build_scene
+from magic123.scenes.nerf import NeRF
 from magic123.settings.config import ReferenceCamera, Speed, Stage
 
 # What "small" lays over a stage: seconds on a CPU.
@@ -139,7 +140,7 @@ def measure(
             f"{warmup} + 2 x {steps} steps from step {first} on pass the stage's end at {stage.steps}: "
             "ask for fewer, or lower --at"
         )
-    if hasattr(scene, "occupancy"):
+    if isinstance(scene, NeRF):
         scene.occupancy.update(scene.field.density, generator)
     clock = Clock(where)
     if where.type == "cuda":
