@@ -80,6 +80,7 @@ class Zero123(Prior):
     """Prior of a view-conditioned model, bound to one or more reference pictures. `record` tells how it was made."""
 
     name = "zero123"
+    reference_camera: Camera
 
     def __init__(
         self,
