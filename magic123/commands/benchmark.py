@@ -34,7 +34,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--compile", choices=["off", "default", "reduce-overhead", "max-autotune"], help="shorthand for it")
     parser.add_argument("--inversion", default="{}", help="InversionSettings as JSON, for --stage invert")
     parser.add_argument("--methods", default="config/methods.yaml", help="the methods file")
-    parser.add_argument("--weights", choices=["random"], default="random", help="speed does not depend on what they are")
     parser.add_argument("--size", choices=["full", "small"], default="full", help="small: networks and scene for a CPU")
     parser.add_argument("--steps", type=int, default=60, help="measured steps, and as many again for the shares")
     parser.add_argument("--warmup", type=int, default=12, help="steps before that")
