@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -251,9 +250,8 @@ def compute(weights: Losses, given: dict[str, Callable[[], tuple | None]]) -> di
     Args:
         weights: the stage's weights.
         given: what there is to compute losses from, by the names of NEEDS: functions that return the arguments, or None where
-            this rendering does not have them. Only what a loss needs is asked for, and only once.
+            this rendering does not have them. Only what a loss needs is asked for.
     """
-    given = {name: cache(arguments) for name, arguments in given.items()}
     values = {}
     for name, row in LOSSES.items():
         if getattr(weights, name) and row.needs in given and (arguments := given[row.needs]()) is not None:

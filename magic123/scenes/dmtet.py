@@ -7,6 +7,7 @@ Signed distances are positive inside. Colours come from the same kind of field a
 from __future__ import annotations
 
 import weakref
+from functools import cache
 
 import numpy as np
 import torch
@@ -138,6 +139,7 @@ class DMTet(Scene):
     def regularizers(self, rendering: Rendering, weights: Losses) -> dict[str, Tensor]:
         """Return the unweighted losses of the LOSSES table that exist for a surface (there are no samples along rays)."""
 
+        @cache
         def surface() -> tuple[Tensor, Tensor, Edges]:
             shown = self._last is not None and self._last[0]() is rendering
             return self._last[1] if shown else self._surface()
