@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from eval.metrics.flags import Result, measure_flags
-from eval.metrics.measure import missing_without, missing_without_picture
+from eval.metrics.measure import missing_without
 from eval.metrics.models import load_models
-from eval.metrics.registry import NETWORKS, rows
+from eval.metrics.registry import NETWORKS
 from eval.metrics.score import score_mesh, score_views
 from eval.pictures.consistency import neighbours
 from eval.pictures.inputs import (
@@ -24,7 +24,7 @@ from eval.pictures.inputs import (
 from eval.pictures.pictures import read_views
 from eval.pictures.protocols import CORRECTED, protocol_named
 from magic123.records.cameras import compare_poses, read_poses, repeats_of_reference
-from magic123.records.cards import Gap, Scores, write_scores
+from magic123.records.cards import Scores, write_scores
 from magic123.records.errors import InputError
 
 
@@ -77,13 +77,13 @@ def main(argv: list[str]) -> None:
             if shaded:
                 values += score_views(protocol, shaded, reference, models, kernels, captions, ring, shaded=True)
             if no_captions:
-                models.gaps += missing_without("captions", models, no_captions)
+                models.gaps += missing_without(models, no_captions, "captions")
             if no_ring:
-                models.gaps += missing_without("ring", models, no_ring)
+                models.gaps += missing_without(models, no_ring, "ring")
             if not pictured:
-                models.gaps += [Gap(metric=name, reason=NO_PICTURE) for name in missing_without_picture(models)]
+                models.gaps += missing_without(models, NO_PICTURE, "truth", "reference picture")
             if given.truth_mesh is not None and mesh is None:
-                models.gaps += [Gap(metric=name, reason=no_mesh) for name in rows("true mesh")]
+                models.gaps += missing_without(models, no_mesh, "true mesh")
             elif given.truth_mesh is not None:
                 of_mesh, gaps = score_mesh(protocol, mesh, given.truth_mesh)
                 values, models.gaps = values + of_mesh, models.gaps + gaps

@@ -221,20 +221,11 @@ def measure_mesh(mesh: Path, truth: Path) -> tuple[list[Measured], list[Gap]]:
     return found, gaps
 
 
-def missing_without_picture(models: Models) -> list[str]:
-    """Return the metrics that compare with the input picture, or with true pictures of the object in it."""
+def missing_without(models: Models, reason: str, *needs: Needs) -> list[Gap]:
+    """Return a gap for every metric that compares with one of `needs`, by each network at hand where it takes one."""
     return [
-        name
-        for needs in ("truth", "reference picture")
-        for known, row in rows(needs).items()
+        Gap(metric=name, reason=reason)
+        for one in needs
+        for known, row in rows(one).items()
         for name in ([known] if row.network is None else [name_with(known, model) for model in models.of(row.network)])
-    ]
-
-
-def missing_without(needs: Needs, models: Models, reason: str) -> list[Gap]:
-    """Return a gap for everything that the networks at hand could have computed, had there been captions, or a ring."""
-    return [
-        Gap(metric=name_with(known, model), reason=reason)
-        for known, row in rows(needs).items()
-        for model in models.of(row.network)
     ]

@@ -3,8 +3,8 @@
 Reads {views}/{set}/{i}.png; the set `reference` is the view of the input picture, all others are novel. Truth is
 {truth}/{set}/{i}.png, RGBA with straight alpha, blended on white. Render and truth meet at the smaller of their two
 sizes, by area. Novel values come for all novel views and again for each set (`psnr-ring`). Mesh metrics concern the
-whole surface and stand under `novel`. ScoringSetup {views}/shaded/{set}/{i}.png exist beside the albedo, the corrected metrics
-come for them as well (`psnr-shaded`, `psnr-shaded-ring`).
+whole surface and stand under `novel`. Where {views}/shaded/{set}/{i}.png exist beside the albedo, the corrected metrics come
+for them as well (`psnr-shaded`, `psnr-shaded-ring`).
 
 A result made from a caption alone (example.json says so) has no reference view. It gets CLIP similarity to the caption
 (`clip-text-...`), R-precision, self-consistency and the flags that need no picture; all else is listed as a gap.

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from magic123.records.errors import InputError
+from magic123.records.files import write_text
 from magic123.settings.config import Method
 from magic123.settings.settings_file import load_methods, read_yaml
 
@@ -101,10 +101,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     text = markdown(methods, {name: entry.get("extends") for name, entry in read_yaml(arguments.methods).items()})
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = arguments.out.with_name(f".{arguments.out.name}.{os.getpid()}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.rename(arguments.out)
+    write_text(arguments.out, text)
     return 0
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
+from magic123.records.files import write_text
 from magic123.records.status import read_status
 from magic123.run.suite import Suite, rows_of
 from magic123.settings.settings_file import start_of
@@ -82,7 +82,7 @@ def note_failures(axes: dict, unfinished: set[str]) -> list[dict]:
             status = FAILURES / own / "status.json"
             status.unlink(missing_ok=True)
             if found := next(filter(None, (failure(out, f"logs/{log}.log") for out, log in steps)), None):
-                _write_json(status, found)
+                write_text(status, json.dumps(found, indent=1) + "\n")
             cell = cell | {"path": str(status.parent)}
         noted.append(cell)
     return noted
@@ -116,13 +116,6 @@ def last_error(log: str | Path) -> str | None:
     return None
 
 
-def _write_json(path: Path, content: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.rename(path)
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m magic123.run.plan", description="Write the planned cells of a table as JSON."
@@ -135,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
         planned = cells(arguments.axes)
     else:
         planned = note_failures(arguments.axes, set(arguments.unfinished.read_text(encoding="utf-8").splitlines()))
-    _write_json(arguments.out, {"cells": planned})
+    write_text(arguments.out, json.dumps({"cells": planned}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
