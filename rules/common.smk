@@ -7,12 +7,12 @@ import re
 import shlex
 from pathlib import Path
 
-from magic123.settings.config import VERSIONS
+from magic123.settings.versions import VERSIONS
 from magic123.run.manifest import FETCHED, load_manifest
 from magic123.run.plan import axes_of, cell_folder, cells
 from magic123.weights.prefetch import pictures_needed, weights_needed
 from magic123.settings.registry import CANARY
-from magic123.settings.settings_file import start_of
+from magic123.settings.stage import start_of
 from magic123.run.suite import MANIFESTS
 
 TABLE_FILES = [".csv", "-cells.csv", "-differences.csv", "-flags.csv", "-cards.json", ".md", ".tex", ".html"]

@@ -18,7 +18,8 @@ from pathlib import Path
 from magic123.commands.reconstruct import choose_device, read_speed
 from magic123.records.errors import InputError
 from magic123.records.files import write_json, write_whole
-from magic123.settings.config import InversionSettings, Speed
+from magic123.settings.inversion import InversionSettings
+from magic123.settings.priors import Speed
 from magic123.settings.settings_file import choose_from, load_methods
 
 
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--stage", required=True, help="a stage of the method: coarse, fine; or invert, textual inversion")
     parser.add_argument("--method", default="magic123", help="an entry of the methods file; default: magic123")
     parser.add_argument("--memory", choices=["12", "24", "40"], help="GB of the card: METHOD-12gb, METHOD-24gb, METHOD itself")
-    parser.add_argument("--speed", default="{}", help="config.Speed as JSON, as compute.speed")
+    parser.add_argument("--speed", default="{}", help="Speed as JSON, as compute.speed")
     parser.add_argument("--compile", choices=["off", "default", "reduce-overhead", "max-autotune"], help="shorthand for it")
     parser.add_argument("--inversion", default="{}", help="InversionSettings as JSON, for --stage invert")
     parser.add_argument("--methods", default="config/methods.yaml", help="the methods file")

@@ -18,8 +18,10 @@ from magic123.optimise.loss_history import cost_of
 from magic123.records.errors import InputError, NonFinite
 from magic123.records.files import output_folder, write_json
 from magic123.records.hashes import fingerprint, hash_files
-from magic123.settings.config import VERSIONS, InversionSettings, Speed
+from magic123.settings.inversion import InversionSettings
+from magic123.settings.priors import Speed
 from magic123.settings.settings_file import validate
+from magic123.settings.versions import VERSIONS
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--save-steps", type=int, default=0, metavar="N", help="save what is unfinished every N steps")
     parser.add_argument("--save-seconds", type=float, default=60, metavar="S", help="and every S seconds (0: no); default 60")
-    parser.add_argument("--speed", default="{}", help="config.Speed as JSON: how the networks are run; changes rounding alone")
+    parser.add_argument("--speed", default="{}", help="Speed as JSON: how the networks are run; changes rounding alone")
     options = parser.parse_args(argv)
     invert(
         options.example,

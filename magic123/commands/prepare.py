@@ -26,7 +26,8 @@ from magic123.example.picture_file import Picture, read_depth, read_mask, read_p
 from magic123.example.quality_picture import draw
 from magic123.records.errors import InputError
 from magic123.records.files import output_folder
-from magic123.settings.config import PrepareSettings, ReferenceCamera
+from magic123.settings.cameras import ReferenceCamera
+from magic123.settings.prepare import PrepareSettings
 from magic123.settings.settings_file import validate
 
 

@@ -20,7 +20,9 @@ from magic123.optimise.loss_history import Losses, cost_of, say
 from magic123.priors.loading import load_priors
 from magic123.records.errors import InputError, OutOfMemory, is_out_of_memory
 from magic123.records.hashes import hash_files
-from magic123.settings.config import VERSIONS, Speed, Stage
+from magic123.settings.priors import Speed
+from magic123.settings.stage import Stage
+from magic123.settings.versions import VERSIONS
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -40,11 +42,11 @@ def main(argv: list[str] | None = None) -> None:
         "--device", help="where the scene and the priors are: cpu, cuda, ...; default: cuda for settings in half precision"
     )
     parser.add_argument("--weights", action="append", default=[], metavar="NAME=FOLDER", help="where a prior's weights are")
-    parser.add_argument("--views", help="config.ViewSettings as JSON, for a samples scene: what `view` will look at")
+    parser.add_argument("--views", help="ViewSettings as JSON, for a samples scene: what `view` will look at")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--save-steps", type=int, default=0, metavar="N", help="save what is unfinished every N steps")
     parser.add_argument("--save-seconds", type=float, default=60, metavar="S", help="and every S seconds (0: no); default 60")
-    parser.add_argument("--speed", default="{}", help="config.Speed as JSON: how the networks are run; changes rounding alone")
+    parser.add_argument("--speed", default="{}", help="Speed as JSON: how the networks are run; changes rounding alone")
     options = parser.parse_args(argv)
     weights = dict(item.split("=", 1) for item in options.weights if "=" in item)
     reconstruct(

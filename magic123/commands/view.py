@@ -1,6 +1,6 @@
 """view: one optimised stage -> pictures of it from fixed cameras, a film, a sheet, and a textured mesh.
 
-Reads   --checkpoint (a stage folder written by reconstruct), --example, --settings (config.ViewSettings)
+Reads   --checkpoint (a stage folder written by reconstruct), --example, --settings (ViewSettings)
 Writes  --out:  {set}/NNN.png on white; alpha/, normal/, depth/ and, where asked for, shaded/{set}/NNN.png; cameras.json;
                 turntable.mp4; contact.png. The set `reference` is the input picture's own view;
                 an example without a picture has none.
@@ -22,8 +22,9 @@ from PIL import Image
 
 from magic123.records.errors import InputError
 from magic123.records.files import output_folder
-from magic123.settings.config import VERSIONS, ViewSettings
 from magic123.settings.settings_file import validate
+from magic123.settings.versions import VERSIONS
+from magic123.settings.view import ViewSettings
 
 RESERVED = ("reference", "turntable", "alpha", "normal", "depth")
 CONVENTIONS = {

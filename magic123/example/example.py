@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from magic123.records.errors import InputError
-from magic123.settings.config import ReferenceCamera
+from magic123.settings.cameras import ReferenceCamera
 
 EDGE = 0.1  # how much alpha may grow under the 5 x 5 dilation before a pixel counts as edge
 

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from magic123.records.errors import InputError
-from magic123.settings.config import PrepareSettings
+from magic123.settings.prepare import PrepareSettings
 
 
 @dataclass(frozen=True)

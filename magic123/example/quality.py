@@ -8,7 +8,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from magic123.settings.config import QualityLimits
+from magic123.settings.prepare import QualityLimits
 
 
 def measure(alpha: np.ndarray) -> dict:

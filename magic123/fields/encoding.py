@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from magic123.device import need_triton, triton_trouble_on
 from magic123.records.errors import InputError
-from magic123.settings.config import HashGridSettings
+from magic123.settings.scenes import HashGridSettings
 
 PRIMES = (1, 2654435761, 805459861)
 

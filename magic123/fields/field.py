@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from magic123.fields.encoding import HashGrid
-from magic123.settings.config import FieldSettings
+from magic123.settings.scenes import FieldSettings
 
 GRADIENT_CLAMP = 15.0
 VALUE_CLAMP = 80.0  # e^80 is opaque at any step length, and finite in float32

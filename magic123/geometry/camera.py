@@ -109,7 +109,7 @@ class Camera:
 
 
 def sample_novel(cameras, count: int, size: int, generator: torch.Generator) -> Camera:
-    """Random training views (`cameras`: config.NovelCameras), a batch of `count` at `size` pixels.
+    """Random training views (`cameras`: NovelCameras), a batch of `count` at `size` pixels.
 
     With probability `upper_hemisphere` the direction is a normalised (U[-1,1], U[0,1], U[-1,1]), as the reference does.
     """
@@ -138,9 +138,9 @@ def wrap_degrees(angle: Tensor) -> Tensor:
 
 
 def view_cameras(settings, reference=None) -> dict[str, Camera]:
-    """All that `view` looks at (`settings`: config.ViewSettings), by name: `reference`, the view sets and `turntable`.
+    """All that `view` looks at (`settings`: ViewSettings), by name: `reference`, the view sets and `turntable`.
 
-    reference: config.ReferenceCamera of the input picture, None for an example without one. The turntable is at its height.
+    reference: ReferenceCamera of the input picture, None for an example without one. The turntable is at its height.
     """
     cameras = {}
     if reference is not None:

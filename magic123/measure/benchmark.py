@@ -24,7 +24,9 @@ from magic123.priors.speed import apply_speed
 from magic123.records.errors import InputError
 from magic123.scenes.kinds import build_scene
 from magic123.scenes.nerf import NeRF
-from magic123.settings.config import ReferenceCamera, Speed, Stage
+from magic123.settings.cameras import ReferenceCamera
+from magic123.settings.priors import Speed
+from magic123.settings.stage import Stage
 
 # What "small" lays over a stage: seconds on a CPU.
 SMALL = {

@@ -11,7 +11,8 @@ from magic123.measure.benchmark import Clock, Timed, ball, machine, peak_memory
 from magic123.measure.random_weights import Size, random_text_to_image
 from magic123.optimise.textual_inversion import differentiate, encode_variants, splice_row
 from magic123.priors.speed import apply_speed
-from magic123.settings.config import InversionSettings, Speed
+from magic123.settings.inversion import InversionSettings
+from magic123.settings.priors import Speed
 
 
 def measure_inversion(

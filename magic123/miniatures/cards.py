@@ -12,7 +12,7 @@ from magic123.geometry.camera import Camera
 from magic123.miniatures.objects import FIRST_HELD_OUT, make_object
 from magic123.miniatures.picture import draw
 from magic123.miniatures.pool import FOV, RADIUS, SIZE
-from magic123.settings.config import ReferenceCamera
+from magic123.settings.cameras import ReferenceCamera
 
 ABOUT = {
     "zero123": "Zero-1-to-3: a view-conditioned latent diffusion model (the 3D prior).",

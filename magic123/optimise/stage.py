@@ -19,7 +19,7 @@ from magic123.priors.sds import Answer, ask, distil, gradient_trouble
 from magic123.priors.speed import on_streams
 from magic123.records.errors import NonFinite
 from magic123.render.losses import LOSSES, Target, reference_losses, reference_target
-from magic123.settings.config import Stage
+from magic123.settings.stage import Stage
 
 
 @dataclass(frozen=True)

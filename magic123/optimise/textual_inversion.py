@@ -21,7 +21,7 @@ from magic123.priors.precision import in_float32
 from magic123.priors.sds import NonFiniteGradient
 from magic123.priors.tokens import add_token, prompt_ids, word_ids
 from magic123.records.errors import InputError
-from magic123.settings.config import InversionSettings
+from magic123.settings.inversion import InversionSettings
 
 EVALUATION_SEED = 1234  # of the comparison, whatever the run's seed: figures of two seeds can be compared
 

@@ -16,7 +16,7 @@ from magic123.geometry.camera import Camera, wrap_degrees
 from magic123.priors.prior import FrozenModel, Prior
 from magic123.priors.sds import Answer, timestep_bounds
 from magic123.records.errors import InputError
-from magic123.settings.config import PriorSettings
+from magic123.settings.priors import PriorSettings
 
 FILES = ("open_clip_config.json", "open_clip_model.safetensors")
 

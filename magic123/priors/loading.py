@@ -10,7 +10,8 @@ from magic123.example.example import Example, load_example
 from magic123.priors.prior import FrozenModel
 from magic123.records.errors import InputError
 from magic123.records.hashes import fingerprint
-from magic123.settings.config import PriorSettings, Stage
+from magic123.settings.priors import PriorSettings
+from magic123.settings.stage import Stage
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from magic123.device import sent
 from magic123.geometry.camera import Camera, angle_between
 from magic123.priors.prior import Prior
 from magic123.records.errors import InputError
-from magic123.settings.config import PriorSettings
+from magic123.settings.priors import PriorSettings
 
 
 class NonFiniteGradient(Exception):
@@ -91,7 +91,7 @@ def distil(
     this gradient outside the AMP loss scaler, which then divides all gradients by 65536, doubled every 2000 steps; the stage's
     `loss_scale` and `loss_scale_doubling` reproduce that.
     angle_weight (zero123 alone, if settings.angle_weight): the angle between the directions of `camera` and of
-    `reference_camera` (Camera or config.ReferenceCamera; by default what the prior was shown) in degrees / 180; 1 otherwise.
+    `reference_camera` (Camera or ReferenceCamera; by default what the prior was shown) in degrees / 180; 1 otherwise.
     Returns the loss (0.5 * sum of the squared gradient) and {"gradient_norm" (scalar, float64), "t" [B] (on the generator's
     device)}. Does not wait for the device: whether the norm is finite is the caller's to read, see `gradient_trouble`.
     """

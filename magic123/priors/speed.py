@@ -1,4 +1,4 @@
-"""How priors' networks are run on a device, by config.Speed: memory layout, compilation, streams, TensorFloat-32.
+"""How priors' networks are run on a device, by Speed: memory layout, compilation, streams, TensorFloat-32.
 
 None of it changes what is computed but for rounding. Attention needs no setting: diffusers asks torch's
 scaled_dot_product_attention, which takes the fastest kernel that the device has.
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from magic123.priors.prior import FrozenModel
 from magic123.records.errors import InputError
-from magic123.settings.config import Speed
+from magic123.settings.priors import Speed
 
 LARGE = 32e9  # bytes of a card on which memory need not be shared among streams
 # what the encoders are compiled as: gradients pass through them, so no CUDA graphs

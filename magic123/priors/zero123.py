@@ -110,7 +110,7 @@ class Zero123(Prior):
     def load(cls, folder: Path, reference_rgb, reference_camera, *, dtype: str = "float32", device="cpu") -> Zero123:
         """From a diffusers folder (vae, 8-channel unet, image_encoder, cc_projection, scheduler, feature_extractor).
 
-        reference_rgb [H, W, 3] in [0, 1], square, composited on white; reference_camera: one Camera or config.ReferenceCamera.
+        reference_rgb [H, W, 3] in [0, 1], square, composited on white; reference_camera: one Camera or ReferenceCamera.
         Both may be lists of one length: several pictures of the object, each with its camera in the same world.
         model_index.json names the conditioning; one that names none (the original's format) means "distance".
         The image encoder is freed again when its embeddings are there. Raises InputError.

@@ -19,7 +19,7 @@ from magic123.geometry.camera import Camera
 from magic123.geometry.mesh import laplacian, normal_consistency
 from magic123.records.errors import InputError
 from magic123.render.rendering import Rendering, Samples
-from magic123.settings.config import Losses
+from magic123.settings.losses import Losses
 
 REFERENCE_HOLDS = 100.0  # the released code holds the reference view's colours with 1e5, the others with 1e3
 BLUR_SIZE, BLUR_SIGMA = 9, 1.7  # 0.15 * size + 0.35, the usual sigma of a Gaussian kernel whose size alone is given

@@ -11,8 +11,9 @@ from pydantic import PositiveFloat, PositiveInt
 
 from magic123.run.plan import axes_of, cells
 from magic123.run.suite import Suite
-from magic123.settings.config import Settings, Stage
-from magic123.settings.settings_file import load_entries, start_of
+from magic123.settings.common import Settings
+from magic123.settings.settings_file import load_entries
+from magic123.settings.stage import Stage, start_of
 
 TIMES = "config/times.yaml"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 
 from magic123.records.errors import InputError
-from magic123.settings.config import Settings
+from magic123.settings.common import Settings
 from magic123.settings.registry import check_relative, check_source, url_of
 from magic123.settings.settings_file import validate
 

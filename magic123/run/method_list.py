@@ -13,8 +13,8 @@ from typing import Any
 
 from magic123.records.errors import InputError
 from magic123.records.files import write_text
-from magic123.settings.config import Method
 from magic123.settings.settings_file import load_methods, read_yaml
+from magic123.settings.stage import Method
 
 ABSENT = "absent"
 
@@ -66,7 +66,7 @@ def markdown(methods: dict[str, Method], bases: dict[str, str | None]) -> str:
         base = bases.get(name)
         if base is None:
             lines += [
-                "Extends nothing. What is not as by default (magic123/settings/config.py):",
+                "Extends nothing. What is not as by default (magic123/settings/):",
                 "",
                 "| setting | value |",
                 "|---|---|",

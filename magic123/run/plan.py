@@ -13,7 +13,7 @@ from pathlib import Path
 from magic123.records.files import write_text
 from magic123.records.status import read_status
 from magic123.run.suite import Suite, rows_of
-from magic123.settings.settings_file import start_of
+from magic123.settings.stage import start_of
 
 FAILURES = Path("results/failures")
 BEFORE = (("prepare", "example"), ("invert", "token"))  # steps of an example, and what they make

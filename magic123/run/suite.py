@@ -13,9 +13,9 @@ from typing import Any
 
 from magic123.records.errors import InputError
 from magic123.run.manifest import ManifestRow, load_manifest
-from magic123.settings.config import Method, lay_over
 from magic123.settings.registry import Weights
 from magic123.settings.settings_file import Source, choose_from, load_entries, load_methods, read_yaml, validate
+from magic123.settings.stage import Method, lay_over
 from magic123.settings.suite import METRIC_KINDS, SuiteSettings, Table
 
 MANIFESTS = Path("datasets")  # NAME.csv is the dataset NAME

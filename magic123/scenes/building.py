@@ -15,7 +15,8 @@ from magic123.scenes.checkpoint import load_scene
 from magic123.scenes.kinds import SCENES, build_scene
 from magic123.scenes.samples import Samples, draw
 from magic123.scenes.scene import Scene
-from magic123.settings.config import Stage, ViewSettings
+from magic123.settings.stage import Stage
+from magic123.settings.view import ViewSettings
 
 
 def start_scene(stage: Stage, example: Example, init: Path | None, device: str = "cpu") -> Scene:

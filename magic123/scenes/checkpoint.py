@@ -12,7 +12,7 @@ from magic123.records.errors import InputError
 from magic123.records.files import write_json, write_whole
 from magic123.scenes.kinds import build_scene
 from magic123.scenes.scene import Scene
-from magic123.settings.config import Stage
+from magic123.settings.stage import Stage
 
 TENSORS, RECORD = "checkpoint.safetensors", "stage.json"
 

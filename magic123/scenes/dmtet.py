@@ -28,7 +28,9 @@ from magic123.render.rendering import Rendering
 from magic123.render.shading import light_direction, shade_colors
 from magic123.scenes.nerf import NeRF
 from magic123.scenes.scene import Scene
-from magic123.settings.config import DMTetSettings, FieldSettings, LearningRates, Losses, Stage
+from magic123.settings.losses import Losses
+from magic123.settings.scenes import DMTetSettings, FieldSettings, LearningRates
+from magic123.settings.stage import Stage
 
 LEVELS_TRIED = 20  # iso levels searched when the published one gives no usable surface
 EMPTY = 1e-3  # mean opacity below which a coarse scene shows nothing

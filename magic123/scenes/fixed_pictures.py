@@ -6,7 +6,8 @@ from torch import Tensor
 
 from magic123.render.rendering import Rendering
 from magic123.scenes.scene import Scene
-from magic123.settings.config import LearningRates, Losses
+from magic123.settings.losses import Losses
+from magic123.settings.scenes import LearningRates
 
 
 class FixedPictures(Scene):

@@ -10,7 +10,7 @@ from magic123.scenes.picture import Picture
 from magic123.scenes.points import Points
 from magic123.scenes.samples import Samples
 from magic123.scenes.scene import Scene
-from magic123.settings.config import Stage
+from magic123.settings.stage import Stage
 
 SCENES: dict[str, type[Scene]] = {
     "nerf": NeRF,

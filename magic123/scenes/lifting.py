@@ -17,7 +17,7 @@ from magic123.example.example import Example
 from magic123.geometry.camera import Camera, angle_between
 from magic123.records.errors import InputError
 from magic123.render.points import project, splat
-from magic123.settings.config import PointsSettings
+from magic123.settings.scenes import PointsSettings
 
 SEEN = 0.5  # opacity from which a pixel shows something
 COVERED = 0.97  # coverage from which points leave no gap

@@ -14,7 +14,9 @@ from magic123.render.rendering import Rendering, Samples
 from magic123.render.shading import light_direction, shade_colors
 from magic123.render.volume import RayRendering, render_volume
 from magic123.scenes.scene import Scene
-from magic123.settings.config import FieldSettings, LearningRates, Losses, NeRFSettings, Stage
+from magic123.settings.losses import Losses
+from magic123.settings.scenes import FieldSettings, LearningRates, NeRFSettings
+from magic123.settings.stage import Stage
 
 
 class NeRF(Scene):

@@ -10,7 +10,7 @@ from magic123.geometry.camera import Camera
 from magic123.render.rendering import Rendering
 from magic123.render.shading import light_direction, shade_colors
 from magic123.scenes.fixed_pictures import FixedPictures
-from magic123.settings.config import Stage
+from magic123.settings.stage import Stage
 
 
 class Picture(FixedPictures):

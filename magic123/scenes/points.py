@@ -20,7 +20,9 @@ from magic123.scenes.dmtet import DMTet
 from magic123.scenes.lifting import Cloud, lift
 from magic123.scenes.nerf import NeRF
 from magic123.scenes.scene import Scene
-from magic123.settings.config import LearningRates, Losses, PointsSettings, Stage
+from magic123.settings.losses import Losses
+from magic123.settings.scenes import LearningRates, PointsSettings
+from magic123.settings.stage import Stage
 
 CLEAR, SOLID = 0.45, 0.9  # coverages: the blur round the outline is below, the seams between points are above
 EDGE = 1e-3  # colours are kept this far from 0 and 1 where a logit is taken of them

@@ -12,7 +12,7 @@ from magic123.geometry.camera import Camera
 from magic123.records.errors import InputError
 from magic123.render.rendering import Rendering
 from magic123.scenes.fixed_pictures import FixedPictures
-from magic123.settings.config import Stage
+from magic123.settings.stage import Stage
 
 TOLERANCE = 1e-3  # degrees and world units
 WHITE = 250 / 255  # a sample has no alpha: pixels with all channels above this count as background

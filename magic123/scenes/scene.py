@@ -12,7 +12,9 @@ from magic123.example.example import Example
 from magic123.geometry.camera import Camera
 from magic123.records.errors import InputError
 from magic123.render.rendering import Rendering
-from magic123.settings.config import LearningRates, Losses, Stage
+from magic123.settings.losses import Losses
+from magic123.settings.scenes import LearningRates
+from magic123.settings.stage import Stage
 
 
 class Scene(nn.Module, ABC):

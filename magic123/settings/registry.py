@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from magic123.settings.config import Settings
+from magic123.settings.common import Settings
 
 RECEIPT = "receipt.json"  # what fetching and converting leave beside the files: their hashes; jobs depend on it
 CANARY = "open_clip_model.canary.json"  # a CLIP's stored answers, written once when it is there

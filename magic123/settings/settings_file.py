@@ -18,7 +18,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from magic123.records.errors import InputError
-from magic123.settings.config import DENOISED_KEYS, PRIOR_KEYS, SCENE_LACKS, Method
+from magic123.settings.priors import DENOISED_KEYS, PRIOR_KEYS
+from magic123.settings.stage import SCENE_LACKS, Method, start_of
 
 Model = TypeVar("Model", bound=BaseModel)
 Source = str | Path | Callable[[tuple], str]  # the file in question, or what tells it from the path of a setting
@@ -223,12 +224,6 @@ def check_kinds(stage: dict[str, Any], file: str | Path, at: str) -> None:
                 f"{file}: {at}.priors.{name}.{unknown[0]} is given, which a prior of the kind {prior['kind']} knows nothing "
                 f"of; remove it (null where it is inherited; known: {', '.join(sorted(known))})."
             )
-
-
-def start_of(method: str, init: str) -> tuple[str, str]:
-    """The (method, stage) that a stage of `method` with this `init` starts from."""
-    other, _, stage = init.rpartition("/")
-    return other or method, stage
 
 
 def _check_starts(methods: dict[str, Method], file: str | Path) -> None:

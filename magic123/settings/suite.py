@@ -6,7 +6,11 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from magic123.settings.config import InversionSettings, PrepareSettings, Settings, Speed, ViewSettings
+from magic123.settings.common import Settings
+from magic123.settings.inversion import InversionSettings
+from magic123.settings.prepare import PrepareSettings
+from magic123.settings.priors import Speed
+from magic123.settings.view import ViewSettings
 
 METRIC_KINDS = ("clip", "perceptual", "lpips-alex", "lpips-vgg", "contextual-vgg19")
 

@@ -18,7 +18,9 @@ from magic123.priors.stable_diffusion import StableDiffusion
 from magic123.priors.zero123 import Zero123
 from magic123.records.errors import InputError
 from magic123.scenes.checkpoint import load_scene
-from magic123.settings.config import PriorSettings, ReferenceCamera, Stage
+from magic123.settings.cameras import ReferenceCamera
+from magic123.settings.priors import PriorSettings
+from magic123.settings.stage import Stage
 
 
 @pytest.fixture(scope="module")

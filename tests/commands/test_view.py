@@ -17,16 +17,10 @@ from magic123.records.errors import InputError
 from magic123.scenes.dmtet import DMTet
 from magic123.scenes.nerf import NeRF
 from magic123.scenes.picture import Picture
-from magic123.settings.config import (
-    DMTetSettings,
-    FieldSettings,
-    HashGridSettings,
-    NeRFSettings,
-    ReferenceCamera,
-    Stage,
-    ViewSet,
-    ViewSettings,
-)
+from magic123.settings.cameras import ReferenceCamera
+from magic123.settings.scenes import DMTetSettings, FieldSettings, HashGridSettings, NeRFSettings
+from magic123.settings.stage import Stage
+from magic123.settings.view import ViewSet, ViewSettings
 
 FIELD = FieldSettings(
     grid=HashGridSettings(levels=2, log2_entries=8, base_resolution=4, finest_resolution=8), hidden=8, layers=1

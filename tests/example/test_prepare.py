@@ -24,7 +24,8 @@ from magic123.example.framing import Window, area_resample, choose_window, squar
 from magic123.example.picture_file import read_picture
 from magic123.example.segmentation import grabcut
 from magic123.records.errors import InputError
-from magic123.settings.config import PrepareSettings, QualityLimits, ReferenceCamera
+from magic123.settings.cameras import ReferenceCamera
+from magic123.settings.prepare import PrepareSettings, QualityLimits
 
 # the published pictures are not ours to ship: the tests that use them look in datasets/, then beside the checkout, unless
 # this variable points elsewhere

@@ -9,7 +9,7 @@ from magic123.fields.encoding import HashGrid, encode_torch, grid_layout, level_
 from magic123.fields.encoding_numba import encode_numba
 from magic123.fields.field import Field, truncated_exp
 from magic123.records.errors import InputError
-from magic123.settings.config import FieldSettings, HashGridSettings
+from magic123.settings.scenes import FieldSettings, HashGridSettings
 
 SMALL = {"levels": 6, "features": 2, "log2_entries": 10, "base_resolution": 4, "finest_resolution": 48}
 LAYOUT = grid_layout(6, 10, 4, 48)

@@ -7,7 +7,7 @@ import torch
 
 from magic123.geometry.camera import Camera, angle_between, sample_novel, wrap_degrees
 from magic123.render.volume import render_volume
-from magic123.settings.config import NovelCameras
+from magic123.settings.cameras import NovelCameras
 
 
 def some_cameras(size=(24, 32)) -> Camera:

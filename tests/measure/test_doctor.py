@@ -128,7 +128,7 @@ def test_all_runs_with_every_extension_hidden():
         from magic123.__main__ import main
         from magic123.geometry.camera import Camera
         from magic123.scenes.kinds import build_scene
-        from magic123.settings.config import Stage
+        from magic123.settings.stage import Stage
 
         field = {"hidden": 8, "grid": {"levels": 2, "log2_entries": 8, "base_resolution": 4, "finest_resolution": 8}}
         for kind in ("nerf", "dmtet"):

@@ -17,7 +17,7 @@ from magic123.optimise.augmentation import _blur, augment, centre_square, draw_m
 from magic123.optimise.textual_inversion import IMAGENET_TEMPLATES, TextToImage, checked_templates, fill_template, learn_token
 from magic123.priors.tokens import load_token
 from magic123.records.errors import InputError
-from magic123.settings.config import InversionSettings
+from magic123.settings.inversion import InversionSettings
 
 ROOT = Path(__file__).parents[2]
 QUICK = InversionSettings(steps=4, batch=3, learning_rate=1e-2, templates=("a photo of a {}", "{}"), evaluation_samples=6)

@@ -22,7 +22,8 @@ from magic123.commands.view import main
 from magic123.optimise import resume
 from magic123.optimise.resume import Unfinished, loop_state, restore_loop
 from magic123.records.errors import InputError, NonFinite, Stopped
-from magic123.settings.config import InversionSettings, Stage
+from magic123.settings.inversion import InversionSettings
+from magic123.settings.stage import Stage
 
 TOKEN = InversionSettings(steps=12, batch=2, learning_rate=1e-2, evaluation_samples=4, templates=("a photo of a {}",))
 SHORT = {**COARSE, "steps": 40}
@@ -157,7 +158,7 @@ def test_what_decides_the_result_decides_what_is_gone_on_with(example, tmp_path,
         with open(picture / "rgba.png", "ab") as file:
             file.write(b"\0")
     else:
-        from magic123.settings.config import VERSIONS
+        from magic123.settings.versions import VERSIONS
 
         monkeypatch.setitem(VERSIONS, "reconstruct", 99)
     with killed_at(9, monkeypatch), pytest.raises(Killed):

@@ -29,7 +29,8 @@ from magic123.priors.stable_diffusion import StableDiffusion, fill_prompt, view_
 from magic123.priors.tokens import load_token, save_token
 from magic123.priors.zero123 import Zero123, clip_pixels, closeness, pose_vector
 from magic123.records.errors import InputError
-from magic123.settings.config import PriorSettings, ReferenceCamera
+from magic123.settings.cameras import ReferenceCamera
+from magic123.settings.priors import PriorSettings
 
 ROOT = Path(__file__).parents[2]
 MINIATURES = ROOT / "weights/miniature"

@@ -21,7 +21,8 @@ from magic123.priors.stable_diffusion import StableDiffusion
 from magic123.priors.stable_diffusion_xl import StableDiffusionXL
 from magic123.priors.zero123 import Zero123
 from magic123.records.errors import InputError
-from magic123.settings.config import PriorSettings, ReferenceCamera, Speed
+from magic123.settings.cameras import ReferenceCamera
+from magic123.settings.priors import PriorSettings, Speed
 
 
 def priors(folder, device="cpu") -> dict:

@@ -12,7 +12,8 @@ from magic123.geometry.camera import Camera
 from magic123.records.errors import InputError
 from magic123.render import losses
 from magic123.render.rendering import Rendering
-from magic123.settings.config import Losses, ReferenceCamera
+from magic123.settings.cameras import ReferenceCamera
+from magic123.settings.losses import Losses
 
 ALL = Losses(rgb=5, mask=0.5, depth=0.01, normal=1)
 

@@ -15,15 +15,9 @@ from magic123.render.rendering import Rendering
 from magic123.render.shading import light_direction
 from magic123.scenes.dmtet import DMTet
 from magic123.scenes.nerf import NeRF
-from magic123.settings.config import (
-    DMTetSettings,
-    FieldSettings,
-    HashGridSettings,
-    LearningRates,
-    Losses,
-    NeRFSettings,
-    Stage,
-)
+from magic123.settings.losses import Losses
+from magic123.settings.scenes import DMTetSettings, FieldSettings, HashGridSettings, LearningRates, NeRFSettings
+from magic123.settings.stage import Stage
 
 FIELD = FieldSettings(
     grid=HashGridSettings(levels=4, log2_entries=10, base_resolution=4, finest_resolution=32),

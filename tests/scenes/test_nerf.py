@@ -7,7 +7,8 @@ from magic123.geometry.camera import Camera
 from magic123.records.errors import InputError
 from magic123.scenes.nerf import NeRF
 from magic123.scenes.picture import Picture
-from magic123.settings.config import FieldSettings, HashGridSettings, LearningRates, Losses, NeRFSettings
+from magic123.settings.losses import Losses
+from magic123.settings.scenes import FieldSettings, HashGridSettings, LearningRates, NeRFSettings
 
 GRID = HashGridSettings(levels=4, log2_entries=12, base_resolution=4, finest_resolution=32)
 REFERENCE = Camera.orbit(90, 0, 1.8, 40, 24)

@@ -28,8 +28,11 @@ from magic123.render.rendering import Rendering
 from magic123.scenes.checkpoint import load_scene
 from magic123.scenes.lifting import Cloud, lift
 from magic123.scenes.points import Points
-from magic123.settings.config import PointsSettings, PriorSettings, ReferenceCamera, Stage
+from magic123.settings.cameras import ReferenceCamera
+from magic123.settings.priors import PriorSettings
+from magic123.settings.scenes import PointsSettings
 from magic123.settings.settings_file import load_methods
+from magic123.settings.stage import Stage
 
 CLIP = Path(__file__).resolve().parents[2] / "weights" / "miniature" / "clip"
 SETTINGS = PointsSettings(polars=(90.0,), azimuths=4, features=2, scales=2, width=4)

@@ -13,8 +13,8 @@ from magic123.run.manifest import load_manifest
 from magic123.run.method_list import differences
 from magic123.run.plan import axes_of, cells, last_error, note_failures
 from magic123.run.suite import load_suite
-from magic123.settings.config import Stage
 from magic123.settings.settings_file import load_methods, merge, read_yaml, resolve_extends
+from magic123.settings.stage import Stage
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 METHODS = """

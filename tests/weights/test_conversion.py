@@ -150,7 +150,7 @@ def test_without_a_moving_average_it_says_so(tmp_path: Path) -> None:
 def test_a_converted_folder_is_a_prior(converted: Path) -> None:
     from magic123.geometry.camera import Camera
     from magic123.priors.zero123 import Zero123
-    from magic123.settings.config import ReferenceCamera
+    from magic123.settings.cameras import ReferenceCamera
 
     prior = Zero123.load(converted, torch.rand(40, 40, 3), ReferenceCamera())
     assert prior.resolution == 64 and prior.schedule.prediction_type == "epsilon"  # 32 latent pixels; two autoencoder levels

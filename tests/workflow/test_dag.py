@@ -204,7 +204,7 @@ def test_new_seed_computes_itself_only(tree: Path) -> None:
 
 
 def test_code_version_reruns_its_command(tree: Path) -> None:
-    edit(tree / "magic123" / "settings" / "config.py", '"view": 1', '"view": 2')
+    edit(tree / "magic123" / "settings" / "versions.py", '"view": 1', '"view": 2')
     rerun = {job for job in chain(*CELLS) if not job.startswith("reconstruct")}
     assert planned_jobs(tree, *RUN) == rerun | TABLE
 

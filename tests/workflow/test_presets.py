@@ -23,8 +23,11 @@ from magic123.priors.latent_diffusion import Schedule
 from magic123.priors.stable_diffusion_xl import StableDiffusionXL
 from magic123.records.errors import InputError
 from magic123.scenes.samples import draw
-from magic123.settings.config import PriorSettings, ReferenceCamera, Stage, ViewSettings
+from magic123.settings.cameras import ReferenceCamera
+from magic123.settings.priors import PriorSettings
 from magic123.settings.settings_file import load_methods
+from magic123.settings.stage import Stage
+from magic123.settings.view import ViewSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MINIATURES = REPOSITORY / "weights" / "miniature"

@@ -1,0 +1,32 @@
+"""Settings of textual inversion."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from magic123.settings.common import Range, Settings
+
+
+class InversionSettings(Settings):
+    """Learning a token for one object (textual inversion, arXiv 2208.01618). Defaults are the published run on SD 1.5."""
+
+    steps: PositiveInt = 3000
+    batch: PositiveInt = 16
+    chunk: PositiveInt | None = None  # pictures through the network at once (gradients add up to the batch); none: all
+    learning_rate: PositiveFloat = 1e-4
+    betas: Range = (0.9, 0.999)
+    weight_decay: NonNegativeFloat = 1e-2
+    epsilon: PositiveFloat = 1e-8
+    token: str = Field("<object>", min_length=1)
+    # where the embedding starts; none: the example's init_word, else the last word of its prompt (token.json says which)
+    init_word: str | None = None
+    resolution: PositiveInt | None = None  # none: the model's own
+    augment: bool = True
+    # imagenet: the 27 photo templates of CLIP; else templates with one {} each
+    templates: Literal["imagenet"] | tuple[str, ...] = "imagenet"
+    cached_latents: int = Field(0, ge=0)  # n > 0: n augmented pictures are encoded once; 0: fresh ones at every step
+    evaluation_samples: PositiveInt = 64  # of the comparison with the initial token and with the plain caption
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    float32_retries: int = Field(100, ge=0)  # steps that may be done again in float32, as in a stage

@@ -1,0 +1,78 @@
+"""Settings of scenes: fields, NeRF, DMTet, point clouds, sampled pictures, and their learning rates."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from magic123.settings.common import Settings
+
+
+class HashGridSettings(Settings):
+    levels: PositiveInt = 16
+    features: PositiveInt = 2
+    log2_entries: PositiveInt = 19
+    base_resolution: PositiveInt = 16
+    finest_resolution: PositiveInt = 2048
+    backend: Literal["auto", "torch", "numba", "triton", "tinycudann"] = "auto"
+
+
+class FieldSettings(Settings):
+    grid: HashGridSettings = HashGridSettings()
+    hidden: PositiveInt = 64
+    layers: PositiveInt = 2  # hidden layers of the MLP
+    blob_density: float = 10.0
+    blob_radius: PositiveFloat = 0.2
+    # the finest half of the levels is zero until this share of the stage (0: never masked)
+    coarse_to_fine: float = Field(0.6, ge=0, le=1)
+    normal_epsilon: PositiveFloat = 1e-2
+
+
+class NeRFSettings(Settings):
+    occupancy_resolution: PositiveInt = 128
+    occupancy_interval: PositiveInt = 16
+    occupancy_decay: float = 0.95
+    occupancy_threshold: PositiveFloat = 10.0  # threshold = min(mean density, this)
+    max_samples: PositiveInt = 1024  # per ray across the cube's diagonal
+    # auto: Triton on CUDA where it runs, else torch: the same samples, and sums that differ in their last digits
+    ray_marching: Literal["auto", "torch", "triton"] = "auto"
+
+
+class DMTetSettings(Settings):
+    grid_resolution: PositiveInt = 256
+    rasterizer: Literal["auto", "numba", "nvdiffrast"] = "auto"
+    texture_levels_masked: bool = False
+
+
+class PointsSettings(Settings):
+    """A point cloud with learned features and a network that makes pictures of them: Make-it-3D's second stage.
+
+    Points are lifted from the depth that the stage before shows at the known view's size: first at the known view, then at
+    `azimuths` views on a circle at each of `polars`, nearest to the known view first.
+    """
+
+    polars: tuple[float, ...] = Field((90.0, 60.0, 120.0, 30.0), min_length=1)
+    azimuths: PositiveInt = 16
+    tolerance: PositiveFloat = 0.04  # world units: a point this near to one that is there already is not new
+    features: PositiveInt = 16  # learned channels beside the three of the colour
+    radius: PositiveFloat = 1.2  # of a point, in spacings of the picture that it comes from
+    per_pixel: PositiveInt = 8  # nearest points that a pixel is composited from
+    scales: int = Field(3, ge=1, le=6)  # pictures for the network, each half the size of the one before
+    width: PositiveInt = 16  # the network's channels at the finest scale; twice as many at each coarser one
+    # the network corrects the composited colours, and starts by leaving them; false: it makes all of the picture, as published
+    residual: bool = True
+
+
+class Sampling(Settings):
+    """How a `samples` scene draws its pictures from its prior: DDIM (arXiv 2010.02502)."""
+
+    steps: PositiveInt = 75
+    eta: float = Field(1.0, ge=0, le=1)  # 0: no chance after the first noise
+
+
+class LearningRates(Settings):
+    grid: PositiveFloat = 1e-2
+    network: PositiveFloat = 1e-3
+    geometry: PositiveFloat = 1e-3  # DMTet: signed distances and offsets
+    points: PositiveFloat = Field(1e-3, exclude_if=lambda value: value == 1e-3)  # colours and features of points

@@ -1,0 +1,36 @@
+"""Settings of the views that are rendered of a finished stage."""
+
+from __future__ import annotations
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+
+from magic123.settings.common import Settings
+
+
+class ViewSet(Settings):
+    """`count` cameras on one circle, evenly spaced in azimuth from `first_azimuth` on."""
+
+    polar: float = 90.0
+    first_azimuth: float = 0.0
+    count: PositiveInt = 12
+
+
+class ViewSettings(Settings):
+    """What `view` renders of a finished stage, next to the reference view (set `reference`), and how it exports the mesh."""
+
+    size: PositiveInt = 128
+    radius: PositiveFloat = 1.8
+    fov: PositiveFloat = 40.0
+    sets: dict[str, ViewSet] = {"ring": ViewSet(first_azimuth=15.0), "elevated": ViewSet(polar=60.0)}
+    # views are also rendered lit from the camera, with this ambient share; none: in albedo alone
+    shaded_ambient: float | None = Field(None, ge=0, le=1)
+    turntable_frames: PositiveInt = 48
+    mesh_resolution: PositiveInt = 96  # marching cubes of a NeRF's density; a DMTet has its own lattice
+    max_faces: PositiveInt = 20000
+    texture_size: PositiveInt = 512
+
+    @field_validator("sets", mode="before")
+    @classmethod
+    def _without_removed(cls, value: object) -> object:
+        """`null` removes a set that another configuration file has."""
+        return {name: one for name, one in value.items() if one is not None} if isinstance(value, dict) else value
