@@ -17,7 +17,8 @@ import numpy as np
 
 from eval.pictures.inputs import NO_MESH_MADE
 from eval.pictures.meshes import load_mesh
-from eval.pictures.pictures import NOT_VIEWS, REFERENCE, read_picture
+from eval.pictures.pictures import REFERENCE, read_picture
+from magic123.records.cameras import NOT_VIEWS
 from magic123.records.errors import InputError
 from magic123.records.files import need_file
 

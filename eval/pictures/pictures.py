@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from eval.pictures.protocols import blend_on_white, to_bytes
+from magic123.records.cameras import NOT_VIEWS
 from magic123.records.errors import InputError, first_line
 from magic123.records.files import need_file, need_folder
 
@@ -22,7 +23,6 @@ REFERENCE = "reference"
 PNG = b"\x89PNG\r\n\x1a\n"
 MOST_PIXELS = 2**24  # of any picture: a larger size in a header is damage, or an attack
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error, zlib.error)
-NOT_VIEWS = {"alpha", "normal", "depth", "mask", "shaded"}  # folders beside the view sets that hold other quantities
 
 
 @dataclass(frozen=True)

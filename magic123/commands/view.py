@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from magic123.records.cameras import RESERVED
 from magic123.records.errors import InputError
 from magic123.records.files import output_folder
 from magic123.settings.settings_file import validate
 from magic123.settings.versions import VERSIONS
 from magic123.settings.view import ViewSettings
 
-RESERVED = ("reference", "turntable", "alpha", "normal", "depth")
 CONVENTIONS = {
     "world": "right-handed, +y up, the front towards +z; the object lies in [-1, 1]^3",
     "polar": "degrees from +y",
@@ -79,13 +79,7 @@ def read_settings(text: str, option: str = "--settings") -> ViewSettings:
         data = json.loads(text if where == option else Path(text).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{where}: not readable as JSON ({error}); give a JSON object or a file of one") from error
-    settings = validate(ViewSettings, data, where)
-    taken = [name for name in settings.sets if name in RESERVED or not name.replace("-", "").replace("_", "").isalnum()]
-    if taken:
-        raise InputError(
-            f"{where}: a view set cannot be called {taken[0]!r}; use letters, digits, - and _, and none of {RESERVED}"
-        )
-    return settings
+    return validate(ViewSettings, data, where)
 
 
 def read_cameras(file: Path) -> dict[str, list[dict]]:
@@ -100,8 +94,9 @@ def read_cameras(file: Path) -> dict[str, list[dict]]:
         named = all(one["file"] == f"{name}/{i:03d}.png" for name in found for i, one in enumerate(sets[name]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{file}: gives no polar, azimuth, radius and fov of every view ({error!r}); make it again") from error
-    if not named or not all(found.values()) or set(found) & set(RESERVED) or not found:
-        raise InputError(f"{file}: must list SET/000.png, SET/001.png, ... in their order, in sets not called {RESERVED}")
+    if not named or not all(found.values()) or set(found) & RESERVED or not found:
+        taken = ", ".join(sorted(RESERVED))
+        raise InputError(f"{file}: must list SET/000.png, SET/001.png, ... in their order, in sets called none of {taken}")
     return found
 
 

@@ -14,6 +14,9 @@ from magic123.records.files import read_json
 
 Pose = tuple[float, float, float, float]  # polar, azimuth, radius, fov
 TOLERANCE = 1e-3  # degrees and world units
+NOT_VIEWS = {"alpha", "normal", "depth", "mask", "shaded"}  # folders beside the view sets that hold other quantities
+# what else a view set cannot be called: the input picture's view, the film, and what a table's column says of several sets
+RESERVED = NOT_VIEWS | {"reference", "turntable", "novel", "all"}
 
 
 def read_poses(folder: Path) -> dict[str, Pose]:

@@ -171,6 +171,10 @@ def validate(model: type[Model], data: Any, file: Source, at: str = "") -> Model
         dotted = ".".join(str(step) for step in ((at,) if at else ()) + path)
         if problem["type"] == "extra_forbidden":
             what = f"{dotted} is not a known setting; {choose_from(path[-1], known_keys(model, path[:-1]))}"
+        elif path[-1:] == ("[key]",):  # pydantic's mark for a wrong name in a mapping; the sentence says the name itself
+            path = path[:-1]
+            message = problem["msg"].removeprefix("Value error, ")
+            what = f"{dotted.removesuffix('.[key]')}: {message[:1].lower()}{message[1:]}"
         elif problem["type"] == "missing":
             what = f"{dotted} is missing and has no default"
         else:

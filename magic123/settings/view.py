@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from typing import Annotated
 
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_validator
+
+from magic123.records.cameras import RESERVED
 from magic123.settings.common import Settings
+
+
+def check_set_name(name: str) -> str:
+    """Return the name of a view set unchanged.
+
+    Raises:
+        ValueError: if it cannot be a folder's name, or means something else beside the views or in a table's columns.
+    """
+    if name in RESERVED:
+        raise ValueError(f"{name!r} means something else and cannot name a view set; use none of {', '.join(sorted(RESERVED))}")
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise ValueError(f"{name!r} cannot name a view set; use letters, digits, - and _")
+    return name
+
+
+SetName = Annotated[str, AfterValidator(check_set_name)]
 
 
 class ViewSet(Settings):
@@ -21,7 +40,10 @@ class ViewSettings(Settings):
     size: PositiveInt = 128
     radius: PositiveFloat = 1.8
     fov: PositiveFloat = 40.0
-    sets: dict[str, ViewSet] = {"ring": ViewSet(first_azimuth=15.0), "elevated": ViewSet(polar=60.0)}
+    sets: dict[SetName, ViewSet] = {
+        "ring": ViewSet(first_azimuth=15.0),
+        "elevated": ViewSet(polar=60.0),
+    }
     # views are also rendered lit from the camera, with this ambient share; none: in albedo alone
     shaded_ambient: float | None = Field(None, ge=0, le=1)
     turntable_frames: PositiveInt = 48

@@ -180,6 +180,19 @@ def test_mistakes_in_the_configuration(suite_of, changes: str, parts: list[str])
         assert part in sentence
 
 
+@pytest.mark.parametrize(
+    "name", ["reference", "turntable", "novel", "all", "alpha", "normal", "depth", "mask", "shaded", "a/b", "..", ""]
+)
+def test_names_that_no_view_set_can_have(suite_of, name: str) -> None:
+    sentence = refused(suite_of, f"view: {{sets: {{'{name}': {{count: 2}}}}}}")
+    assert sentence.startswith(f"changes.yaml: view.sets.{name}: {name!r} ") and "cannot name a view set" in sentence
+    assert "[key]" not in sentence
+
+
+def test_a_removed_view_set_needs_no_usable_name(suite_of) -> None:
+    assert "mask" not in suite_of("view: {sets: {mask: null}}").settings.view.sets
+
+
 def test_unregistered_weights(suite_of) -> None:
     suite_of()
     with open("config/methods.yaml", "a") as file:
