@@ -47,7 +47,7 @@ if workflow.is_main_process:  # before a run of many hours or gigabytes, and in 
 # The commands run in snakemake's own environment, use the threads they were given, and never look for models on the network.
 # `on_card COMMAND` waits for a card that no other job has, where the run asks for cards (magic123/run/lease.py).
 card = suite.settings.compute
-lease = f"python -m magic123.run.lease --per-card {card.jobs_per_gpu} --slots {card.cpu_slots} -- " if card.gpu else ""
+lease = f"python -m magic123 lease --per-card {card.jobs_per_gpu} --slots {card.cpu_slots} -- " if card.gpu else ""
 shell.prefix(
     f"set -euo pipefail; export PATH={Path(sys.executable).parent}:$PATH "
     "HF_HUB_OFFLINE=1 NUMBA_NUM_THREADS=$OMP_NUM_THREADS "
@@ -98,10 +98,10 @@ onerror:
         plan = f"results/plans/{table}-unfinished.json"
         for suffix in [*TABLE_FILES, FIGURE, PAGE]:
             Path(f"reports/{table}{suffix}").unlink(missing_ok=True)
-        shell("python -m magic123.run.plan --axes {axes:q} --unfinished results/unfinished.txt --out {plan}")
-        shell("python -m eval table --plan {plan} --settings {settings:q} --out reports/{table}-unfinished")
+        shell("python -m magic123 plan --axes {axes:q} --unfinished results/unfinished.txt --out {plan}")
+        shell("python -m magic123 table --plan {plan} --settings {settings:q} --out reports/{table}-unfinished")
         shell(
-            "python -m eval report --plan {plan} --settings {settings:q} --truth {TRUTH:q} --out reports/{table}-unfinished{PAGE}"
+            "python -m magic123 report --plan {plan} --settings {settings:q} --truth {TRUTH:q} --out reports/{table}-unfinished{PAGE}"
         )
 
 

@@ -1,26 +1,49 @@
-"""python -m magic123 <command> ...: each command is a module of magic123.commands, imported when it is called."""
+"""The command line: `magic123 COMMAND ...`, `python -m magic123 COMMAND ...` or `python -m eval COMMAND ...`, all the same."""
 
 from __future__ import annotations
 
+import argparse
+import difflib
 import errno
 import importlib
+import os
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
-from magic123.records.errors import InputError, Stopped
+from magic123.records.errors import InputError, MetricGap, Stopped
 from magic123.records.status import noted
 
+# command -> (module with `main(argv)`, what it does). A module is imported when its command runs: networks take seconds.
 COMMANDS = {
-    "estimate": "a configuration -> its grid and the GPU-hours it takes",
-    "prefetch": "a configuration -> its weights and pictures, listed with size and licence, fetched and proved",
-    "convert": "fetched checkpoints -> the folders that the priors and metrics read",
-    "prepare": "a picture -> an example: square RGBA, inverse depth, quality report",
-    "invert": "an example -> a learned word for its object (textual inversion)",
-    "reconstruct": "an example -> one optimised stage of a method",
-    "view": "an optimised stage -> views, turntable and textured mesh",
-    "benchmark": "a stage of a method -> its speed here with random weights, by parts, and its memory",
-    "doctor": "what this machine offers a run, and what is lost without what it lacks",
+    "prepare": ("magic123.commands.prepare", "a picture -> an example: square RGBA, inverse depth, quality report"),
+    "invert": ("magic123.commands.invert", "an example -> a learned word for its object (textual inversion)"),
+    "reconstruct": ("magic123.commands.reconstruct", "an example -> one optimised stage of a method"),
+    "view": ("magic123.commands.view", "an optimised stage -> views, turntable and textured mesh"),
+    "score": ("eval.commands.score", "views and mesh -> scores.json"),
+    "adopt": ("eval.commands.adopt", "another system's renders -> views in our layout"),
+    "table": ("eval.commands.table", "the scores of a plan -> CSV, Markdown, LaTeX and HTML"),
+    "report": ("eval.commands.report", "everything about a table -> one HTML page"),
+    "figure": ("eval.commands.figure", "one picture of a table: examples by methods"),
+    "difference": ("eval.commands.difference", "two results -> the differences of their scores"),
+    "ceilings": ("eval.commands.ceilings", "the published pictures -> what a perfect prediction scores"),
+    "canary": ("eval.commands.canary", "a CLIP -> its stored answers, by which it is recognised later"),
+    "nerf-synthetic": ("eval.commands.nerf_synthetic", "a NeRF-synthetic scene -> true novel views"),
+    "plan": ("magic123.commands.plan", "the planned cells of a table, computed or not"),
+    "methods": ("magic123.commands.methods", "what each row of a methods file changes"),
+    "estimate": ("magic123.commands.estimate", "a configuration -> its grid and the GPU-hours it takes"),
+    "accounting": ("magic123.commands.accounting", "how far a run is; every job with its time and memory"),
+    "prefetch": ("magic123.commands.prefetch", "a configuration -> its weights and pictures, listed, fetched and verified"),
+    "convert": ("magic123.commands.convert", "fetched checkpoints -> the folders that the priors and metrics read"),
+    "miniatures": ("magic123.commands.miniatures", "train the miniature networks"),
+    "lease": ("magic123.commands.lease", "run a command on a card of its own"),
+    "benchmark": ("magic123.commands.benchmark", "a stage of a method -> its speed here with random weights, and its memory"),
+    "doctor": ("magic123.commands.doctor", "what this machine offers a run, and what is lost without the rest"),
 }
+WITH_STATUS = {"prepare", "invert", "reconstruct", "view", "convert", "prefetch", "benchmark"}  # note how --out ended
+# These read config/ and datasets/ of the current folder.
+IN_PROJECT = {"estimate", "prefetch", "doctor"}
+ELSEWHERE = {"-h", "--help", "--weights", "--dataset"}  # with these they read no configuration
 
 DISK = {
     errno.ENOSPC: "make room",
@@ -31,32 +54,72 @@ DISK = {
 }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit status.
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the words before a command's own options."""
+    listing = "\n".join(f"  {name:<15} {about}" for name, (_, about) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="magic123",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="magic123 [-C DIR] COMMAND [options]",
+        description="Magic123 as a benchmark suite. The whole run is one command: snakemake --cores all.",
+        epilog=f"commands:\n{listing}\n\n`magic123 COMMAND --help` lists a command's options.",
+    )
+    parser.add_argument("-C", "--directory", metavar="DIR", help="the project's folder; default: the current one")
+    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
 
-    Bad input, and a disk that does not take the output, are one line on stderr and status 1. 75 (the system's "try again
-    later"): a signal asked to leave, what was done is saved, and the same command goes on from there.
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after the program's name; None: those of this process.
+
+    Returns:
+        The exit status. 0: done. 1: bad input, or a disk that does not take the output, said in one line on stderr.
+        75 (EX_TEMPFAIL, "try again later"): a signal asked to stop, what was done is saved, and the same command resumes.
     """
-    arguments = sys.argv[1:] if argv is None else argv
-    listing = "\n".join(f"  {name:<12} {about}" for name, about in COMMANDS.items())
-    if arguments and arguments[0] in ("-h", "--help"):
-        print(f"usage: python -m magic123 <command> [options]\n\n{listing}\n\n<command> --help lists a command's options")
-        return 0
-    if not arguments or arguments[0] not in COMMANDS:
-        said = f"there is no command {arguments[0]!r}" if arguments else "name a command"
-        print(f"error: {said}; the commands are:\n{listing}", file=sys.stderr)
-        return 1
-    command = importlib.import_module(f"magic123.commands.{arguments[0]}")
     try:
-        out = output_of(arguments)
-        with noted(arguments[0], out) if out else nullcontext():
-            command.main(arguments[1:])
-    except InputError as error:
+        options = build_parser().parse_args(sys.argv[1:] if argv is None else argv)
+        return _run(options.command, options.arguments, options.directory)
+    except BrokenPipeError:  # `magic123 estimate | head`: who read the output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(name: str | None, arguments: list[str], directory: str | None) -> int:
+    """Run the command `name`; see main."""
+    try:
+        if name not in COMMANDS:
+            near = difflib.get_close_matches(str(name), COMMANDS, n=1)
+            problem = f"there is no command {name!r}" if name else "name a command"
+            guess = f" (did you mean {near[0]}?)" if near else ""
+            raise InputError(f"{problem}{guess}; the commands are: {', '.join(COMMANDS)}")
+        if directory is not None:
+            if not Path(directory).is_dir():
+                raise InputError(f"--directory {directory} is not a folder")
+            os.chdir(directory)
+        if name in IN_PROJECT and not {*arguments} & ELSEWHERE and not Path("config").is_dir():
+            raise InputError(
+                f"{Path.cwd()} has no config folder: run `magic123 {name}` in the project's folder, or name that with -C"
+            )
+        command = importlib.import_module(COMMANDS[name][0])
+        out = output_of(arguments) if name in WITH_STATUS else None
+        with noted(name, out) if out else nullcontext():
+            command.main(arguments)
+    except SystemExit as end:  # argparse, after --help or a wrong option, which it has explained
+        if not end.code:
+            return 0
+        return 1 if COMMANDS[name][0].startswith("eval.") else 2  # as before the two command lines became one
+    except (InputError, MetricGap) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return 1
     except Stopped as error:
         print(f"stopped: {error}", file=sys.stderr)
         return 75
+    except BrokenPipeError:
+        raise
     except OSError as error:
         if error.errno not in DISK:
             raise
@@ -67,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def output_of(arguments: list[str]) -> str | None:
-    """What follows --out."""
+    """Return what follows --out."""
     for word, following in zip(arguments, [*arguments[1:], None], strict=True):
         if word == "--out":
             return following

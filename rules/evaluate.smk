@@ -51,7 +51,7 @@ rule adopt:
         cameras=camera_options,
         version=VERSIONS["score"],
     shell:
-        "python -m eval adopt --renders {params.folder:q} --example {input.example} --settings {params.settings:q} {params.cameras} --out {output.views} --mesh {output.mesh} > {log} 2>&1"
+        "python -m magic123 adopt --renders {params.folder:q} --example {input.example} --settings {params.settings:q} {params.cameras} --out {output.views} --mesh {output.mesh} > {log} 2>&1"
 
 
 rule score:
@@ -73,4 +73,4 @@ rule score:
         revisions=[suite.weights[name].revision for name in suite.settings.score.weights],
         version=VERSIONS["score"],
     shell:
-        "python -m eval score --views {input.views} --reference {input.example} {params.options} --out {output.scores} > {log} 2>&1"
+        "python -m magic123 score --views {input.views} --reference {input.example} {params.options} --out {output.scores} > {log} 2>&1"

@@ -13,7 +13,7 @@ rule miniature_pool:
         "benchmarks/miniatures/pool.jsonl"
     threads: 2
     shell:
-        "python -m magic123.miniatures pool --out {output.folder} > {log} 2>&1"
+        "python -m magic123 miniatures pool --out {output.folder} > {log} 2>&1"
 
 
 rule miniature_latents:
@@ -27,7 +27,7 @@ rule miniature_latents:
     benchmark:
         "benchmarks/miniatures/latents.jsonl"
     shell:
-        "python -m magic123.miniatures latents --pool {input.pool} --autoencoder {input.autoencoder} --out {output.file} > {log} 2>&1"
+        "python -m magic123 miniatures latents --pool {input.pool} --autoencoder {input.autoencoder} --out {output.file} > {log} 2>&1"
 
 
 rule miniature:
@@ -48,7 +48,7 @@ rule miniature:
     params:
         options=lambda wildcards, input: shell_words(*(word for name in input.keys() for word in (f"--{name}", input[name]))),
     shell:
-        "on_card python -m magic123.miniatures {wildcards.network} {params.options} --out {output.folder} > {log} 2>&1"
+        "on_card python -m magic123 miniatures {wildcards.network} {params.options} --out {output.folder} > {log} 2>&1"
 
 
 rule demo_dataset:
@@ -59,7 +59,7 @@ rule demo_dataset:
     benchmark:
         "benchmarks/miniatures/datasets.jsonl"
     shell:
-        "python -m magic123.miniatures demo --out {output.folder} > {log} 2>&1"
+        "python -m magic123 miniatures demo --out {output.folder} > {log} 2>&1"
 
 
 rule miniatures:

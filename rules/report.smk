@@ -17,7 +17,7 @@ rule plan:
     params:
         axes=lambda wildcards: json.dumps(axes_of(suite, wildcards.table)),
     shell:
-        "python -m magic123.run.plan --axes {params.axes:q} --out {output.plan} > {log} 2>&1"
+        "python -m magic123 plan --axes {params.axes:q} --out {output.plan} > {log} 2>&1"
 
 
 rule table:
@@ -36,7 +36,7 @@ rule table:
         out=subpath(output[0], strip_suffix=".csv"),
         version=VERSIONS["table"],
     shell:
-        "python -m eval table --plan {input.plan} --settings {params.settings:q} --out {params.out} > {log} 2>&1"
+        "python -m magic123 table --plan {input.plan} --settings {params.settings:q} --out {params.out} > {log} 2>&1"
 
 
 rule figure:
@@ -50,7 +50,7 @@ rule figure:
     params:
         truth=lambda wildcards: TRUTH,
     shell:
-        "python -m eval figure --plan {input.plan} --truth {params.truth:q} --out {output} > {log} 2>&1"
+        "python -m magic123 figure --plan {input.plan} --truth {params.truth:q} --out {output} > {log} 2>&1"
 
 
 rule report:
@@ -70,7 +70,7 @@ rule report:
         truth=lambda wildcards: TRUTH,
         version=VERSIONS["report"],
     shell:
-        "python -m eval report --plan {input.plan} --settings {params.settings:q} --truth {params.truth:q} --out {output.page} > {log} 2>&1"
+        "python -m magic123 report --plan {input.plan} --settings {params.settings:q} --truth {params.truth:q} --out {output.page} > {log} 2>&1"
 
 
 rule methods:
@@ -81,7 +81,7 @@ rule methods:
     log:
         "logs/methods.log",
     shell:
-        "python -m magic123.run.method_list --methods {input.methods} --out {output} > {log} 2>&1"
+        "python -m magic123 methods --methods {input.methods} --out {output} > {log} 2>&1"
 
 
 rule ceilings:
@@ -96,4 +96,4 @@ rule ceilings:
         names=shell_words(*suite.settings.ceilings.datasets),
         version=VERSIONS["score"],
     shell:
-        "python -m eval ceilings --datasets {params.folder:q} --names {params.names} --out {output} > {log} 2>&1"
+        "python -m magic123 ceilings --datasets {params.folder:q} --names {params.names} --out {output} > {log} 2>&1"

@@ -81,7 +81,7 @@ rule canary:
         mem_mb=scaled(24000),
         runtime=scaled(compute.runtime),
     shell:
-        "python -m eval canary --clip {wildcards.folder} > {log} 2>&1"
+        "python -m magic123 canary --clip {wildcards.folder} > {log} 2>&1"
 
 
 rule prefetch:

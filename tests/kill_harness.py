@@ -123,7 +123,7 @@ def workers(folder: Path) -> dict[int, str]:
             words = process.cmdline()
         except psutil.NoSuchProcess:
             continue
-        if len(words) > 3 and words[1] == "-m" and words[2] in ("magic123", "eval"):
+        if len(words) > 3 and words[1] == "-m" and words[2] == "magic123":
             found[process.pid] = " ".join(words[2:4])
     return found
 

@@ -1,1 +1,1 @@
-"""The commands of `python -m eval`: options are read here, the work is done in the rooms."""
+"""The commands of `magic123`: options are read here, the work is done in the rooms."""

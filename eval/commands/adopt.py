@@ -16,7 +16,7 @@ from magic123.records.files import read_json
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m eval adopt", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="magic123 adopt", description=__doc__.splitlines()[0])
     parser.add_argument("--renders", type=Path, required=True, help="folder {set}/{i}.png made by another system")
     parser.add_argument("--example", type=Path, required=True, help="prepared example, for the reference view's camera")
     parser.add_argument("--settings", required=True, help="sets, radius and fov of the run's views, as JSON")

@@ -10,7 +10,7 @@ from magic123.records.errors import InputError
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m eval canary", description=__doc__)
+    parser = argparse.ArgumentParser(prog="magic123 canary", description=__doc__)
     proved = {option: network for option, network in NETWORKS.items() if network.canary}
     for option, network in proved.items():
         parser.add_argument(f"--{option}", action="append", default=[], help=network.help)

@@ -12,7 +12,7 @@ from magic123.records.files import need_folder, write_text
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m eval ceilings", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="magic123 ceilings", description=__doc__.splitlines()[0])
     parser.add_argument("--datasets", type=Path, required=True, help="folder {dataset}/{example}/rgba.png")
     parser.add_argument("--names", nargs="+", default=["nerf4", "realfusion15"], help="which datasets in it")
     parser.add_argument("--out", type=Path, required=True, help="CSV")

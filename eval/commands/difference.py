@@ -9,7 +9,7 @@ from eval.tables.differences import paired_difference, read_values
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m eval difference", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="magic123 difference", description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=Path, required=True, help="a table's -cells.csv")
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--metric", required=True, help="a column key, as in tables.yaml")

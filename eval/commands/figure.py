@@ -10,7 +10,7 @@ from eval.tables.plan import read_plan
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m eval figure", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="magic123 figure", description=__doc__.splitlines()[0])
     parser.add_argument("--plan", type=Path, required=True)
     parser.add_argument("--view", default="elevated/005", help="SET/NNN below views/ and below the truth")
     parser.add_argument("--truth", default="", help="folder of true views, with {dataset} and {example} in it")

@@ -17,7 +17,7 @@ from magic123.records.errors import InputError
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m eval nerf-synthetic", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="magic123 nerf-synthetic", description=__doc__.splitlines()[0])
     parser.add_argument("--scene", type=Path, required=True, help="folder with transforms_test.json and test/")
     parser.add_argument("--reference", default="test/r_0", help="the frame that the example's picture is")
     parser.add_argument("--hashes", type=Path, help="SHA-256 of SCENE/FILE, as sha256sum writes them")

@@ -10,7 +10,7 @@ from eval.tables.build import read_settings
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m eval report", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="magic123 report", description=__doc__.splitlines()[0])
     parser.add_argument("--plan", type=Path, required=True, help="plan.json: every planned cell")
     parser.add_argument("--settings", required=True, help="title, columns, rows, reported, as JSON")
     parser.add_argument("--reported", type=Path, default=Path("config/reported.csv"), help="published numbers")

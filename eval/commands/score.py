@@ -33,7 +33,7 @@ def _path(text: str) -> Path | None:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m eval score", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="magic123 score", description=__doc__.splitlines()[0])
     parser.add_argument("--views", type=Path, required=True, help="folder {set}/{i}.png with a set named reference")
     parser.add_argument("--truth", type=_path, default=None, help="folder of true novel views (RGBA), or none")
     parser.add_argument("--reference", type=Path, required=True, help="folder with rgba.png (and example.json when prepared)")

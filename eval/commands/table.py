@@ -16,7 +16,7 @@ from magic123.records.files import write_text
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m eval table", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="magic123 table", description=__doc__.splitlines()[0])
     parser.add_argument("--plan", type=Path, required=True, help="plan.json: every planned cell")
     parser.add_argument("--settings", required=True, help="title, columns, rows, reported, as JSON")
     parser.add_argument("--reported", type=Path, default=Path("config/reported.csv"), help="published numbers")

@@ -76,7 +76,7 @@ def check_canary(scorer: Scorer) -> str:
     """Compare with the stored answers. Returns the word for the metric card; InputError says what differs."""
     path = canary_file(scorer.file)
     if not path.is_file():
-        raise InputError(f"{path} is missing, so {scorer.name} is unproved: write it once with `python -m eval canary`")
+        raise InputError(f"{path} is missing, so {scorer.name} is unproved: write it once with `magic123 canary`")
     stored = read_json(path, "canary")
     if stored.get("sha256") != scorer.sha256:
         raise InputError(

@@ -1,9 +1,9 @@
 """benchmark: a stage's speed here, with random weights: steps a second, where time goes, memory, the arithmetic limit.
 
-    python -m magic123 benchmark --stage coarse --out reports/performance          Magic123 at full size; nothing is downloaded
-    python -m magic123 benchmark --stage fine --method magic123-12gb --out ...     a memory profile: a method like any other
-    python -m magic123 benchmark --stage invert --out ...                          textual inversion, at its published settings
-    python -m magic123 benchmark --stage coarse --size small --out ...             a minute on a CPU
+    magic123 benchmark --stage coarse --out reports/performance          Magic123 at full size; nothing is downloaded
+    magic123 benchmark --stage fine --method magic123-12gb --out ...     a memory profile: a method like any other
+    magic123 benchmark --stage invert --out ...                          textual inversion, at its published settings
+    magic123 benchmark --stage coarse --size small --out ...             a minute on a CPU
 
 Writes METHOD-STAGE-SIZE.json and .md into the folder --out.
 """
@@ -26,7 +26,7 @@ from magic123.settings.settings_file import choose_from, load_methods
 def main(argv: list[str] | None = None) -> None:
     """The command line. Raises InputError for whatever the user can mend."""
     parser = argparse.ArgumentParser(
-        prog="python -m magic123 benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="magic123 benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--stage", required=True, help="a stage of the method: coarse, fine; or invert, textual inversion")
     parser.add_argument("--method", default="magic123", help="an entry of the methods file; default: magic123")

@@ -1,7 +1,7 @@
 """convert: weights as their makers published them -> the folders that this project reads. Nothing in a file is ever run.
 
-python -m magic123 convert --weights zero123-105000        an entry of config/weights.yaml that is `made_from` another
-python -m magic123 convert --token learned_embeds.bin --out FOLDER      a published token -> safetensors
+magic123 convert --weights zero123-105000        an entry of config/weights.yaml that is `made_from` another
+magic123 convert --token learned_embeds.bin --out FOLDER      a published token -> safetensors
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RECORD = "source.json"  # what converted weights were made from
 def main(argv: list[str] | None = None) -> None:
     """The command line. Raises InputError for whatever the user can mend."""
     parser = argparse.ArgumentParser(
-        prog="python -m magic123 convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="magic123 convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--weights", metavar="NAME", help="an entry of the weights registry")
     parser.add_argument("--registry", default="config/weights.yaml", help="the weights registry")
@@ -49,7 +49,7 @@ def convert_weights(name: str, known: dict[str, Weights], say: Callable[[str], N
     """Make one entry's folder of the entry that it is made from, and its receipt. Raises InputError."""
     entry, base = known[name], known[known[name].made_from]
     if not is_there(base):
-        raise InputError(f"{name} is made from {entry.made_from}, which is not there; `python -m magic123 prefetch` fetches it")
+        raise InputError(f"{name} is made from {entry.made_from}, which is not there; `magic123 prefetch` fetches it")
     before = Path(base.path)
     say(f"{name}: from {before / base.names[-1]} ({entry.converter})")
     with output_folder(entry.path, RECORD) as folder:

@@ -1,7 +1,7 @@
 """doctor: what this machine offers a run: present, absent, broken or built for another architecture, and what is lost without.
 
-    python -m magic123 doctor                        the machine, and every entry of the weights registry
-    python -m magic123 doctor config/paper.yaml      and whether all is there that this configuration needs
+    magic123 doctor                        the machine, and every entry of the weights registry
+    magic123 doctor config/paper.yaml      and whether all is there that this configuration needs
 
 Exit status 0: a run can start here. 1: something that it cannot do without is missing or broken: a row marked with a star.
 """
@@ -24,7 +24,7 @@ from magic123.weights.prefetch import is_there, weights_needed
 def main(argv: list[str] | None = None) -> None:
     """Prints the table. Raises InputError where something needed is missing."""
     parser = argparse.ArgumentParser(
-        prog="python -m magic123 doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="magic123 doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("configuration", nargs="*", type=Path, help="files laid over config/config.yaml, as for snakemake")
     parser.add_argument("--registry", default="config/weights.yaml", help="the weights registry")

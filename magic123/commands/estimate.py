@@ -1,6 +1,6 @@
 """estimate: the grid of a configuration and the GPU-hours it takes, by recorded times.
 
-python -m magic123 estimate config/paper.yaml
+magic123 estimate config/paper.yaml
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from magic123.run.suite import read_suite
 def main(argv: list[str] | None = None) -> None:
     """The command line. Raises InputError for whatever the user can mend."""
     parser = argparse.ArgumentParser(
-        prog="python -m magic123 estimate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="magic123 estimate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("configuration", nargs="*", type=Path, help="files laid over config/config.yaml, as for snakemake")
     parser.add_argument("--times", type=Path, default=Path(TIMES), help="the recorded times")

@@ -1,9 +1,9 @@
 """prefetch: list and fetch what a configuration needs from elsewhere: network weights, and the pictures of its datasets.
 
-    python -m magic123 prefetch config/paper.yaml --list           what it would fetch: sources, sizes, licences
-    python -m magic123 prefetch config/paper.yaml                  the same list, then fetch it
-    python -m magic123 prefetch --weights NAME                     one entry of config/weights.yaml
-    python -m magic123 prefetch --dataset NAME --file PATH         one file of datasets/NAME.csv
+    magic123 prefetch config/paper.yaml --list           what it would fetch: sources, sizes, licences
+    magic123 prefetch config/paper.yaml                  the same list, then fetch it
+    magic123 prefetch --weights NAME                     one entry of config/weights.yaml
+    magic123 prefetch --dataset NAME --file PATH         one file of datasets/NAME.csv
 
 Interrupted downloads go on where they stopped. Afterwards nothing needs the network.
 """
@@ -24,7 +24,7 @@ from magic123.weights.prefetch import LOCKS, fetch_all, fetch_picture, fetch_wei
 def main(argv: list[str] | None = None) -> None:
     """The command line. Raises InputError for whatever the user can mend."""
     parser = argparse.ArgumentParser(
-        prog="python -m magic123 prefetch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="magic123 prefetch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("configuration", nargs="*", type=Path, help="files laid over config/config.yaml, as for snakemake")
     parser.add_argument("--list", action="store_true", help="list, and fetch nothing")

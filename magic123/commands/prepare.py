@@ -33,7 +33,7 @@ from magic123.settings.settings_file import validate
 
 def main(argv: list[str] | None = None) -> None:
     """The command line; raises InputError for whatever a user can mend."""
-    parser = argparse.ArgumentParser(prog="python -m magic123 prepare", description="Make an example of one picture.")
+    parser = argparse.ArgumentParser(prog="magic123 prepare", description="Make an example of one picture.")
     parser.add_argument("--image", type=Path, help="PNG, JPEG, WebP or BMP; RGBA where it has a mask; none: a caption alone")
     parser.add_argument("--name", required=True, help="the example's name: letters, digits, - and _")
     parser.add_argument("--prompt", required=True, help='a plain caption, such as "a red dog"')

@@ -26,7 +26,7 @@ from magic123.settings.versions import VERSIONS
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m magic123 reconstruct", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="magic123 reconstruct", description=__doc__.splitlines()[0])
     parser.add_argument("--example", required=True, type=Path, help="a folder that `prepare` wrote")
     parser.add_argument("--stage", required=True, help="the resolved stage as JSON, or a file that holds it")
     parser.add_argument("--seed", type=int, default=0)

@@ -44,7 +44,7 @@ CONVENTIONS = {
 
 def main(argv: list[str] | None = None) -> None:
     """The command line. Raises InputError for whatever the user can mend."""
-    parser = argparse.ArgumentParser(prog="python -m magic123 view", description="Pictures and mesh of an optimised stage.")
+    parser = argparse.ArgumentParser(prog="magic123 view", description="Pictures and mesh of an optimised stage.")
     parser.add_argument("--checkpoint", type=Path, required=True, help="stage folder written by reconstruct")
     parser.add_argument("--example", type=Path, required=True, help="example folder written by prepare")
     parser.add_argument("--settings", default="{}", help="ViewSettings as JSON, or a file of it")

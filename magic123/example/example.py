@@ -100,7 +100,7 @@ def load_example(folder: str | Path) -> Example:
     folder = Path(folder)
     file = folder / "example.json"
     if not file.is_file():
-        raise InputError(f"example {folder}: example.json is missing; make the folder with `python -m magic123 prepare`")
+        raise InputError(f"example {folder}: example.json is missing; make the folder with `magic123 prepare`")
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         camera = ReferenceCamera(**record["camera"])

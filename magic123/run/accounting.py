@@ -1,6 +1,6 @@
 """What a run has cost and how far it is: from Snakemake's benchmarks, the commands' own records and their noted ends.
 
-    python -m magic123.run.accounting --plan results/plans/demo.json [--out results/accounting]
+    magic123 accounting --plan results/plans/demo.json [--out results/accounting]
 
 prints the state of the run and writes OUT.csv (a line for each job that ended: wall and CPU seconds, peak memory, peak device
 memory, resumes) and OUT.json (cells done, running and failed, and what is left). Energy is not measured. No torch here: the
@@ -9,20 +9,15 @@ Snakefile imports `estimate`.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
 
-from magic123.records.errors import InputError
-from magic123.records.files import write_json, write_whole
-from magic123.records.status import KILLED, status_file
+from magic123.records.status import status_file
 
 STEPS = ("prepare", "invert", "reconstruct", "view", "score")
 COLUMNS = ("dataset", "example", "method", "seed", "stage", "step", "wall_s", "cpu_s", "peak_rss_mib", "peak_device_mib")
@@ -150,32 +145,3 @@ def table(lines: list[dict]) -> str:
     writer.writeheader()
     writer.writerows({key: "" if value is None else value for key, value in line.items()} for line in lines)
     return stream.getvalue()
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m magic123.run.accounting", description=__doc__.splitlines()[0])
-    parser.add_argument("--plan", type=Path, required=True, help="results/plans/TABLE.json")
-    parser.add_argument("--out", type=Path, default=Path("results/accounting"), help="without suffix")
-    given = parser.parse_args(argv)
-    try:
-        cells = json.loads(given.plan.read_text(encoding="utf-8"))["cells"]
-        state = progress(cells)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        wrong = InputError(f"{given.plan} is not a plan ({type(error).__name__}): name one of results/plans/")
-        print(f"error: {wrong}", file=sys.stderr)
-        return 1
-    lines = jobs()
-    write_whole(given.out.with_suffix(".csv"), table(lines).encode())
-    write_json(given.out.with_suffix(".json"), {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **state})
-    counts = ", ".join(f"{state[name]} {name}" for name in ("done", "running", "failed", "waiting"))
-    print(f"{state['cells']} cells: {counts}; {in_words(state['seconds_left'], state['unknown'])}")
-    for one in state["now"]:
-        saved = "" if one["saved_step"] is None else f", step {one['saved_step']} saved"
-        print(f"  {one['step']} {one['cell']} since {one['since']}{saved}; if no process does it, it was {KILLED}")
-    hours = sum(line["wall_s"] for line in lines) / 3600
-    print(f"{len(lines)} jobs ended, {hours:.2f} hours of wall time in all: {given.out.with_suffix('.csv')}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """A card of this machine for one command, so that N cards run N jobs and no two share one by accident.
 
-    python -m magic123.run.lease [--per-card K] [--slots N] COMMAND ...
+    magic123 lease [--per-card K] [--slots N] COMMAND ...
 
 waits for a free card, shows it alone to COMMAND (CUDA_VISIBLE_DEVICES) and becomes COMMAND. A lease is the kernel's lock on an
 open file that COMMAND inherits: it ends with the process, however that dies. Cards are those that CUDA_VISIBLE_DEVICES names,
@@ -9,7 +9,6 @@ else all that nvidia-smi lists. Inside a SLURM job the scheduler has given the c
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import os
 import re
@@ -82,28 +81,16 @@ def take(names: list[str], patience: float | None = None) -> tuple[str, int]:
         pause = min(WAIT[1], pause * 1.5)
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m magic123.run.lease", description=__doc__.splitlines()[0])
-    parser.add_argument("--per-card", type=int, default=1, metavar="K", help="jobs that may share a card; default 1")
-    parser.add_argument("--slots", type=int, default=0, metavar="N", help="without a card: run on the CPU, N jobs at once")
-    parser.add_argument("command", nargs=argparse.REMAINDER)
-    given = parser.parse_args(argv)
-    command = given.command[1:] if given.command[:1] == ["--"] else given.command
-    try:
-        if not command or given.per_card < 1 or given.slots < 0:
-            raise InputError("name a command, and numbers of 1 or more")
-        if "SLURM_JOB_ID" not in os.environ:
-            _lease(given.per_card, given.slots)
-        os.execvp(command[0], command)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-    except FileNotFoundError:
-        print(f"error: there is no command {command[0]!r}", file=sys.stderr)
-    return 1
+def acquire(per_card: int, slots: int) -> None:
+    """Take a card, or a slot on the CPU, for the program that this process becomes.
 
+    Args:
+        per_card: jobs that may share a card.
+        slots: jobs that may run at once on the CPU where there is no card; 0 refuses that.
 
-def _lease(per_card: int, slots: int) -> None:
-    """Takes a card, or a place on the CPU, for the process that this one becomes."""
+    Raises:
+        InputError: there is no card and no CPU slot.
+    """
     found = cards()
     if found:
         # all first places before any second one: a card is shared when none is left free
@@ -117,7 +104,3 @@ def _lease(per_card: int, slots: int) -> None:
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     os.set_inheritable(file, True)
     print(f"lease: {name}", file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

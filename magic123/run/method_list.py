@@ -1,19 +1,13 @@
 """The list of methods as Markdown: what each is, what it extends, and every setting in which it differs from that.
 
-`python -m magic123.run.method_list --methods config/methods.yaml --out reports/methods.md`
+`magic123 methods --methods config/methods.yaml --out reports/methods.md`
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
-from magic123.records.errors import InputError
-from magic123.records.files import write_text
-from magic123.settings.settings_file import load_methods, read_yaml
 from magic123.settings.stage import Method
 
 ABSENT = "absent"
@@ -88,22 +82,3 @@ def markdown(methods: dict[str, Method], bases: dict[str, str | None]) -> str:
 def _cell(text: str) -> str:
     """A table's cell: its bars are no borders."""
     return text.replace("|", "\\|")
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m magic123.run.method_list", description=__doc__.splitlines()[0])
-    parser.add_argument("--methods", required=True, type=Path, help="a file of methods")
-    parser.add_argument("--out", required=True, type=Path, help="the Markdown file to write")
-    arguments = parser.parse_args(argv)
-    try:
-        methods = load_methods(arguments.methods)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    text = markdown(methods, {name: entry.get("extends") for name, entry in read_yaml(arguments.methods).items()})
-    write_text(arguments.out, text)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

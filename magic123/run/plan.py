@@ -6,11 +6,9 @@ No torch: the Snakefile imports this module.
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 
-from magic123.records.files import write_text
+from magic123.records.files import write_json
 from magic123.records.status import read_status
 from magic123.run.suite import Suite, rows_of
 from magic123.settings.stage import start_of
@@ -82,7 +80,7 @@ def note_failures(axes: dict, unfinished: set[str]) -> list[dict]:
             status = FAILURES / own / "status.json"
             status.unlink(missing_ok=True)
             if found := next(filter(None, (failure(out, f"logs/{log}.log") for out, log in steps)), None):
-                write_text(status, json.dumps(found, indent=1) + "\n")
+                write_json(status, found)
             cell = cell | {"path": str(status.parent)}
         noted.append(cell)
     return noted
@@ -114,22 +112,3 @@ def last_error(log: str | Path) -> str | None:
     if any(line.startswith("Traceback (most recent call last)") for line in lines):
         return f"{Path(log).stem}: {lines[-1].strip()}"
     return None
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m magic123.run.plan", description="Write the planned cells of a table as JSON."
-    )
-    parser.add_argument("--axes", required=True, type=json.loads, help="datasets, rows and seeds, as JSON")
-    parser.add_argument("--unfinished", type=Path, help="after a failure: the files that were not made, one a line")
-    parser.add_argument("--out", required=True, type=Path)
-    arguments = parser.parse_args(argv)
-    if arguments.unfinished is None:
-        planned = cells(arguments.axes)
-    else:
-        planned = note_failures(arguments.axes, set(arguments.unfinished.read_text(encoding="utf-8").splitlines()))
-    write_text(arguments.out, json.dumps({"cells": planned}, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

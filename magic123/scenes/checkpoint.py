@@ -38,7 +38,7 @@ def load_scene(folder: str | Path) -> tuple[Scene, Stage]:
     folder = Path(folder)
     for name in (RECORD, TENSORS):
         if not (folder / name).is_file():
-            raise InputError(f"stage {folder}: {name} is missing; make it with `python -m magic123 reconstruct`")
+            raise InputError(f"stage {folder}: {name} is missing; make it with `magic123 reconstruct`")
     try:
         stage = Stage(**json.loads((folder / RECORD).read_text(encoding="utf-8"))["settings"])
         tensors = load_file(folder / TENSORS)

@@ -62,7 +62,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 def check_archive(path: Path) -> None:
     """InputError unless `path` is a whole, plain torch archive: nothing compressed, nothing larger than the file itself."""
     if not path.is_file():
-        raise InputError(f"the checkpoint {path} does not exist: fetch it with `python -m magic123 prefetch`")
+        raise InputError(f"the checkpoint {path} does not exist: fetch it with `magic123 prefetch`")
     size = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from magic123.__main__ import main
 from magic123.records.status import noted, status_file
-from magic123.run.accounting import COLUMNS, estimate, in_words, jobs, main, progress, table
+from magic123.run.accounting import COLUMNS, estimate, in_words, jobs, progress, table
 
 CELL = "demo/cup/both/seed3/fine"
 
@@ -78,11 +79,11 @@ def test_progress_counts_cells_and_what_is_left(run):
 
 
 def test_the_command(run, capsys):
-    assert main(["--plan", "results/plans/demo.json"]) == 0
+    assert main(["accounting", "--plan", "results/plans/demo.json"]) == 0
     said = capsys.readouterr().out
     assert "2 cells: 1 done, 1 running, 0 failed, 0 waiting; about 2 minutes" in said and "step 12 saved" in said
     assert json.loads(Path("results/accounting.json").read_text())["done"] == 1
     assert len(Path("results/accounting.csv").read_text().splitlines()) == 6
     for plan in ("nowhere.json", "results/accounting.csv"):
-        assert main(["--plan", plan]) == 1
+        assert main(["accounting", "--plan", plan]) == 1
         assert "is not a plan" in capsys.readouterr().err

@@ -33,7 +33,7 @@ def own_locks(tmp_path, monkeypatch):
 
 
 def start(*words: object, **how) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-S", "-m", "magic123.run.lease", *map(str, words)], text=True, **how)
+    return subprocess.Popen([sys.executable, "-S", "-m", "magic123", "lease", *map(str, words)], text=True, **how)
 
 
 def spans(trace: Path) -> dict[str, list[tuple[float, float]]]:

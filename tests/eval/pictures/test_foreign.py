@@ -202,7 +202,7 @@ def test_run_may_render_the_cameras_of_the_truth(tree):
         (tree / "datasets/demo" / example / "truth/cameras.json").touch()
     run = snakemake(tree, "-n", "-p", *RUN)
     assert run.returncode == 0, run.text
-    lines = [line for line in run.stdout.splitlines() if " view --checkpoint" in line or " eval adopt " in line]
+    lines = [line for line in run.stdout.splitlines() if " view --checkpoint" in line or " magic123 adopt " in line]
     assert len(lines) == 2 * 2 + 2 and all("--cameras datasets/demo/" in line for line in lines)
 
 

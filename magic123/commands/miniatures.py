@@ -1,9 +1,8 @@
-"""python -m magic123.miniatures STAGE ...: trains one of the miniatures, or draws the pictures that they learn from."""
+"""miniatures: train one of the miniature networks, or draw the pictures that they learn from."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from magic123.records.errors import InputError
@@ -12,7 +11,8 @@ STABLE_DIFFUSION_STEPS, ZERO123_STEPS = 2200, 6000
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m magic123.miniatures", description=__doc__)
+    """Parse the command line and run one step."""
+    parser = argparse.ArgumentParser(prog="magic123 miniatures", description=__doc__)
     stages = ("pool", "demo", "autoencoder", "latents", "clip", "stable-diffusion", "zero123", "dpt", "perceptual", "cards")
     parser.add_argument("stage", choices=stages)
     parser.add_argument("--out", type=Path, required=True, help="folder to write (latents: a file)")
@@ -76,10 +76,3 @@ def main(argv: list[str] | None = None) -> None:
         from magic123.miniatures.diffusion import make_zero123
 
         make_zero123(o.pool, o.latents, o.autoencoder, o.clip, o.out, o.steps or ZERO123_STEPS)
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
