@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PATIENCE = 300  # seconds that anything may take on a loaded machine
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -27,7 +28,7 @@ def chromium() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("no Chromium here: apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, timeout=1000 * PATIENCE)
         yield browser
         browser.close()
 
@@ -37,6 +38,7 @@ class Witness:
 
     def __init__(self, browser: Browser, file: Path, width: int = 1280, height: int = 900, **emulated):
         self.context = browser.new_context(viewport={"width": width, "height": height}, **emulated)
+        self.context.set_default_timeout(1000 * PATIENCE)
         self.page: Page = self.context.new_page()
         self.complaints, self.requests, self.address = [], [], file.resolve().as_uri()
         self.page.on("console", self._heard)

@@ -2,10 +2,13 @@
 
 import importlib.util
 import os
+import random
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from repository_paths import REPOSITORY
 
@@ -29,7 +32,7 @@ def _has_slurm() -> bool:
     """A SLURM that answers, with the partitions that profiles/slurm names, and Snakemake's plugin for it."""
     if shutil.which("sinfo") is None or importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
         return False
-    answer = subprocess.run(["sinfo", "-h", "-o", "%R"], capture_output=True, text=True, timeout=30)
+    answer = subprocess.run(["sinfo", "-h", "-o", "%R"], capture_output=True, text=True, timeout=300)
     return answer.returncode == 0 and {"cpu", "gpu"} <= set(answer.stdout.split())
 
 
@@ -65,6 +68,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if marked and not is_there():
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _seed() -> None:
+    """Start the global random states of Python, NumPy and PyTorch from the same number."""
+    random.seed(0)
+    np.random.seed(0)
+    if torch := sys.modules.get("torch"):  # not imported for the sake of tests that do without it; its own default is fixed
+        torch.manual_seed(0)
+
+
+# Every fixture and every test starts from the same random states, whatever ran before it.
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup() -> None:
+    _seed()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call() -> None:
+    _seed()
 
 
 @pytest.fixture(scope="session")

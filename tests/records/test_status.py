@@ -68,7 +68,7 @@ def test_what_is_and_is_not_a_lack_of_memory():
 def test_a_killed_process_is_known_by_its_silence(here):
     code = (
         "import time\nfrom magic123.records.status import noted\n"
-        "with noted('view', 'views'):\n print(1, flush=True)\n time.sleep(60)"
+        "with noted('view', 'views'):\n print(1, flush=True)\n time.sleep(600)"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__main__.__file__).parent.parent)}
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment)

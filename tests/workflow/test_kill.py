@@ -34,8 +34,8 @@ def test_a_stage_killed_twice_is_the_same_bytes(tmp_path):
     (tmp_path / "example").mkdir()
     write_disc(tmp_path / "example")
     whole, killed = tmp_path / "whole" / "coarse", tmp_path / "killed" / "coarse"
-    trace, chance = tmp_path / "trace", random.Random()
-    assert start(tmp_path, whole, tmp_path / "other").wait(timeout=300) == 0
+    trace, chance = tmp_path / "trace", random.Random(0)
+    assert start(tmp_path, whole, tmp_path / "other").wait(timeout=600) == 0
     moments = []
     for _ in range(2):
         process = start(tmp_path, killed, trace)
@@ -43,10 +43,10 @@ def test_a_stage_killed_twice_is_the_same_bytes(tmp_path):
         while steps_in(trace) < before + further and process.poll() is None:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
-        assert process.wait(timeout=60) == -signal.SIGKILL
+        assert process.wait(timeout=600) == -signal.SIGKILL
         moments.append(steps_in(trace))
         assert not killed.exists() and json.loads((killed.parent / ".coarse.status.json").read_text())["status"] == "running"
-    assert start(tmp_path, killed, trace).wait(timeout=300) == 0
+    assert start(tmp_path, killed, trace).wait(timeout=600) == 0
     print("killed after these numbers of steps:", moments)
     assert (
         contents(killed) == contents(whole) and {"checkpoint.safetensors", "losses.csv", "stage.json"} <= contents(whole).keys()

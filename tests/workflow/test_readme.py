@@ -32,7 +32,7 @@ def test_command_of_the_readme(command):
     else:
         assert words[2] == "python"
         arguments = [sys.executable, *words[3:]]
-    run = subprocess.run(arguments, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    run = subprocess.run(arguments, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr[-2000:]
 
 

@@ -80,6 +80,6 @@ def test_the_main_process_killed_and_started_again_picks_up(tmp_path: Path) -> N
     recipe = (REPOSITORY / "profiles" / "slurm" / "README.md").read_text()
     cancel = next(line.strip() for line in recipe.splitlines() if "scancel" in line and "squeue" in line)
     subprocess.run(["bash", "-c", cancel], check=True)
-    assert start(root, "slurm", "--unlock").wait(timeout=100) == 0
+    assert start(root, "slurm", "--unlock").wait(timeout=600) == 0
     assert start(root).wait(timeout=600) == 0
     assert all(line.endswith(": ok") for line in table(root))

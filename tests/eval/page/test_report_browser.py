@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Witness, chromium
+from browser import PATIENCE, Witness, chromium
 from PIL import Image
 from small_run import HOSTILE, build_run, fail_cell, report_words, write_hostile
 
@@ -65,11 +65,11 @@ def contrast(page, selector: str) -> float:
 
 def until(page, expression: str) -> None:
     """Wait until it holds. Playwright's own way evaluates text inside the page, which the page's policy forbids."""
-    for _ in range(200):
+    for _ in range(20 * PATIENCE):
         if page.evaluate(expression):
             return
         page.wait_for_timeout(50)
-    raise AssertionError(f"still not so after 10 s: {expression}")
+    raise AssertionError(f"still not so after {PATIENCE} s: {expression}")
 
 
 def load_closer(page) -> None:
@@ -100,7 +100,10 @@ def test_the_policy_refuses_what_is_not_the_pages_own(browser, page) -> None:
         seen.page.evaluate(
             "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.harm = 1'}))"
         )
-        seen.page.wait_for_timeout(100)
+        for _ in range(20 * PATIENCE):
+            if len(seen.complaints) >= 2:
+                break
+            seen.page.wait_for_timeout(50)
         assert len(seen.complaints) == 2 and all("Content Security Policy" in text for text in seen.complaints)
         assert seen.page.evaluate("window.harm === undefined")
 
@@ -250,9 +253,8 @@ def test_a_failed_cell_shows_the_end_of_its_log(browser, finished: Path, tmp_pat
     with Witness(browser, page_in(root)) as seen:
         seen.page.get_by_role("link", name="Which, and why").click()
         gap = seen.page.locator(".lack")
-        until(seen.page, "document.querySelector('#gaps-title').getBoundingClientRect().top < innerHeight")
-        seen.page.wait_for_timeout(300)
-        assert 0 <= seen.page.locator("#gaps-title").bounding_box()["y"] < 850
+        top = "document.querySelector('#gaps-title').getBoundingClientRect().top"
+        until(seen.page, f"0 <= {top} && {top} < 850")
         assert gap.locator(".status").text_content() == "failed" and gap.locator("pre").is_visible()
         assert "error: the gradient is not finite" in gap.locator("pre").text_content()
         seen.page.locator('.pick[data-example="toys/dog"][data-row="both/fine"]').click()
