@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -10,12 +11,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jaxtyping import install_import_hook
 from repository_paths import REPOSITORY
 
 # before torch or numba are imported: several test processes share few cores
 for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# Rooms whose annotations (jaxtyping's shapes among them) are checked at every call while the tests run.
+TYPE_CHECKED = ["geometry", "fields"]
+
+
+def _type_checked_modules() -> list[str]:
+    """Return the modules of these rooms, without those that define numba or Triton kernels: no wrapper can be compiled."""
+    files = [file for room in TYPE_CHECKED for file in sorted((REPOSITORY / "magic123" / room).glob("[a-z]*.py"))]
+    kernels = re.compile(r"^(import|from) (numba|triton)\b", re.MULTILINE)
+    plain = [file for file in files if not kernels.search(file.read_text(encoding="utf-8"))]
+    return [f"magic123.{file.parent.name}.{file.stem}" for file in plain]
+
+
+install_import_hook(_type_checked_modules(), "beartype.beartype")
 
 
 def _has_gpu() -> bool:
