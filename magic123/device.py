@@ -1,11 +1,11 @@
-"""What the code needs of the device it computes on: transfers that nobody waits for, and where Triton kernels run."""
+"""Devices: copies that do not block the host, and where Triton kernels can run."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import shutil
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
@@ -14,40 +14,59 @@ from torch import Tensor
 from magic123.records.errors import InputError
 
 
-def sent(tensor: Tensor, device: torch.device | str | None) -> Tensor:
-    """`tensor` on `device`. From the CPU to CUDA through pinned memory: else the host would wait for the device's work."""
+def to_device(tensor: Tensor, device: torch.device | str | None) -> Tensor:
+    """Return a tensor on a device, without waiting for the work that is queued there.
+
+    A copy from the CPU to CUDA goes through pinned memory: from pageable memory it would block the host.
+
+    Args:
+        tensor: any shape and dtype.
+        device: where it should be; None returns the tensor as it is.
+    """
     if tensor.device.type == "cpu" and torch.device(device or "cpu").type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor if device is None else tensor.to(device)
 
 
-def triton_trouble(capability: tuple[int, int] | None) -> str | None:
-    """Why Triton kernels cannot run on a CUDA device of this compute capability (None: there is no device), or None."""
+def triton_problem(capability: tuple[int, int] | None) -> str | None:
+    """Return why Triton kernels cannot run on a CUDA device, or None if they can.
+
+    Args:
+        capability: compute capability (major, minor) of the device; None if there is no CUDA device.
+    """
     if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed (torch's builds for CUDA bring it)"
+        return "Triton is not installed (it comes with the CUDA builds of torch)"
     if capability is None:
         return "there is no CUDA device"
     if capability < (7, 0):
-        return f"Triton needs compute capability 7.0, and the device has {capability[0]}.{capability[1]}"
+        return f"Triton needs compute capability 7.0 or later, and the device has {capability[0]}.{capability[1]}"
     if not any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang")))):
-        return "Triton builds a small launcher with a C compiler, and there is none (CC, gcc, clang)"
+        return "Triton needs a C compiler to build its launcher, and none was found (CC, gcc, clang)"
     return None
 
 
 @cache
-def triton_trouble_on(device: torch.device) -> str | None:
-    """The same of a CUDA device."""
-    return triton_trouble(torch.cuda.get_device_capability(device))
+def triton_problem_on(device: torch.device) -> str | None:
+    """Return why Triton kernels cannot run on this CUDA device, or None if they can."""
+    return triton_problem(torch.cuda.get_device_capability(device))
 
 
-def need_triton(key: str, device: torch.device) -> None:
-    """Raises InputError unless Triton kernels run on `device`, as the setting `key` asks."""
+def require_triton(key: str, device: torch.device) -> None:
+    """Check that Triton kernels can run on a device.
+
+    Args:
+        key: the setting that asks for Triton, for the error message.
+        device: where the tensors are.
+
+    Raises:
+        InputError: the device is not a CUDA device, or Triton cannot run on it.
+    """
     if device.type != "cuda":
-        raise InputError(f"{key} 'triton' runs on CUDA, not on {device}: use 'auto'.")
-    if (trouble := triton_trouble_on(device)) is not None:
-        raise InputError(f"{key} is 'triton', and {trouble}: mend that, or use 'auto' or 'torch'.")
+        raise InputError(f"{key} is 'triton', which needs a CUDA device, but the tensors are on {device}; use 'auto'.")
+    if (problem := triton_problem_on(device)) is not None:
+        raise InputError(f"{key} is 'triton', but {problem}; fix that, or use 'auto' or 'torch'.")
 
 
-def on_device(device: torch.device):
-    """Kernels are launched on the current device, which need not be the tensors'."""
+def device_guard(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which `device` is the current CUDA device, on which Triton launches kernels."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -19,7 +19,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from magic123.device import need_triton, triton_trouble_on
+from magic123.device import require_triton, triton_problem_on
 from magic123.records.errors import InputError
 from magic123.settings.scenes import HashGridSettings
 
@@ -128,7 +128,7 @@ class HashGrid(nn.Module):
         if self.settings.backend != "auto":
             return self.settings.backend
         if self.table.device.type == "cuda":
-            if triton_trouble_on(self.table.device) is None:
+            if triton_problem_on(self.table.device) is None:
                 return "triton"
             return "tinycudann" if _have_tinycudann() else "torch"
         return "numba" if self.table.device.type == "cpu" else "torch"
@@ -145,7 +145,7 @@ class HashGrid(nn.Module):
 
             return encode_numba(x, self.table, self.layout, active)
         if backend == "triton":
-            need_triton("field.grid.backend", self.table.device)
+            require_triton("field.grid.backend", self.table.device)
             from magic123.fields.encoding_triton import encode_triton
 
             return encode_triton(x, self.table, self.layout, active)

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from magic123.device import on_device
+from magic123.device import device_guard
 
 BLOCK = 256
 _PRIME_Y = tl.constexpr(2654435761)
@@ -166,7 +166,7 @@ class _Encode(torch.autograd.Function):
         ctx.layout, ctx.active = layout, active
         ctx.save_for_backward(x, table)
         if count and active:
-            with on_device(x.device):
+            with device_guard(x.device):
                 arrays = _arrays(layout, x.dtype, x.device)
                 _forward[triton.cdiv(count, BLOCK), active](x, table, *arrays, out, count, out.shape[1], features, BLOCK)
         return out
@@ -179,7 +179,7 @@ class _Encode(torch.autograd.Function):
         grad_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
         grad_table = torch.zeros_like(table) if ctx.needs_input_grad[1] else None
         if count and active:
-            with on_device(x.device):
+            with device_guard(x.device):
                 arrays, blocks, width = _arrays(ctx.layout, x.dtype, x.device), triton.cdiv(count, BLOCK), grad_out.shape[1]
                 if grad_x is not None:
                     kernel = _backward_position[(blocks,)]

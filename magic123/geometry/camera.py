@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from magic123.device import sent
+from magic123.device import to_device
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Camera:
         return replace(self, height=height, width=width)
 
     def to(self, device) -> Camera:
-        return replace(self, **{k: sent(getattr(self, k), device) for k in ("polar", "azimuth", "radius", "fov")})
+        return replace(self, **{k: to_device(getattr(self, k), device) for k in ("polar", "azimuth", "radius", "fov")})
 
     @property
     def position(self) -> Tensor:

@@ -140,13 +140,13 @@ def python_and_torch(devices: list[tuple[int, int]], gpu_needed: bool = False) -
 
 def extensions(devices: list[tuple[int, int]]) -> Iterable[Finding]:
     """Triton, and the extensions that a user may have compiled."""
-    from magic123.device import triton_trouble
+    from magic123.device import triton_problem
 
     lost = "on CUDA the hash grid runs in tiny-cuda-nn or, several times slower, in plain torch, as ray marching then does"
     if importlib.util.find_spec("triton") is None:
-        yield Finding("Triton", "absent", triton_trouble(None), lost)
+        yield Finding("Triton", "absent", triton_problem(None), lost)
     else:
-        trouble = triton_trouble(max(devices, default=None))
+        trouble = triton_problem(max(devices, default=None))
         ready = trouble is None or not devices  # without a device there is nothing for it to do
         detail = f"{importlib.metadata.version('triton')}{f'; {trouble}' if trouble else ''}"
         yield Finding("Triton", "present" if ready else BROKEN, detail, lost)

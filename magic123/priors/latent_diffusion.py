@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from magic123.device import sent
+from magic123.device import to_device
 from magic123.priors.sds import add_noise
 from magic123.records.errors import InputError
 
@@ -157,7 +157,7 @@ def sampled(distribution, generator: torch.Generator) -> Tensor:
     """A sample of an autoencoder's posterior: the numbers of diffusers' own, drawn where the generator is."""
     mean = distribution.mean
     noise = torch.randn(mean.shape, generator=generator, device=generator.device, dtype=mean.dtype)
-    return mean + distribution.std * sent(noise, mean.device)
+    return mean + distribution.std * to_device(noise, mean.device)
 
 
 def encode(vae, rgb: Tensor, resolution: int, generator: torch.Generator | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from magic123.device import sent
+from magic123.device import to_device
 from magic123.geometry.camera import Camera, angle_between
 from magic123.priors.prior import Prior
 from magic123.records.errors import InputError
@@ -73,8 +73,8 @@ def ask(prior: Prior, rgb: Tensor, camera: Camera, *, settings: PriorSettings, g
     alphas = prior.alphas_cumprod.to(latents.device)
     first, last = timestep_bounds(settings.t_range, len(alphas))
     drawn = torch.randint(first, last + 1, (len(latents),), generator=generator, device=generator.device)
-    noise = sent(torch.randn(latents.shape, generator=generator, device=generator.device), latents.device)
-    t = sent(drawn, latents.device)
+    noise = to_device(torch.randn(latents.shape, generator=generator, device=generator.device), latents.device)
+    t = to_device(drawn, latents.device)
     with torch.no_grad():
         noisy = add_noise(latents.detach(), noise, alphas, t)
         unconditional, conditional = prior.noise(noisy, t, camera)
@@ -102,7 +102,7 @@ def distil(
             seen = prior.reference_camera
             several = seen is not None and len(seen) > 1
             nearest = angle_weight(camera, seen if several or reference_camera is None else reference_camera)
-            factor = factor * sent(nearest, factor.device).to(factor.dtype)
+            factor = factor * to_device(nearest, factor.device).to(factor.dtype)
         # float64: a factor of 1e-8 beside latents of 1 is below what float32 resolves in latents - (latents - gradient)
         gradient = factor[:, None, None, None] * (answer.estimate.double() - answer.noise.double())
         norm = gradient.norm()

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from magic123.device import sent
+from magic123.device import to_device
 from magic123.geometry.camera import Camera, wrap_degrees
 from magic123.priors import latent_diffusion
 from magic123.priors.latent_diffusion import DTYPES, Schedule, dtype_of, load_autoencoder_and_unet, load_component
@@ -51,7 +51,7 @@ def view_embeddings(embeddings: Tensor, camera: Camera, front: float) -> Tensor:
         camera: B cameras.
         front: azimuth of the object's front, degrees.
     """
-    shares = view_shares(sent(camera.azimuth, embeddings.device) - front)
+    shares = view_shares(to_device(camera.azimuth, embeddings.device) - front)
     empty = embeddings[:1].expand(len(shares), *embeddings.shape[1:])
     return torch.cat([empty, torch.einsum("bv,v...->b...", shares, embeddings[1:])])
 

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from magic123.device import on_device
+from magic123.device import device_guard
 from magic123.render.ray_triton import BLOCK, OPAQUE, optical_depth, ray_starts, running, total
 from magic123.render.samples import PackedSamples
 
@@ -129,7 +129,7 @@ class _Composite(torch.autograd.Function):
         ctx.columns = columns
         ctx.save_for_backward(*arrays)
         if rays:
-            with on_device(sigma.device):
+            with device_guard(sigma.device):
                 shown = rgb if normals is None else normals.detach().contiguous()
                 _forward[(rays,)](*arrays, shown, weights, sums, columns, BLOCK)
         return sums, weights
@@ -141,7 +141,7 @@ class _Composite(torch.autograd.Function):
         grad_sigma, grad_rgb = torch.empty_like(sigma), torch.empty_like(rgb)
         grad_normals = torch.empty_like(rgb) if ctx.columns == 8 else None
         if len(starts) > 1:
-            with on_device(sigma.device):
+            with device_guard(sigma.device):
                 up = (up_weights.contiguous(), up_total.contiguous())
                 turned = grad_rgb if grad_normals is None else grad_normals
                 _backward[(len(starts) - 1,)](*ctx.saved_tensors, *up, grad_sigma, grad_rgb, turned, ctx.columns, BLOCK)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from magic123.device import sent
+from magic123.device import to_device
 from magic123.example.example import Example, rgb_pixels, target_depth
 from magic123.geometry.camera import Camera
 from magic123.geometry.mesh import laplacian, normal_consistency
@@ -165,7 +165,7 @@ def total_variation(
     """
     shift = torch.full((3,), 0.5) if generator is None else torch.rand(3, generator=generator, device=generator.device)
     h = 2 / resolution
-    axes = [(torch.arange(resolution, device=device) + s) * h - 1 for s in sent(shift, device)]
+    axes = [(torch.arange(resolution, device=device) + s) * h - 1 for s in to_device(shift, device)]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
     filled = -torch.expm1(-density(points) * h).reshape((resolution,) * 3)
     return sum(filled.diff(dim=axis).abs().mean() for axis in range(3))
@@ -259,7 +259,7 @@ def compute(weights: Losses, given: dict[str, Callable[[], tuple | None]]) -> di
     return values
 
 
-def given_by_picture(rendering: Rendering) -> dict[str, Callable[[], tuple | None]]:
+def rendering_inputs(rendering: Rendering) -> dict[str, Callable[[], tuple | None]]:
     """Return what every rendering gives to losses, for `compute`."""
     return {
         "opacity": lambda: (rendering.opacity,),
@@ -267,7 +267,7 @@ def given_by_picture(rendering: Rendering) -> dict[str, Callable[[], tuple | Non
     }
 
 
-def given_by_samples(samples: Samples | None) -> dict[str, Callable[[], tuple | None]]:
+def sample_inputs(samples: Samples | None) -> dict[str, Callable[[], tuple | None]]:
     """Return what the samples of a volume rendering give to losses, for `compute`."""
     if samples is None:
         return {}

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from magic123.device import on_device
+from magic123.device import device_guard
 from magic123.render.ray_triton import BLOCK, optical_depth, ray_starts, running, total
 from magic123.render.samples import STOP, PackedSamples, ray_steps
 
@@ -122,7 +122,7 @@ def march(
     flags = torch.empty(count, capacity, dtype=torch.int8, device=device)
     counts = torch.zeros(count, dtype=torch.int64, device=device)
     if count:
-        with on_device(device):
+        with device_guard(device):
             how = {"num_warps": 4, "enable_fp_fusion": False}
             _count_steps[(count,)](*rays, cells.view(torch.int8), flags, counts, capacity, resolution, BLOCK, **how)
     start, size = _packed(counts)
@@ -131,7 +131,7 @@ def march(
         *(torch.empty(size, *shape, dtype=kind, device=device) for shape in ((), (), (3,))),
     )
     if size:
-        with on_device(device):
+        with device_guard(device):
             out = (samples.ray, samples.distance, samples.width, samples.points)
             _write_samples[(count,)](*rays, flags, start, *out, capacity, BLOCK, **how)
     return samples
@@ -182,7 +182,7 @@ def visible(samples: PackedSamples, density: Callable[[Tensor], Tensor], count: 
         if not len(index):
             break
         sigma, width = density(samples.points.index_select(0, index)).contiguous(), samples.width.index_select(0, index)
-        with on_device(length.device):
+        with device_guard(length.device):
             _look[(count,)](counts.cumsum(0) - counts, counts, sigma, width, depth, kept, BLOCK)
         done, first = first, 2 * first
     return samples[_gather(start, kept)]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from magic123.device import sent
+from magic123.device import to_device
 
 
 class OccupancyGrid(nn.Module):
@@ -56,10 +56,10 @@ class OccupancyGrid(nn.Module):
         if generator is None or self.updates == 0:
             return torch.arange(count, device=device)
         visited = torch.zeros(count, dtype=torch.bool, device=device)
-        visited[sent(torch.randperm(count, generator=generator, device=generator.device)[: count // 4], device)] = True
+        visited[to_device(torch.randperm(count, generator=generator, device=generator.device)[: count // 4], device)] = True
         occupied = self.cells.nonzero()[:, 0]
         order = torch.randperm(len(occupied), generator=generator, device=generator.device)[: count // 4]
-        visited[occupied[sent(order, device)]] = True
+        visited[occupied[to_device(order, device)]] = True
         return visited.nonzero()[:, 0]
 
     def _coordinates(self, index: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class OccupancyGrid(nn.Module):
         if generator is None:
             place = 0.5
         else:
-            place = sent(torch.rand(corner.shape, generator=generator, device=generator.device), corner.device)
+            place = to_device(torch.rand(corner.shape, generator=generator, device=generator.device), corner.device)
         return (corner + place) * (2 / self.resolution) - 1
 
     def occupied(self, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from magic123.device import sent
+from magic123.device import to_device
 
 STOP = 1e-4  # transmittance below which a ray has ended
 TAU_MAX = 100.0  # exp(-100) is 0 in float32: clamping changes neither values nor gradients, and keeps sums finite
@@ -76,5 +76,5 @@ def ray_steps(
     if generator is None:
         share = torch.full_like(near, 0.5)
     else:
-        share = sent(torch.rand(len(origins), generator=generator, device=generator.device), near.device).to(near.dtype)
+        share = to_device(torch.rand(len(origins), generator=generator, device=generator.device), near.device).to(near.dtype)
     return near, far, first, (last - first).clamp_min(0).long(), share

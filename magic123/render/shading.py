@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from magic123.device import sent
+from magic123.device import to_device
 from magic123.geometry.camera import Camera
 
 MODES = ("albedo", "lambertian", "textureless", "normal")
@@ -24,7 +24,7 @@ def light_direction(camera: Camera, generator: torch.Generator | None = None) ->
     position = camera.position
     if generator is not None:
         noise = torch.randn(position.shape, generator=generator, device=generator.device)
-        position = position + sent(noise, position.device)
+        position = position + to_device(noise, position.device)
     return F.normalize(position, dim=-1)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from magic123.device import sent
+from magic123.device import to_device
 from magic123.example.example import Example
 from magic123.fields.field import Field
 from magic123.geometry.camera import Camera
@@ -100,11 +100,11 @@ class DMTet(Scene):
         Raises InputError when the surface has vanished, or when the rasterizer asked for cannot run.
         """
         camera = camera.to(self.sdf.device)
-        background = torch.ones(3, device=self.sdf.device) if background is None else sent(background, self.sdf.device)
+        background = torch.ones(3, device=self.sdf.device) if background is None else to_device(background, self.sdf.device)
         if light is None and mode in ("lambertian", "textureless"):
             light = light_direction(camera, generator)
         if light is not None:
-            light = sent(light, self.sdf.device).expand(len(camera), 3)
+            light = to_device(light, self.sdf.device).expand(len(camera), 3)
         surface = self._surface()
         pictures = []
         for index in range(len(camera)):  # one by one: each has its own light
@@ -146,7 +146,7 @@ class DMTet(Scene):
             shown = self._last is not None and self._last[0]() is rendering
             return self._last[1] if shown else self._surface()
 
-        return losses.compute(weights, losses.given_by_picture(rendering) | {"mesh": surface})
+        return losses.compute(weights, losses.rendering_inputs(rendering) | {"mesh": surface})
 
     @torch.no_grad()
     def mesh(self, resolution: int = 256) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from magic123.device import need_triton, sent, triton_trouble_on
+from magic123.device import require_triton, to_device, triton_problem_on
 from magic123.fields.field import Field
 from magic123.geometry.camera import Camera
 from magic123.render import losses
@@ -56,17 +56,17 @@ class NeRF(Scene):
         origins, directions = camera.rays()
         forward = -camera.camera_to_world[:, None, None, :3, 2]
         if origins_offset is not None:
-            origins = origins + sent(origins_offset, device)
+            origins = origins + to_device(origins_offset, device)
         if directions_offset is not None:
-            directions = nn.functional.normalize(directions + sent(directions_offset, device), dim=-1)
+            directions = nn.functional.normalize(directions + to_device(directions_offset, device), dim=-1)
         along = (directions * forward).sum(-1, keepdim=True)  # distance along the ray -> along the optical axis
 
-        white = torch.ones(3, device=device) if background is None else sent(background, device)
+        white = torch.ones(3, device=device) if background is None else to_device(background, device)
         if light is None and mode in ("lambertian", "textureless"):
             light = light_direction(camera, generator)
         per_ray = [origins, directions, white.expand_as(directions)]
         if light is not None:
-            per_ray.append(sent(light, device).expand(len(camera), 3)[:, None, None].expand_as(directions))
+            per_ray.append(to_device(light, device).expand(len(camera), 3)[:, None, None].expand_as(directions))
         rays = [v.reshape(-1, 3) for v in per_ray]
         if torch.is_grad_enabled():
             seen = self._render_rays(*rays, mode=mode, ambient=ambient, generator=generator)
@@ -123,7 +123,7 @@ class NeRF(Scene):
     def regularizers(self, rendering: Rendering, weights: Losses) -> dict[str, Tensor]:
         """Return the unweighted losses of the LOSSES table that this rendering allows (mode "albedo" has no normals)."""
         density = lambda: (self.field.density, self._generator, self.field.grid.table.device)  # noqa: E731
-        given = losses.given_by_picture(rendering) | losses.given_by_samples(rendering.samples) | {"density": density}
+        given = losses.rendering_inputs(rendering) | losses.sample_inputs(rendering.samples) | {"density": density}
         return losses.compute(weights, given)
 
     def albedo(self, points: Tensor) -> Tensor:
@@ -158,9 +158,9 @@ class NeRF(Scene):
         """What marches where the scene now lies: 'torch' or 'triton'. Raises InputError where what is asked for cannot run."""
         asked, device = self.settings.ray_marching, self.occupancy.cells.device
         if asked == "triton":
-            need_triton("nerf.ray_marching", device)
+            require_triton("nerf.ray_marching", device)
         if asked == "auto":
-            return "triton" if device.type == "cuda" and triton_trouble_on(device) is None else "torch"
+            return "triton" if device.type == "cuda" and triton_problem_on(device) is None else "torch"
         return asked
 
     def kernels(self) -> dict[str, str]:

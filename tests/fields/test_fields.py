@@ -4,7 +4,7 @@ import pytest
 import torch
 from interpreted import interpreted
 
-from magic123.device import triton_trouble
+from magic123.device import triton_problem
 from magic123.fields.encoding import HashGrid, encode_torch, grid_layout, level_rows
 from magic123.fields.encoding_numba import encode_numba
 from magic123.fields.field import Field, truncated_exp
@@ -135,12 +135,12 @@ def test_triton_is_for_cuda():
 
 def test_what_keeps_triton_from_running_is_said(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/gcc" if name == "gcc" else None)
-    assert triton_trouble((9, 0)) is None
-    assert "no CUDA device" in triton_trouble(None) and "6.1" in triton_trouble((6, 1))
+    assert triton_problem((9, 0)) is None
+    assert "no CUDA device" in triton_problem(None) and "6.1" in triton_problem((6, 1))
     monkeypatch.setattr("shutil.which", lambda name: None)
-    assert "C compiler" in triton_trouble((9, 0))
+    assert "C compiler" in triton_problem((9, 0))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "not installed" in triton_trouble((9, 0))
+    assert "not installed" in triton_problem((9, 0))
     with pytest.raises(InputError, match="not installed"):
         HashGrid(HashGridSettings(**SMALL, backend="triton"))
 
