@@ -71,7 +71,7 @@ rule all:
     input:
         expand("reports/{table}{suffix}", table=suite.settings.run.tables, suffix=[*TABLE_FILES, FIGURE, PAGE]),
         # named too, because a table that is there (from a clone, say) would make do without them
-        [results_of(table) for table in suite.settings.run.tables],
+        [jobs.table_results(table) for table in suite.settings.run.tables],
 
 
 onstart:
@@ -94,7 +94,7 @@ onerror:
     unfinished = list(workflow.dag.needrun_jobs())
     Path("results/unfinished.txt").write_text("".join(f"{file}\n" for job in unfinished for file in job.output))
     for table in sorted({job.wildcards.table for job in unfinished if job.rule.name == "table"}):
-        axes, settings = json.dumps(axes_of(suite, table)), table_settings(table)
+        axes, settings = jobs.axes(table), jobs.table_settings(table)
         plan = f"results/plans/{table}-unfinished.json"
         for suffix in [*TABLE_FILES, FIGURE, PAGE]:
             Path(f"reports/{table}{suffix}").unlink(missing_ok=True)

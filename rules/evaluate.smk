@@ -7,7 +7,7 @@ rule view:
     input:
         checkpoint="results/{dataset}/{example}/{method}/seed{seed}/{stage}/checkpoint.safetensors",
         example="results/{dataset}/{example}/example",
-        cameras=truth_cameras,
+        cameras=sentence(jobs.truth_cameras),
     output:
         views=directory("results/{dataset}/{example}/{method}/seed{seed}/{stage}/views"),
         mesh=directory("results/{dataset}/{example}/{method}/seed{seed}/{stage}/mesh"),
@@ -16,7 +16,7 @@ rule view:
     benchmark:
         "benchmarks/{dataset}/{example}/{method}/seed{seed}/{stage}/view.jsonl"
     wildcard_constraints:
-        method=one_of(name for name, method in suite.methods.items() if method.renders is None),
+        method=one_of(suite.methods.keys() - jobs.rendered_methods),
     threads: compute.threads
     resources:
         gpu=compute.gpu,
@@ -33,9 +33,9 @@ rule view:
 
 rule adopt:
     input:
-        renders=render_files,
+        renders=jobs.render_files,
         example="results/{dataset}/{example}/example",
-        cameras=truth_cameras,
+        cameras=sentence(jobs.truth_cameras),
     output:
         views=directory("results/{dataset}/{example}/{method}/seed{seed}/{stage}/views"),
         mesh=directory("results/{dataset}/{example}/{method}/seed{seed}/{stage}/mesh"),
@@ -44,9 +44,9 @@ rule adopt:
     benchmark:
         "benchmarks/{dataset}/{example}/{method}/seed{seed}/{stage}/view.jsonl"
     wildcard_constraints:
-        method=one_of(RENDERED),
+        method=one_of(jobs.rendered_methods),
     params:
-        folder=render_folder,
+        folder=jobs.render_folder,
         settings=suite.settings.view.model_dump_json(include={"sets", "radius", "fov"}),
         cameras=camera_options,
         version=VERSIONS["score"],
@@ -56,8 +56,8 @@ rule adopt:
 
 rule score:
     input:
-        unpack(score_inputs),
-        weights=weight_files(*suite.settings.score.weights),
+        unpack(sentence(jobs.score_inputs)),
+        weights=jobs.weight_files(*suite.settings.score.weights),
     output:
         scores="results/{dataset}/{example}/{method}/seed{seed}/{stage}/scores.json",
     log:
@@ -69,7 +69,7 @@ rule score:
         mem_mb=scaled(compute.mem_mb),
         runtime=scaled(compute.runtime),
     params:
-        options=score_options,
+        options=sentence(jobs.score_options),
         revisions=[suite.weights[name].revision for name in suite.settings.score.weights],
         version=VERSIONS["score"],
     shell:

@@ -32,7 +32,7 @@ rule miniature_latents:
 
 rule miniature:
     input:
-        unpack(miniature_inputs),
+        unpack(lambda wildcards: miniature_inputs(wildcards.network)),
     output:
         folder=directory("results/miniatures/{network}"),
     log:
@@ -46,7 +46,7 @@ rule miniature:
         mem_mb=scaled(6000),
         runtime=scaled(600),
     params:
-        options=lambda wildcards, input: shell_words(*(word for name in input.keys() for word in (f"--{name}", input[name]))),
+        options=lambda wildcards, input: miniature_options(input),
     shell:
         "on_card python -m magic123 miniatures {wildcards.network} {params.options} --out {output.folder} > {log} 2>&1"
 
@@ -64,13 +64,13 @@ rule demo_dataset:
 
 rule miniatures:
     input:
-        expand("results/miniatures/{network}", network=INSTALLED),
+        expand("results/miniatures/{network}", network=INSTALLED_MINIATURES),
         "results/miniatures/datasets",
 
 
 rule install_miniatures:
     input:
-        networks=expand("results/miniatures/{network}", network=INSTALLED),
+        networks=expand("results/miniatures/{network}", network=INSTALLED_MINIATURES),
         datasets="results/miniatures/datasets",
     output:
         note=touch("results/miniatures/installed"),

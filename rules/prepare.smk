@@ -5,8 +5,8 @@
 
 rule prepare:
     input:
-        unpack(example_files),
-        weights=weight_files(*suite.prepare_weights().values()),
+        unpack(sentence(jobs.example_files)),
+        weights=jobs.weight_files(*suite.prepare_weights().values()),
     output:
         folder=directory("results/{dataset}/{example}/example"),
     log:
@@ -19,7 +19,7 @@ rule prepare:
         mem_mb=scaled(compute.mem_mb),
         runtime=scaled(compute.runtime),
     params:
-        about=example_options,
+        about=sentence(jobs.example_options),
         settings=suite.settings.prepare.settings.model_dump_json(),
         version=VERSIONS["prepare"],
     shell:
@@ -29,7 +29,7 @@ rule prepare:
 rule invert:
     input:
         example="results/{dataset}/{example}/example",
-        weights=weight_files(suite.settings.invert.weights),
+        weights=jobs.weight_files(suite.settings.invert.weights),
     output:
         folder=directory("results/{dataset}/{example}/token"),
     log:

@@ -7,7 +7,7 @@
 
 rule reconstruct:
     input:
-        unpack(stage_inputs),
+        unpack(sentence(jobs.stage_inputs)),
     output:
         checkpoint="results/{dataset}/{example}/{method}/seed{seed}/{stage}/checkpoint.safetensors",
         record="results/{dataset}/{example}/{method}/seed{seed}/{stage}/stage.json",
@@ -24,10 +24,10 @@ rule reconstruct:
         save_seconds=compute.save_seconds,
         speed=compute.speed.model_dump_json(exclude_none=True),
     params:
-        stage=lambda wildcards: stage_of(wildcards).model_dump_json(),
-        options=stage_options,
+        stage=sentence(jobs.stage_settings),
+        options=sentence(jobs.stage_options),
         folder=subpath(output.checkpoint, parent=True),
-        revisions=lambda wildcards: [suite.weights[name].revision for name in stage_weights(wildcards)],
+        revisions=sentence(jobs.stage_revisions),
         version=VERSIONS["reconstruct"],
     shell:
         "on_card python -m magic123 reconstruct --example {input.example} --stage {params.stage:q} --seed {wildcards.seed} {params.options} --out {params.folder} --save-seconds {resources.save_seconds} --speed {resources.speed:q} > {log} 2>&1"

@@ -15,7 +15,7 @@ rule plan:
     log:
         "logs/{table}/plan.log",
     params:
-        axes=lambda wildcards: json.dumps(axes_of(suite, wildcards.table)),
+        axes=lambda wildcards: jobs.axes(wildcards.table),
     shell:
         "python -m magic123 plan --axes {params.axes:q} --out {output.plan} > {log} 2>&1"
 
@@ -23,8 +23,8 @@ rule plan:
 rule table:
     input:
         plan="results/plans/{table}.json",
-        results=lambda wildcards: results_of(wildcards.table),
-        reported=lambda wildcards: reported_numbers(wildcards.table),
+        results=lambda wildcards: jobs.table_results(wildcards.table),
+        reported=lambda wildcards: jobs.reported_numbers(wildcards.table),
     output:
         expand("reports/{{table}}{suffix}", suffix=TABLE_FILES),
     log:
@@ -32,7 +32,7 @@ rule table:
     benchmark:
         "benchmarks/{table}/table.jsonl"
     params:
-        settings=lambda wildcards: table_settings(wildcards.table),
+        settings=lambda wildcards: jobs.table_settings(wildcards.table),
         out=subpath(output[0], strip_suffix=".csv"),
         version=VERSIONS["table"],
     shell:
@@ -57,8 +57,8 @@ rule report:
     input:
         plan="results/plans/{table}.json",
         table="reports/{table}.csv",
-        results=lambda wildcards: results_of(wildcards.table),
-        reported=lambda wildcards: reported_numbers(wildcards.table),
+        results=lambda wildcards: jobs.table_results(wildcards.table),
+        reported=lambda wildcards: jobs.reported_numbers(wildcards.table),
     output:
         page=report("reports/{table}-report.html", category="{table}", labels={"shows": "everything, on one page"}),
     log:
@@ -66,7 +66,7 @@ rule report:
     benchmark:
         "benchmarks/{table}/report.jsonl"
     params:
-        settings=lambda wildcards: table_settings(wildcards.table),
+        settings=lambda wildcards: jobs.table_settings(wildcards.table),
         truth=lambda wildcards: TRUTH,
         version=VERSIONS["report"],
     shell:
@@ -86,13 +86,13 @@ rule methods:
 
 rule ceilings:
     input:
-        ceiling_pictures,
+        sentence(jobs.ceiling_pictures),
     output:
         report("reports/ceilings.csv", category="ceilings", labels={"shows": "what a perfect prediction scores"}),
     log:
         "logs/ceilings.log",
     params:
-        folder=lambda wildcards: ceilings_folder(),
+        folder=lambda wildcards: jobs.ceilings_folder(),
         names=shell_words(*suite.settings.ceilings.datasets),
         version=VERSIONS["score"],
     shell:

@@ -18,10 +18,10 @@ rule fetch_weights:
     benchmark:
         "benchmarks/{folder}/fetch.jsonl"
     wildcard_constraints:
-        folder=one_of(WEIGHTS_IN["fetched"]),
+        folder=one_of(jobs.weights_in["fetched"]),
     params:
-        name=lambda wildcards: WEIGHTS_IN["fetched"][wildcards.folder],
-        downloads=lambda wildcards: downloads_of(WEIGHTS_IN["fetched"][wildcards.folder]),
+        name=lambda wildcards: jobs.weights_in["fetched"][wildcards.folder],
+        downloads=lambda wildcards: jobs.downloads(wildcards.folder),
         registry=suite.settings.registries.weights,
     shell:
         "python -m magic123 prefetch --weights {params.name} --registry {params.registry:q} 2>&1 | tee {log}"
@@ -35,16 +35,16 @@ rule fetch_file:
     benchmark:
         "benchmarks/datasets/{file}.jsonl"
     wildcard_constraints:
-        file=one_of(FETCHABLE),
+        file=one_of(jobs.fetchable),
     params:
-        dataset=lambda wildcards: FETCHABLE[wildcards.file],
+        dataset=lambda wildcards: jobs.fetchable[wildcards.file],
     shell:
         "python -m magic123 prefetch --dataset {params.dataset} --file {wildcards.file} --out {output.file:q} 2>&1 | tee {log}"
 
 
 rule convert:
     input:
-        receipt=lambda wildcards: suite.weights[suite.weights[WEIGHTS_IN["converted"][wildcards.folder]].made_from].receipt,
+        receipt=lambda wildcards: jobs.base_receipt(wildcards.folder),
     output:
         receipt="{folder}/receipt.json",
     log:
@@ -52,13 +52,13 @@ rule convert:
     benchmark:
         "benchmarks/{folder}/convert.jsonl"
     wildcard_constraints:
-        folder=one_of(WEIGHTS_IN["converted"]),
+        folder=one_of(jobs.weights_in["converted"]),
     resources:
         mem_mb=scaled(16000),
         runtime=scaled(60),
     params:
-        name=lambda wildcards: WEIGHTS_IN["converted"][wildcards.folder],
-        conditioning=lambda wildcards: suite.weights[WEIGHTS_IN["converted"][wildcards.folder]].conditioning,
+        name=lambda wildcards: jobs.weights_in["converted"][wildcards.folder],
+        conditioning=lambda wildcards: jobs.converted(wildcards.folder).conditioning,
         registry=suite.settings.registries.weights,
         version=VERSIONS["convert"],
     shell:
@@ -75,7 +75,7 @@ rule canary:
     benchmark:
         "benchmarks/{folder}/canary.jsonl"
     wildcard_constraints:
-        folder=one_of(CLIP_FOLDERS),
+        folder=one_of(jobs.clip_folders),
     threads: compute.threads
     resources:
         mem_mb=scaled(24000),
@@ -86,5 +86,5 @@ rule canary:
 
 rule prefetch:
     input:
-        weight_files(*weights_needed(suite)),
+        jobs.weight_files(*weights_needed(suite)),
         [picture.path for picture in pictures_needed(suite)],

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from magic123.records.errors import InputError
+from magic123.run.jobs import MINIATURES
 
 STABLE_DIFFUSION_STEPS, ZERO123_STEPS = 2200, 6000
 
@@ -22,15 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--clip", type=Path, help="folder of the stage `clip`")
     parser.add_argument("--steps", type=int, help="training steps, where the recipe's own number is not wanted")
     o = parser.parse_args(argv)
-    needs = {
-        "autoencoder": ["pool"],
-        "latents": ["pool", "autoencoder"],
-        "clip": ["pool"],
-        "dpt": ["pool"],
-        "perceptual": ["pool"],
-        "stable-diffusion": ["pool", "latents", "autoencoder"],
-        "zero123": ["pool", "latents", "autoencoder", "clip"],
-    }
+    needs = MINIATURES | {"latents": ["pool", "autoencoder"]}
     for name in needs.get(o.stage, []):
         given = getattr(o, name)
         if given is None or not given.exists():

@@ -17,9 +17,14 @@ FAILURES = Path("results/failures")
 BEFORE = (("prepare", "example"), ("invert", "token"))  # steps of an example, and what they make
 
 
+def example_folder(dataset: str, example: str) -> str:
+    """Return the folder of everything about one example."""
+    return f"results/{dataset}/{example}"
+
+
 def cell_folder(dataset: str, example: str, method: str, seed: int | str, stage: str) -> str:
     """Where everything about one stage of one reconstruction lies."""
-    return f"results/{dataset}/{example}/{method}/seed{seed}/{stage}"
+    return f"{example_folder(dataset, example)}/{method}/seed{seed}/{stage}"
 
 
 def axes_of(suite: Suite, table: str) -> dict:

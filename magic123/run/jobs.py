@@ -1,0 +1,348 @@
+"""Inputs, parameters and options of the rules' jobs, as functions of the suite and a job's wildcards.
+
+The files in rules/ call these functions; each rule itself stays a shell line over named files. What a job gets here is what
+Snakemake compares to decide whether its output is up to date, so the text of an option must not change without need.
+No torch: the Snakefile imports this module.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from magic123.records.errors import InputError
+from magic123.run.manifest import FETCHED, ManifestRow, load_manifest
+from magic123.run.plan import axes_of, cell_folder, cells, example_folder
+from magic123.run.suite import MANIFESTS, Suite
+from magic123.settings.registry import Weights
+from magic123.settings.stage import Stage, start_of
+
+# What each miniature network is trained from, by the options of its command.
+MINIATURES = {
+    "autoencoder": ["pool"],
+    "clip": ["pool"],
+    "dpt": ["pool"],
+    "perceptual": ["pool"],
+    "stable-diffusion": ["pool", "autoencoder", "latents"],
+    "zero123": ["pool", "autoencoder", "latents", "clip"],
+}
+INSTALLED_MINIATURES = [name for name in MINIATURES if name != "autoencoder"]  # that one is part of the diffusion models
+WITHOUT_MESH = ("picture", "samples", "points")  # kinds of scenes that have no surface to score
+
+
+class ExampleWildcards(Protocol):
+    """Wildcards of a job about one example."""
+
+    dataset: str
+    example: str
+
+
+class StageWildcards(ExampleWildcards, Protocol):
+    """Wildcards of a job about one stage of one reconstruction."""
+
+    method: str
+    seed: str
+    stage: str
+
+
+class NamedFiles(Protocol):
+    """Input files of a job by name, as Snakemake passes them: a list of names under one name, or a single file."""
+
+    def items(self) -> Iterable[tuple[str, Any]]:
+        """Return the pairs of name and file or files."""
+
+
+def one_of(names: Iterable[str]) -> str:
+    """Return a regular expression that matches exactly these names; without names, one that matches nothing."""
+    return "|".join(sorted({re.escape(name) for name in names})) or "(?!)"
+
+
+def shell_words(*words: object) -> str:
+    """Return the words as a part of a shell command, quoted."""
+    return " ".join(shlex.quote(str(word)) for word in words)
+
+
+def miniature_inputs(network: str) -> dict[str, str]:
+    """Return the files that a miniature network is trained from, by the option that names them."""
+    return {need: f"results/miniatures/{need}" + (".npy" if need == "latents" else "") for need in MINIATURES[network]}
+
+
+def miniature_options(files: NamedFiles) -> str:
+    """Return the options of `magic123 miniatures` that name these files."""
+    return shell_words(*(word for name, file in files.items() for word in (f"--{name}", file)))
+
+
+def metric_weights_option(weights: Weights) -> list[str]:
+    """Return the option of `magic123 score` that names the weights of a metric.
+
+    Kinds of the form METRIC-TRUNK (lpips-alex, contextual-vgg19) are one file each: `--METRIC TRUNK=FILE`. The others are
+    folders: `--KIND FOLDER`.
+    """
+    metric, _, trunk = weights.kind.partition("-")
+    return [f"--{metric}", f"{trunk}={Path(weights.path) / weights.names[0]}" if trunk else weights.path]
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """What the jobs of one suite read and are called with.
+
+    Methods that take `wildcards` and `input` are called by Snakemake, which passes arguments by these names. It compares the
+    parameters of a job with those of the last run only where they come from the wildcards alone, so whatever must make a
+    result stale is in a method without `input`, or is an input file.
+    """
+
+    suite: Suite
+
+    # ---------------------------------------------------------------------------------------------------------- example
+    def row(self, wildcards: ExampleWildcards) -> ManifestRow:
+        """Return the example's row of its dataset. Raises InputError where the dataset has no such example."""
+        if wildcards.example not in self.suite.manifests[wildcards.dataset]:
+            raise InputError(f"{wildcards.dataset} has no example {wildcards.example!r}; see datasets/{wildcards.dataset}.csv.")
+        return self.suite.row(wildcards.dataset, wildcards.example)
+
+    def example_files(self, wildcards: ExampleWildcards) -> dict[str, str]:
+        """Return the files that `prepare` reads: the picture, and what the settings ask for beside it."""
+        row = self.row(wildcards)
+        return {column: self.suite.path_of(getattr(row, column)) for column in self.suite.files_asked(row)}
+
+    def example_options(self, wildcards: ExampleWildcards) -> str:
+        """Return the options of `prepare` for an example."""
+        row = self.row(wildcards)
+        camera = {"polar": row.polar} | ({"azimuth": row.azimuth} if row.azimuth else {})
+        words = ["--name", row.name, "--prompt", row.prompt, "--camera", json.dumps(camera)]
+        if row.init_word:
+            words += ["--init-word", row.init_word]
+        for option, file in self.example_files(wildcards).items():
+            words += [f"--{option}", file]
+        for use, name in self.suite.prepare_weights().items():
+            words += [f"--{use}-weights", self.suite.weights[name].path]
+        return shell_words(*words)
+
+    def weight_files(self, *names: str) -> list[str]:
+        """Return the files of these weights that make results stale when they change."""
+        return [file for name in names for file in self.suite.weights[name].watched]
+
+    # ------------------------------------------------------------------------------------------------------------ stage
+    def stage(self, wildcards: StageWildcards) -> Stage:
+        """Return the resolved stage. Raises InputError where the method has no such stage."""
+        stages = self.suite.methods[wildcards.method].stages
+        if wildcards.stage not in stages:
+            raise InputError(f"the method {wildcards.method} has no stage {wildcards.stage!r} (known: {', '.join(stages)}).")
+        return stages[wildcards.stage]
+
+    def stage_settings(self, wildcards: StageWildcards) -> str:
+        """Return the resolved stage as JSON."""
+        return self.stage(wildcards).model_dump_json()
+
+    def stage_weights(self, wildcards: StageWildcards) -> list[str]:
+        """Return the names of the weights that the stage's priors use, each once.
+
+        Raises:
+            InputError: weights are not registered, or are of another kind than the prior.
+        """
+        priors = self.stage(wildcards).priors
+        for name, prior in priors.items():
+            self.suite.weights_of(prior.weights, prior.kind, f"{wildcards.method}.stages.{wildcards.stage}.priors.{name}")
+        return list(dict.fromkeys(prior.weights for prior in priors.values()))
+
+    def stage_revisions(self, wildcards: StageWildcards) -> list[str]:
+        """Return the revisions of the weights that the stage's priors use."""
+        return [self.suite.weights[name].revision for name in self.stage_weights(wildcards)]
+
+    def stage_inputs(self, wildcards: StageWildcards) -> dict[str, str | list[str]]:
+        """Return what a stage reads: its example, the checkpoint it starts from, the token and the other reference pictures.
+
+        Raises:
+            InputError: the method has no such stage, its weights are wrong, or the dataset has no other example.
+        """
+        stage, folder = self.stage(wildcards), example_folder(wildcards.dataset, wildcards.example)
+        inputs: dict[str, str | list[str]] = {"example": f"{folder}/example"}
+        inputs["weights"] = self.weight_files(*self.stage_weights(wildcards))
+        if stage.init is not None:
+            method, start = start_of(wildcards.method, stage.init)
+            cell = cell_folder(wildcards.dataset, wildcards.example, method, wildcards.seed, start)
+            inputs["init"] = f"{cell}/checkpoint.safetensors"
+        if any(prior.tokened for prior in stage.priors.values()):
+            inputs["token"] = f"{folder}/example" if self.suite.settings.invert.given else f"{folder}/token"
+        if others := self.other_references(stage, wildcards.dataset, wildcards.example):
+            inputs["reference"] = [f"{example_folder(wildcards.dataset, other)}/example" for other in others]
+        return inputs
+
+    def other_references(self, stage: Stage, dataset: str, example: str) -> list[str]:
+        """Return the other examples whose pictures a stage's priors use as references."""
+        references = [prior.reference for prior in stage.priors.values()]
+        if lists := [reference for reference in references if not isinstance(reference, str)]:
+            return list(lists[-1][1:])  # the first is the example's own
+        return [self.suite.next_example(dataset, example)] if "next-example" in references else []
+
+    def stage_options(self, wildcards: StageWildcards, input: NamedFiles) -> str:
+        """Return the options of `reconstruct` for a stage, given its input files."""
+        files, words = dict(input.items()), []
+        if "init" in files:
+            words += ["--init", Path(files["init"]).parent]
+        if "token" in files:
+            words += ["--token", files["token"]]
+        references = files.get("reference", [])
+        for folder in [references] if isinstance(references, str) else references:
+            words += ["--reference", folder]
+        if self.stage(wildcards).scene == "samples":  # it draws the views itself
+            words += ["--views", self.suite.settings.view.model_dump_json()]
+        for name in self.stage_weights(wildcards):
+            words += ["--weights", f"{name}={self.suite.weights[name].path}"]
+        return shell_words(*words)
+
+    # ------------------------------------------------------------------------------------------------- view and score
+    def truth_cameras(self, wildcards: ExampleWildcards) -> list[str]:
+        """Return the cameras of an example's true views, where the run renders these; else nothing."""
+        if not self.suite.settings.truth_cameras:
+            return []
+        return [f"{self.suite.path_of(self.row(wildcards).truth)}/cameras.json"]
+
+    @cached_property
+    def rendered_methods(self) -> list[str]:
+        """Methods whose views are another system's pictures, in place of stages that are optimised here."""
+        return [name for name, method in self.suite.methods.items() if method.renders is not None]
+
+    def render_folder(self, wildcards: StageWildcards) -> str:
+        """Return the folder of another system's pictures of one example."""
+        renders = self.suite.methods[wildcards.method].renders
+        if renders is None:
+            raise InputError(f"the method {wildcards.method} has no renders.")
+        at = {"dataset": wildcards.dataset, "example": wildcards.example, "seed": wildcards.seed}
+        return self.suite.path_of(renders.format(**at))
+
+    def render_files(self, wildcards: StageWildcards) -> list[str]:
+        """Return the files of that folder; without any, `adopt` says what is missing, and the other cells go on."""
+        return sorted(str(path) for path in Path(self.render_folder(wildcards)).rglob("*") if path.is_file())
+
+    def score_inputs(self, wildcards: StageWildcards) -> dict[str, str]:
+        """Return what `score` reads: views, mesh and record of a stage, the example, the truth and the published picture."""
+        row, folder = self.row(wildcards), example_folder(wildcards.dataset, wildcards.example)
+        cell = cell_folder(wildcards.dataset, wildcards.example, wildcards.method, wildcards.seed, wildcards.stage)
+        inputs = {"views": f"{cell}/views", "mesh": f"{cell}/mesh", "example": f"{folder}/example"}
+        if wildcards.method not in self.rendered_methods:
+            inputs["record"] = f"{cell}/stage.json"
+        for column in ("truth", "truth_mesh"):
+            if getattr(row, column):
+                inputs[column] = self.suite.path_of(getattr(row, column))
+        if "as-published" in self.suite.settings.score.protocols:  # refused where an example has no picture
+            inputs["published"] = self.suite.path_of(row.image)
+        return inputs
+
+    def score_options(self, wildcards: StageWildcards, input: NamedFiles) -> str:
+        """Return the options of `score` for a stage, given its input files."""
+        files, settings = dict(input.items()), self.suite.settings.score
+        mesh = "none" if self.stage(wildcards).scene in WITHOUT_MESH else f"{files['mesh']}/mesh.obj"
+        words = ["--mesh", mesh, "--record", files.get("record", "none")]
+        words += ["--truth", files.get("truth", "none"), "--truth-mesh", files.get("truth_mesh", "none")]
+        if "published" in files:
+            words += ["--published", Path(files["published"]).parent]
+        words += ["--protocol", *settings.protocols]
+        for name in settings.weights:
+            words += metric_weights_option(self.suite.weights[name])
+        if any(self.suite.weights[name].kind == "clip" for name in settings.weights):
+            captions = [row.prompt for row in self.suite.manifests[wildcards.dataset].values()]
+            words += ["--caption", self.row(wildcards).prompt, "--captions", json.dumps(captions)]
+        return shell_words(*words)
+
+    # ------------------------------------------------------------------------------------------------------------ table
+    def axes(self, table: str) -> str:
+        """Return what spans a table, as JSON."""
+        return json.dumps(axes_of(self.suite, table))
+
+    def table_results(self, table: str) -> list[str]:
+        """Return every result on the way to a table, not its scores alone.
+
+        When a job fails whose inputs have changed, the scores of the last run are still there, and Snakemake does not make
+        missing files again that lie between files that exist. It does so for files that a target names.
+        """
+        files = []
+        axes = axes_of(self.suite, table)
+        starts = {(row["method"], row["stage"]): row["starts"] for row in axes["rows"]}
+        for cell in cells(axes):
+            at, example = cell["path"], (cell["dataset"], cell["example"])
+            files += [f"{at}/scores.json", f"{at}/views", f"{at}/mesh"]
+            if cell["method"] not in self.rendered_methods:
+                files.append(f"{at}/checkpoint.safetensors")
+            files.append(f"{example_folder(*example)}/example")
+            for method, stage in starts[cell["method"], cell["stage"]]:
+                files.append(f"{cell_folder(*example, method, cell['seed'], stage)}/checkpoint.safetensors")
+        return list(dict.fromkeys(files))
+
+    def table_settings(self, table: str) -> str:
+        """Return a table as JSON for `eval`; its rows are those of the plan."""
+        return self.suite.tables[table].model_dump_json(exclude={"rows"})
+
+    def reported_numbers(self, table: str) -> list[str]:
+        """Return the file of published numbers, for a table that shows them."""
+        return ["config/reported.csv"] if self.suite.tables[table].reported else []
+
+    # ---------------------------------------------------------------------------------------------------------- weights
+    @cached_property
+    def weights_in(self) -> dict[str, dict[str, str]]:
+        """Registered weights by origin (fetched, converted): folder -> name."""
+        return {
+            origin: {entry.path: name for name, entry in self.suite.weights.items() if entry.origin == origin}
+            for origin in ("fetched", "converted")
+        }
+
+    @cached_property
+    def clip_folders(self) -> list[str]:
+        """Folders of CLIP models that are fetched or converted, and need their stored answers (the canary)."""
+        return [entry.path for entry in self.suite.weights.values() if entry.kind == "clip" and entry.origin != "shipped"]
+
+    @cached_property
+    def fetchable(self) -> dict[str, str]:
+        """Files of this run's datasets that can be fetched -> the dataset that knows where."""
+        return {
+            getattr(row, column): dataset
+            for dataset, rows in self.suite.manifests.items()
+            for row in rows.values()
+            for column in FETCHED
+            if row.address_of(column)
+        }
+
+    def downloads(self, folder: str) -> dict[str, dict[str, Any]]:
+        """Return what fetching into `folder` verifies: file -> sizes and hashes. Sources and licences make nothing stale."""
+        entry = self.suite.weights[self.weights_in["fetched"][folder]]
+        return {file: download.model_dump(exclude_none=True) for file, download in entry.downloads.items()}
+
+    def converted(self, folder: str) -> Weights:
+        """Return the registry entry that is converted into `folder`."""
+        return self.suite.weights[self.weights_in["converted"][folder]]
+
+    def base_receipt(self, folder: str) -> str:
+        """Return the receipt of the weights that those in `folder` are converted from."""
+        made_from = self.converted(folder).made_from
+        assert made_from is not None  # load_weights checks it
+        return self.suite.weights[made_from].receipt
+
+    # --------------------------------------------------------------------------------------------------------- ceilings
+    def ceilings_folder(self, environment: Mapping[str, str] = os.environ) -> str:
+        """Return the folder of the published pictures: the setting, else MAGIC123_DATASETS, else the datasets folder."""
+        settings = self.suite.settings
+        return settings.ceilings.folder or environment.get("MAGIC123_DATASETS") or settings.datasets_folder
+
+    def ceiling_pictures(self, wildcards: object = None) -> list[str]:
+        """Return the pictures of the ceilings' datasets, whatever the run selects.
+
+        Raises:
+            InputError: a picture is missing and cannot be fetched.
+        """
+        files = []
+        for dataset in self.suite.settings.ceilings.datasets:
+            for row in load_manifest(MANIFESTS / f"{dataset}.csv").values():
+                files.append(str(Path(self.ceilings_folder()) / row.image))
+                if not Path(files[-1]).is_file() and row.image not in self.fetchable:
+                    raise InputError(
+                        f"ceilings need {files[-1]}, which is not there; get it as datasets/README.md says, or name the folder "
+                        f"that holds {dataset}/ in the variable MAGIC123_DATASETS."
+                    )
+        return files
