@@ -1,69 +1,104 @@
 """Pinhole cameras that look at the origin.
 
-World: right-handed, y up. Polar angle from +y, azimuth from +z towards +x (degrees), so a camera sits at
-r (sin t sin p, cos t, sin t cos p). Camera-to-world matrices follow OpenGL: columns are right, up, backward; the camera
-looks along its -z. right = normalize(up_world x backward): the basis has determinant +1 (Magic123's reference takes the
-opposite sign, which mirrors its world). Image row 0 is the top; pixel centres sit at +0.5.
+The world is right-handed with y up. The polar angle is measured from +y and the azimuth from +z towards +x, both in
+degrees, so a camera at (t, p, r) is at r (sin t sin p, cos t, sin t cos p). Camera-to-world matrices follow OpenGL: their
+columns are right, up and backward, and the camera looks along its -z. right = normalize(up_world x backward), so the basis
+has determinant +1 (Magic123's published code takes the opposite sign, which mirrors its world). Row 0 of an image is the
+top; pixel centres are at +0.5.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from magic123.device import to_device
+from magic123.settings.cameras import NovelCameras, ReferenceCamera
+from magic123.settings.view import ViewSettings
+
+Numbers = float | int | Sequence[float | int] | np.ndarray | Tensor
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A batch of B cameras.
+    """A batch of B cameras that share one image size.
 
-    polar, azimuth, radius, fov: [B], degrees (fov is vertical) and world units. height, width: pixels.
+    Attributes:
+        polar: angle from +y in degrees.
+        azimuth: angle from +z towards +x in degrees.
+        radius: distance from the origin, in world units.
+        fov: vertical field of view in degrees.
+        height: of the image in pixels.
+        width: of the image in pixels.
     """
 
-    polar: Tensor
-    azimuth: Tensor
-    radius: Tensor
-    fov: Tensor
+    polar: Float[Tensor, " B"]
+    azimuth: Float[Tensor, " B"]
+    radius: Float[Tensor, " B"]
+    fov: Float[Tensor, " B"]
     height: int
     width: int
 
     @classmethod
-    def orbit(cls, polar, azimuth, radius, fov, size: int | tuple[int, int], device=None) -> Camera:
-        """Broadcast numbers or sequences to a batch; `size` is one side or (height, width)."""
+    def orbit(
+        cls,
+        polar: Numbers,
+        azimuth: Numbers,
+        radius: Numbers,
+        fov: Numbers,
+        size: int | tuple[int, int],
+        device: torch.device | str | None = None,
+    ) -> Camera:
+        """Return a batch of cameras from numbers or sequences, which are broadcast against each other.
+
+        Args:
+            polar: degrees.
+            azimuth: degrees.
+            radius: world units.
+            fov: degrees, vertical.
+            size: side of a square image, or (height, width), in pixels.
+            device: where the tensors are created.
+        """
         values = [
             torch.atleast_1d(torch.as_tensor(v, dtype=torch.float32, device=device)) for v in (polar, azimuth, radius, fov)
         ]
         height, width = (size, size) if isinstance(size, int) else size
-        return cls(*(v.clone() for v in torch.broadcast_tensors(*values)), height, width)
+        polars, azimuths, radii, fovs = (v.clone() for v in torch.broadcast_tensors(*values))
+        return cls(polars, azimuths, radii, fovs, height, width)
 
     def __len__(self) -> int:
         return len(self.polar)
 
-    def __getitem__(self, index) -> Camera:
-        """A sub-batch (an int keeps the batch dimension)."""
+    def __getitem__(self, index: int | slice | Tensor) -> Camera:
+        """Return a sub-batch; an int keeps the batch dimension."""
         pick = slice(index, index + 1 or None) if isinstance(index, int) else index
         return Camera(self.polar[pick], self.azimuth[pick], self.radius[pick], self.fov[pick], self.height, self.width)
 
     def resized(self, size: int | tuple[int, int]) -> Camera:
+        """Return the same cameras with another image size: one side, or (height, width), in pixels."""
         height, width = (size, size) if isinstance(size, int) else size
         return replace(self, height=height, width=width)
 
-    def to(self, device) -> Camera:
-        return replace(self, **{k: to_device(getattr(self, k), device) for k in ("polar", "azimuth", "radius", "fov")})
+    def to(self, device: torch.device | str | None) -> Camera:
+        """Return the same cameras on a device."""
+        polar, azimuth, radius, fov = (to_device(v, device) for v in (self.polar, self.azimuth, self.radius, self.fov))
+        return Camera(polar, azimuth, radius, fov, self.height, self.width)
 
     @property
-    def position(self) -> Tensor:
-        """Camera centres in the world: [B, 3]."""
+    def position(self) -> Float[Tensor, "B 3"]:
+        """Camera centres in the world."""
         theta, phi = torch.deg2rad(self.polar), torch.deg2rad(self.azimuth)
         direction = torch.stack([theta.sin() * phi.sin(), theta.cos(), theta.sin() * phi.cos()], -1)
         return self.radius[:, None] * direction
 
     @property
-    def camera_to_world(self) -> Tensor:
-        """OpenGL camera-to-world matrices: [B, 4, 4], rotation part with determinant +1.
+    def camera_to_world(self) -> Float[Tensor, "B 4 4"]:
+        """OpenGL camera-to-world matrices, whose rotation part has determinant +1.
 
         The right vector depends on the azimuth alone (it is normalize(y x backward) wherever that exists), so it stays
         defined when the camera looks straight down or up.
@@ -77,12 +112,12 @@ class Camera:
         return pose
 
     @property
-    def focal(self) -> Tensor:
-        """Focal length in pixels: [B]."""
+    def focal(self) -> Float[Tensor, " B"]:
+        """Focal lengths in pixels."""
         return self.height / (2 * torch.tan(torch.deg2rad(self.fov) / 2))
 
-    def rays(self) -> tuple[Tensor, Tensor]:
-        """Origins and unit directions through the pixel centres: two [B, H, W, 3]."""
+    def rays(self) -> tuple[Float[Tensor, "B H W 3"], Float[Tensor, "B H W 3"]]:
+        """Return the origins and the unit directions of the rays through the pixel centres."""
         device = self.polar.device
         y, x = torch.meshgrid(
             torch.arange(self.height, device=device) + 0.5, torch.arange(self.width, device=device) + 0.5, indexing="ij"
@@ -96,8 +131,15 @@ class Camera:
         origins = pose[:, None, None, :3, 3].expand_as(directions)
         return origins, directions / directions.norm(dim=-1, keepdim=True)
 
-    def clip_matrices(self, near: float = 0.1, far: float = 1000.0) -> Tensor:
-        """World to clip space: [B, 4, 4], column vectors. OpenGL z, but y points down, so that row 0 is the top."""
+    def clip_matrices(self, near: float = 0.1, far: float = 1000.0) -> Float[Tensor, "B 4 4"]:
+        """Return the matrices from world to clip space, for column vectors.
+
+        z follows OpenGL, but y points down, so that row 0 of the image is the top.
+
+        Args:
+            near: distance of the near plane, in world units.
+            far: distance of the far plane.
+        """
         scale = 1 / torch.tan(torch.deg2rad(self.fov) / 2)
         projection = torch.zeros(len(self), 4, 4, device=self.polar.device)
         projection[:, 0, 0] = scale * self.height / self.width
@@ -108,13 +150,20 @@ class Camera:
         return projection @ torch.linalg.inv(self.camera_to_world)
 
 
-def sample_novel(cameras, count: int, size: int, generator: torch.Generator) -> Camera:
-    """Random training views (`cameras`: NovelCameras), a batch of `count` at `size` pixels.
+def sample_novel(cameras: NovelCameras, count: int, size: int, generator: torch.Generator) -> Camera:
+    """Return random training views.
 
-    With probability `upper_hemisphere` the direction is a normalised (U[-1,1], U[0,1], U[-1,1]), as the reference does.
+    With probability `upper_hemisphere` the direction is a normalised (U[-1,1], U[0,1], U[-1,1]), as in Magic123's published
+    code.
+
+    Args:
+        cameras: the distribution to sample from.
+        count: number of views.
+        size: side of the square image in pixels.
+        generator: random state, advanced by this call.
     """
 
-    def uniform(bounds):
+    def uniform(bounds: tuple[float, float]) -> Tensor:
         return bounds[0] + (bounds[1] - bounds[0]) * torch.rand(count, generator=generator)
 
     polar, azimuth, radius, fov = (uniform(b) for b in (cameras.polar, cameras.azimuth, cameras.radius, cameras.fov))
@@ -126,21 +175,24 @@ def sample_novel(cameras, count: int, size: int, generator: torch.Generator) -> 
     return Camera(polar, azimuth, radius, fov, size, size)
 
 
-def angle_between(a: Camera, b: Camera) -> Tensor:
-    """Angle in degrees between the viewing directions of two batches: [B]."""
+def angle_between(a: Camera, b: Camera) -> Float[Tensor, " B"]:
+    """Return the angles in degrees between the viewing directions of two batches (the second may hold one camera)."""
     u, v = a.position / a.radius[:, None], b.position / b.radius[:, None]
     return torch.rad2deg(torch.atan2(torch.linalg.cross(u, v.expand_as(u)).norm(dim=-1), (u * v).sum(-1)))
 
 
-def wrap_degrees(angle: Tensor) -> Tensor:
-    """Angles into [-180, 180)."""
+def wrap_degrees(angle: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return angles wrapped into [-180, 180)."""
     return (angle + 180) % 360 - 180
 
 
-def view_cameras(settings, reference=None) -> dict[str, Camera]:
-    """All that `view` looks at (`settings`: ViewSettings), by name: `reference`, the view sets and `turntable`.
+def view_cameras(settings: ViewSettings, reference: ReferenceCamera | None = None) -> dict[str, Camera]:
+    """Return all cameras that `view` renders, by name: `reference`, the view sets and `turntable`.
 
-    reference: ReferenceCamera of the input picture, None for an example without one. The turntable is at its height.
+    Args:
+        settings: the view sets, the turntable, and the size of the images.
+        reference: the camera of the input picture; None for an example without one. The turntable is at its height, and
+            starts at its azimuth.
     """
     cameras = {}
     if reference is not None:

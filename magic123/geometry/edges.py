@@ -1,6 +1,6 @@
-"""Who shares an edge with whom: the edge table of a triangle mesh.
+"""The edge table of a triangle mesh: which faces share an edge.
 
-DMTet has a new topology at every step, so this is counted, not sorted: time is linear in the number of faces.
+DMTet has a new topology at every step, so edges are counted, not sorted: time is linear in the number of faces.
 """
 
 from __future__ import annotations
@@ -10,35 +10,42 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Edges:
-    """E edges of a triangle mesh, in the order in which the faces first mention them."""
+    """The E edges of a triangle mesh, in the order in which the faces first mention them.
 
-    vertices: Tensor  # [E, 2] int64, the two ends
-    faces: Tensor  # [E, 2] int64, the faces on either side; -1 where the mesh ends
-    opposite: Tensor  # [E, 2] int64, of each face the corner off the edge; -1 where the mesh ends
+    Attributes:
+        vertices: the two ends of each edge.
+        faces: the faces on either side; -1 where the surface ends.
+        opposite: the corner of each of these faces that is not on the edge; -1 where the surface ends.
+    """
+
+    vertices: Int[Tensor, "E 2"]
+    faces: Int[Tensor, "E 2"]
+    opposite: Int[Tensor, "E 2"]
 
     @property
-    def inner(self) -> Tensor:
-        """Which edges have two faces: [E] bool."""
+    def inner(self) -> Bool[Tensor, " E"]:
+        """Which edges have two faces."""
         return self.faces[:, 1] >= 0
 
 
 @numba.njit(cache=True)
 def _link(faces, vertex_count, ends, sides, opposite):
-    """Fill the tables (each with room for 3 F rows) and return the number of edges."""
-    newest = np.full(vertex_count, -1, np.int64)  # per vertex: the last edge that has it as its smaller end
-    older = np.empty(len(ends), np.int64)  # per edge: the one before, of the same smaller end
+    """Fill the tables, which have room for 3 F rows, and return the number of edges."""
+    newest = np.full(vertex_count, -1, np.int64)  # for each vertex: the last edge that has it as its smaller end
+    older = np.empty(len(ends), np.int64)  # for each edge: the one before, with the same smaller end
     count = 0
     for f in range(len(faces)):
         for k in range(3):
             a, b, c = faces[f, (k + 1) % 3], faces[f, (k + 2) % 3], faces[f, k]
             low, high = min(a, b), max(a, b)
             edge = newest[low]
-            # an edge that already has two faces is left alone: a third face (non-manifold) opens a new one
+            # an edge that already has two faces is skipped: a third face (non-manifold) opens a new one
             while edge >= 0 and not (ends[edge, 1] == high and sides[edge, 1] < 0):
                 edge = older[edge]
             if edge < 0:
@@ -52,10 +59,13 @@ def _link(faces, vertex_count, ends, sides, opposite):
     return count
 
 
-def find_edges(faces: Tensor) -> Edges:
-    """The edge table of faces [F, 3] (integers >= 0), on the same device; counted on the CPU, deterministic.
+def find_edges(faces: Int[Tensor, "F 3"]) -> Edges:
+    """Return the edge table of a mesh, on the device of its faces; computed on the CPU, deterministic.
 
     An edge of three or more faces (non-manifold) is listed once for each pair of faces, in the order of the faces.
+
+    Args:
+        faces: vertex numbers >= 0.
     """
     host = faces.detach().cpu().numpy().astype(np.int64, copy=False)
     ends, sides, opposite = (np.empty((3 * len(host), 2), np.int64) for _ in range(3))

@@ -1,15 +1,17 @@
-"""A textured mesh as files that other programs open: OBJ + MTL + PNG, GLB, and plain PLY.
+"""Write a textured mesh for other programs: OBJ + MTL + PNG, GLB, and plain PLY.
 
-World axes are kept: +y up, the front towards +z, right-handed, as glTF has them. Colours are albedo, sRGB as stored.
+The world axes are kept: right-handed, +y up, the front towards +z, as in glTF. Colours are albedo, stored as sRGB.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from PIL import Image
 
 from magic123.geometry.mesh import clean, decimate, face_areas, vertex_normals
@@ -18,21 +20,36 @@ from magic123.geometry.texture import PADDING, Albedo, Atlas, bake, unwrap
 
 def write_mesh(
     folder: Path,
-    vertices: np.ndarray,
-    faces: np.ndarray,
+    vertices: Float[np.ndarray, "V 3"],
+    faces: Int[np.ndarray, "F 3"],
     albedo: Albedo,
     *,
     max_faces: int,
     texture_size: int,
-    metadata: dict,
+    metadata: dict[str, Any],
     padding: int = PADDING,
-    device="cpu",
-) -> dict:
-    """Clean, decimate to about `max_faces`, unwrap, bake the albedo and write; returns figures about the result.
+    device: torch.device | str = "cpu",
+) -> dict[str, int | float]:
+    """Clean, decimate, unwrap and bake a mesh, and write it into a folder.
 
-    Writes into an existing folder: mesh.obj, mesh.mtl, texture.png, mesh.glb (with `metadata`, JSON data, in
-    asset.extras), and mesh.ply, the clean surface before decimation, without colours. Raises InputError if nothing is
-    left after cleaning.
+    Writes mesh.obj, mesh.mtl, texture.png, mesh.glb, and mesh.ply: the clean surface before decimation, without colours.
+
+    Args:
+        folder: an existing folder.
+        vertices: world coordinates.
+        faces: vertex numbers, counter-clockwise seen from outside.
+        albedo: colours in [0, 1] of points on the surface; called with tensors on `device`.
+        max_faces: about how many faces the textured mesh has at most.
+        texture_size: side of the texture in texels.
+        metadata: JSON data for `asset.extras` of the GLB.
+        padding: texels around each chart of the texture.
+        device: where `albedo` is evaluated.
+
+    Returns:
+        Numbers of faces and vertices, the area in squared world units, and the size of the texture.
+
+    Raises:
+        InputError: nothing is left of the mesh after cleaning.
     """
     import trimesh
 
@@ -40,7 +57,7 @@ def write_mesh(
     vertices, faces = clean(vertices, faces)
     trimesh.Trimesh(vertices, faces, process=False).export(folder / "mesh.ply", vertex_normal=False)
     figures = {"faces_given": given, "faces_clean": len(faces)}
-    # decimation can pinch off and fold: what it leaves is cleaned too
+    # decimation can fold faces and pinch pieces off, so its result is cleaned as well
     vertices, faces = clean(*decimate(vertices, faces, max_faces))
     atlas = unwrap(vertices, faces, texture_size, padding)
     texture = Image.fromarray(bake(vertices, atlas, albedo, texture_size, padding, device))
@@ -57,15 +74,15 @@ def write_mesh(
     }
 
 
-def write_points(file: Path, positions: np.ndarray, colours: np.ndarray) -> None:
-    """A point cloud as PLY: positions and colours in [0, 1], [N, 3] each (colours as 8 bit)."""
+def write_points(file: Path, positions: Float[np.ndarray, "N 3"], colours: Float[np.ndarray, "N 3"]) -> None:
+    """Write a point cloud as PLY, with colours in [0, 1] rounded to 8 bits."""
     import trimesh
 
     trimesh.PointCloud(positions, colors=np.rint(colours.clip(0, 1) * 255).astype(np.uint8)).export(file)
 
 
 def _write_obj(folder: Path, vertices: np.ndarray, normals: np.ndarray, atlas: Atlas) -> None:
-    """Positions and normals once per vertex, uv once per copy: the file stays a closed surface across seams."""
+    """Write OBJ and MTL, with positions and normals once per vertex: the surface stays closed across seams of the texture."""
     corners = np.stack([atlas.vertex[atlas.faces] + 1, atlas.faces + 1, atlas.vertex[atlas.faces] + 1], -1).reshape(-1, 9)
     with (folder / "mesh.obj").open("w") as file:
         file.write("# +y up, front +z, right-handed\nmtllib mesh.mtl\no object\n")
@@ -78,12 +95,12 @@ def _write_obj(folder: Path, vertices: np.ndarray, normals: np.ndarray, atlas: A
 
 
 def _write_glb(
-    file: Path, vertices: np.ndarray, normals: np.ndarray, atlas: Atlas, texture: Image.Image, metadata: dict
+    file: Path, vertices: np.ndarray, normals: np.ndarray, atlas: Atlas, texture: Image.Image, metadata: dict[str, Any]
 ) -> None:
     import trimesh
     from trimesh.exchange.gltf import export_glb
 
-    # no metal, fully rough: under even light a viewer shows the albedo
+    # not metallic and fully rough: under even light a viewer shows the albedo
     material = trimesh.visual.material.PBRMaterial(
         name="surface", baseColorTexture=texture, metallicFactor=0.0, roughnessFactor=1.0, doubleSided=True
     )
@@ -95,7 +112,9 @@ def _write_glb(
         process=False,
     )
 
-    def describe(tree: dict) -> None:
+    def add_metadata(tree: dict[str, Any]) -> None:
         tree["asset"]["extras"] = json.loads(json.dumps(metadata, allow_nan=False))
 
-    file.write_bytes(export_glb(trimesh.Scene({"object": mesh}), include_normals=True, tree_postprocessor=describe))
+    scene = trimesh.Scene()
+    scene.add_geometry(mesh, geom_name="object")
+    file.write_bytes(export_glb(scene, include_normals=True, tree_postprocessor=add_metadata))

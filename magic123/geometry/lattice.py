@@ -1,9 +1,10 @@
-"""A tetrahedral lattice that fills the cube [-1, 1]^3: body-centred cubic (BCC).
+"""A body-centred cubic (BCC) lattice of tetrahedra that fills the cube [-1, 1]^3.
 
-Two interleaved cubic lattices, corners and centres. Around each face shared by two cells, the two centres and the four
-edges of the face span four congruent tetrahedra, the best-shaped that tile space. Half pyramids close the cube's sides.
-`resolution` counts planes of vertices along an axis (cells * 2), so they lie 2 / resolution apart. Magic123 reads such
-lattices from data files (about 277k vertices at 128; here 537k, at nearly the same spacing).
+It consists of two interleaved cubic lattices, corners and centres. Around each face shared by two cells, the two centres and
+the four edges of the face span four congruent tetrahedra, the best-shaped ones that tile space. Half pyramids close the sides
+of the cube. `resolution` counts the planes of vertices along an axis (2 for each cell), so they are 2 / resolution apart.
+Magic123's published code reads such lattices from data files (about 277k vertices at 128; here 537k, at nearly the same
+spacing).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from magic123.records.errors import InputError
@@ -22,21 +24,31 @@ _FACE = np.array([[0, 0], [1, 0], [1, 1], [0, 1]])  # corners of a square, in cy
 
 @dataclass(frozen=True)
 class Lattice:
-    """Shared between callers: do not write into its tensors."""
+    """A tetrahedral lattice. It is shared between callers: do not write into its tensors.
 
-    vertices: Tensor  # [V, 3] float32 in [-1, 1]
-    tets: Tensor  # [T, 4] int32, positive: det(v1 - v0, v2 - v0, v3 - v0) > 0
+    Attributes:
+        vertices: float32 in [-1, 1].
+        tets: vertex numbers, int32, positively oriented: det(v1 - v0, v2 - v0, v3 - v0) > 0.
+    """
+
+    vertices: Float[Tensor, "V 3"]
+    tets: Int[Tensor, "T 4"]
 
 
 @lru_cache(maxsize=2)
 def build_lattice(resolution: int) -> Lattice:
-    """The BCC lattice with `resolution` planes of vertices per axis (even, 4..512), about 1.5 resolution^3 tetrahedra.
+    """Return the BCC lattice of about 1.5 resolution^3 tetrahedra.
 
-    Raises InputError when the resolution is odd or out of range. Costs 0.3 s and 54 MiB at 128; 3 s, 430 MiB and twice that
-    while it builds at 256.
+    Takes 0.3 s and 54 MiB at resolution 128; 3 s, 430 MiB and a peak of twice that at 256.
+
+    Args:
+        resolution: number of planes of vertices along an axis; even, from 4 to 512.
+
+    Raises:
+        InputError: the resolution is odd or out of range.
     """
     if resolution % 2 or not 4 <= resolution <= 512:
-        raise InputError(f"dmtet.grid_resolution is {resolution}; it must be an even number from 4 to 512.")
+        raise InputError(f"dmtet.grid_resolution is {resolution}, but it must be an even number from 4 to 512.")
     cells = resolution // 2
     axis = np.linspace(-1.0, 1.0, cells + 1, dtype=np.float32)
     middle = (axis[1:] + axis[:-1]) / 2
@@ -46,14 +58,14 @@ def build_lattice(resolution: int) -> Lattice:
 
 
 def _tets_along(axis: int, cells: int) -> np.ndarray:
-    """All tetrahedra around the faces perpendicular to an axis: [T, 4] int32."""
+    """Return all tetrahedra around the faces perpendicular to an axis: [T, 4] int32."""
     u, v = (axis + 1) % 3, (axis + 2) % 3
     corner_stride = np.array([(cells + 1) ** 2, cells + 1, 1])
     centre_stride = np.array([cells**2, cells, 1])
     first_centre = (cells + 1) ** 3
 
-    def faces(planes: np.ndarray):
-        """Of each face in these planes: its 4 corners [N, 4] and the centre of the cell beyond it (towards +axis) [N]."""
+    def faces(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the corners [N, 4] of the faces in these planes and the centres [N] of the cells behind them (along +axis)."""
         index = np.stack(np.meshgrid(planes, np.arange(cells), np.arange(cells), indexing="ij"), -1).reshape(-1, 3)
         along, across, up = index[:, 0], index[:, 1], index[:, 2]
         corners = [

@@ -1,8 +1,8 @@
-"""Marching tetrahedra: the zero level of a signed distance on a tetrahedral lattice, as triangles.
+"""Marching tetrahedra: the zero level set of a signed distance on a tetrahedral lattice, as triangles.
 
 A tetrahedron whose corners disagree in sign is cut by one triangle (1 or 3 corners inside) or two (2 inside). A mesh
-vertex sits where the linear interpolation along a lattice edge vanishes, so it is differentiable in the signed
-distances and in the lattice vertices. The table of cases is derived below, not typed in.
+vertex is where the linear interpolation along a lattice edge vanishes, so it is differentiable in the signed distances
+and in the vertices of the lattice. The table of cases is derived below. DMTet (arXiv 2111.04276) extracts its mesh so.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from itertools import permutations
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 _EDGES = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
@@ -20,7 +21,7 @@ def _even(permutation: tuple[int, ...]) -> bool:
 
 
 def _case(inside: int) -> list[tuple[int, int, int]]:
-    """Triangles (of local edge numbers) of the case whose bit k says that corner k is inside, outward.
+    """Return the outward triangles, as local edge numbers, of the case whose bit k is set if corner k is inside.
 
     For a positively oriented tetrahedron and an even ordering (i, j, k, m) of its corners, the triangle on edges
     ij, ik, im faces away from i, and the quadrilateral ik, im, jm, jk faces from the edge ij to the edge km.
@@ -46,13 +47,21 @@ _COUNT = torch.tensor([len(_case(n)) for n in range(16)])
 _EDGE_CORNERS = torch.tensor(_EDGES)  # [6, 2]
 
 
-def marching_tets(vertices: Tensor, sdf: Tensor, tets: Tensor) -> tuple[Tensor, Tensor]:
-    """Triangles of the level sdf = 0.
+def marching_tets(
+    vertices: Float[Tensor, "V 3"], sdf: Float[Tensor, " V"], tets: Int[Tensor, "T 4"]
+) -> tuple[Float[Tensor, "M 3"], Int[Tensor, "F 3"]]:
+    """Extract the triangles of the level set sdf = 0.
 
-    vertices: [V, 3], any units. sdf: [V], positive inside (0 counts as outside). tets: [T, 4] integers, positively
-    oriented. Returns (points [M, 3], faces [F, 3] int64): points differentiable in `vertices` and `sdf`, one per
-    crossed lattice edge in the order of (smaller, larger) vertex number; faces counter-clockwise seen from outside.
-    Closed wherever the level does not reach the lattice's own boundary. M = F = 0 when nothing changes sign.
+    The surface is closed wherever the level set does not reach the boundary of the lattice.
+
+    Args:
+        vertices: the lattice, in any units.
+        sdf: signed distances, positive inside (0 counts as outside).
+        tets: vertex numbers of positively oriented tetrahedra.
+
+    Returns:
+        The points, differentiable in `vertices` and `sdf`, one for each crossed lattice edge in the order of (smaller,
+        larger) vertex number; and the faces, int64, counter-clockwise seen from outside. Both are empty if no sign changes.
     """
     device, count = vertices.device, len(vertices)
     with torch.no_grad():

@@ -1,39 +1,42 @@
-"""Triangle meshes: normals and smoothness (differentiable), validity, cleaning, decimation.
+"""Triangle meshes: differentiable normals and smoothness; validity, cleaning and decimation.
 
-Faces are counter-clockwise seen from outside. Differentiable functions take tensors, the others numpy arrays.
+Faces are counter-clockwise seen from outside. Differentiable functions take tensors, the others NumPy arrays.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from magic123.geometry.edges import Edges
 from magic123.records.errors import InputError
 
-_TINY = 1e-8  # doubled face areas below this fade out instead of blowing gradients up (1e-4 of a face of a 256 lattice)
+# Normals of faces with less than half this area shrink towards 0, so that their gradients stay finite. A face of a lattice of
+# resolution 256 has about 1e4 times as much.
+_TINY = 1e-8
 
 
 def _unit(vectors: Tensor) -> Tensor:
     return vectors / (vectors.square().sum(-1, keepdim=True) + _TINY**2).sqrt()
 
 
-def face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Outward unit normals: [F, 3] of vertices [V, 3] and faces [F, 3]. Shorter than 1 for faces of no area."""
+def face_normals(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "F 3"]:
+    """Return the outward unit normals of the faces; they are shorter than 1 where a face has no area."""
     a, b, c = vertices.index_select(0, faces.reshape(-1)).reshape(-1, 3, 3).unbind(1)
     return _unit(torch.linalg.cross(b - a, c - a))
 
 
-def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Unit normals: [V, 3], the normalised sum of the unit normals of a vertex's faces (not weighted by area)."""
+def vertex_normals(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "V 3"]:
+    """Return the unit normals of the vertices: the normalised sum of the unit normals of their faces, not weighted by area."""
     normals = face_normals(vertices, faces)
     total = torch.zeros_like(vertices).index_add(0, faces.reshape(-1), normals.repeat_interleave(3, dim=0))
     return _unit(total)
 
 
-def normal_consistency(vertices: Tensor, faces: Tensor, edges: Edges) -> Tensor:
-    """Mean of |1 - cos| of the angle between the normals on both sides of every inner edge: scalar, 0 if flat."""
+def normal_consistency(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], edges: Edges) -> Float[Tensor, ""]:
+    """Return the mean of |1 - cos| of the angle between the normals on both sides of every inner edge; 0 if flat."""
     sides = edges.faces[edges.inner]
     if not len(sides):
         return vertices.sum() * 0
@@ -42,10 +45,11 @@ def normal_consistency(vertices: Tensor, faces: Tensor, edges: Edges) -> Tensor:
     return (1 - cosine.clamp(-1, 1)).abs().mean()
 
 
-def laplacian(vertices: Tensor, edges: Edges) -> Tensor:
-    """Mean length of the uniform Laplacian, the sum of (vertex - neighbour) over a vertex's neighbours: scalar, world units.
+def laplacian(vertices: Float[Tensor, "V 3"], edges: Edges) -> Float[Tensor, ""]:
+    """Return the mean length of the uniform Laplacian, in world units.
 
-    Not divided by the number of neighbours, as the weights of Magic123 expect.
+    The Laplacian of a vertex is the sum of (vertex - neighbour) over its neighbours, not divided by their number: the
+    weights of Magic123 expect it so.
     """
     a, b = edges.vertices.unbind(1)
     difference = vertices.index_select(0, a) - vertices.index_select(0, b)
@@ -53,14 +57,14 @@ def laplacian(vertices: Tensor, edges: Edges) -> Tensor:
     return total.norm(dim=-1).mean()
 
 
-def face_areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """[F] float64, squared world units."""
+def face_areas(vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]) -> Float[np.ndarray, " F"]:
+    """Return the areas of the faces in squared world units, float64."""
     a, b, c = (vertices[faces[:, k]].astype(np.float64) for k in range(3))
     return np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2
 
 
-def component_of_faces(faces: np.ndarray, vertex_count: int) -> np.ndarray:
-    """Number of the connected component (by shared vertices) of every face: [F] integers."""
+def component_of_faces(faces: Int[np.ndarray, "F 3"], vertex_count: int) -> Int[np.ndarray, " F"]:
+    """Return the number of the connected component (by shared vertices) of every face."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -69,8 +73,8 @@ def component_of_faces(faces: np.ndarray, vertex_count: int) -> np.ndarray:
     return connected_components(graph, directed=False)[1][faces[:, 0]]
 
 
-def surface_missing(vertices: np.ndarray, faces: np.ndarray) -> str | None:
-    """Why there is no surface to speak of, as half a sentence ("it is ..."), or None."""
+def surface_missing(vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]) -> str | None:
+    """Return why a mesh has no surface at all, as half a sentence ("it is ..."), or None if it has one."""
     if len(faces) == 0 or len(vertices) == 0:
         return "it is empty (the density crosses the threshold nowhere)"
     if not np.isfinite(vertices[np.unique(faces)]).all():
@@ -79,11 +83,16 @@ def surface_missing(vertices: np.ndarray, faces: np.ndarray) -> str | None:
     return f"it has no area ({area:.1e})" if area < 1e-6 else None
 
 
-def mesh_problem(vertices: np.ndarray, faces: np.ndarray, bounds: float | np.ndarray = 1.0) -> str | None:
-    """Why this mesh is no usable surface of one object, as half a sentence ("it is ..."), or None.
+def mesh_problem(
+    vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], bounds: float | Float[np.ndarray, " 3"] = 1.0
+) -> str | None:
+    """Return why a mesh is not a usable surface of one object, as half a sentence ("it is ..."), or None if it is one.
 
-    bounds: half extents (one number or [3]) of the box that the object lives in, centred on the origin. A surface that
-    reaches the box's sides is cut open there.
+    Args:
+        vertices: world coordinates.
+        faces: vertex numbers.
+        bounds: half extents of the box that holds the object, centred on the origin; one number for a cube. A surface that
+            reaches a side of the box is cut open there.
     """
     if (reason := surface_missing(vertices, faces)) is not None:
         return reason
@@ -99,23 +108,33 @@ def mesh_problem(vertices: np.ndarray, faces: np.ndarray, bounds: float | np.nda
     return None
 
 
-def drop_unused(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Without the vertices that no face uses."""
+def drop_unused(
+    vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]
+) -> tuple[Float[np.ndarray, "W 3"], Int[np.ndarray, "F 3"]]:
+    """Remove the vertices that no face uses, and renumber the faces."""
     used, faces_flat = np.unique(faces, return_inverse=True)
     return vertices[used], faces_flat.reshape(-1, 3)
 
 
-def clean(vertices: np.ndarray, faces: np.ndarray, smallest_share: float = 0.02) -> tuple[np.ndarray, np.ndarray]:
-    """Merge vertices closer than 1e-5, drop faces without area, and pieces with less than `smallest_share` of the area.
+def clean(
+    vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], smallest_share: float = 0.02
+) -> tuple[Float[np.ndarray, "W 3"], Int[np.ndarray, "G 3"]]:
+    """Merge vertices closer than 1e-5, and drop faces without area and small pieces.
 
-    The largest piece always stays. Raises InputError if nothing is left.
+    Args:
+        vertices: world coordinates.
+        faces: vertex numbers.
+        smallest_share: pieces with less than this share of the whole area are dropped; the largest piece always stays.
+
+    Raises:
+        InputError: no face is left.
     """
     _, first, merged = np.unique(np.round(vertices / 1e-5).astype(np.int64), axis=0, return_index=True, return_inverse=True)
     vertices, faces = vertices[first], merged.reshape(-1)[faces]
     distinct = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
     faces = faces[distinct]
     if not len(faces):
-        raise InputError("The mesh has no face with an area: there is nothing to export.")
+        raise InputError("The mesh has no face with an area, so there is nothing to export.")
     areas = face_areas(vertices, faces)
     component = component_of_faces(faces, len(vertices))
     total = np.bincount(component, weights=areas)
@@ -123,8 +142,10 @@ def clean(vertices: np.ndarray, faces: np.ndarray, smallest_share: float = 0.02)
     return drop_unused(vertices, faces[keep[component]])
 
 
-def decimate(vertices: np.ndarray, faces: np.ndarray, max_faces: int) -> tuple[np.ndarray, np.ndarray]:
-    """At most `max_faces` faces (about), by quadric edge collapse; unchanged if there are no more than that."""
+def decimate(
+    vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], max_faces: int
+) -> tuple[Float[np.ndarray, "W 3"], Int[np.ndarray, "G 3"]]:
+    """Reduce a mesh to about `max_faces` faces by quadric edge collapse; return it unchanged if it has no more than that."""
     if len(faces) <= max_faces:
         return vertices, faces
     import fast_simplification

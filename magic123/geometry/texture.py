@@ -1,6 +1,7 @@
-"""Texture of a mesh: an atlas of its surface, and what colour is at every place of it.
+"""The texture of a mesh: an atlas of its surface, and the colours baked into it.
 
-uv in [0, 1]^2, u to the right, v up, so texture row 0 lies at v = 1 (OBJ and trimesh; trimesh turns v for glTF).
+uv is in [0, 1]^2, u to the right and v up, so row 0 of the texture is at v = 1 (as in OBJ and trimesh, which flips v for
+glTF).
 """
 
 from __future__ import annotations
@@ -10,30 +11,47 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
 
 from magic123.geometry.zbuffer import triangle_ids
 
-Albedo = Callable[[torch.Tensor], torch.Tensor]  # [N, 3] in the world -> rgb [N, 3] in 0..1
+Albedo = Callable[[Float[Tensor, "N 3"]], Float[Tensor, "N 3"]]  # world coordinates -> rgb in [0, 1]
 PADDING = 3  # texels around each chart
 
 
 @dataclass(frozen=True)
 class Atlas:
-    """A mesh cut open: M >= V vertices, because a vertex on a seam has a place in the texture for each of its sides."""
+    """A mesh cut open along seams: M >= V vertices, because a vertex on a seam has one copy for each chart.
 
-    vertex: np.ndarray  # [M] int64, the vertex of the mesh that each is a copy of
-    faces: np.ndarray  # [F, 3] int64 into the M
-    uv: np.ndarray  # [M, 2] float32
+    Attributes:
+        vertex: the vertex of the mesh that each vertex of the atlas is a copy of, int64.
+        faces: vertex numbers of the atlas, int64.
+        uv: texture coordinates, float32.
+    """
+
+    vertex: Int[np.ndarray, " M"]
+    faces: Int[np.ndarray, "F 3"]
+    uv: Float[np.ndarray, "M 2"]
 
 
-def unwrap(vertices: np.ndarray, faces: np.ndarray, texture_size: int, padding: int = PADDING) -> Atlas:
-    """Cut and flatten with xatlas, charts `padding` texels apart. Takes seconds at 10,000 faces, minutes at 100,000."""
+def unwrap(
+    vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], texture_size: int, padding: int = PADDING
+) -> Atlas:
+    """Cut a mesh into charts and flatten them with xatlas. Takes seconds for 10,000 faces, minutes for 100,000.
+
+    Args:
+        vertices: world coordinates.
+        faces: vertex numbers.
+        texture_size: side of the texture in texels.
+        padding: texels between charts.
+    """
     import xatlas
 
     atlas = xatlas.Atlas()
     atlas.add_mesh(np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.uint32))
     packing = xatlas.PackOptions()
-    # the atlas comes out about this large, never exactly: leave room, the padding shrinks by the ratio
+    # the atlas is only about this large, and its padding scales with it: leave room
     packing.resolution, packing.padding, packing.bilinear = texture_size, padding + 1, True
     atlas.generate(pack_options=packing)
     vertex, indices, uv = atlas.get_mesh(0)
@@ -42,12 +60,25 @@ def unwrap(vertices: np.ndarray, faces: np.ndarray, texture_size: int, padding: 
 
 @torch.no_grad()
 def bake(
-    vertices: np.ndarray, atlas: Atlas, albedo: Albedo, texture_size: int, padding: int = PADDING, device="cpu"
-) -> np.ndarray:
-    """The texture: [S, S, 3] uint8, the albedo at the surface point of every texel's centre.
+    vertices: Float[np.ndarray, "V 3"],
+    atlas: Atlas,
+    albedo: Albedo,
+    texture_size: int,
+    padding: int = PADDING,
+    device: torch.device | str = "cpu",
+) -> UInt8[np.ndarray, "S S 3"]:
+    """Return the texture: the albedo at the surface point of every texel's centre.
 
-    vertices: [V, 3], those that `atlas.vertex` refers to. Texels up to `padding` away from a chart repeat its nearest texel;
-    the rest has the mean colour, so that neither bilinear filtering nor smaller copies let a foreign colour in.
+    Texels up to `padding` away from a chart repeat its nearest texel. All others have the mean colour, so that neither
+    bilinear filtering nor mipmaps mix in an unrelated colour.
+
+    Args:
+        vertices: the mesh that `atlas.vertex` refers to, in world coordinates.
+        atlas: its charts.
+        albedo: colours in [0, 1] of points on the surface; called with tensors on `device`.
+        texture_size: side of the texture in texels.
+        padding: width of the border around each chart, in texels.
+        device: where `albedo` is evaluated.
     """
     from scipy.ndimage import distance_transform_edt
 

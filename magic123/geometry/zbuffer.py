@@ -1,9 +1,10 @@
-"""The two visibility questions of a mesh rasteriser, on the CPU: which triangle does a pixel see, and which silhouette
-edge runs between two neighbouring pixels. Both are single-threaded and deterministic; neither is differentiable.
+"""A z-buffer on the CPU: which triangle a pixel sees, and which silhouette edge passes between two neighbouring pixels.
 
-Screen coordinates are pixels (centre of pixel (row, column) at column + 0.5, row + 0.5). Nearness is 1 / (distance along the
-optical axis), which is linear on the screen; 0 is the background. Triangles with a corner behind the camera (nearness <= 0)
-are left out whole.
+Both functions are single-threaded and deterministic; neither is differentiable.
+
+Screen coordinates are pixels (the centre of pixel (row, column) is at x = column + 0.5, y = row + 0.5). Nearness is
+1 / (distance along the optical axis), which is linear on the screen; 0 is the background. Triangles with a corner behind the
+camera (nearness <= 0) are left out entirely.
 """
 
 from __future__ import annotations
@@ -16,7 +17,19 @@ import numpy as np
 
 @numba.njit(cache=True)
 def triangle_ids(x, y, nearness, faces, height, width):
-    """x, y, nearness: [V] float64. faces: [F, 3]. Returns ids [H, W] int32 (face + 1, 0 = background), nearness [H, W]."""
+    """Return the nearest triangle at every pixel centre.
+
+    Args:
+        x: columns of the vertices on the screen, [V] float64.
+        y: rows of the vertices, [V] float64.
+        nearness: of the vertices, [V] float64.
+        faces: vertex numbers, [F, 3].
+        height: of the image, in pixels.
+        width: of the image.
+
+    Returns:
+        Face number + 1, 0 for the background, [H, W] int32; and the nearness there, [H, W] float64.
+    """
     ids = np.zeros((height, width), np.int32)
     nearest = np.zeros((height, width), np.float64)
     for f in range(len(faces)):
@@ -25,7 +38,7 @@ def triangle_ids(x, y, nearness, faces, height, width):
             continue
         xi, yi, xj, yj, xk, yk = x[i], y[i], x[j], y[j], x[k], y[k]
         area = (xj - xi) * (yk - yi) - (xk - xi) * (yj - yi)
-        if not 0 < abs(area) < np.inf:  # also leaves out corners that are not numbers
+        if not 0 < abs(area) < np.inf:  # also leaves out NaNs
             continue
         sign = 1.0 if area > 0 else -1.0
         left = math.ceil(max(0.0, min(xi, xj, xk) - 0.5))
@@ -36,7 +49,7 @@ def triangle_ids(x, y, nearness, faces, height, width):
             cy = row + 0.5
             for column in range(left, right + 1):
                 cx = column + 0.5
-                # three edge functions, each the exact negative of the neighbour's across that edge: no cracks
+                # each of the three edge functions is exactly the negative of the neighbour's across that edge: no cracks
                 a = sign * ((xj - cx) * (yk - cy) - (xk - cx) * (yj - cy))
                 b = sign * ((xk - cx) * (yi - cy) - (xi - cx) * (yk - cy))
                 c = sign * ((xi - cx) * (yj - cy) - (xj - cx) * (yi - cy))
@@ -51,13 +64,24 @@ def triangle_ids(x, y, nearness, faces, height, width):
 
 @numba.njit(cache=True)
 def silhouette_crossings(x, y, nearness, ends, opposite, ids, nearest):
-    """Where a silhouette passes between the centres of two neighbouring pixels.
+    """Return the silhouette edges that pass between the centres of two neighbouring pixels.
 
-    ends, opposite: [E, 2], an edge table. Returns two int32 images of edge + 1 (0: none): [H, W - 1] between a pixel and the
-    one to its right, [H - 1, W] between a pixel and the one below. An edge is a silhouette if both its faces lie on the same
-    side of it on the screen, or if it has one face only. It counts only where it explains what the two pixels see: they
-    show different faces, the nearer pixel lies on the side of the edge's faces, and the edge is not hidden behind both.
-    Of several candidates the one nearest in depth to the nearer pixel wins.
+    An edge is a silhouette if both its faces are on the same side of it on the screen, or if it has only one face. It counts
+    only where it explains what the two pixels see: they show different faces, the nearer pixel is on the side of the edge's
+    faces, and the edge is not hidden behind both. Of several candidates, the one nearest in depth to the nearer pixel wins.
+
+    Args:
+        x: columns of the vertices on the screen, [V] float64.
+        y: rows of the vertices, [V] float64.
+        nearness: of the vertices, [V] float64.
+        ends: the two ends of each edge, [E, 2] (`Edges.vertices`).
+        opposite: the corners opposite to each edge, [E, 2] (`Edges.opposite`).
+        ids: the first result of `triangle_ids`, [H, W].
+        nearest: its second result, [H, W].
+
+    Returns:
+        Two int32 images of edge number + 1, 0 for none: between a pixel and the one to its right, [H, W - 1]; and between a
+        pixel and the one below it, [H - 1, W].
     """
     height, width = ids.shape
     across = np.zeros((height, max(width - 1, 0)), np.int32)
