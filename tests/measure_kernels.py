@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from magic123.fields.encoding import encode_torch, grid_layout
+from magic123.fields.encoding import encode_torch
 from magic123.fields.encoding_numba import encode_numba
+from magic123.fields.grid_layout import grid_layout
 from magic123.geometry.camera import Camera
 from magic123.geometry.zbuffer import triangle_ids
 from magic123.render.occupancy import OccupancyGrid

@@ -1,66 +1,41 @@
-"""Multiresolution hash grid (Instant-NGP, arXiv 2201.05989), in the row layout of tiny-cuda-nn's GridEncoding.
+"""Multiresolution hash grid (Instant-NGP, arXiv 2201.05989), with the row layout of tiny-cuda-nn's GridEncoding.
 
-A level l has scale s = base * b^l - 1 and resolution r = ceil(s) + 1; a point u in [0, 1]^3 sits at s u + 1/2. Levels whose
-r^3 nodes fit into 2^log2_entries rows are dense (x fastest, rows padded to a multiple of 8), finer ones are hashed.
-Weights are smoothsteps of the position inside the cell, as in Magic123's code, so the field is continuously differentiable.
+Level l has scale s = base * b^l - 1 and resolution r = ceil(s) + 1; a point u in [0, 1]^3 is at s u + 1/2 in units of its
+cells. Levels whose r^3 nodes fit into 2^log2_entries rows are dense (x fastest, rows padded to a multiple of 8), finer ones
+are hashed. Interpolation weights are smoothsteps of the position inside the cell, as in Magic123's published code, so the
+field is continuously differentiable.
 
-Four implementations give the same numbers: plain torch (any device, any dtype, the one to read), a numba kernel (CPU), Triton
-kernels (CUDA; they come with torch) and tiny-cuda-nn (CUDA, if it is installed). "auto" takes numba on the CPU; on CUDA
-Triton where it can run, else tiny-cuda-nn where it is installed, else torch. The result records which ran.
+There are four implementations: plain torch (any device, any dtype; the one to read), a numba kernel (CPU), Triton kernels
+(CUDA) and tiny-cuda-nn (CUDA, if it is installed). "auto" selects numba on the CPU; on CUDA it selects Triton where it can
+run, else tiny-cuda-nn where it is installed, else torch. The result records which one was used.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import math
-from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from magic123.device import require_triton, triton_problem_on
+from magic123.fields.grid_layout import GridLayout, grid_layout
 from magic123.records.errors import InputError
 from magic123.settings.scenes import HashGridSettings
 
 PRIMES = (1, 2654435761, 805459861)
 
 
-@dataclass(frozen=True)
-class GridLayout:
-    """Where the levels lie in the table; one entry per level."""
-
-    scale: tuple[float, ...]
-    resolution: tuple[int, ...]
-    size: tuple[int, ...]  # rows
-    offset: tuple[int, ...]  # first row
-    dense: tuple[bool, ...]
-
-    @property
-    def rows(self) -> int:
-        return self.offset[-1] + self.size[-1]
-
-
-@cache
-def grid_layout(levels: int, log2_entries: int, base_resolution: int, finest_resolution: int) -> GridLayout:
-    growth = math.log2(finest_resolution / base_resolution) / max(levels - 1, 1)
-    # rounded: exp2 may miss a whole number by 1e-15, and ceil would turn that into one more node per side
-    scale = tuple(round(math.exp2(level * growth) * base_resolution - 1, 9) for level in range(levels))
-    resolution = tuple(math.ceil(s) + 1 for s in scale)
-    size = tuple(min(-(-(r**3) // 8) * 8, 2**log2_entries) for r in resolution)
-    offset = tuple(sum(size[:level]) for level in range(levels))
-    dense = tuple(r**3 <= n for r, n in zip(resolution, size, strict=True))
-    return GridLayout(scale, resolution, size, offset, dense)
-
-
-def level_rows(cell: Tensor, layout: GridLayout, level: int) -> Tensor:
-    """Table rows of the corners of cells `cell` [N, 3] (int64): [N, 8], x fastest."""
+def level_rows(cell: Int[Tensor, "N 3"], layout: GridLayout, level: int) -> Int[Tensor, "N 8"]:
+    """Return the rows in the table of the eight corners of cells of one level, x fastest."""
     corner = torch.arange(8, device=cell.device)
     node = cell[:, None] + torch.stack([corner & 1, corner >> 1 & 1, corner >> 2], -1)
     x, y, z = node.unbind(-1)
     if layout.dense[level]:
         r = layout.resolution[level]
-        # the node after the last one wraps, as in tiny-cuda-nn
+        # rows after the last one wrap around, as in tiny-cuda-nn
         row = (x + y * r + z * r * r) % layout.size[level]
     else:
         # only the low bits of the 32-bit products matter: the size is a power of two
@@ -68,10 +43,16 @@ def level_rows(cell: Tensor, layout: GridLayout, level: int) -> Tensor:
     return row + layout.offset[level]
 
 
-def encode_torch(x: Tensor, table: Tensor, layout: GridLayout, active: int) -> Tensor:
-    """Features of points x [N, 3] in [-1, 1] from table [rows, F]: [N, levels * F]; levels from `active` on are zero.
+def encode_torch(
+    x: Float[Tensor, "N 3"], table: Float[Tensor, "rows F"], layout: GridLayout, active: int
+) -> Float[Tensor, "N C"]:
+    """Return the features of points, C = levels * F, in plain torch; twice differentiable in the points and the table.
 
-    Twice differentiable in plain autograd, in x and table.
+    Args:
+        x: points in [-1, 1].
+        table: F features per row.
+        layout: where the levels are in the table.
+        active: number of levels that are used; the features of the finer ones are zero.
     """
     unit = (x + 1) * 0.5
     features = []
@@ -95,9 +76,15 @@ def _have_tinycudann() -> bool:
 
 
 class HashGrid(nn.Module):
-    """Points [N, 3] in [-1, 1] (clamped) -> features [N, levels * features].
+    """A multiresolution hash grid: features of points in [-1, 1]^3.
 
     `table` [rows, features] is the only parameter whatever the backend, so checkpoints move between machines.
+
+    Args:
+        settings: its levels and resolutions, and the backend.
+
+    Raises:
+        InputError: the settings contradict each other, or the backend is not installed.
     """
 
     def __init__(self, settings: HashGridSettings):
@@ -105,26 +92,29 @@ class HashGrid(nn.Module):
         s = settings
         if s.finest_resolution < s.base_resolution:
             raise InputError(
-                f"field.grid.finest_resolution {s.finest_resolution} is below base_resolution {s.base_resolution}: raise it."
+                f"field.grid.finest_resolution is {s.finest_resolution}, below base_resolution {s.base_resolution}; raise it."
             )
         if s.log2_entries < 3:
-            raise InputError(f"field.grid.log2_entries is {s.log2_entries}: use at least 3.")
+            raise InputError(f"field.grid.log2_entries is {s.log2_entries}; use at least 3.")
         if s.backend == "triton" and importlib.util.find_spec("triton") is None:
-            raise InputError("field.grid.backend is 'triton', which is not installed: use 'auto' or 'torch'.")
+            raise InputError("field.grid.backend is 'triton', which is not installed; use 'auto' or 'torch'.")
         if s.backend == "tinycudann" and not _have_tinycudann():
-            raise InputError("field.grid.backend is 'tinycudann', which is not installed: install it or use 'auto' or 'torch'.")
+            raise InputError(
+                "field.grid.backend is 'tinycudann', which is not installed; install it, or use 'auto' or 'torch'."
+            )
         self.settings = settings
         self.layout = grid_layout(s.levels, s.log2_entries, s.base_resolution, s.finest_resolution)
         self.table = nn.Parameter(torch.empty(self.layout.rows, s.features).uniform_(-1e-4, 1e-4))
-        self._native = None
+        self._tinycudann: list[Any] = []  # one encoding, made when first used; in a list it is no submodule with its own table
 
     @property
     def width(self) -> int:
+        """Number of features of a point, over all levels."""
         return self.settings.levels * self.settings.features
 
     @property
     def backend_used(self) -> str:
-        """What `forward` runs where the table now lies: 'torch', 'numba', 'triton' or 'tinycudann'."""
+        """The backend that `forward` uses on the table's device: 'torch', 'numba', 'triton' or 'tinycudann'."""
         if self.settings.backend != "auto":
             return self.settings.backend
         if self.table.device.type == "cuda":
@@ -133,14 +123,24 @@ class HashGrid(nn.Module):
             return "tinycudann" if _have_tinycudann() else "torch"
         return "numba" if self.table.device.type == "cpu" else "torch"
 
-    def forward(self, x: Tensor, mask_levels: int = 0) -> Tensor:
-        """`mask_levels` of the finest levels are zero and get no gradient."""
+    def forward(self, x: Float[Tensor, "N 3"], mask_levels: int = 0) -> Float[Tensor, "N C"]:
+        """Return the features of points.
+
+        Args:
+            x: points, clamped to [-1, 1].
+            mask_levels: how many of the finest levels are zero, and get no gradient.
+
+        Raises:
+            InputError: the backend cannot run on the table's device.
+        """
         active = max(self.settings.levels - mask_levels, 0)
         x = x.clamp(-1, 1)
         backend = self.backend_used
         if backend == "numba":
             if self.table.device.type != "cpu":
-                raise InputError(f"field.grid.backend 'numba' runs on the CPU, not on {self.table.device}: use 'auto'.")
+                raise InputError(
+                    f"field.grid.backend is 'numba', which needs the CPU, but the table is on {self.table.device}; use 'auto'."
+                )
             from magic123.fields.encoding_numba import encode_numba
 
             return encode_numba(x, self.table, self.layout, active)
@@ -155,24 +155,26 @@ class HashGrid(nn.Module):
 
     def _encode_tinycudann(self, x: Tensor, active: int) -> Tensor:
         if self.table.device.type != "cuda":
-            raise InputError(f"field.grid.backend 'tinycudann' runs on CUDA, not on {self.table.device}: use 'auto'.")
-        if self._native is None:
-            self._native = [_tinycudann_encoding(self.settings, self.layout)]  # in a list: not a submodule, no second table
-        native = self._native[0]
-        native.params = self.table.reshape(-1)
-        features = native((x + 1) * 0.5)
-        # what is computed for masked levels is thrown away: tiny-cuda-nn has no switch for them here
-        seen = active * self.settings.features
-        return nn.functional.pad(features[:, :seen], (0, self.width - seen))
+            raise InputError(
+                f"field.grid.backend is 'tinycudann', which needs CUDA, but the table is on {self.table.device}; use 'auto'."
+            )
+        if not self._tinycudann:
+            self._tinycudann.append(_tinycudann_encoding(self.settings, self.layout))
+        encoding = self._tinycudann[0]
+        encoding.params = self.table.reshape(-1)
+        features = encoding((x + 1) * 0.5)
+        # tiny-cuda-nn cannot skip levels here: the features of masked levels are computed and discarded
+        used = active * self.settings.features
+        return nn.functional.pad(features[:, :used], (0, self.width - used))
 
 
-def _tinycudann_encoding(settings: HashGridSettings, layout: GridLayout):
-    """A tiny-cuda-nn encoding that reads whatever tensor is put into `.params`."""
+def _tinycudann_encoding(settings: HashGridSettings, layout: GridLayout) -> Any:
+    """Return a tiny-cuda-nn encoding that reads the tensor assigned to its `params`."""
     try:
         import tinycudann
-    except Exception as error:  # built for another torch or another GPU: many kinds of errors
+    except Exception as error:  # a build for another torch or another GPU raises many kinds of errors
         raise InputError(
-            f"tinycudann is installed but does not load ({error}): mend it or set field.grid.backend to 'torch'."
+            f"tinycudann is installed but cannot be imported ({error}); reinstall it, or set field.grid.backend to 'torch'."
         ) from error
     growth = (settings.finest_resolution / settings.base_resolution) ** (1 / max(settings.levels - 1, 1))
     encoding = tinycudann.Encoding(
@@ -191,7 +193,7 @@ def _tinycudann_encoding(settings: HashGridSettings, layout: GridLayout):
     )
     if encoding.params.numel() != layout.rows * settings.features:
         raise InputError(
-            f"tinycudann lays this grid out in {encoding.params.numel()} numbers and not in {layout.rows * settings.features}: "
+            f"tinycudann stores this grid in {encoding.params.numel()} numbers, not in {layout.rows * settings.features}; "
             "set field.grid.backend to 'torch'."
         )
     del encoding.params  # no longer a parameter of its own

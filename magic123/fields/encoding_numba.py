@@ -1,10 +1,10 @@
-"""The hash grid on the CPU: one numba kernel each way, compiled once and cached on disk.
+"""The hash grid on the CPU: numba kernels for the forward and the backward pass, compiled once and cached on disk.
 
-Same numbers as `encoding.encode_torch` (float32 or float64), about ten times faster. The kernels run in the calling thread and
-visit points in order, so that the same input gives the same bytes.
+They return the numbers of `encoding.encode_torch` (float32 or float64), about ten times faster. The kernels run in the calling
+thread and visit the points in order, so the same input gives the same bytes.
 
-Arguments of all kernels: points x [N, 3] in [-1, 1]; the layout's arrays; `active` levels; `lanes`, a tuple with one item per
-feature of a row (only its length counts: numba knows it when compiling, and unrolls).
+Arguments of all kernels: points x [N, 3] in [-1, 1]; the arrays of the layout; the number of `active` levels; `lanes`, a tuple
+with one item for each feature of a row (only its length matters: numba knows it at compile time, and unrolls the loop).
 """
 
 from __future__ import annotations
@@ -13,21 +13,24 @@ from functools import cache
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numba import njit
 from torch import Tensor
 
-BLOCK = 512  # points per visit of a level: a level's rows stay in the cache, and so do the points
+from magic123.fields.grid_layout import GridLayout
+
+BLOCK = 512  # points processed at one level before the next level: few enough that they and the rows stay in the cache
 
 
 @njit(inline="always")
 def _corner_rows(x, y, z, resolution, size, offset, dense):
-    """Rows of the eight corners of a cell, x fastest."""
+    """Return the rows of the eight corners of a cell, x fastest."""
     if dense:
         a = x + resolution * (y + resolution * z)
         b = a + resolution
         c = a + resolution * resolution
         d = c + resolution
-        # rows beyond the end wrap; one subtraction is a modulo here
+        # rows beyond the end wrap around; one subtraction is enough for the modulo
         a1, b1, c1, d1 = a + 1, b + 1, c + 1, d + 1
         a -= size if a >= size else 0
         b -= size if b >= size else 0
@@ -46,7 +49,7 @@ def _corner_rows(x, y, z, resolution, size, offset, dense):
         b, b1 = (x ^ y1 ^ z0) & mask, (x1 ^ y1 ^ z0) & mask
         c, c1 = (x ^ y0 ^ z1) & mask, (x1 ^ y0 ^ z1) & mask
         d, d1 = (x ^ y1 ^ z1) & mask, (x1 ^ y1 ^ z1) & mask
-    # unsigned: numba then leaves out the test for negative indices
+    # unsigned, so that numba leaves out the check for negative indices
     return (
         np.uintp(a + offset), np.uintp(a1 + offset), np.uintp(b + offset), np.uintp(b1 + offset),
         np.uintp(c + offset), np.uintp(c1 + offset), np.uintp(d + offset), np.uintp(d1 + offset),
@@ -55,7 +58,7 @@ def _corner_rows(x, y, z, resolution, size, offset, dense):
 
 @njit(inline="always")
 def _locate(x, scale, half):
-    """Cell and position inside the cell along one axis; x in [-1, 1]. A NaN is read as -1: it must not leave the table."""
+    """Return the cell and the position inside it along one axis. A NaN is read as -1, so that it stays inside the table."""
     one = half + half
     unit = (x + one) * half
     if not unit > 0:
@@ -165,8 +168,8 @@ def _backward_position(x, table, grad_out, scale, half, resolution, size, offset
 
 
 @cache
-def _arrays(layout, dtype):
-    """The layout as numpy arrays, in the order the kernels take them."""
+def _arrays(layout: GridLayout, dtype: type[np.floating]) -> tuple[np.ndarray | np.floating, ...]:
+    """Return the layout as NumPy arrays, in the order in which the kernels take them."""
     return (
         np.array(layout.scale, dtype),
         dtype(0.5),
@@ -203,8 +206,14 @@ class _Encode(torch.autograd.Function):
         return grad_x, grad_table, None, None
 
 
-def encode_numba(x: Tensor, table: Tensor, layout, active: int) -> Tensor:
-    """As `encoding.encode_torch`, on the CPU; x and table must have one dtype, float32 or float64."""
+def encode_numba(
+    x: Float[Tensor, "N 3"], table: Float[Tensor, "rows F"], layout: GridLayout, active: int
+) -> Float[Tensor, "N C"]:
+    """Return the features of points on the CPU, as `encoding.encode_torch` does; differentiable once.
+
+    Raises:
+        TypeError: points and table are not both float32, or both float64.
+    """
     if x.dtype != table.dtype or x.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"points are {x.dtype} and the table is {table.dtype}: both must be float32, or both float64")
+        raise TypeError(f"points are {x.dtype} and the table is {table.dtype}, but both must be float32, or both float64")
     return _Encode.apply(x, table, layout, active)

@@ -1,10 +1,12 @@
 """The hash grid on a CUDA device: Triton kernels, compiled when they first run and cached on disk.
 
-Same numbers as `encoding.encode_torch` up to the order of sums (float32 or float64). Gradients to the table are added up with
-atomic operations, whose order is chance: the last bits of two runs differ. Gradients to positions are summed in order.
+They return the numbers of `encoding.encode_torch` up to the order of sums (float32 or float64). Gradients of the table are
+added with atomic operations, whose order is not deterministic: the last bits of two runs differ. Gradients of positions are
+summed in a fixed order.
 
-Arguments of all kernels: points x [N, 3] in [-1, 1]; the layout's arrays, one entry a level; FEATURES of a row; BLOCK points a
-program. A program of the first two kernels does one level of its points: a level's rows stay in the cache.
+Arguments of all kernels: points x [N, 3] in [-1, 1]; the arrays of the layout, with one entry per level; FEATURES per row;
+BLOCK points per program. A program of the first two kernels computes one level of its points, so that the rows of the level
+stay in the cache.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ from functools import cache
 import torch
 import triton
 import triton.language as tl
+from jaxtyping import Float
 from torch import Tensor
 
 from magic123.device import device_guard
+from magic123.fields.grid_layout import GridLayout
 
 BLOCK = 256
 _PRIME_Y = tl.constexpr(2654435761)
@@ -25,7 +29,7 @@ _PRIME_Z = tl.constexpr(805459861)
 
 @triton.jit
 def _locate(x, scale):
-    """Cell, smoothstep and position inside the cell along one axis. A NaN is read as -1: it must not leave the table."""
+    """Return cell, smoothstep and position inside the cell along one axis; a NaN is read as -1, to stay inside the table."""
     unit = (x + 1.0) * 0.5
     unit = tl.where(unit > 0, unit, 0.0 * scale)
     position = unit * scale + 0.5
@@ -35,28 +39,28 @@ def _locate(x, scale):
 
 
 @triton.jit
-def _load_points(x_ptr, point, there):
-    x = tl.load(x_ptr + point * 3, mask=there, other=0.0)
-    y = tl.load(x_ptr + point * 3 + 1, mask=there, other=0.0)
-    z = tl.load(x_ptr + point * 3 + 2, mask=there, other=0.0)
+def _load_points(x_ptr, point, valid):
+    x = tl.load(x_ptr + point * 3, mask=valid, other=0.0)
+    y = tl.load(x_ptr + point * 3 + 1, mask=valid, other=0.0)
+    z = tl.load(x_ptr + point * 3 + 2, mask=valid, other=0.0)
     return x, y, z
 
 
 @triton.jit
 def _rows_of(resolution_ptr, size_ptr, offset_ptr, dense_ptr, level):
-    """What `_row` needs to know of a level: resolution, size, offset, and whether it is dense."""
+    """Return the layout of a level, for `_row`: resolution, size, offset, and whether it is dense."""
     resolution, size, offset = tl.load(resolution_ptr + level), tl.load(size_ptr + level), tl.load(offset_ptr + level)
     return resolution, size, offset, tl.load(dense_ptr + level) != 0
 
 
 @triton.jit
 def _row(x, y, z, corner: tl.constexpr, resolution, size, offset, dense):
-    """Row in the table of one of the eight corners of cells x, y, z; corner: bits of x, y and z."""
+    """Return the row in the table of one of the eight corners of cells x, y, z; the bits of `corner` belong to x, y and z."""
     x += corner & 1
     y += (corner >> 1) & 1
     z += corner >> 2
     plain = x + resolution * (y + resolution * z)
-    plain = tl.where(plain >= size, plain - size, plain)  # the node after the last one wraps
+    plain = tl.where(plain >= size, plain - size, plain)  # rows after the last one wrap around
     hashed = x.to(tl.uint32) ^ (y.to(tl.uint32) * _PRIME_Y) ^ (z.to(tl.uint32) * _PRIME_Z)
     hashed = hashed.to(tl.int32, bitcast=True) & (size - 1)
     return tl.where(dense, plain, hashed) + offset
@@ -64,7 +68,7 @@ def _row(x, y, z, corner: tl.constexpr, resolution, size, offset, dense):
 
 @triton.jit
 def _share(wx, wy, wz, corner: tl.constexpr):
-    """A corner's weight, from the smoothsteps along the axes."""
+    """Return the weight of a corner, from the smoothsteps along the axes."""
     share = wx if corner & 1 else 1.0 - wx
     share *= wy if corner & 2 else 1.0 - wy
     share *= wz if corner & 4 else 1.0 - wz
@@ -78,10 +82,10 @@ def _forward(
 ):  # fmt: skip
     point = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     level = tl.program_id(1)
-    there = point < count
+    valid = point < count
     scale = tl.load(scale_ptr + level)
     resolution, size, offset, dense = _rows_of(resolution_ptr, size_ptr, offset_ptr, dense_ptr, level)
-    x, y, z = _load_points(x_ptr, point, there)
+    x, y, z = _load_points(x_ptr, point, valid)
     cx, wx, _tx = _locate(x, scale)
     cy, wy, _ty = _locate(y, scale)
     cz, wz, _tz = _locate(z, scale)
@@ -89,8 +93,8 @@ def _forward(
         total = 0.0 * wx
         for corner in tl.static_range(8):
             row = _row(cx, cy, cz, corner, resolution, size, offset, dense)
-            total += _share(wx, wy, wz, corner) * tl.load(table_ptr + row * FEATURES + feature, mask=there, other=0.0)
-        tl.store(out_ptr + point * width + level * FEATURES + feature, total, mask=there)
+            total += _share(wx, wy, wz, corner) * tl.load(table_ptr + row * FEATURES + feature, mask=valid, other=0.0)
+        tl.store(out_ptr + point * width + level * FEATURES + feature, total, mask=valid)
 
 
 @triton.jit
@@ -100,19 +104,19 @@ def _backward_table(
 ):  # fmt: skip
     point = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     level = tl.program_id(1)
-    there = point < count
+    valid = point < count
     scale = tl.load(scale_ptr + level)
     resolution, size, offset, dense = _rows_of(resolution_ptr, size_ptr, offset_ptr, dense_ptr, level)
-    x, y, z = _load_points(x_ptr, point, there)
+    x, y, z = _load_points(x_ptr, point, valid)
     cx, wx, _tx = _locate(x, scale)
     cy, wy, _ty = _locate(y, scale)
     cz, wz, _tz = _locate(z, scale)
     for feature in tl.static_range(FEATURES):
-        upstream = tl.load(grad_ptr + point * width + level * FEATURES + feature, mask=there, other=0.0)
+        upstream = tl.load(grad_ptr + point * width + level * FEATURES + feature, mask=valid, other=0.0)
         for corner in tl.static_range(8):
             row = _row(cx, cy, cz, corner, resolution, size, offset, dense)
             part = _share(wx, wy, wz, corner) * upstream
-            tl.atomic_add(grad_table_ptr + row * FEATURES + feature, part, mask=there, sem="relaxed")
+            tl.atomic_add(grad_table_ptr + row * FEATURES + feature, part, mask=valid, sem="relaxed")
 
 
 @triton.jit
@@ -121,8 +125,8 @@ def _backward_position(
     ACTIVE: tl.constexpr, FEATURES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     point = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    there = point < count
-    x, y, z = _load_points(x_ptr, point, there)
+    valid = point < count
+    x, y, z = _load_points(x_ptr, point, valid)
     gx, gy, gz = 0.0 * x, 0.0 * y, 0.0 * z
     for level in range(ACTIVE):
         scale = tl.load(scale_ptr + level)
@@ -134,23 +138,23 @@ def _backward_position(
         dx, dy, dz = 3.0 * scale * tx * (1.0 - tx), 3.0 * scale * ty * (1.0 - ty), 3.0 * scale * tz * (1.0 - tz)
         for corner in tl.static_range(8):
             row = _row(cx, cy, cz, corner, resolution, size, offset, dense)
-            seen = 0.0 * x
+            slope = 0.0 * x
             for feature in tl.static_range(FEATURES):
-                upstream = tl.load(grad_ptr + point * width + level * FEATURES + feature, mask=there, other=0.0)
-                seen += upstream * tl.load(table_ptr + row * FEATURES + feature, mask=there, other=0.0)
+                upstream = tl.load(grad_ptr + point * width + level * FEATURES + feature, mask=valid, other=0.0)
+                slope += upstream * tl.load(table_ptr + row * FEATURES + feature, mask=valid, other=0.0)
             # along one axis the weight is w or 1 - w: its derivative is +d or -d
             ax, ay, az = wx if corner & 1 else 1.0 - wx, wy if corner & 2 else 1.0 - wy, wz if corner & 4 else 1.0 - wz
-            gx += (dx if corner & 1 else -dx) * ay * az * seen
-            gy += (dy if corner & 2 else -dy) * ax * az * seen
-            gz += (dz if corner & 4 else -dz) * ax * ay * seen
-    tl.store(grad_x_ptr + point * 3, gx, mask=there)
-    tl.store(grad_x_ptr + point * 3 + 1, gy, mask=there)
-    tl.store(grad_x_ptr + point * 3 + 2, gz, mask=there)
+            gx += (dx if corner & 1 else -dx) * ay * az * slope
+            gy += (dy if corner & 2 else -dy) * ax * az * slope
+            gz += (dz if corner & 4 else -dz) * ax * ay * slope
+    tl.store(grad_x_ptr + point * 3, gx, mask=valid)
+    tl.store(grad_x_ptr + point * 3 + 1, gy, mask=valid)
+    tl.store(grad_x_ptr + point * 3 + 2, gz, mask=valid)
 
 
 @cache
-def _arrays(layout, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-    """The layout on the device, in the order the kernels take it."""
+def _arrays(layout: GridLayout, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """Return the layout on the device, in the order in which the kernels take it."""
     whole = (
         torch.tensor(values, dtype=torch.int32) for values in (layout.resolution, layout.size, layout.offset, layout.dense)
     )
@@ -189,8 +193,14 @@ class _Encode(torch.autograd.Function):
         return grad_x, grad_table, None, None
 
 
-def encode_triton(x: Tensor, table: Tensor, layout, active: int) -> Tensor:
-    """As `encoding.encode_torch`; x and table must be on one device and of one dtype, float32 or float64."""
+def encode_triton(
+    x: Float[Tensor, "N 3"], table: Float[Tensor, "rows F"], layout: GridLayout, active: int
+) -> Float[Tensor, "N C"]:
+    """Return the features of points on a CUDA device, as `encoding.encode_torch` does; differentiable once.
+
+    Raises:
+        TypeError: points and table are not both float32, or both float64.
+    """
     if x.dtype != table.dtype or x.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"points are {x.dtype} and the table is {table.dtype}: both must be float32, or both float64")
+        raise TypeError(f"points are {x.dtype} and the table is {table.dtype}, but both must be float32, or both float64")
     return _Encode.apply(x, table, layout, active)

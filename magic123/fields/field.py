@@ -1,7 +1,8 @@
-"""What fills the cube: density and albedo at a position, from a hash grid and a small MLP.
+"""The field: density and albedo at a position in the cube, from a hash grid and a small MLP.
 
-Notation: x [N, 3] in [-1, 1] (clamped), sigma [N] >= 0 per world unit, albedo [N, 3] in [0, 1], normals unit and outward.
-Follows Magic123's published code: density exp(h + blob(x)) with a clamped gradient, finite-difference normals.
+Notation: positions x [N, 3] in [-1, 1] (clamped); density sigma [N] >= 0 per world unit; albedo [N, 3] in [0, 1]; normals of
+unit length, outward. As in Magic123's published code, the density is exp(h + blob(x)) with a clamped gradient, and normals are
+finite differences of it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from magic123.fields.encoding import HashGrid
@@ -20,7 +22,7 @@ VALUE_CLAMP = 80.0  # e^80 is opaque at any step length, and finite in float32
 
 
 class _TruncatedExp(torch.autograd.Function):
-    """exp(x), whose derivative is exp(min(x, 15)): very dense places stay trainable without blowing up."""
+    """exp(x) with the derivative exp(min(x, 15)): dense regions stay trainable, and gradients stay finite."""
 
     @staticmethod
     def forward(ctx, x):
@@ -33,12 +35,16 @@ class _TruncatedExp(torch.autograd.Function):
         return grad * x.clamp(max=GRADIENT_CLAMP).exp()
 
 
-def truncated_exp(x: Tensor) -> Tensor:
+def truncated_exp(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return exp(min(x, 80)), whose derivative is taken as exp(min(x, 15)), as in Magic123's published code."""
     return _TruncatedExp.apply(x)
 
 
 class Field(nn.Module):
-    """Density and albedo in [-1, 1]^3. The finest half of the grid is off until `set_progress` passes `coarse_to_fine`."""
+    """Density and albedo in [-1, 1]^3.
+
+    The finest half of the grid's levels is masked until `set_progress` passes `coarse_to_fine`.
+    """
 
     def __init__(self, settings: FieldSettings):
         super().__init__()
@@ -50,11 +56,14 @@ class Field(nn.Module):
         self.masked_levels = 0
 
     def set_progress(self, progress: float) -> None:
-        """`progress` in [0, 1]: the share of the stage that is done. A new field is unmasked."""
+        """Mask or unmask the finest levels for `progress` in [0, 1], the share of the stage that is done.
+
+        Nothing is masked before the first call.
+        """
         self.masked_levels = self.settings.grid.levels // 2 if progress < self.settings.coarse_to_fine else 0
 
-    def blob(self, x: Tensor) -> Tensor:
-        """What is added to the density's exponent, so that the object starts at the origin: [N]."""
+    def blob(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
+        """Return what is added to the exponent of the density, so that the object starts at the origin."""
         s = self.settings
         return s.blob_density * torch.exp(-(x * x).sum(-1) / (2 * s.blob_radius**2))
 
@@ -65,31 +74,34 @@ class Field(nn.Module):
         return h
 
     def _head(self, x: Tensor, first: int, last: int) -> Tensor:
-        """Columns of the head: 0 density, 1..3 albedo. Never in half precision: exp() and differences would show it."""
+        """Return columns of the head: 0 is density, 1 to 3 are albedo. Never in half precision: exp() amplifies its errors."""
         with torch.autocast(x.device.type, enabled=False):
             return F.linear(self._features(x), self.head.weight[first:last], self.head.bias[first:last])
 
-    def density_and_albedo(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def density_and_albedo(self, x: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
+        """Return density and albedo at positions, with one evaluation of the network."""
         h = self._head(x, 0, 4)
         return truncated_exp(h[:, 0] + self.blob(x)), torch.sigmoid(h[:, 1:])
 
-    def density(self, x: Tensor) -> Tensor:
+    def density(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
+        """Return the density at positions."""
         return truncated_exp(self._head(x, 0, 1)[:, 0] + self.blob(x))
 
-    def albedo(self, x: Tensor) -> Tensor:
+    def albedo(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """Return the albedo at positions."""
         return torch.sigmoid(self._head(x, 1, 4))
 
-    def normal(self, x: Tensor) -> Tensor:
-        """Where density falls fastest, from central differences over +-normal_epsilon inside the cube: [N, 3].
+    def normal(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """Return the directions in which density falls fastest, from central differences over +-normal_epsilon.
 
-        Unit length, except where density varies by less than 1e-5 of itself: there it shrinks to zero, rounding noise
-        has no direction. Gradients reach the parameters, not x.
+        They have unit length, except where the density varies by less than a factor of 1e-5: there they shrink to zero,
+        because rounding noise has no direction. Gradients reach the parameters, not x.
         """
         x = x.detach()
         offsets = self.settings.normal_epsilon * torch.eye(3, dtype=x.dtype, device=x.device)
         taps = (x[:, None] + torch.cat([offsets, -offsets])).clamp(-1, 1)  # [N, 6, 3]
         sigma = self.density(taps.reshape(-1, 3)).reshape(-1, 2, 3)
-        # relative to the densest tap: the direction is the same, and nothing overflows
+        # relative to the densest of the six: the direction is the same, and nothing overflows
         sigma = sigma / sigma.detach().amax((1, 2), keepdim=True).clamp_min(1e-30)
         span = (taps[:, :3] - taps[:, 3:]).diagonal(dim1=1, dim2=2) / (2 * self.settings.normal_epsilon)
         slope = (sigma[:, 1] - sigma[:, 0]) / span.clamp_min(0.5)

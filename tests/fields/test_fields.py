@@ -5,9 +5,10 @@ import torch
 from interpreted import interpreted
 
 from magic123.device import triton_problem
-from magic123.fields.encoding import HashGrid, encode_torch, grid_layout, level_rows
+from magic123.fields.encoding import HashGrid, encode_torch, level_rows
 from magic123.fields.encoding_numba import encode_numba
 from magic123.fields.field import Field, truncated_exp
+from magic123.fields.grid_layout import grid_layout
 from magic123.records.errors import InputError
 from magic123.settings.scenes import FieldSettings, HashGridSettings
 

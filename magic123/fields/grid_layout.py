@@ -1,0 +1,44 @@
+"""Where the levels of a multiresolution hash grid are in its table (see `encoding`)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+
+@dataclass(frozen=True)
+class GridLayout:
+    """Where the levels of the grid are in its table.
+
+    Attributes:
+        scale: cells of each level along an axis of the unit cube.
+        resolution: nodes along each axis.
+        size: number of rows.
+        offset: first row.
+        dense: whether every node has its own row; nodes of the other levels are hashed.
+    """
+
+    scale: tuple[float, ...]
+    resolution: tuple[int, ...]
+    size: tuple[int, ...]
+    offset: tuple[int, ...]
+    dense: tuple[bool, ...]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of the table."""
+        return self.offset[-1] + self.size[-1]
+
+
+@cache
+def grid_layout(levels: int, log2_entries: int, base_resolution: int, finest_resolution: int) -> GridLayout:
+    """Return the layout of a grid whose resolution grows geometrically from the base to the finest level."""
+    growth = math.log2(finest_resolution / base_resolution) / max(levels - 1, 1)
+    # rounded, because exp2 may miss an integer by 1e-15, and ceil would turn that into one more node along each axis
+    scale = tuple(round(math.exp2(level * growth) * base_resolution - 1, 9) for level in range(levels))
+    resolution = tuple(math.ceil(s) + 1 for s in scale)
+    size = tuple(min(-(-(r**3) // 8) * 8, 2**log2_entries) for r in resolution)
+    offset = tuple(sum(size[:level]) for level in range(levels))
+    dense = tuple(r**3 <= n for r, n in zip(resolution, size, strict=True))
+    return GridLayout(scale, resolution, size, offset, dense)
