@@ -184,7 +184,7 @@ def run_stage(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     example = load_example(example_folder)
-    if stage.pictured and not example.pictured:
+    if stage.needs_picture and not example.pictured:
         raise InputError(f"the stage needs a picture, and the example {example.name} is a caption alone: take another")
     drawn = SCENES[stage.scene].drawn_from_prior
     if (views is not None) != drawn:

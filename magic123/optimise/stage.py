@@ -19,6 +19,7 @@ from magic123.priors.sds import Answer, ask, distil, gradient_trouble
 from magic123.priors.speed import on_streams
 from magic123.records.errors import NonFinite
 from magic123.render.losses import LOSSES, Target, reference_losses, reference_target
+from magic123.settings.priors import ClipSettings, DenoisedClipSettings
 from magic123.settings.stage import Stage
 
 
@@ -114,9 +115,9 @@ def guide(
 ) -> tuple[Tensor | None, str, dict[str, Tensor]]:
     """Return the guidance of a prior at a view: (weighted loss or None, the prior that it counts for, figures to log)."""
     prior, settings = priors[name], stage.priors[name]
-    if settings.kind == "clip":
-        if settings.denoiser is not None:
-            return None, name, {}
+    if isinstance(settings, DenoisedClipSettings):  # applied where its denoiser guides
+        return None, name, {}
+    if isinstance(settings, ClipSettings):
         loss, figures = clip_consistency(prior, rgb, camera, settings=settings)
         return loss, name, figures
     answer = ask(prior, rgb, camera, settings=settings, generator=generator)
@@ -154,7 +155,7 @@ def replacing_prior(
 ) -> str | None:
     """The clip prior that takes the place of score distillation for this answer of the diffusion prior `name`, if any."""
     for judge, settings in stage.priors.items():
-        if settings.denoiser == name and judge in priors:
+        if isinstance(settings, DenoisedClipSettings) and settings.denoiser == name and judge in priors:
             azimuth = float(reference.camera.azimuth[0]) if reference else 0.0
             how = {"settings": settings, "reference_azimuth": azimuth, "steps": len(priors[name].alphas_cumprod)}
             return judge if looks_at(answer, camera, **how) else None

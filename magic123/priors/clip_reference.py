@@ -16,7 +16,7 @@ from magic123.geometry.camera import Camera, wrap_degrees
 from magic123.priors.prior import FrozenModel, Prior
 from magic123.priors.sds import Answer, timestep_bounds
 from magic123.records.errors import InputError
-from magic123.settings.priors import PriorSettings
+from magic123.settings.priors import ClipSettings, DenoisedClipSettings
 
 FILES = ("open_clip_config.json", "open_clip_model.safetensors")
 
@@ -67,7 +67,7 @@ class ClipReference(FrozenModel):
 
 
 def clip_consistency(
-    prior: ClipReference, rgb: Tensor, camera: Camera, *, settings: PriorSettings, **unused
+    prior: ClipReference, rgb: Tensor, camera: Camera, *, settings: ClipSettings, **unused
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """weight * (1 - cosine), summed over the batch, and {"distance"}: its mean.
 
@@ -77,7 +77,7 @@ def clip_consistency(
     return settings.weight * distance.sum().to(rgb.device), {"distance": distance.mean().detach()}
 
 
-def looks_at(answer: Answer, camera: Camera, *, settings: PriorSettings, reference_azimuth: float, steps: int) -> bool:
+def looks_at(answer: Answer, camera: Camera, *, settings: DenoisedClipSettings, reference_azimuth: float, steps: int) -> bool:
     """Return whether a clip prior with a denoiser replaces score distillation at this answer.
 
     It does where all steps of the batch are in `t_range` (of `steps`) and all views within `azimuth_within` degrees of the
@@ -89,7 +89,7 @@ def looks_at(answer: Answer, camera: Camera, *, settings: PriorSettings, referen
 
 
 def denoised_consistency(
-    prior: ClipReference, denoiser: Prior, answer: Answer, *, settings: PriorSettings
+    prior: ClipReference, denoiser: Prior, answer: Answer, *, settings: DenoisedClipSettings
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """As `clip_consistency`, of the pictures that a latent diffusion prior sees in its `answer`.
 

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from magic123.example.example import Example, load_example
 from magic123.priors.prior import FrozenModel
 from magic123.records.errors import InputError
 from magic123.records.hashes import fingerprint
-from magic123.settings.priors import PriorSettings
+from magic123.settings.priors import (
+    ClipSettings,
+    DeepFloydIFSettings,
+    DenoisedClipSettings,
+    PriorKind,
+    PromptedSettings,
+    StableDiffusionSettings,
+    StableDiffusionXLSettings,
+    Zero123Settings,
+)
 from magic123.settings.stage import Stage
 
 
@@ -60,7 +70,7 @@ def load_priors(
     return priors
 
 
-def _prompted(settings: PriorSettings, given: Given) -> dict:
+def _prompted(settings: PromptedSettings, given: Given) -> dict:
     """Return the arguments that all text-conditioned priors are loaded with."""
     return {
         "prompt": settings.prompt.replace("{name}", given.example.name),
@@ -72,28 +82,28 @@ def _prompted(settings: PriorSettings, given: Given) -> dict:
     }
 
 
-def _stable_diffusion(name: str, settings: PriorSettings, folder: Path, given: Given) -> FrozenModel:
+def _stable_diffusion(name: str, settings: StableDiffusionSettings, folder: Path, given: Given) -> FrozenModel:
     from magic123.priors.stable_diffusion import StableDiffusion
 
-    if settings.tokened and given.token is None:
+    if settings.uses_token and given.token is None:
         raise InputError(f"the prior {name} uses a learned token: give --token, or set use_token to false")
     token = given.token if settings.use_token else None
     return StableDiffusion.load(folder, token_file=token, **_prompted(settings, given))
 
 
-def _stable_diffusion_xl(name: str, settings: PriorSettings, folder: Path, given: Given) -> FrozenModel:
+def _stable_diffusion_xl(name: str, settings: StableDiffusionXLSettings, folder: Path, given: Given) -> FrozenModel:
     from magic123.priors.stable_diffusion_xl import StableDiffusionXL
 
     return StableDiffusionXL.load(folder, **_prompted(settings, given))
 
 
-def _deepfloyd_if(name: str, settings: PriorSettings, folder: Path, given: Given) -> FrozenModel:
+def _deepfloyd_if(name: str, settings: DeepFloydIFSettings, folder: Path, given: Given) -> FrozenModel:
     from magic123.priors.deepfloyd_if import DeepFloydIF
 
     return DeepFloydIF.load(folder, **_prompted(settings, given))
 
 
-def _clip(name: str, settings: PriorSettings, folder: Path, given: Given) -> FrozenModel:
+def _clip(name: str, settings: ClipSettings | DenoisedClipSettings, folder: Path, given: Given) -> FrozenModel:
     from magic123.priors.clip_reference import ClipReference
 
     if folder not in given.clips:
@@ -101,7 +111,7 @@ def _clip(name: str, settings: PriorSettings, folder: Path, given: Given) -> Fro
     return given.clips[folder]
 
 
-def _zero123(name: str, settings: PriorSettings, folder: Path, given: Given) -> FrozenModel:
+def _zero123(name: str, settings: Zero123Settings, folder: Path, given: Given) -> FrozenModel:
     from magic123.priors.zero123 import Zero123
 
     shown, others = [given.example], [load_example(other) for other in given.reference]
@@ -119,7 +129,7 @@ def _zero123(name: str, settings: PriorSettings, folder: Path, given: Given) -> 
     return prior
 
 
-PRIORS: dict[str, Callable[[str, PriorSettings, Path, Given], FrozenModel]] = {
+PRIORS: dict[PriorKind, Callable[[str, Any, Path, Given], FrozenModel]] = {
     "stable-diffusion": _stable_diffusion,
     "stable-diffusion-xl": _stable_diffusion_xl,
     "deepfloyd-if": _deepfloyd_if,

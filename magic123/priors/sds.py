@@ -17,7 +17,7 @@ from magic123.device import to_device
 from magic123.geometry.camera import Camera, angle_between
 from magic123.priors.prior import Prior
 from magic123.records.errors import InputError
-from magic123.settings.priors import PriorSettings
+from magic123.settings.priors import DiffusionSettings, PriorSettings, Zero123Settings
 
 
 class NonFiniteGradient(Exception):
@@ -65,7 +65,7 @@ class Answer:
         return self.latents + rest * (self.noise - self.estimate)
 
 
-def ask(prior: Prior, rgb: Tensor, camera: Camera, *, settings: PriorSettings, generator: torch.Generator) -> Answer:
+def ask(prior: Prior, rgb: Tensor, camera: Camera, *, settings: DiffusionSettings, generator: torch.Generator) -> Answer:
     """rgb [B, H, W, 3] in [0, 1] as rendered from `camera`; t ~ U{floor(1000 t_min) .. floor(1000 t_max)}, one per picture, and
     one noise, all from `generator` (which also draws the latents from the VAE's posterior).
     """
@@ -83,7 +83,7 @@ def ask(prior: Prior, rgb: Tensor, camera: Camera, *, settings: PriorSettings, g
 
 
 def distil(
-    prior: Prior, answer: Answer, camera: Camera, *, settings: PriorSettings, reference_camera=None, loss_scale: float = 1.0
+    prior: Prior, answer: Answer, camera: Camera, *, settings: DiffusionSettings, reference_camera=None, loss_scale: float = 1.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss whose gradient at the latents is weight * angle_weight * w(t) * (eps_hat - eps) / loss_scale, summed over the batch.
 
@@ -98,7 +98,7 @@ def distil(
     latents = answer.latents
     with torch.no_grad():
         factor = settings.weight / loss_scale * (1 - answer.alphas.double())
-        if settings.kind == "zero123" and settings.angle_weight:
+        if isinstance(settings, Zero123Settings) and settings.angle_weight:
             seen = prior.reference_camera
             several = seen is not None and len(seen) > 1
             nearest = angle_weight(camera, seen if several or reference_camera is None else reference_camera)

@@ -99,7 +99,7 @@ def optimisations(suite: Suite) -> list[Stage]:
 
 def uses_token(suite: Suite, method: str) -> bool:
     stages = suite.methods[method].stages.values()
-    return any(prior.tokened for stage in stages for prior in stage.priors.values())
+    return any(prior.uses_token for stage in stages for prior in stage.priors.values())
 
 
 def hours_of(scene: str, resolution: int, steps: int, times: dict[str, RecordedTime]) -> float | None:

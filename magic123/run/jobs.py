@@ -21,6 +21,7 @@ from magic123.records.errors import InputError
 from magic123.run.manifest import FETCHED, ManifestRow, load_manifest
 from magic123.run.plan import axes_of, cell_folder, cells, example_folder
 from magic123.run.suite import MANIFESTS, Suite
+from magic123.settings.priors import Zero123Settings
 from magic123.settings.registry import Weights
 from magic123.settings.stage import Stage, start_of
 
@@ -169,7 +170,7 @@ class Jobs:
             method, start = start_of(wildcards.method, stage.init)
             cell = cell_folder(wildcards.dataset, wildcards.example, method, wildcards.seed, start)
             inputs["init"] = f"{cell}/checkpoint.safetensors"
-        if any(prior.tokened for prior in stage.priors.values()):
+        if any(prior.uses_token for prior in stage.priors.values()):
             inputs["token"] = f"{folder}/example" if self.suite.settings.invert.given else f"{folder}/token"
         if others := self.other_references(stage, wildcards.dataset, wildcards.example):
             inputs["reference"] = [f"{example_folder(wildcards.dataset, other)}/example" for other in others]
@@ -177,7 +178,7 @@ class Jobs:
 
     def other_references(self, stage: Stage, dataset: str, example: str) -> list[str]:
         """Return the other examples whose pictures a stage's priors use as references."""
-        references = [prior.reference for prior in stage.priors.values()]
+        references = [prior.reference for prior in stage.priors.values() if isinstance(prior, Zero123Settings)]
         if lists := [reference for reference in references if not isinstance(reference, str)]:
             return list(lists[-1][1:])  # the first is the example's own
         return [self.suite.next_example(dataset, example)] if "next-example" in references else []

@@ -13,6 +13,7 @@ from typing import Any
 
 from magic123.records.errors import InputError
 from magic123.run.manifest import ManifestRow, load_manifest
+from magic123.settings.priors import Zero123Settings
 from magic123.settings.registry import Weights
 from magic123.settings.settings_file import Source, choose_from, load_entries, load_methods, read_yaml, validate
 from magic123.settings.stage import Method, lay_over
@@ -201,7 +202,7 @@ def _check_weights(suite: Suite, source: Source) -> None:
             for prior_name, prior in stage.priors.items():
                 at = f"{name}.stages.{stage_name}.priors.{prior_name}"
                 suite.weights_of(prior.weights, prior.kind, f"{file}: {at}.weights")
-                if prior.tokened and prior.weights != settings.invert.weights:
+                if prior.uses_token and prior.weights != settings.invert.weights:
                     raise InputError(
                         f"{source(('invert', 'weights'))}: invert.weights is {settings.invert.weights!r}, but {at} uses the "
                         f"token with {prior.weights!r}; a token fits only the model it was learned with."
@@ -227,7 +228,7 @@ def _check_references(suite: Suite) -> None:
     for name in suite.settings.run.methods:
         for stage_name, stage in suite.methods[name].stages.items():
             for prior_name, prior in stage.priors.items():
-                if isinstance(prior.reference, str):
+                if not isinstance(prior, Zero123Settings) or isinstance(prior.reference, str):
                     continue
                 at = f"{name}.stages.{stage_name}.priors.{prior_name}.reference"
                 if prior.reference[:1] != ("own",) or len(set(prior.reference)) != len(prior.reference):
@@ -247,7 +248,7 @@ def _check_pictures(suite: Suite, source: Source) -> None:
             without = f"{MANIFESTS / dataset}.csv: {name} has no image"
             for method in suite.settings.run.methods:
                 for stage_name, stage in suite.methods[method].stages.items():
-                    if stage.pictured:
+                    if stage.needs_picture:
                         raise InputError(
                             f"{without}, but {method}.stages.{stage_name} needs one (it sees the reference view, or a prior "
                             "of it does); take the method or the example out of the run."
@@ -257,7 +258,7 @@ def _check_pictures(suite: Suite, source: Source) -> None:
                 raise InputError(f"{without}, but {where} has as-published, which compares with it; leave corrected alone.")
         for method in suite.settings.run.methods:
             priors = [prior for stage in suite.methods[method].stages.values() for prior in stage.priors.values()]
-            if any(prior.reference == "next-example" for prior in priors):
+            if any(isinstance(prior, Zero123Settings) and prior.reference == "next-example" for prior in priors):
                 for name in names:
                     if not rows[other := suite.next_example(dataset, name)].image:
                         raise InputError(f"{MANIFESTS / dataset}.csv: {other} has no image, but {method} shows it for {name}.")

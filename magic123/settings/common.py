@@ -7,7 +7,19 @@ No module of `settings` imports torch: the Snakefile imports them.
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from functools import partial
+from typing import Any, ClassVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import to_jsonable_python
 
 Range = tuple[float, float]
 
@@ -16,3 +28,52 @@ class Settings(BaseModel):
     """Base of all settings: unknown keys are refused, values never change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+STRICT = {"strict_keys": True}  # validation context: a key of another kind is refused whatever its value
+OMITTED = object()  # see KindSettings.recorded
+
+
+class KindSettings(Settings):
+    """Base of the settings of one kind among several, such as priors.
+
+    Records (stage.json, and what Snakemake compares between runs) list the keys of all kinds, as they did when all kinds
+    shared one class, so results recorded then stay up to date. `recorded` lists these keys in their order, each with the
+    value that it has in records of kinds without it; at OMITTED they leave it out, and so do the others at its default.
+    Keys that are not in `recorded` come last.
+    """
+
+    recorded: ClassVar[dict[str, Any]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_recorded(cls, values: Any, info: ValidationInfo) -> Any:
+        """Drop what a record lists for other kinds, unless the validation context is STRICT."""
+        if not isinstance(values, dict) or (info.context or {}).get("strict_keys"):
+            return values
+        plain = partial(to_jsonable_python, fallback=str)
+        foreign = {key: plain(value) for key, value in cls.recorded.items() if key not in cls.model_fields}
+        return {key: value for key, value in values.items() if key not in foreign or plain(value) != foreign[key]}
+
+    @model_serializer(mode="wrap")
+    def _as_recorded(self, serialize: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Serialize with the keys of all kinds, in the order of records."""
+        values, own = serialize(self), type(self).model_fields
+        written: dict[str, Any] = {}
+        for key, value in self.recorded.items():
+            if key in values and not (value is OMITTED and getattr(self, key) == own[key].default):
+                written[key] = values[key]
+            elif key not in own and value is not OMITTED and not _left_out(key, value, info):
+                written[key] = value
+        return written | {key: value for key, value in values.items() if key not in self.recorded}
+
+
+def _left_out(key: str, value: Any, info: SerializationInfo) -> bool:
+    """Return whether the options of `model_dump` leave out a key that the model does not have."""
+    return (
+        info.exclude_defaults
+        or info.exclude_unset
+        or (info.exclude_none and value is None)
+        or (info.exclude is not None and key in info.exclude)
+        or (info.include is not None and key not in info.include)
+    )

@@ -1,77 +1,155 @@
-"""Settings of priors and of how their frozen networks run."""
+"""Settings of priors, one class per kind, and of how their frozen networks run.
+
+A new kind of prior adds its class and its name in `PriorKind` here, and its loader in `magic123.priors.loading.PRIORS`.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, model_validator
+from pydantic import Discriminator, Field, NonNegativeFloat, Tag, TypeAdapter, model_validator
 
-from magic123.settings.common import Range, Settings
+from magic123.settings.common import OMITTED, KindSettings, Range, Settings
+
+PriorKind = Literal["stable-diffusion", "stable-diffusion-xl", "deepfloyd-if", "zero123", "clip"]
 
 
-class PriorSettings(Settings):
-    """One diffusion prior inside a stage. `weight` multiplies w(t)(eps_hat - eps) at the latents (a sum, not a mean).
+class PriorSettings(KindSettings):
+    """What all priors of a stage have in common."""
 
-    The kind `clip` is no diffusion model: `weight` times 1 - cosine between a novel view and the reference picture. With a
-    `denoiser`, another prior of the stage, it looks at the view as that one denoises it, in place of that one's score
-    distillation, wherever the step that was drawn there is in this prior's t_range.
-    """
+    recorded: ClassVar[dict[str, Any]] = {
+        "kind": ...,
+        "weights": ...,
+        "weight": ...,
+        "guidance_scale": None,
+        "t_range": (0.2, 0.6),
+        "prompt": "A high-resolution DSLR image of {subject}",
+        "use_token": True,
+        "view_prompts": True,
+        "guidance_formula": "usual",
+        "angle_weight": True,
+        "reference": "own",
+        "denoiser": OMITTED,
+        "azimuth_within": OMITTED,
+        "dtype": ...,
+    }
+    needs_picture: ClassVar[bool] = False  # whether it reads the example's picture without a token
 
-    kind: Literal["stable-diffusion", "stable-diffusion-xl", "deepfloyd-if", "zero123", "clip"]
+    kind: PriorKind
     weights: str  # an entry of config/weights.yaml
     weight: NonNegativeFloat
-    guidance_scale: float | None = None  # every kind but clip must give one
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+    @property
+    def uses_token(self) -> bool:
+        """Whether it reads the learned token, which is made from the example's picture."""
+        return False
+
+
+class DiffusionSettings(PriorSettings):
+    """A diffusion model that guides by score distillation.
+
+    `weight` multiplies w(t) (eps_hat - eps) at the latents: a sum over their elements, not a mean.
+    """
+
+    guidance_scale: float
     t_range: Range = (0.2, 0.6)
-    # stable-diffusion, and but for the token stable-diffusion-xl and deepfloyd-if
-    prompt: str = "A high-resolution DSLR image of {subject}"  # {subject}: the token or the caption; {name}: the example's
-    use_token: bool = True
-    view_prompts: bool = True
     # eps_text + s (eps_text - eps_uncond) as the reference code does (an effective scale of s + 1), or the usual formula
     guidance_formula: Literal["usual", "as-published"] = "usual"
-    # zero123
+
+
+class PromptedSettings(DiffusionSettings):
+    """A diffusion model conditioned on text."""
+
+    prompt: str = "A high-resolution DSLR image of {subject}"  # {subject}: the token or the caption; {name}: the example's
+    view_prompts: bool = True
+
+
+class StableDiffusionSettings(PromptedSettings):
+    """Stable Diffusion 1.x or 2.x, with or without a learned token."""
+
+    kind: Literal["stable-diffusion"]
+    use_token: bool = True
+
+    @property
+    def uses_token(self) -> bool:
+        """Whether it reads the learned token, which is made from the example's picture."""
+        return self.use_token
+
+
+class StableDiffusionXLSettings(PromptedSettings):
+    """Stable Diffusion XL."""
+
+    kind: Literal["stable-diffusion-xl"]
+
+
+class DeepFloydIFSettings(PromptedSettings):
+    """The first stage of DeepFloyd IF, which works on pixels."""
+
+    kind: Literal["deepfloyd-if"]
+
+
+class Zero123Settings(DiffusionSettings):
+    """Zero-1-to-3, conditioned on reference views and the relative camera pose."""
+
+    needs_picture: ClassVar[bool] = True
+
+    kind: Literal["zero123"]
     angle_weight: bool = True  # times (angle between novel and reference direction) / 180
     # next-example: the wrong-reference control; a list: this example (own) and others of its dataset that show the same object
     reference: Literal["own", "next-example"] | tuple[str, ...] = "own"
-    # clip. What is as by default is left out of what is written: settings of other priors read as they did before
-    denoiser: str | None = Field(None, exclude_if=lambda value: value is None)
-    # degrees of azimuth from the reference beyond which the denoiser's score distillation stands at every step
-    azimuth_within: float = Field(180.0, ge=0, le=180, exclude_if=lambda value: value == 180)
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-
-    @model_validator(mode="after")
-    def _guided(self) -> PriorSettings:
-        if (self.guidance_scale is None) != (self.kind == "clip"):
-            raise ValueError(f"{self.kind} " + ("takes no guidance_scale" if self.kind == "clip" else "needs a guidance_scale"))
-        if self.kind != "clip" and (self.denoiser is not None or self.azimuth_within != 180):
-            raise ValueError(f"{self.kind} takes neither denoiser nor azimuth_within")
-        return self
-
-    @property
-    def tokened(self) -> bool:
-        """Whether it reads the learned token."""
-        return self.kind == "stable-diffusion" and self.use_token
-
-    @property
-    def pictured(self) -> bool:
-        """Whether it needs the example's picture, or what is made of it."""
-        return self.tokened or self.kind in ("zero123", "clip")
 
 
-_EVERY_PRIOR = {"kind", "weights", "weight", "dtype"}
+class ClipSettings(PriorSettings):
+    """CLIP: `weight` times 1 - cosine between a novel view and the reference picture. No diffusion model."""
 
-_GUIDED = _EVERY_PRIOR | {"guidance_scale", "t_range", "guidance_formula"}
+    needs_picture: ClassVar[bool] = True
 
-_PROMPTED = _GUIDED | {"prompt", "view_prompts"}
+    kind: Literal["clip"]
+    denoiser: None = None  # the name of another prior of the stage, see DenoisedClipSettings
 
-PRIOR_KEYS = {  # what each kind of prior knows; files that give it more are refused
-    "stable-diffusion": _PROMPTED | {"use_token"},
-    "stable-diffusion-xl": _PROMPTED,
-    "deepfloyd-if": _PROMPTED,
-    "zero123": _GUIDED | {"angle_weight", "reference"},
-    "clip": _EVERY_PRIOR | {"denoiser"},
-}
 
-DENOISED_KEYS = {"t_range", "azimuth_within"}  # of the kind clip, with a denoiser
+class DenoisedClipSettings(PriorSettings):
+    """CLIP at novel views as another prior of the stage, the denoiser, denoises them.
+
+    It replaces the denoiser's score distillation wherever the step that was drawn is in this prior's `t_range`.
+    """
+
+    needs_picture: ClassVar[bool] = True
+
+    kind: Literal["clip"]
+    denoiser: str
+    t_range: Range = (0.2, 0.6)
+    # degrees of azimuth from the reference beyond which the denoiser's score distillation is kept at every step
+    azimuth_within: float = Field(180.0, ge=0, le=180)
+
+
+def _clip_variant(values: Any) -> str:
+    """Return the tag of the class that settings of the kind `clip` belong to."""
+    denoiser = values.get("denoiser") if isinstance(values, dict) else getattr(values, "denoiser", None)
+    return "without a denoiser" if denoiser is None else "with a denoiser"
+
+
+AnyPrior = Annotated[
+    StableDiffusionSettings
+    | StableDiffusionXLSettings
+    | DeepFloydIFSettings
+    | Zero123Settings
+    | Annotated[
+        Annotated[ClipSettings, Tag("without a denoiser")] | Annotated[DenoisedClipSettings, Tag("with a denoiser")],
+        Discriminator(_clip_variant),
+    ],
+    Field(discriminator="kind"),
+]
+
+
+def prior_settings(**values: Any) -> AnyPrior:
+    """Return the settings of a prior, in the class of its kind.
+
+    Raises:
+        pydantic.ValidationError: `values` have no known kind, or do not fit it.
+    """
+    return TypeAdapter(AnyPrior).validate_python(values)
 
 
 class Speed(Settings):

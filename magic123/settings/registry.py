@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from magic123.settings.common import Settings
+from magic123.settings.priors import PriorKind
 
 RECEIPT = "receipt.json"  # what fetching and converting leave beside the files: their hashes; jobs depend on it
 CANARY = "open_clip_model.canary.json"  # a CLIP's stored answers, written once when it is there
@@ -81,10 +82,7 @@ class Download(Settings):
 class Weights(Settings):
     """One set of network weights."""
 
-    kind: Literal[
-        "stable-diffusion", "stable-diffusion-xl", "deepfloyd-if", "zero123", "dpt", "rembg", "clip", "perceptual",
-        "lpips-alex", "lpips-vgg", "contextual-vgg19", "checkpoint",
-    ]  # fmt: skip
+    kind: PriorKind | Literal["dpt", "rembg", "perceptual", "lpips-alex", "lpips-vgg", "contextual-vgg19", "checkpoint"]
     path: str  # the folder that commands are given
     files: list[str] = []  # shipped or converted, in that folder; fetched ones are the names under `downloads`
     sources: list[str] = []  # URLs in the order in which they are tried; {file} stands for a name under `downloads`

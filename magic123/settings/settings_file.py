@@ -12,13 +12,15 @@ import re
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Discriminator, Tag, ValidationError
+from pydantic.fields import FieldInfo
 
 from magic123.records.errors import InputError
-from magic123.settings.priors import DENOISED_KEYS, PRIOR_KEYS
+from magic123.settings.common import STRICT
+from magic123.settings.priors import Zero123Settings
 from magic123.settings.stage import SCENE_LACKS, Method, start_of
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -129,26 +131,80 @@ def resolve_extends(entries: dict[str, Any], file: str | Path, not_inherited: tu
 
 
 # -------------------------------------------------------------------------------------------------------- validation
-def _inner(annotation: Any) -> list[Any]:
-    """The types that an annotation admits, `None` left out."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        return [inner for part in get_args(annotation) for inner in _inner(part) if inner is not type(None)]
-    return [annotation]
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """Return the settings classes that an annotation admits, inside unions but not inside containers."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Annotated, Union, types.UnionType):
+        return [model for part in get_args(annotation) for model in _models(part)]
+    return []
 
 
-def known_keys(model: type[BaseModel], path: tuple) -> list[str]:
-    """The keys that settings of type `model` know at `path`; empty where `path` leads out of the models."""
-    at: list[Any] = [model]
-    for step in path:
-        below: list[Any] = []
-        for kind in at:
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                if step in kind.model_fields:
-                    below += _inner(kind.model_fields[step].annotation)
-            elif get_origin(kind) in (dict, Mapping, list):
-                below += _inner(get_args(kind)[-1])
-        at = below
-    return [name for kind in at if isinstance(kind, type) and issubclass(kind, BaseModel) for name in kind.model_fields]
+def _members(annotation: Any) -> dict[str, tuple[Any, str]]:
+    """Return the members of a tagged union: tag -> (annotation of the member, the tag in words). Empty for all else."""
+    marks = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+    key = next((m.discriminator for m in marks if isinstance(m, FieldInfo | Discriminator) and m.discriminator), None)
+    if key is None:
+        return {}
+    members: dict[str, tuple[Any, str]] = {}
+    for member in get_args(get_args(annotation)[0]):
+        if isinstance(key, str):
+            tags = [tag for model in _models(member) for tag in get_args(model.model_fields[key].annotation)]
+            members |= {tag: (member, f" of the {key} {tag}") for tag in tags}
+        else:
+            tag = next(mark.tag for mark in get_args(member) if isinstance(mark, Tag))
+            members[tag] = member, f" {tag}"
+    return members
+
+
+class Location(NamedTuple):
+    """Where in the settings a pydantic error is."""
+
+    path: tuple  # without the tags of unions
+    keys: list[str]  # that are known where the last step of the path looks
+    below: list[str]  # that are known where the path ends
+    chosen: str  # the last member of a union that was chosen on the way, as words (" of the kind zero123"), or ""
+
+
+def locate(model: type[BaseModel], location: tuple) -> Location:
+    """Follow the location of a pydantic error through the annotations of `model`.
+
+    Args:
+        model: the settings class that was validated.
+        location: keys and indices, with the tags that pydantic puts in after a union has chosen one of its members.
+    """
+    here: Any = model
+    path: list[Any] = []
+    keys: list[str] = []
+    chosen, in_tag = "", False
+    for step in location:
+        members = _members(here)
+        if step in members:
+            here, words = members[step]
+            chosen, in_tag = (chosen + words if in_tag else words), True
+            continue
+        in_tag = False
+        models = _models(here)
+        parts = get_args(here) if get_origin(here) in (Union, types.UnionType) else (here,)
+        containers = [part for part in parts if get_origin(part) in (dict, Mapping, list, tuple)]
+        if not (models or isinstance(step, int) or any(get_origin(part) in (dict, Mapping) for part in containers)):
+            continue  # pydantic's name of a member of a plain union
+        keys = _keys(here)
+        path.append(step)
+        inner = [_annotation(known.model_fields[step]) for known in models if step in known.model_fields]
+        inner += [part for container in containers for part in get_args(container)[-1:]]
+        here = Union[tuple(inner)] if inner else None  # noqa: UP007
+    return Location(tuple(path), keys, _keys(here), chosen)
+
+
+def _keys(annotation: Any) -> list[str]:
+    """Return the keys of the settings classes that an annotation admits, each once."""
+    return list(dict.fromkeys(name for model in _models(annotation) for name in model.model_fields))
+
+
+def _annotation(field: FieldInfo) -> Any:
+    """Return a field's annotation, with the discriminator that pydantic moves from there into the field."""
+    return Annotated[field.annotation, field] if field.discriminator else field.annotation
 
 
 def check_name(name: object, file: str | Path, at: str) -> None:
@@ -160,25 +216,38 @@ def check_name(name: object, file: str | Path, at: str) -> None:
 
 
 def validate(model: type[Model], data: Any, file: Source, at: str = "") -> Model:
-    """`data` as a `model`. InputError: the file, the dotted path below `at`, what is wrong there, what would be right."""
+    """Return `data` as a `model`.
+
+    Raises:
+        InputError: `data` does not fit: one sentence with the file, the dotted path below `at`, what is wrong there and what
+            would be right.
+    """
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, context=STRICT)
     except ValidationError as error:
         problems = error.errors(include_url=False)
         # an unknown key is the likeliest cause of whatever else is wrong
         problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-        path = tuple(problem["loc"])
+        path, keys, below, chosen = locate(model, tuple(problem["loc"]))
         dotted = ".".join(str(step) for step in ((at,) if at else ()) + path)
-        if problem["type"] == "extra_forbidden":
-            what = f"{dotted} is not a known setting; {choose_from(path[-1], known_keys(model, path[:-1]))}"
+        message = problem["msg"].removeprefix("Value error, ")
+        context = problem.get("ctx", {})
+        if problem["type"] == "union_tag_not_found" and (wrong := [key for key in problem["input"] if key not in below]):
+            what = f"{dotted}.{wrong[0]} is not a known setting; {choose_from(wrong[0], below)}"
+        elif problem["type"] == "extra_forbidden":
+            what = f"{dotted} is not a known setting{chosen}; {choose_from(path[-1], keys)}"
+            what += "; remove it, with null where it is inherited" if chosen else ""
+        elif problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
+            key = context["discriminator"].strip("'")
+            known = [tag.strip("'") for tag in context.get("expected_tags", "").split(", ")]
+            unknown = f"is {context.get('tag')!r}; {choose_from(context.get('tag'), known)}"
+            what = f"{dotted}.{key} {unknown if 'tag' in context else 'is missing and has no default'}"
         elif path[-1:] == ("[key]",):  # pydantic's mark for a wrong name in a mapping; the sentence says the name itself
             path = path[:-1]
-            message = problem["msg"].removeprefix("Value error, ")
             what = f"{dotted.removesuffix('.[key]')}: {message[:1].lower()}{message[1:]}"
         elif problem["type"] == "missing":
             what = f"{dotted} is missing and has no default"
         else:
-            message = problem["msg"].removeprefix("Value error, ")
             what = f"{dotted} is {problem['input']!r}: {message[:1].lower()}{message[1:]}"
         more = f" ({len(problems) - 1} more after this one)" if len(problems) > 1 else ""
         raise InputError(f"{file(path) if callable(file) else file}: {what}{more}.") from None
@@ -219,15 +288,6 @@ def check_kinds(stage: dict[str, Any], file: str | Path, at: str) -> None:
         raise InputError(
             f"{file}: {at}.losses.{blind[0]} is about the known view, which reference_interval 0 never shows; set it to 0."
         )
-    for name, prior in stage.get("priors", {}).items():
-        known = PRIOR_KEYS[prior["kind"]]
-        if prior["kind"] == "clip" and prior.get("denoiser") is not None:
-            known = known | DENOISED_KEYS
-        if unknown := sorted(prior.keys() - known):
-            raise InputError(
-                f"{file}: {at}.priors.{name}.{unknown[0]} is given, which a prior of the kind {prior['kind']} knows nothing "
-                f"of; remove it (null where it is inherited; known: {', '.join(sorted(known))})."
-            )
 
 
 def _check_starts(methods: dict[str, Method], file: str | Path) -> None:
@@ -241,7 +301,9 @@ def _check_starts(methods: dict[str, Method], file: str | Path) -> None:
                 raise InputError(f"{file}: {at}.init is missing: points are lifted from a nerf or dmtet stage; name it.")
             if stage.scene == "picture" and stage.steps:
                 raise InputError(f"{file}: {at} shows the picture itself, so it takes steps: 0.")
-            if stage.scene == "samples" and (stage.steps or [prior.kind for prior in stage.priors.values()] != ["zero123"]):
+            if stage.scene == "samples" and (
+                stage.steps or [type(prior) for prior in stage.priors.values()] != [Zero123Settings]
+            ):
                 raise InputError(f"{file}: {at} draws its views from one prior of the kind zero123, and takes steps: 0.")
             if stage.scene == "renders" and method.renders is None:
                 raise InputError(

@@ -22,7 +22,7 @@ from pydantic import (
 from magic123.settings.cameras import NovelCameras
 from magic123.settings.common import Range, Settings
 from magic123.settings.losses import Losses
-from magic123.settings.priors import PriorSettings
+from magic123.settings.priors import AnyPrior, DenoisedClipSettings, StableDiffusionSettings
 from magic123.settings.scenes import DMTetSettings, FieldSettings, LearningRates, NeRFSettings, PointsSettings, Sampling
 
 
@@ -62,7 +62,7 @@ class Stage(Settings):
     sampling: Sampling = Sampling()
     shading: Shading = Shading()
     random_background: float = Field(1.0, ge=0, le=1)  # share of novel views over one random colour; the others are white
-    priors: dict[str, PriorSettings] = {}
+    priors: dict[str, AnyPrior] = {}
     # Magic123's code divides its score-distillation gradients by the AMP loss scale (65536 at first). This constant
     # puts that factor in explicitly; 1 leaves the gradients alone.
     loss_scale: PositiveFloat = 1.0
@@ -88,16 +88,18 @@ class Stage(Settings):
 
     @field_validator("priors")
     @classmethod
-    def _denoisers_are_there(cls, priors: dict[str, PriorSettings]) -> dict[str, PriorSettings]:
-        judged = {name: prior.denoiser for name, prior in priors.items() if prior.denoiser is not None and prior.weight}
-        for name, denoiser in judged.items():
+    def _denoisers_exist(cls, priors: dict[str, AnyPrior]) -> dict[str, AnyPrior]:
+        denoisers = {
+            name: prior.denoiser for name, prior in priors.items() if isinstance(prior, DenoisedClipSettings) and prior.weight
+        }
+        for name, denoiser in denoisers.items():
             other = priors.get(denoiser)
-            if other is None or other.kind != "stable-diffusion" or not other.weight:
+            if not isinstance(other, StableDiffusionSettings) or not other.weight:
                 raise ValueError(
                     f"{name}.denoiser is {denoiser!r}: it must name a prior of this stage of the kind stable-diffusion, "
                     "with a weight above 0"
                 )
-            if list(judged.values()).count(denoiser) > 1:
+            if list(denoisers.values()).count(denoiser) > 1:
                 raise ValueError(f"two clip priors have the denoiser {denoiser!r}: one alone can stand in for it")
         return priors
 
@@ -107,10 +109,12 @@ class Stage(Settings):
         return self.reference_interval > 0 and self.steps > 0
 
     @property
-    def pictured(self) -> bool:
+    def needs_picture(self) -> bool:
         """Whether it needs an example with a picture; the others make do with a caption."""
         made_of_it = self.scene in ("picture", "points")
-        return self.sees_reference or made_of_it or any(prior.pictured for prior in self.priors.values())
+        return (
+            self.sees_reference or made_of_it or any(prior.needs_picture or prior.uses_token for prior in self.priors.values())
+        )
 
     @field_validator("ladder")
     @classmethod

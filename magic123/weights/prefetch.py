@@ -47,7 +47,7 @@ def weights_needed(suite: Suite) -> dict[str, list[str]]:
     for method in settings.run.methods:
         for stage in suite.methods[method].stages.values():
             for prior in stage.priors.values():
-                if prior.tokened and not settings.invert.given:
+                if prior.uses_token and not settings.invert.given:
                     ask(settings.invert.weights, "invert")
                 ask(prior.weights, method)
     for name in settings.score.weights:

@@ -19,7 +19,7 @@ from magic123.priors.zero123 import Zero123
 from magic123.records.errors import InputError
 from magic123.scenes.checkpoint import load_scene
 from magic123.settings.cameras import ReferenceCamera
-from magic123.settings.priors import PriorSettings
+from magic123.settings.priors import prior_settings
 from magic123.settings.stage import Stage
 
 
@@ -210,7 +210,7 @@ def test_priors_on_a_gpu_guide_a_scene_on_the_cpu(tmp_path, kind):
         else:
             prior = StableDiffusion.load(write_stable_diffusion(tmp_path / device), prompt="a red dog", device=device)
         rgb = torch.full((1, 16, 16, 3), 0.5, requires_grad=True)
-        settings = PriorSettings(kind=kind, weights="w", weight=1, guidance_scale=2)
+        settings = prior_settings(kind=kind, weights="w", weight=1, guidance_scale=2)
         loss, _ = score_distillation(
             prior,
             rgb,

@@ -30,7 +30,7 @@ from magic123.priors.tokens import load_token, save_token
 from magic123.priors.zero123 import Zero123, clip_pixels, closeness, pose_vector
 from magic123.records.errors import InputError
 from magic123.settings.cameras import ReferenceCamera
-from magic123.settings.priors import PriorSettings
+from magic123.settings.priors import PriorSettings, prior_settings
 
 ROOT = Path(__file__).parents[2]
 MINIATURES = ROOT / "weights/miniature"
@@ -41,7 +41,7 @@ REFERENCE = ReferenceCamera()
 
 
 def settings(kind: str = "stable-diffusion", **changes) -> PriorSettings:
-    return PriorSettings(kind=kind, weights="tiny", **({"weight": 1.0, "guidance_scale": 5.0} | changes))
+    return prior_settings(kind=kind, weights="tiny", **({"weight": 1.0, "guidance_scale": 5.0} | changes))
 
 
 def views(azimuth, polar=90.0, radius=1.8) -> Camera:

@@ -22,7 +22,7 @@ from magic123.priors.stable_diffusion_xl import StableDiffusionXL
 from magic123.priors.zero123 import Zero123
 from magic123.records.errors import InputError
 from magic123.settings.cameras import ReferenceCamera
-from magic123.settings.priors import PriorSettings, Speed
+from magic123.settings.priors import Speed, prior_settings
 
 
 def priors(folder, device="cpu") -> dict:
@@ -44,7 +44,7 @@ def gradients(models: dict, device="cpu") -> torch.Tensor:
     generator, losses = torch.Generator().manual_seed(1), []
     with on_streams(models.values(), rgb) as place:
         for kind, prior in models.items():
-            settings = PriorSettings(kind=kind, weights="w", weight=1, guidance_scale=2)
+            settings = prior_settings(kind=kind, weights="w", weight=1, guidance_scale=2)
             with place(prior):
                 camera = Camera.orbit(80, 60, 1.8, 40, 16)
                 loss, _ = score_distillation(
@@ -245,7 +245,7 @@ def test_nothing_waits_for_the_card_while_priors_are_asked(tmp_path):
     torch.cuda.set_sync_debug_mode("error")
     try:
         for kind, prior in models.items():
-            settings = PriorSettings(kind=kind, weights="w", weight=1, guidance_scale=2)
+            settings = prior_settings(kind=kind, weights="w", weight=1, guidance_scale=2)
             camera = Camera.orbit(80, 60, 1.8, 40, 16)
             how = {"settings": settings, "generator": torch.Generator().manual_seed(0), "reference_camera": ReferenceCamera()}
             score_distillation(prior, picture, camera, **how)[0].backward()

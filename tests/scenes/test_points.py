@@ -29,7 +29,7 @@ from magic123.scenes.checkpoint import load_scene
 from magic123.scenes.lifting import Cloud, lift
 from magic123.scenes.points import Points
 from magic123.settings.cameras import ReferenceCamera
-from magic123.settings.priors import PriorSettings
+from magic123.settings.priors import prior_settings
 from magic123.settings.scenes import PointsSettings
 from magic123.settings.settings_file import load_methods
 from magic123.settings.stage import Stage
@@ -321,7 +321,7 @@ def test_what_is_denoised_is_the_picture_where_the_noise_is_known():
 
 def test_asking_and_distilling_is_score_distillation(weights):
     prior = StableDiffusion.load(weights["sd"], prompt="a photo of {subject}", subject="a red dog")
-    settings = PriorSettings(kind="stable-diffusion", weights="sd", weight=2, guidance_scale=3, use_token=False)
+    settings = prior_settings(kind="stable-diffusion", weights="sd", weight=2, guidance_scale=3, use_token=False)
     rgb = torch.rand(1, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(4))
     camera = Camera.orbit(80.0, 20.0, 1.8, 40.0, SIDE)
     whole = score_distillation(prior, rgb, camera, settings=settings, generator=torch.Generator().manual_seed(5))
@@ -338,8 +338,8 @@ def test_clip_on_a_denoised_view_pulls_the_view(weights):
     generator = torch.Generator().manual_seed(6)
     prior = StableDiffusion.load(weights["sd"], prompt="a photo of {subject}", subject="a red dog")
     judge = ClipReference.load(CLIP, torch.rand(SIDE, SIDE, 3, generator=generator))
-    settings = PriorSettings(kind="stable-diffusion", weights="sd", weight=1, guidance_scale=2, use_token=False)
-    its = PriorSettings(kind="clip", weights="clip", weight=3, denoiser="text", t_range=(0, 0.4))
+    settings = prior_settings(kind="stable-diffusion", weights="sd", weight=1, guidance_scale=2, use_token=False)
+    its = prior_settings(kind="clip", weights="clip", weight=3, denoiser="text", t_range=(0, 0.4))
     rgb = torch.rand(1, SIDE, SIDE, 3, generator=generator).requires_grad_()
     answer = ask(prior, rgb, Camera.orbit(80.0, 20.0, 1.8, 40.0, SIDE), settings=settings, generator=generator)
     loss, said = denoised_consistency(judge, prior, answer, settings=its)
@@ -355,7 +355,7 @@ def test_clip_on_a_denoised_view_pulls_the_view(weights):
     ("t", "azimuth", "says"), [(399, 0, True), (400, 0, True), (401, 0, False), (100, 134, True), (100, -170, False)]
 )
 def test_clip_judges_small_steps_from_near_the_front_alone(t, azimuth, says):
-    settings = PriorSettings(kind="clip", weights="c", weight=1, denoiser="text", t_range=(0, 0.4), azimuth_within=135)
+    settings = prior_settings(kind="clip", weights="c", weight=1, denoiser="text", t_range=(0, 0.4), azimuth_within=135)
     one = torch.zeros(1, 1, 1, 1)
     answer, camera = Answer(one, one, one, torch.tensor([t]), torch.ones(1)), Camera.orbit(90.0, azimuth, 1.8, 40.0, 8)
     assert looks_at(answer, camera, settings=settings, reference_azimuth=0.0, steps=1000) is says
@@ -384,8 +384,11 @@ def test_clip_judges_small_steps_from_near_the_front_alone(t, azimuth, says):
         ("{refine: {points: {polars: []}}}", "refine.points.polars is"),
         ("{refine: {priors: {judge: {denoiser: nobody}}}}", "denoiser is 'nobody': it must name a prior of this stage"),
         ("{refine: {priors: {text: {weight: 0}}}}", "denoiser is 'text': it must name .* with a weight above 0"),
-        ("{refine: {priors: {text: {denoiser: judge}}}}", "stable-diffusion takes neither denoiser"),
-        ("{refine: {priors: {judge: {denoiser: null}}}}", "priors.judge.t_range is given, which a prior of the kind clip"),
+        ("{refine: {priors: {text: {denoiser: judge}}}}", "text.denoiser is not a known setting of the kind stable-diffusion"),
+        (
+            "{refine: {priors: {judge: {denoiser: null}}}}",
+            "priors.judge.t_range is not a known setting of the kind clip without a denoiser",
+        ),
         (
             "{refine: {priors: {second: {kind: clip, weights: c, weight: 1, denoiser: text}}}}",
             "two clip priors have the denoiser 'text'",

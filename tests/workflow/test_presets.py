@@ -24,7 +24,7 @@ from magic123.priors.stable_diffusion_xl import StableDiffusionXL
 from magic123.records.errors import InputError
 from magic123.scenes.samples import draw
 from magic123.settings.cameras import ReferenceCamera
-from magic123.settings.priors import PriorSettings
+from magic123.settings.priors import prior_settings
 from magic123.settings.settings_file import load_methods
 from magic123.settings.stage import Stage
 from magic123.settings.view import ViewSettings
@@ -122,7 +122,7 @@ def test_further_priors_guide_like_any_other(kind, xl, pixels):
     load, folder = {"stable-diffusion-xl": (StableDiffusionXL.load, xl), "deepfloyd-if": (DeepFloydIF.load, pixels)}[kind]
     prior = load(folder, prompt=PROMPT, subject="a red dog")
     rgb = torch.rand(1, 24, 24, 3, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    settings = PriorSettings(kind=kind, weights="random", weight=1, guidance_scale=5)
+    settings = prior_settings(kind=kind, weights="random", weight=1, guidance_scale=5)
     loss, said = score_distillation(prior, rgb, camera(20.0), settings=settings, generator=torch.Generator().manual_seed(2))
     loss.backward()
     assert said["gradient_norm"] > 0 and torch.isfinite(rgb.grad).all() and rgb.grad.abs().max() > 0
@@ -184,7 +184,7 @@ def test_clip_takes_the_reference_for_itself_and_pulls_towards_it():
     picture = torch.from_numpy(np.asarray(Image.open(REPOSITORY / "datasets/demo/yellow_dog/rgba.png").convert("RGB")) / 255.0)
     picture = torch.nn.functional.interpolate(picture.float().permute(2, 0, 1)[None], (64, 64), mode="area")[0].permute(1, 2, 0)
     prior = ClipReference.load(MINIATURES / "clip", picture)
-    settings = PriorSettings(kind="clip", weights="miniature-clip", weight=2)
+    settings = prior_settings(kind="clip", weights="miniature-clip", weight=2)
     loss, said = clip_consistency(prior, picture[None], None, settings=settings)
     assert said["distance"] < 1e-5 and abs(float(loss)) < 1e-4
     other = (1 - picture)[None].clone().requires_grad_()
@@ -273,12 +273,15 @@ def test_a_stage_that_needs_a_picture_refuses_a_caption(tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ("{coarse: {priors: {three: {prompt: a dog}}}}", "coarse.priors.three.prompt is given, .* kind zero123 knows nothing"),
-        ("{coarse: {priors: {text: {angle_weight: false}}}}", "coarse.priors.text.angle_weight is given"),
+        (
+            "{coarse: {priors: {three: {prompt: a dog}}}}",
+            "coarse.priors.three.prompt is not a known setting of the kind zero123; .*known: kind, weights",
+        ),
+        ("{coarse: {priors: {text: {angle_weight: false}}}}", "coarse.priors.text.angle_weight is not a known setting"),
         ("{coarse: {dmtet: {grid_resolution: 64}}}", "coarse.dmtet is given, which a nerf scene"),
         ("{fine: {losses: {entropy: 1}}}", "fine.losses.entropy is given, which a dmtet scene"),
         ("{coarse: {sampling: {steps: 3}}}", "coarse.sampling is given"),
-        ("{coarse: {priors: {text: {guidance_scale: null}}}}", "needs a guidance_scale"),
+        ("{coarse: {priors: {text: {guidance_scale: null}}}}", "priors.text.guidance_scale is missing"),
         ("{coarse: {reference_interval: 0}}", "reference_warmup must be 0"),
         ("{coarse: {reference_interval: 0, reference_warmup: 0, losses: {rgb: 5}}}", "losses.rgb is about the known view"),
         ("{coarse: {shading: {textureless: 0.6, albedo: 0.6}}}", "at most 1"),
