@@ -1,7 +1,8 @@
 """Compositing on a CUDA device: Triton kernels, forward and backward, compiled when they first run and cached on disk.
 
-The same numbers as `volume.composite` but for rounding. Sums run along each ray in double precision and in a fixed order,
-nothing is added atomically: the same samples give the same bytes. One program works on one ray, BLOCK samples at a time.
+They return the numbers of `volume.composite` up to rounding. Sums along a ray are taken in double precision and in a fixed
+order, without atomic operations, so the same samples give the same bytes. One program processes one ray, BLOCK samples at a
+time.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from jaxtyping import Float
 from torch import Tensor
 
 from magic123.device import device_guard
@@ -18,17 +20,17 @@ from magic123.render.samples import PackedSamples
 
 @triton.jit
 def _light(tau, before):
-    """(light that leaves each sample behind, weight, `before` of the next samples), from optical depths [BLOCK]."""
+    """Return the transmittance behind each sample, its weight, and `before` of the next block, from optical depths [BLOCK]."""
     within = running(tau)
-    arrives = tl.exp(-(before + within - tau))
-    # 1 - exp(-tau) without losing the digits of a small tau
-    share = tl.where(tau < 1e-5, tau * (1.0 - 0.5 * tau), 1.0 - tl.exp(-tau))
-    return arrives * tl.exp(-tau), arrives * share, before + total(tau)
+    transmittance = tl.exp(-(before + within - tau))
+    # 1 - exp(-tau), without cancellation for a small tau
+    alpha = tl.where(tau < 1e-5, tau * (1.0 - 0.5 * tau), 1.0 - tl.exp(-tau))
+    return transmittance * tl.exp(-tau), transmittance * alpha, before + total(tau)
 
 
 @triton.jit
-def _add(already, weight, ptr, index, there):
-    return already + total(weight * tl.load(ptr + index, mask=there, other=0.0).to(tl.float64))
+def _add(partial, weight, ptr, index, valid):
+    return partial + total(weight * tl.load(ptr + index, mask=valid, other=0.0).to(tl.float64))
 
 
 @triton.jit
@@ -43,20 +45,20 @@ def _forward(
     nx, ny, nz = before, before, before
     for base in range(begin, end, BLOCK):
         i = base + tl.arange(0, BLOCK)
-        there = i < end
-        sigma = tl.load(sigma_ptr + i, mask=there, other=0.0)
-        tau = optical_depth(sigma, tl.load(width_ptr + i, mask=there, other=0.0))
+        valid = i < end
+        sigma = tl.load(sigma_ptr + i, mask=valid, other=0.0)
+        tau = optical_depth(sigma, tl.load(width_ptr + i, mask=valid, other=0.0))
         _leaves, weight, before = _light(tau, before)
-        tl.store(weight_ptr + i, weight.to(sigma.dtype), mask=there)
+        tl.store(weight_ptr + i, weight.to(sigma.dtype), mask=valid)
         opacity += total(weight)
-        depth = _add(depth, weight, distance_ptr, i, there)
-        red = _add(red, weight, rgb_ptr, i * 3, there)
-        green = _add(green, weight, rgb_ptr, i * 3 + 1, there)
-        blue = _add(blue, weight, rgb_ptr, i * 3 + 2, there)
+        depth = _add(depth, weight, distance_ptr, i, valid)
+        red = _add(red, weight, rgb_ptr, i * 3, valid)
+        green = _add(green, weight, rgb_ptr, i * 3 + 1, valid)
+        blue = _add(blue, weight, rgb_ptr, i * 3 + 2, valid)
         if COLUMNS == 8:
-            nx = _add(nx, weight, normal_ptr, i * 3, there)
-            ny = _add(ny, weight, normal_ptr, i * 3 + 1, there)
-            nz = _add(nz, weight, normal_ptr, i * 3 + 2, there)
+            nx = _add(nx, weight, normal_ptr, i * 3, valid)
+            ny = _add(ny, weight, normal_ptr, i * 3 + 1, valid)
+            nz = _add(nz, weight, normal_ptr, i * 3 + 2, valid)
     out = total_ptr + ray * COLUMNS
     kind = total_ptr.dtype.element_ty
     tl.store(out, red.to(kind))
@@ -71,14 +73,14 @@ def _forward(
 
 
 @triton.jit
-def _slope(i, there, up_ptr, distance_ptr, rgb_ptr, up_weight_ptr):
-    """Derivative of the loss by the weights of samples i; up_ptr: by their ray's sums."""
-    slope = tl.load(up_weight_ptr + i, mask=there, other=0.0).to(tl.float64) + tl.load(up_ptr + 3).to(tl.float64)
-    slope += tl.load(up_ptr + 4).to(tl.float64) * tl.load(distance_ptr + i, mask=there, other=0.0).to(tl.float64)
+def _slope(i, valid, up_ptr, distance_ptr, rgb_ptr, up_weight_ptr):
+    """Return the derivative of the loss by the weights of samples i; up_ptr points to that by the sums of their ray."""
+    slope = tl.load(up_weight_ptr + i, mask=valid, other=0.0).to(tl.float64) + tl.load(up_ptr + 3).to(tl.float64)
+    slope += tl.load(up_ptr + 4).to(tl.float64) * tl.load(distance_ptr + i, mask=valid, other=0.0).to(tl.float64)
     for channel in tl.static_range(3):
-        colour = tl.load(rgb_ptr + i * 3 + channel, mask=there, other=0.0).to(tl.float64)
+        colour = tl.load(rgb_ptr + i * 3 + channel, mask=valid, other=0.0).to(tl.float64)
         slope += tl.load(up_ptr + channel).to(tl.float64) * colour
-    return tl.where(there, slope, 0.0)
+    return tl.where(valid, slope, 0.0)
 
 
 @triton.jit
@@ -86,37 +88,37 @@ def _backward(
     start_ptr, sigma_ptr, width_ptr, distance_ptr, rgb_ptr, up_weight_ptr, up_total_ptr, grad_sigma_ptr, grad_rgb_ptr,
     grad_normal_ptr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """With s the slope at a weight w: d tau_k = s_k (light that leaves k) - (sum of s w behind k)."""
+    """Compute d tau_k = s_k (transmittance behind k) - (sum of s w behind k), with s the derivative by a weight w."""
     ray = tl.program_id(0).to(tl.int64)
     begin, end = tl.load(start_ptr + ray), tl.load(start_ptr + ray + 1)
     up = up_total_ptr + ray * COLUMNS
     before, behind = tl.full([], 0, tl.float64), tl.full([], 0, tl.float64)
     for base in range(begin, end, BLOCK):
         i = base + tl.arange(0, BLOCK)
-        there = i < end
-        sigma = tl.load(sigma_ptr + i, mask=there, other=0.0)
-        tau = optical_depth(sigma, tl.load(width_ptr + i, mask=there, other=0.0))
+        valid = i < end
+        sigma = tl.load(sigma_ptr + i, mask=valid, other=0.0)
+        tau = optical_depth(sigma, tl.load(width_ptr + i, mask=valid, other=0.0))
         _leaves, weight, before = _light(tau, before)
-        behind += total(_slope(i, there, up, distance_ptr, rgb_ptr, up_weight_ptr) * weight)
+        behind += total(_slope(i, valid, up, distance_ptr, rgb_ptr, up_weight_ptr) * weight)
     before = 0.0 * before
     for base in range(begin, end, BLOCK):
         i = base + tl.arange(0, BLOCK)
-        there = i < end
-        sigma = tl.load(sigma_ptr + i, mask=there, other=0.0)
-        width = tl.load(width_ptr + i, mask=there, other=0.0)
+        valid = i < end
+        sigma = tl.load(sigma_ptr + i, mask=valid, other=0.0)
+        width = tl.load(width_ptr + i, mask=valid, other=0.0)
         leaves, weight, before = _light(optical_depth(sigma, width), before)
-        slope = _slope(i, there, up, distance_ptr, rgb_ptr, up_weight_ptr)
+        slope = _slope(i, valid, up, distance_ptr, rgb_ptr, up_weight_ptr)
         part = slope * weight
         grad = (slope * leaves - (behind - running(part))) * width.to(tl.float64)
         behind -= total(part)
         grad = tl.where(sigma * width > OPAQUE, 0.0, grad)
-        tl.store(grad_sigma_ptr + i, grad.to(sigma.dtype), mask=there)
+        tl.store(grad_sigma_ptr + i, grad.to(sigma.dtype), mask=valid)
         for channel in tl.static_range(3):
             colour = weight * tl.load(up + channel).to(tl.float64)
-            tl.store(grad_rgb_ptr + i * 3 + channel, colour.to(sigma.dtype), mask=there)
+            tl.store(grad_rgb_ptr + i * 3 + channel, colour.to(sigma.dtype), mask=valid)
             if COLUMNS == 8:
                 normal = weight * tl.load(up + 5 + channel).to(tl.float64)
-                tl.store(grad_normal_ptr + i * 3 + channel, normal.to(sigma.dtype), mask=there)
+                tl.store(grad_normal_ptr + i * 3 + channel, normal.to(sigma.dtype), mask=valid)
 
 
 class _Composite(torch.autograd.Function):
@@ -130,8 +132,8 @@ class _Composite(torch.autograd.Function):
         ctx.save_for_backward(*arrays)
         if rays:
             with device_guard(sigma.device):
-                shown = rgb if normals is None else normals.detach().contiguous()
-                _forward[(rays,)](*arrays, shown, weights, sums, columns, BLOCK)
+                normals = rgb if normals is None else normals.detach().contiguous()
+                _forward[(rays,)](*arrays, normals, weights, sums, columns, BLOCK)
         return sums, weights
 
     @staticmethod
@@ -143,14 +145,26 @@ class _Composite(torch.autograd.Function):
         if len(starts) > 1:
             with device_guard(sigma.device):
                 up = (up_weights.contiguous(), up_total.contiguous())
-                turned = grad_rgb if grad_normals is None else grad_normals
-                _backward[(len(starts) - 1,)](*ctx.saved_tensors, *up, grad_sigma, grad_rgb, turned, ctx.columns, BLOCK)
+                written = grad_rgb if grad_normals is None else grad_normals
+                _backward[(len(starts) - 1,)](*ctx.saved_tensors, *up, grad_sigma, grad_rgb, written, ctx.columns, BLOCK)
         return grad_sigma, grad_rgb, grad_normals, None, None, None
 
 
-def composite(samples: PackedSamples, sigma: Tensor, rgb: Tensor, normals: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
-    """As `volume.composite`; all of one dtype, float32 or float64. Gradients reach sigma, rgb and normals."""
-    kinds = {part.dtype for part in (sigma, rgb, samples.width, normals) if part is not None}
-    if len(kinds) > 1 or not kinds <= {torch.float32, torch.float64}:
-        raise TypeError(f"densities, colours and widths are {sorted(map(str, kinds))}: all must be float32, or all float64")
+def composite(
+    samples: PackedSamples,
+    sigma: Float[Tensor, " M"],
+    rgb: Float[Tensor, "M 3"],
+    normals: Float[Tensor, "M 3"] | None,
+    count: int,
+) -> tuple[Float[Tensor, "N columns"], Float[Tensor, " M"]]:
+    """Composite the samples of each ray, as `volume.composite` does. Gradients reach sigma, rgb and normals.
+
+    Raises:
+        TypeError: the arguments are not all float32, or all float64.
+    """
+    dtypes = {part.dtype for part in (sigma, rgb, samples.width, normals) if part is not None}
+    if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
+        raise TypeError(
+            f"densities, colours and widths are {sorted(map(str, dtypes))}, but all must be float32, or all float64"
+        )
     return _Composite.apply(sigma, rgb, normals, samples.width, samples.distance, ray_starts(samples.ray, count))

@@ -1,6 +1,6 @@
-"""The deferred renderer of a point cloud: pictures of its features at several scales -> colours (Make-it-3D, arXiv 2303.14184).
+"""The deferred renderer of a point cloud (Make-it-3D, arXiv 2303.14184): colours from images of its features at several scales.
 
-A U-Net of gated convolutions (arXiv 1806.03589), whose gates learn what is a point and what a hole between points.
+It is a U-Net of gated convolutions (arXiv 1806.03589), whose gates learn to tell points from the holes between them.
 """
 
 from __future__ import annotations
@@ -9,26 +9,39 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
 class GatedConvolution(nn.Module):
-    """elu(features) * sigmoid(gate), both 3 x 3 convolutions: [B, C, H, W] -> [B, D, H, W]."""
+    """elu(features) * sigmoid(gate), where both are 3 x 3 convolutions.
+
+    Args:
+        channels: C, of the input.
+        out: D, of the output.
+    """
 
     def __init__(self, channels: int, out: int):
         super().__init__()
         self.both = nn.Conv2d(channels, 2 * out, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
+        """Return the gated features."""
         features, gate = self.both(x).chunk(2, 1)
         return F.elu(features) * gate.sigmoid()
 
 
 class DeferredRenderer(nn.Module):
-    """Pictures [B, C, H, W] at `scales` sizes, each half the one before (rounded up), finest first -> [B, out, H, W].
+    """A U-Net from images at several scales to one image at the finest.
 
-    `width` channels at the finest scale, twice as many at each coarser one. Without normalisation: a batch is one view, and
-    views must not change each other. The last layer starts at zero, so that what it adds to starts unchanged.
+    It has no normalisation layers: a batch is one view, and views must not influence each other. The last layer starts at
+    zero, so that colours to which its output is added start unchanged.
+
+    Args:
+        channels: C, of the images.
+        out: channels of the output.
+        scales: number of images.
+        width: channels of the finest level; each coarser level has twice as many.
     """
 
     def __init__(self, channels: int, out: int, scales: int, width: int):
@@ -38,10 +51,15 @@ class DeferredRenderer(nn.Module):
         self.down = nn.ModuleList(GatedConvolution(a + channels, b) for a, b in pairwise(widths))
         self.up = nn.ModuleList(GatedConvolution(a + b, a) for a, b in pairwise(widths))
         self.last = nn.Conv2d(width, out, 1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
 
-    def forward(self, pictures: list[Tensor]) -> Tensor:
+    def forward(self, pictures: list[Float[Tensor, "B C _ _"]]) -> Float[Tensor, "B out _ _"]:
+        """Return the image of `out` channels at the finest scale.
+
+        Args:
+            pictures: the images, finest first, each half the size of the one before (rounded up).
+        """
         levels = [self.first(pictures[0])]
         for down, picture in zip(self.down, pictures[1:], strict=True):
             smaller = F.avg_pool2d(levels[-1], 2, ceil_mode=True)

@@ -1,16 +1,18 @@
-"""Losses as pure functions of a rendering, the reference view or the scene, and the LOSSES table of all of them.
+"""Losses as pure functions of a rendering, the reference view or the scene, and the LOSSES table that lists them.
 
-Magic123's published code is followed in value; names are those of the weights in the settings' `Losses`. A new loss is its
-function and its row in LOSSES here, its weight in the settings, and its test.
+Their values follow Magic123's published code; their names are those of the weights in the settings class `Losses`. A new loss
+needs a function and a row in LOSSES here, a weight in the settings, and a test.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from magic123.device import to_device
@@ -19,29 +21,51 @@ from magic123.geometry.camera import Camera
 from magic123.geometry.mesh import laplacian, normal_consistency
 from magic123.records.errors import InputError
 from magic123.render.rendering import Rendering, Samples
+from magic123.render.samples import Density
 from magic123.settings.losses import Losses
 
-REFERENCE_HOLDS = 100.0  # the released code holds the reference view's colours with 1e5, the others with 1e3
-BLUR_SIZE, BLUR_SIGMA = 9, 1.7  # 0.15 * size + 0.35, the usual sigma of a Gaussian kernel whose size alone is given
+REFERENCE_WEIGHT = 100.0  # Make-it-3D's published code weighs colours of the reference view with 1e5, all others with 1e3
+BLUR_SIZE, BLUR_SIGMA = 9, 1.7  # pixels; sigma is 0.15 * size + 0.35, the default of OpenCV and torchvision for this size
+
+# By the names of NEEDS: functions that return the arguments of a loss, or None where the rendering does not have them.
+LossInputs = dict[str, Callable[[], tuple[Any, ...] | None]]
 
 
 # ----------------------------------------------------------------------------------------------- the reference view
 @dataclass(frozen=True)
 class Target:
-    """What the reference view should look like, H x W pixels; made once per stage."""
+    """The reference view that a rendering is compared with, computed once per stage.
 
-    rgb: Tensor  # [H, W, 3] on white
-    pixels: Tensor | None  # [H, W] bool: those whose colour counts; None: all
-    mask: Tensor  # [H, W] bool
-    depth: Tensor | None  # [H, W], far is large, up to scale and shift
-    normal: Tensor | None  # [H, W, 3] unit, world
-
-
-def reference_target(example: Example, weights: Losses, *, erode_edges: bool = False, device=None) -> Target:
-    """The tensors that the losses with a positive weight need, from an example at the size that will be rendered.
-
-    Raises InputError where the example lacks the depth or normal map that a weight asks for.
+    Attributes:
+        rgb: colours on white.
+        pixels: those whose colours are compared; None for all.
+        mask: where the object is.
+        depth: increasing with distance, up to scale and shift; None if the depth loss has no weight.
+        normal: unit normals in the world; None if the normal loss has no weight.
     """
+
+    rgb: Float[Tensor, "H W 3"]
+    pixels: Bool[Tensor, "H W"] | None
+    mask: Bool[Tensor, "H W"]
+    depth: Float[Tensor, "H W"] | None
+    normal: Float[Tensor, "H W 3"] | None
+
+
+def reference_target(
+    example: Example, weights: Losses, *, erode_edges: bool = False, device: torch.device | str | None = None
+) -> Target:
+    """Return the tensors that the losses with a positive weight need.
+
+    Args:
+        example: an example with a picture, at the size that will be rendered.
+        weights: of the stage.
+        erode_edges: leave the colours at the outer edge of the object out of the comparison, as Magic123's fine stage does.
+        device: of the tensors.
+
+    Raises:
+        InputError: the example has no depth map or no normal map, but the weights ask for it.
+    """
+    assert example.rgb is not None and example.mask is not None
     normal = None
     if weights.normal:
         if example.normal is None:
@@ -51,97 +75,117 @@ def reference_target(example: Example, weights: Losses, *, erode_edges: bool = F
             )
         c = example.camera
         pose = Camera.orbit(c.polar, c.azimuth, c.radius, c.fov, 1).camera_to_world[0, :3, :3]
-        normal = F.normalize(example.normal.cpu() * 2 - 1, dim=-1) @ pose.T  # x right, y up, z to the camera -> world
-    target = Target(
-        rgb=example.rgb,
-        pixels=rgb_pixels(example)[..., 0] if erode_edges else None,
-        mask=example.mask[..., 0],
-        depth=target_depth(example)[..., 0] if weights.depth else None,
-        normal=normal,
+        normal = F.normalize(example.normal.cpu() * 2 - 1, dim=-1) @ pose.T  # from x right, y up, z towards the camera
+    return Target(
+        rgb=example.rgb.to(device),
+        pixels=rgb_pixels(example)[..., 0].to(device) if erode_edges else None,
+        mask=example.mask[..., 0].to(device),
+        depth=target_depth(example)[..., 0].to(device) if weights.depth else None,
+        normal=None if normal is None else normal.to(device),
     )
-    return Target(**{k: v if v is None else v.to(device) for k, v in vars(target).items()})
 
 
 def reference_losses(rendering: Rendering, target: Target, weights: Losses) -> dict[str, Tensor]:
     """Return the unweighted losses of the reference view that have a weight.
 
     Args:
-        rendering: one picture (B = 1) on white, from the reference camera.
-        target: the picture that should be seen there, of the same size.
-        weights: the stage's weights.
+        rendering: one image (B = 1) on white, from the reference camera.
+        target: the reference view, of the same size.
+        weights: of the stage.
 
     Raises:
         ValueError: the sizes differ.
     """
     if rendering.rgb.shape != (1, *target.rgb.shape):
-        raise ValueError(f"rendered {list(rendering.rgb.shape)}, but the reference view is {list(target.rgb.shape)}")
+        raise ValueError(
+            f"the rendering has the shape {list(rendering.rgb.shape)}, but the reference view is {list(target.rgb.shape)}"
+        )
     return compute(weights, {"view": lambda: (rendering, target), "view_normals": lambda: _view_normals(rendering, target)})
 
 
-def reference_rgb(rendering: Rendering, target: Target) -> Tensor:
+def reference_rgb(rendering: Rendering, target: Target) -> Float[Tensor, ""]:
     """Return the mean squared error of the colours, over `target.pixels` where given."""
     error = (rendering.rgb[0] - target.rgb) ** 2
     return (error if target.pixels is None else error[target.pixels]).mean()
 
 
-def reference_mask(rendering: Rendering, target: Target) -> Tensor:
+def reference_mask(rendering: Rendering, target: Target) -> Float[Tensor, ""]:
     """Return the mean squared difference of opacity and mask."""
     return F.mse_loss(rendering.opacity[0, ..., 0], target.mask.float())
 
 
-def reference_depth(rendering: Rendering, target: Target) -> Tensor:
-    """Return the disagreement of the depths inside the mask."""
+def reference_depth(rendering: Rendering, target: Target) -> Float[Tensor, ""]:
+    """Return the `depth_disagreement` inside the mask."""
+    assert target.depth is not None  # a depth weight makes `reference_target` compute it
     return depth_disagreement(rendering.depth[0, ..., 0][target.mask], target.depth[target.mask])
 
 
-def normal_disagreement(normal: Tensor, target: Tensor) -> Tensor:
-    """Return the mean of (1 - cosine) / 2 of normals [N, 3] and target normals [N, 3], in [0, 1]."""
+def normal_disagreement(normal: Float[Tensor, "N 3"], target: Float[Tensor, "N 3"]) -> Float[Tensor, ""]:
+    """Return the mean of (1 - cosine) / 2 between normals and target normals, in [0, 1]."""
     return (1 - F.cosine_similarity(normal, target, dim=-1)).mean() / 2
 
 
 def _view_normals(rendering: Rendering, target: Target) -> tuple[Tensor, Tensor] | None:
-    """Return the normals inside the mask, rendered and wanted, [N, 3] each; None where none were rendered."""
-    return None if rendering.normal is None else (rendering.normal[0][target.mask], target.normal[target.mask])
+    """Return the normals inside the mask, rendered and target, [N, 3] each; None if none were rendered."""
+    if rendering.normal is None:
+        return None
+    assert target.normal is not None  # a normal weight makes `reference_target` compute it
+    return rendering.normal[0][target.mask], target.normal[target.mask]
 
 
-def depth_disagreement(depth: Tensor, target: Tensor) -> Tensor:
-    """(1 - Pearson correlation) / 2 of two [N], in [0, 1]: blind to scale (> 0) and shift. 1/2 where either is constant."""
+def depth_disagreement(depth: Float[Tensor, " N"], target: Float[Tensor, " N"]) -> Float[Tensor, ""]:
+    """Return (1 - Pearson correlation) / 2, in [0, 1]: invariant to scale (> 0) and shift; 1/2 if either is constant."""
     a, b = depth - depth.mean(), target - target.mean()
     spread = (a.square().sum() * b.square().sum()).clamp_min(1e-20).sqrt()
     return (1 - (a * b).sum() / spread) / 2
 
 
 # ------------------------------------------------------------------------------------------------------ regularizers
-def entropy(weights: Tensor) -> Tensor:
-    """Mean binary entropy in bits of sample weights [M], clamped to [1e-5, 1 - 1e-5]: weights should be 0 or 1."""
+def entropy(weights: Float[Tensor, " M"]) -> Float[Tensor, ""]:
+    """Return the mean binary entropy of sample weights in bits: weights should be 0 or 1.
+
+    The weights are clamped to [1e-5, 1 - 1e-5].
+    """
     w = weights.clamp(1e-5, 1 - 1e-5)
     return _mean(-w * w.log2() - (1 - w) * (1 - w).log2())
 
 
-def orientation(weights: Tensor, normals: Tensor, directions: Tensor) -> Tensor:
-    """mean(w max(0, n.d)^2), w without gradient: what is visible must not face away (Ref-NeRF, arXiv 2112.03907)."""
+def orientation(
+    weights: Float[Tensor, " M"], normals: Float[Tensor, "M 3"], directions: Float[Tensor, "M 3"]
+) -> Float[Tensor, ""]:
+    """Return mean(w max(0, n.d)^2): visible surfaces must not face away (Ref-NeRF, arXiv 2112.03907).
+
+    Args:
+        weights: w of the samples; they get no gradient.
+        normals: unit normals n.
+        directions: unit viewing directions d.
+    """
     away = (normals * directions).sum(-1).clamp_min(0)
     return _mean(weights.detach() * away.square())
 
 
-def opacity(value: Tensor) -> Tensor:
-    """Return the mean squared opacity: prefers emptiness."""
+def opacity(value: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """Return the mean squared opacity: space should be empty."""
     return value.square().mean()
 
 
-def normal_image(rendering: Rendering) -> Tensor:
-    """Normals as colours on black, opacity * (n + 1) / 2: [B, H, W, 3]. Opacity without gradient: silhouettes may be sharp."""
+def normal_image(rendering: Rendering) -> Float[Tensor, "B H W 3"]:
+    """Return normals as colours on black, opacity * (n + 1) / 2.
+
+    The opacity gets no gradient, so that silhouettes may be sharp.
+    """
+    assert rendering.normal is not None
     return (rendering.normal + rendering.opacity.detach()) / 2
 
 
-def smoothness(image: Tensor) -> Tensor:
-    """Sum of the mean squared differences along the two axes of [B, H, W, C]."""
+def smoothness(image: Float[Tensor, "B H W C"]) -> Float[Tensor, ""]:
+    """Return the sum of the mean squared differences between neighbouring rows and between neighbouring columns."""
     down, across = image[:, 1:] - image[:, :-1], image[:, :, 1:] - image[:, :, :-1]
     return down.square().mean() + across.square().mean()
 
 
-def gaussian_blur(image: Tensor) -> Tensor:
-    """9 x 9 Gaussian, sigma 1.7 pixels, borders mirrored: [B, H, W, C] of at least 5 x 5 pixels."""
+def gaussian_blur(image: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
+    """Return images of at least 5 x 5 pixels blurred by a 9 x 9 Gaussian of sigma 1.7 pixels, with mirrored borders."""
     place = torch.arange(BLUR_SIZE, device=image.device, dtype=image.dtype) - BLUR_SIZE // 2
     kernel = torch.exp(-0.5 * (place / BLUR_SIGMA) ** 2)
     kernel = (kernel / kernel.sum()).expand(image.shape[-1], 1, 1, BLUR_SIZE)
@@ -150,44 +194,60 @@ def gaussian_blur(image: Tensor) -> Tensor:
     return F.conv2d(x, kernel.transpose(2, 3), groups=image.shape[-1]).permute(0, 2, 3, 1)
 
 
-def blur_difference(image: Tensor) -> Tensor:
-    """Mean squared difference of [B, H, W, C] from its own blur; both sides have gradients, as in the published code."""
+def blur_difference(image: Float[Tensor, "B H W C"]) -> Float[Tensor, ""]:
+    """Return the mean squared difference between images and their blur.
+
+    Both sides get gradients, as in Magic123's published code.
+    """
     return F.mse_loss(image, gaussian_blur(image))
 
 
 def total_variation(
-    density: Callable[[Tensor], Tensor], *, generator: torch.Generator | None = None, resolution: int = 24, device=None
-) -> Tensor:
-    """Mean absolute difference between neighbours of a resolution^3 grid over [-1, 1]^3, summed over the axes.
+    density: Density,
+    *,
+    generator: torch.Generator | None = None,
+    resolution: int = 24,
+    device: torch.device | str | None = None,
+) -> Float[Tensor, ""]:
+    """Return the mean absolute difference between neighbours of a grid over [-1, 1]^3, summed over the axes.
 
-    The grid is shifted at random by less than its spacing h (by h/2 without a generator). What is compared is the opacity
-    of one spacing, 1 - exp(-sigma h): densities themselves span many orders of magnitude.
+    The values compared are the opacities along one spacing h of the grid, 1 - exp(-sigma h), because densities span many
+    orders of magnitude.
+
+    Args:
+        density: sigma per world unit at points.
+        generator: random state of the grid's shift by less than h; None shifts it by h/2.
+        resolution: number of points along an axis.
+        device: of the points.
     """
     shift = torch.full((3,), 0.5) if generator is None else torch.rand(3, generator=generator, device=generator.device)
     h = 2 / resolution
     axes = [(torch.arange(resolution, device=device) + s) * h - 1 for s in to_device(shift, device)]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-    filled = -torch.expm1(-density(points) * h).reshape((resolution,) * 3)
-    return sum(filled.diff(dim=axis).abs().mean() for axis in range(3))
+    opacities = -torch.expm1(-density(points) * h).reshape((resolution,) * 3)
+    x, y, z = (opacities.diff(dim=axis).abs().mean() for axis in range(3))
+    return x + y + z
 
 
 def _mean(values: Tensor) -> Tensor:
-    """Mean, 0 for nothing (a picture may see no sample)."""
+    """Return the mean, or 0 without values: a rendering may have no samples."""
     return values.sum() / max(len(values), 1)
 
 
-def lifted_colours(colours: Tensor, lifted: Tensor, from_reference: Tensor) -> Tensor:
-    """Return how far the colours of points are from those that were lifted: mean squares, the reference view's held harder.
+def lifted_colours(
+    colours: Float[Tensor, "N 3"], lifted: Float[Tensor, "N 3"], from_reference: Bool[Tensor, " N"]
+) -> Float[Tensor, ""]:
+    """Return the mean squared difference between the colours of points and the lifted ones, as Make-it-3D does.
 
     Args:
-        colours: [N, 3] as learned.
-        lifted: [N, 3] as lifted.
-        from_reference: [N] bool, the points that the reference picture coloured; their mean counts REFERENCE_HOLDS times.
+        colours: as learned.
+        lifted: as lifted.
+        from_reference: the points whose colours come from the reference picture; their mean has REFERENCE_WEIGHT.
     """
     moved = (colours - lifted).square().mean(-1)
-    held = from_reference.to(moved)
-    means = [(moved * share).sum() / share.sum().clamp_min(1) for share in (held, 1 - held)]
-    return REFERENCE_HOLDS * means[0] + means[1]
+    reference = from_reference.to(moved)
+    means = [(moved * part).sum() / part.sum().clamp_min(1) for part in (reference, 1 - reference)]
+    return REFERENCE_WEIGHT * means[0] + means[1]
 
 
 # --------------------------------------------------------------------------------------------------------- the table
@@ -196,10 +256,10 @@ class Loss:
     """A row of the LOSSES table.
 
     Attributes:
-        function: scalar tensor from the arguments that `needs` names.
-        needs: one of NEEDS. The loss is not computed where a scene or a rendering does not have it.
-        ramp: the loss has the share min(1, ramp * progress) of its weight at `progress` in [0, 1] of a stage; None: always all.
-        on_normals: whether it can only be computed where normals are rendered.
+        function: returns a scalar tensor from the arguments that `needs` names.
+        needs: one of NEEDS. The loss is not computed if a scene or a rendering does not have it.
+        ramp: the factor of the weight is min(1, ramp * progress), for `progress` in [0, 1] of a stage; None for 1 throughout.
+        on_normals: whether it can be computed only if normals are rendered.
     """
 
     function: Callable[..., Tensor]
@@ -208,24 +268,25 @@ class Loss:
     on_normals: bool = False
 
     def share(self, progress: float) -> float:
-        """Return the share of its weight that the loss has at `progress` in [0, 1] of a stage."""
+        """Return the factor of the weight at `progress` in [0, 1] of a stage."""
         return 1.0 if self.ramp is None else min(1.0, self.ramp * progress)
 
 
-NEEDS = {  # what losses are computed from -> the arguments that a function gets
+# What losses are computed from -> the arguments that their functions get.
+NEEDS = {
     "view": "the rendering of the reference view and its Target",
-    "view_normals": "normals inside the mask of the reference view, rendered and wanted, [N, 3] each",
+    "view_normals": "normals inside the mask of the reference view, rendered and target, [N, 3] each",
     "weights": "weights of the samples along rays [M]",
     "sample_normals": "weights of the samples [M], their unit normals and viewing directions [M, 3]",
-    "mesh": "vertices [V, 3], faces [F, 3] and Edges of the surface that is seen",
+    "mesh": "vertices [V, 3], faces [F, 3] and Edges of the rendered surface",
     "opacity": "opacity [B, H, W, 1]",
     "normal_image": "normals as colours [B, H, W, 3]",
     "density": "density [K, 3] -> [K], a generator (or None) and the device of the points",
-    "colours": "colours of points as learned and as lifted [N, 3], and which the reference picture coloured [N]",
+    "colours": "colours of points as learned and as lifted [N, 3], and which come from the reference picture [N] bool",
 }
 
-# Terms are added in this order. The reference code ramps the entropy at rate 2 and the normals of the reference view at rate 1.
-LOSSES = {
+# Terms are added in this order. The ramps are those of Magic123's published code.
+LOSSES: dict[str, Loss] = {
     "rgb": Loss(reference_rgb, "view"),
     "mask": Loss(reference_mask, "view"),
     "depth": Loss(reference_depth, "view"),
@@ -244,31 +305,30 @@ LOSSES = {
 }
 
 
-def compute(weights: Losses, given: dict[str, Callable[[], tuple | None]]) -> dict[str, Tensor]:
-    """Return the unweighted losses that have a weight and whose needs are given.
+def compute(weights: Losses, inputs: LossInputs) -> dict[str, Tensor]:
+    """Return the unweighted losses that have a weight and whose inputs are available.
 
     Args:
-        weights: the stage's weights.
-        given: what there is to compute losses from, by the names of NEEDS: functions that return the arguments, or None where
-            this rendering does not have them. Only what a loss needs is asked for.
+        weights: of the stage.
+        inputs: functions that return the arguments of losses; called only for losses with a weight.
     """
     values = {}
     for name, row in LOSSES.items():
-        if getattr(weights, name) and row.needs in given and (arguments := given[row.needs]()) is not None:
+        if getattr(weights, name) and row.needs in inputs and (arguments := inputs[row.needs]()) is not None:
             values[name] = row.function(*arguments)
     return values
 
 
-def rendering_inputs(rendering: Rendering) -> dict[str, Callable[[], tuple | None]]:
-    """Return what every rendering gives to losses, for `compute`."""
+def rendering_inputs(rendering: Rendering) -> LossInputs:
+    """Return the inputs of losses that every rendering has, for `compute`."""
     return {
         "opacity": lambda: (rendering.opacity,),
         "normal_image": lambda: None if rendering.normal is None else (normal_image(rendering),),
     }
 
 
-def sample_inputs(samples: Samples | None) -> dict[str, Callable[[], tuple | None]]:
-    """Return what the samples of a volume rendering give to losses, for `compute`."""
+def sample_inputs(samples: Samples | None) -> LossInputs:
+    """Return the inputs of losses that the samples of a volume rendering have, for `compute`."""
     if samples is None:
         return {}
     return {

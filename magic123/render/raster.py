@@ -1,18 +1,20 @@
-"""Differentiable pictures of a triangle mesh.
+"""Differentiable rasterization of a triangle mesh.
 
-Visibility (which face, which silhouette) is found by one of two rasterizers; everything differentiable around it is
-the same for both. The default asks `zbuffer` on the CPU and runs on any device; nvdiffrast (Laine et al. 2020), where
-the user has installed it, keeps the whole pass on the GPU. Inside a face, gradients flow through the point where the
-pixel's ray meets it; at silhouettes through antialiasing: the colours of the two pixels next to a crossing edge are
-blended by the place where it passes between their centres.
+Visibility (which face, which silhouette) is computed by one of two rasterizers; the shading is the same for both. The default
+computes it with `zbuffer` on the CPU and runs with any device; nvdiffrast (Laine et al. 2020), if it is installed, keeps
+everything on the GPU. Inside a face, gradients flow through the point where the ray of the pixel meets it. At silhouettes they
+flow through antialiasing: the colours of the two pixels beside an edge are blended according to where the edge passes between
+their centres.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any, Protocol
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from magic123.geometry.camera import Camera
@@ -22,13 +24,18 @@ from magic123.geometry.zbuffer import silhouette_crossings, triangle_ids
 from magic123.records.errors import InputError
 from magic123.render.rendering import Rendering
 
-Shade = Callable[[Tensor, Tensor], Tensor]
+Shade = Callable[[Float[Tensor, "N 3"], Float[Tensor, "N 3"]], Float[Tensor, "N 3"]]  # points and unit normals -> rgb
 
 
 def choose_rasterizer(asked: str, device: torch.device | str) -> str:
-    """What "auto", "numba" or "nvdiffrast" comes to on this device: "numba" or "nvdiffrast".
+    """Return the rasterizer for a device, "numba" or "nvdiffrast".
 
-    "auto" takes nvdiffrast on CUDA if it can be imported. Raises InputError if nvdiffrast is asked for and cannot run.
+    Args:
+        asked: "numba", "nvdiffrast", or "auto", which selects nvdiffrast on CUDA if it can be imported.
+        device: where the mesh is.
+
+    Raises:
+        InputError: the name is unknown, or nvdiffrast is asked for and cannot run.
     """
     on_gpu = torch.device(device).type == "cuda"
     if asked == "numba" or (asked == "auto" and not on_gpu):
@@ -50,24 +57,33 @@ def choose_rasterizer(asked: str, device: torch.device | str) -> str:
 
 
 def render_mesh(
-    vertices: Tensor,
-    faces: Tensor,
+    vertices: Float[Tensor, "V 3"],
+    faces: Int[Tensor, "F 3"],
     camera: Camera,
     *,
     shade: Shade,
-    background: Tensor,
+    background: Float[Tensor, " 3"] | Float[Tensor, "B 1 1 3"],
     rasterizer: str = "auto",
     edges: Edges | None = None,
 ) -> Rendering:
-    """Pictures of a mesh by B cameras, differentiable in the vertices and in whatever `shade` depends on.
+    """Render a mesh from B cameras, differentiable in the vertices and in the parameters of `shade`.
 
-    vertices: [V, 3] world. faces: [F, 3] integers; both sides are drawn. shade(points [N, 3], unit normals [N, 3]) ->
-    rgb [N, 3] is asked at the N covered pixels only, in order of camera, row, column. background: rgb, [3] or
-    [B, 1, 1, 3]. edges: the mesh's edge table, if at hand. Depth is along the optical axis; normals are interpolated
-    vertex normals, not turned towards the camera. Faces that reach behind a camera are left out. No face at all gives
-    the bare background. Raises InputError as `choose_rasterizer` does.
+    Normals are interpolated vertex normals, not turned towards the camera. Faces that reach behind a camera are left out.
+    A mesh without faces gives the background alone.
+
+    Args:
+        vertices: world coordinates.
+        faces: vertex numbers; both sides are drawn.
+        camera: the cameras.
+        shade: colours of points; called once, for the N covered pixels in the order of camera, row, column.
+        background: rgb, one colour or one for each camera.
+        rasterizer: "auto", "numba" or "nvdiffrast".
+        edges: the edge table of the mesh, if it is known already.
+
+    Raises:
+        InputError: the rasterizer cannot run on the device of the mesh (see `choose_rasterizer`).
     """
-    backend = {"numba": _ZBuffer, "nvdiffrast": _Nvdiffrast}[choose_rasterizer(rasterizer, vertices.device)]
+    backend = RASTERIZERS[choose_rasterizer(rasterizer, vertices.device)]
     height, width = camera.height, camera.width
     with torch.autocast(vertices.device.type, enabled=False):  # positions on the screen need all their digits
         matrices = camera.to(vertices.device).clip_matrices()
@@ -84,34 +100,53 @@ def render_mesh(
     return Rendering(rgb + (1 - opacity) * background, opacity, depth, normal)
 
 
+class _Rasterizer(Protocol):
+    """The visibility of a mesh from B cameras, and the operations that depend on it."""
+
+    def __init__(self, clip: Tensor, faces: Tensor, height: int, width: int, edges: Edges | None): ...
+
+    def interpolate(self, attributes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the N covered pixels and the attributes of the surface there.
+
+        Args:
+            attributes: of the vertices, [V, A].
+
+        Returns:
+            Flat indices of the pixels, [N]; the attributes and the distance along the optical axis, [N, A + 1].
+        """
+
+    def antialias(self, picture: Tensor) -> Tensor:
+        """Return the images [B, H, W, C] with neighbouring pixels blended across silhouettes."""
+
+
 class _ZBuffer:
-    """Visibility from `zbuffer`; for tensors on a GPU, screen positions go to the CPU and the answers come back."""
+    """Visibility from `zbuffer`; for tensors on a GPU, screen positions are copied to the CPU and the results back."""
 
     def __init__(self, clip: Tensor, faces: Tensor, height: int, width: int, edges: Edges | None):
         self.clip, self.faces, self.shape = clip, faces.long(), (len(clip), height, width)
         self.edges = find_edges(faces) if edges is None else edges
         host = clip.detach().cpu().double()
-        nearness = 1 / host[..., 3]
-        x, y = (((host[..., k] * nearness + 1) * size / 2).numpy() for k, size in ((0, width), (1, height)))
+        inverse = 1 / host[..., 3]
+        x, y = (((host[..., k] * inverse + 1) * size / 2).numpy() for k, size in ((0, width), (1, height)))
         ends, opposite = self.edges.vertices.cpu().numpy(), self.edges.opposite.cpu().numpy()
-        host_faces, nearness = self.faces.cpu().numpy(), nearness.numpy()
-        ids, nearest, across, down = [], [], [], []
+        host_faces, nearness = self.faces.cpu().numpy(), inverse.numpy()
+        views = []
         for b in range(len(clip)):
-            seen = triangle_ids(x[b], y[b], nearness[b], host_faces, height, width)
-            crossings = silhouette_crossings(x[b], y[b], nearness[b], ends, opposite, *seen)
-            for images, image in zip((ids, nearest, across, down), (*seen, *crossings), strict=True):
-                images.append(torch.from_numpy(image))
-        self.ids, self.nearest, self.across, self.down = (torch.stack(i).to(clip.device) for i in (ids, nearest, across, down))
+            visible = triangle_ids(x[b], y[b], nearness[b], host_faces, height, width)
+            crossings = silhouette_crossings(x[b], y[b], nearness[b], ends, opposite, *visible)
+            views.append([torch.from_numpy(image) for image in (*visible, *crossings)])
+        self.ids, self.nearest, self.across, self.down = (
+            torch.stack(images).to(clip.device) for images in zip(*views, strict=True)
+        )
 
     def interpolate(self, attributes: Tensor) -> tuple[Tensor, Tensor]:
-        """Covered pixels [N] (flat index) and there the attributes [V, A] of the surface, and its distance: [N, A + 1]."""
         batch, row, column = torch.nonzero(self.ids, as_tuple=True)
         face = self.ids[batch, row, column].long() - 1
         corners = self.faces.index_select(0, face)  # [N, 3]
         count = self.clip.shape[1]
         position = self.clip.reshape(-1, 4).index_select(0, (batch[:, None] * count + corners).reshape(-1))
-        # barycentric coordinates by homogeneous 2D edge functions: perspective-correct. In doubles, because a sliver's
-        # are differences of nearly equal products
+        # perspective-correct barycentric coordinates by homogeneous 2D edge functions; in double precision, because those of
+        # slivers are differences of nearly equal products
         px, py, _, pw = position.reshape(-1, 3, 4).double().unbind(-1)
         px = px - ((column + 0.5) * (2 / self.shape[2]) - 1).double()[:, None] * pw
         py = py - ((row + 0.5) * (2 / self.shape[1]) - 1).double()[:, None] * pw
@@ -123,10 +158,9 @@ class _ZBuffer:
         return (batch * self.shape[1] + row) * self.shape[2] + column, torch.cat([values, distance], -1)
 
     def antialias(self, picture: Tensor) -> Tensor:
-        """Blend neighbours across silhouettes, first along rows, then along columns: [B, H, W, C].
+        """Blend neighbouring pixels across silhouettes, first along rows, then along columns.
 
-        Each pass replaces a pixel by a convex combination of itself and its two neighbours, so nothing leaves the range of the
-        picture's values.
+        Each pass replaces a pixel by a convex combination of itself and its two neighbours, so values stay in their range.
         """
         _, height, width = self.shape
         clip = self.clip.reshape(-1, 4)
@@ -152,7 +186,7 @@ class _ZBuffer:
 
 
 @cache
-def _nvdiffrast_context(device: torch.device):
+def _nvdiffrast_context(device: torch.device) -> Any:
     import nvdiffrast.torch
 
     return nvdiffrast.torch.RasterizeCudaContext(device=device)
@@ -176,5 +210,8 @@ class _Nvdiffrast:
 
     def antialias(self, picture: Tensor) -> Tensor:
         picture = self.ops.antialias(picture.contiguous(), self.raster, self.clip, self.faces)
-        # a pixel between two silhouettes can overshoot; opacity is a probability to the losses
+        # a pixel between two silhouettes can overshoot, but losses need an opacity in [0, 1]
         return torch.cat([picture[..., :3], picture[..., 3:4].clamp(0, 1), picture[..., 4:]], -1)
+
+
+RASTERIZERS: dict[str, type[_Rasterizer]] = {"numba": _ZBuffer, "nvdiffrast": _Nvdiffrast}

@@ -1,31 +1,42 @@
-"""What a camera sees. The same units and meaning whether it comes from a volume or a mesh."""
+"""The result of rendering, with the same units and meaning for volumes, meshes and points."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The M points that a volume rendering looked at (regularizers need them)."""
+    """The M samples along the rays of a volume rendering, for regularizers.
 
-    weights: Tensor  # [M] contribution to its pixel, T (1 - exp(-sigma d))
-    normals: Tensor | None  # [M, 3] unit, world
-    directions: Tensor  # [M, 3] unit viewing direction, camera to point
+    Attributes:
+        weights: contribution of each sample to its pixel, T (1 - exp(-sigma d)).
+        normals: unit normals in the world; None if none were computed.
+        directions: unit viewing directions, from the camera to the sample.
+    """
+
+    weights: Float[Tensor, " M"]
+    normals: Float[Tensor, "M 3"] | None
+    directions: Float[Tensor, "M 3"]
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """B pictures of H x W pixels, channels last.
+    """B images of H x W pixels, channels last.
 
-    rgb is composited over the background that was asked for. opacity is in [0, 1]. depth is the distance along the
-    camera's optical axis, normal is a world-space unit vector; both are multiplied by opacity (0 in the background).
+    Attributes:
+        rgb: colours in [0, 1], composited over the background.
+        opacity: in [0, 1].
+        depth: distance along the optical axis of the camera in world units, multiplied by opacity (0 in the background).
+        normal: unit normals in the world, multiplied by opacity; None if the shading did not need them.
+        samples: of a volume rendering; None for other scenes.
     """
 
-    rgb: Tensor  # [B, H, W, 3]
-    opacity: Tensor  # [B, H, W, 1]
-    depth: Tensor  # [B, H, W, 1]
-    normal: Tensor | None = None  # [B, H, W, 3]; None where the shading did not need it
-    samples: Samples | None = None  # volume only
+    rgb: Float[Tensor, "B H W 3"]
+    opacity: Float[Tensor, "B H W 1"]
+    depth: Float[Tensor, "B H W 1"]
+    normal: Float[Tensor, "B H W 3"] | None = None
+    samples: Samples | None = None

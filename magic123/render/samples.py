@@ -1,4 +1,4 @@
-"""Samples along rays, packed ray by ray: what plain torch (`volume`) and the Triton kernels share.
+"""Samples along rays, packed ray by ray, for plain torch (`volume`) and the Triton kernels.
 
 Notation: N rays, M samples in packed order (ray by ray, near to far). A ray is cut into steps of the cube's diagonal /
 max_samples from where it enters the cube; the last step ends where it leaves, so the widths add up to the length inside.
@@ -7,44 +7,61 @@ max_samples from where it enters the cube; the last step ends where it leaves, s
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from magic123.device import to_device
 
 STOP = 1e-4  # transmittance below which a ray has ended
-TAU_MAX = 100.0  # exp(-100) is 0 in float32: clamping changes neither values nor gradients, and keeps sums finite
+TAU_MAX = 100.0  # exp(-100) is 0 in float32, so clamping changes neither values nor gradients, and keeps sums finite
+
+Density = Callable[[Float[Tensor, "K 3"]], Float[Tensor, " K"]]  # points -> density per world unit
+Occupied = Callable[[Float[Tensor, "K 3"]], Bool[Tensor, " K"]]  # points -> whether they are in occupied cells
 
 
 @dataclass(frozen=True)
 class PackedSamples:
-    """M sample positions of several rays."""
+    """M samples along several rays.
 
-    ray: Tensor  # [M] int64, ascending
-    distance: Tensor  # [M] from the origin, along the unit direction
-    width: Tensor  # [M] length of the sample's step
-    points: Tensor  # [M, 3]
+    Attributes:
+        ray: row number of each sample's ray, int64, ascending.
+        distance: from the origin of the ray, along its unit direction.
+        width: length of the sample's step.
+        points: positions in the world.
+    """
 
-    def __getitem__(self, index: Tensor) -> PackedSamples:
+    ray: Int[Tensor, " M"]
+    distance: Float[Tensor, " M"]
+    width: Float[Tensor, " M"]
+    points: Float[Tensor, "M 3"]
+
+    def __getitem__(self, index: Int[Tensor, " K"]) -> PackedSamples:
+        """Return the samples at these places."""
         return PackedSamples(*(v.index_select(0, index) for v in (self.ray, self.distance, self.width, self.points)))
 
 
 def box_span(
-    origins: Tensor, directions: Tensor, low: Tensor | float, high: Tensor | float, nearest: float
-) -> tuple[Tensor, Tensor]:
+    origins: Float[Tensor, "N 3"],
+    directions: Float[Tensor, "N 3"],
+    low: Float[Tensor, " 3"] | float,
+    high: Float[Tensor, " 3"] | float,
+    nearest: float,
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """Return the distances at which rays enter and leave a box.
 
     Args:
-        origins: [N, 3].
-        directions: [N, 3], unit length.
-        low: the box's lower corner, [3] or one number.
-        high: the box's upper corner.
+        origins: of the rays, in world units.
+        directions: unit vectors.
+        low: lower corner of the box, or one number for all axes.
+        high: upper corner.
         nearest: smallest distance returned for entering.
 
     Returns:
-        near and far, [N] each; near >= far where the ray misses the box.
+        near and far; near >= far where the ray misses the box.
     """
     tiny = torch.full_like(directions, 1e-12).copysign(directions)
     inverse = 1 / torch.where(directions.abs() < 1e-12, tiny, directions)
@@ -53,17 +70,25 @@ def box_span(
 
 
 def ray_steps(
-    origins: Tensor,
-    directions: Tensor,
-    max_samples: int,
+    origins: Float[Tensor, "N 3"],
+    directions: Float[Tensor, "N 3"],
+    max_samples: int | float,
     generator: torch.Generator | None,
-    box: Tensor | None,
+    box: Float[Tensor, "2 3"] | None,
     nearest: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return where each ray's steps lie, for marching.
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"], Int[Tensor, " N"], Float[Tensor, " N"]]:
+    """Return the steps of each ray inside the cube, for marching.
+
+    Args:
+        origins: of the rays, in world units.
+        directions: unit vectors.
+        max_samples: number of steps along the diagonal of the cube; need not be an integer.
+        generator: random state of the samples' positions; None places them in the middle of their steps.
+        box: corners of the box outside of which nothing is occupied; None for the whole cube.
+        nearest: smallest distance of a step, in world units.
 
     Returns:
-        near, far, first step, number of steps (int64) and the sample's place within its step (a share of it), [N] each.
+        near, far, first step, number of steps (int64), and the position of the samples within their steps, in [0, 1).
     """
     step = 2 * math.sqrt(3) / max_samples
     near, far = box_span(origins, directions, -1.0, 1.0, nearest)

@@ -1,13 +1,14 @@
-"""Colours from albedo, normal and light: what the priors and the losses get to see.
+"""Shading: colours from albedo, normals and light.
 
-Modes: "albedo" alone; "lambertian", albedo times a + (1 - a) max(0, n.l) with ambient share a; "textureless", the second
-factor alone, in grey; "normal", (n + 1) / 2. As in DreamFusion (arXiv 2209.14988) and Magic123's code.
+Modes: "albedo" alone; "lambertian", albedo times a + (1 - a) max(0, n.l) with the ambient light a; "textureless", the second
+factor alone, in grey; "normal", (n + 1) / 2. As in DreamFusion (arXiv 2209.14988) and Magic123's published code.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from magic123.device import to_device
@@ -16,10 +17,12 @@ from magic123.geometry.camera import Camera
 MODES = ("albedo", "lambertian", "textureless", "normal")
 
 
-def light_direction(camera: Camera, generator: torch.Generator | None = None) -> Tensor:
-    """Unit vectors from the origin to a point light, one per camera: [B, 3].
+def light_direction(camera: Camera, generator: torch.Generator | None = None) -> Float[Tensor, "B 3"]:
+    """Return unit vectors from the origin to a point light, one for each camera.
 
-    normalize(camera position + N(0, 1)^3); without a generator the light is at the camera.
+    Args:
+        camera: B cameras.
+        generator: random state of normalize(camera position + N(0, 1)^3); None puts the light at the camera.
     """
     position = camera.position
     if generator is not None:
@@ -28,16 +31,34 @@ def light_direction(camera: Camera, generator: torch.Generator | None = None) ->
     return F.normalize(position, dim=-1)
 
 
-def shade_colors(albedo: Tensor, normal: Tensor | None, light: Tensor | None, ambient: float, mode: str) -> Tensor:
-    """Colours [N, 3] in [0, 1] from albedo [N, 3], unit normals [N, 3] and unit light direction(s) [3] or [N, 3].
+def shade_colors(
+    albedo: Float[Tensor, "N 3"],
+    normal: Float[Tensor, "N 3"] | None,
+    light: Float[Tensor, " 3"] | Float[Tensor, "N 3"] | None,
+    ambient: float,
+    mode: str,
+) -> Float[Tensor, "N 3"]:
+    """Return colours in [0, 1].
 
-    "albedo" reads neither normal nor light, "normal" no light. An unknown mode raises ValueError.
+    Args:
+        albedo: in [0, 1].
+        normal: unit normals; None for the mode "albedo".
+        light: unit directions to the light; None for the modes "albedo" and "normal".
+        ambient: ambient light in [0, 1].
+        mode: one of MODES.
+
+    Raises:
+        ValueError: the mode is unknown, or needs normals or a light that are None.
     """
+    if mode not in MODES:
+        raise ValueError(f"unknown shading {mode!r}; choose one of {', '.join(MODES)}")
     if mode == "albedo":
         return albedo
+    if normal is None:
+        raise ValueError(f"shading {mode!r} needs normals")
     if mode == "normal":
         return (normal + 1) / 2
-    if mode not in MODES:
-        raise ValueError(f"unknown shading {mode!r}: one of {', '.join(MODES)}")
+    if light is None:
+        raise ValueError(f"shading {mode!r} needs the direction of a light")
     lambertian = ambient + (1 - ambient) * (normal * light).sum(-1, keepdim=True).clamp_min(0)
     return albedo * lambertian if mode == "lambertian" else lambertian.expand_as(albedo)

@@ -1,6 +1,6 @@
-"""Pictures for people: a turning film and a sheet that shows one result at a glance.
+"""Images of a result for people: a turntable video, and a contact sheet.
 
-Pictures in and out are uint8 [H, W, 3].
+All images are uint8, [H, W, 3].
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 FRAMES_PER_SECOND = 24
@@ -18,18 +19,24 @@ MARGIN, GAP, CELL = 36, 10, 176  # pixels
 
 @dataclass(frozen=True)
 class Frame:
-    """One place on the turntable."""
+    """One view of the turntable.
 
-    azimuth: float  # degrees
-    colour: np.ndarray
-    normal: np.ndarray
+    Attributes:
+        azimuth: degrees.
+        colour: the rendered image.
+        normal: the normals as colours.
+    """
+
+    azimuth: float
+    colour: UInt8[np.ndarray, "H W 3"]
+    normal: UInt8[np.ndarray, "H W 3"]
 
 
 def write_film(file: Path, frames: list[Frame]) -> None:
-    """The frames as H.264 in MP4, colour and normals side by side, 24 a second."""
+    """Write the frames as an MP4 video (H.264), colours and normals side by side, 24 per second."""
     import imageio.v2 as imageio
 
-    # one thread: with more, the encoder's output depends on how many
+    # one thread, because the output of the encoder depends on the number of threads
     writer = imageio.get_writer(
         file, fps=FRAMES_PER_SECOND, codec="libx264", quality=8, macro_block_size=2, ffmpeg_params=["-threads", "1"]
     )
@@ -39,11 +46,16 @@ def write_film(file: Path, frames: list[Frame]) -> None:
 
 
 def contact_sheet(
-    title: str, subtitle: str, reference: np.ndarray | None, frames: list[Frame], columns: int = 8
+    title: str, subtitle: str, reference: UInt8[np.ndarray, "H W 3"] | None, frames: list[Frame], columns: int = 8
 ) -> Image.Image:
-    """The reference picture, large, beside `columns` evenly spaced frames: colours above, normals below, azimuths on top.
+    """Return one image of the input picture beside evenly spaced frames: azimuths, colours, and normals below.
 
-    Without a reference picture its place says so.
+    Args:
+        title: first line, cut if it is too long.
+        subtitle: second line.
+        reference: the input picture; None for an example without one, and then its place says so.
+        frames: the turntable.
+        columns: how many frames are shown at most.
     """
     columns = min(columns, len(frames))
     chosen = [frames[round(k * len(frames) / columns)] for k in range(columns)]
@@ -59,7 +71,7 @@ def contact_sheet(
         draw.rectangle((x - 1, y - 1, x + side, y + side), outline=FRAME)
 
     def upright(text: str, x: int, y: int) -> None:
-        """Text that reads upwards, centred at y."""
+        """Draw text that reads upwards, centred at y."""
         width = int(draw.textlength(text, label)) + 4
         strip = Image.new("RGB", (width, 24), PAPER)
         ImageDraw.Draw(strip).text((2, 12), text, FAINT, label, anchor="lm")
@@ -84,8 +96,8 @@ def contact_sheet(
     return sheet
 
 
-def _fitting(draw: ImageDraw.ImageDraw, text: str, font, width: int) -> str:
-    """The text, cut with an ellipsis where it is wider than `width` pixels."""
+def _fitting(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """Return the text, cut with an ellipsis if it is wider than `width` pixels."""
     if draw.textlength(text, font) <= width:
         return text
     while text and draw.textlength(text + "…", font) > width:

@@ -1,7 +1,7 @@
-"""Volume rendering by ray marching (Max 1995; NeRF, arXiv 2003.08934), at a cost that follows the occupied samples.
+"""Volume rendering by ray marching (Max 1995; NeRF, arXiv 2003.08934), at a cost proportional to the occupied samples.
 
 Notation: N rays, M samples in packed order (ray by ray, near to far). A ray is cut into steps of the cube's diagonal /
-max_samples from where it enters the cube; the last step ends where it leaves, so the widths add up to the way inside.
+max_samples from where it enters the cube; the last step ends where it leaves, so the widths add up to the length inside.
 tau = sigma * width, T = exp(-sum of tau before), weight w = T (1 - exp(-tau)).
 """
 
@@ -12,38 +12,59 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from magic123.render.rendering import Samples
-from magic123.render.samples import STOP, TAU_MAX, PackedSamples, ray_steps
+from magic123.render.samples import STOP, TAU_MAX, Density, Occupied, PackedSamples, ray_steps
+
+# points -> density and albedo
+DensityAndAlbedo = Callable[[Float[Tensor, "K 3"]], tuple[Float[Tensor, " K"], Float[Tensor, "K 3"]]]
+# albedo, normals, row numbers of the rays -> rgb
+Shade = Callable[[Float[Tensor, "K 3"], Float[Tensor, "K 3"] | None, Int[Tensor, " K"]], Float[Tensor, "K 3"]]
 
 
 @dataclass(frozen=True)
 class RayRendering:
-    """What N rays see. Depth runs along the ray; depth and normal are multiplied by opacity."""
+    """The rendering of N rays.
 
-    rgb: Tensor  # [N, 3], over the background
-    opacity: Tensor  # [N, 1]
-    depth: Tensor  # [N, 1]
-    normal: Tensor | None  # [N, 3]; its gradient reaches the normals, not the weights
+    Attributes:
+        rgb: colours, composited over the background.
+        opacity: in [0, 1].
+        depth: distance along the ray in world units, multiplied by opacity.
+        normal: unit normals multiplied by opacity; the gradient reaches the normals, not the weights. None if not rendered.
+        samples: along all rays.
+    """
+
+    rgb: Float[Tensor, "N 3"]
+    opacity: Float[Tensor, "N 1"]
+    depth: Float[Tensor, "N 1"]
+    normal: Float[Tensor, "N 3"] | None
     samples: Samples
 
 
 @torch.no_grad()
 def march(
-    origins: Tensor,
-    directions: Tensor,
+    origins: Float[Tensor, "N 3"],
+    directions: Float[Tensor, "N 3"],
     *,
-    occupied: Callable[[Tensor], Tensor] | None,
-    max_samples: int,
+    occupied: Occupied | None,
+    max_samples: int | float,
     generator: torch.Generator | None = None,
-    box: Tensor | None = None,
+    box: Float[Tensor, "2 3"] | None = None,
     nearest: float = 0.1,
 ) -> PackedSamples:
-    """Samples of rays (origins, unit directions: [N, 3]) inside [-1, 1]^3 at which `occupied` ([K, 3] -> [K] bool) holds.
+    """Return the samples of rays inside [-1, 1]^3 that are in occupied cells.
 
-    A sample lies in the middle of its step; with a generator, at one random share of the step per ray. `box` [2, 3]
-    bounds what is occupied: it saves looking, and leaves the other steps where they are. Nothing nearer than `nearest` is seen.
+    Args:
+        origins: of the rays, in world units.
+        directions: unit vectors.
+        occupied: whether points are in occupied cells; None keeps all samples.
+        max_samples: number of steps along the diagonal of the cube; need not be an integer.
+        generator: random state; each ray's samples are shifted within their steps by the same random amount. None places
+            them in the middle.
+        box: lower and upper corner of a box that holds all occupied cells; steps outside it are skipped.
+        nearest: smallest distance from the origin, in world units.
     """
     step = 2 * math.sqrt(3) / max_samples
     near, far, first, count, share = ray_steps(origins, directions, max_samples, generator, box, nearest)
@@ -59,91 +80,132 @@ def march(
     return samples if occupied is None else samples[occupied(points).nonzero()[:, 0]]
 
 
-def transmittance(tau: Tensor, ray: Tensor, count: int) -> Tensor:
-    """exp(-(optical depth before each sample of its ray)): [M], for tau [M] of rays `ray` [M] (ascending, below `count`)."""
-    # one running sum over all rays; in double precision, for what counts are differences of large sums
+def transmittance(tau: Float[Tensor, " M"], ray: Int[Tensor, " M"], count: int) -> Float[Tensor, " M"]:
+    """Return T = exp(-(sum of tau of the samples in front)) for each sample.
+
+    Args:
+        tau: optical depths of the samples.
+        ray: row number of each sample's ray, ascending.
+        count: number of rays.
+    """
+    # one cumulative sum over all rays; in double precision, because differences of large sums are taken
     before = tau.double().cumsum(0) - tau
     return torch.exp(before.index_select(0, _start(ray, count)) - before).to(tau.dtype)
 
 
 def _start(ray: Tensor, count: int) -> Tensor:
-    """For each sample, where its ray's samples begin: [M]."""
+    """Return, for each sample, the index of the first sample of its ray: [M]."""
     length = torch.bincount(ray, minlength=count)
     return (length.cumsum(0) - length).index_select(0, ray)
 
 
 @torch.no_grad()
-def visible(samples: PackedSamples, density: Callable[[Tensor], Tensor], count: int, first: int = 8) -> PackedSamples:
-    """The samples at which more than 1e-4 of the light is left.
+def visible(samples: PackedSamples, density: Density, count: int, first: int = 8) -> PackedSamples:
+    """Return the samples with a transmittance of more than 1e-4.
 
-    Works from front to back in rounds over all rays (samples 0..7 of each ray, 8..15, 16..31, ...), so that hardly anything
-    behind a surface is asked for its density.
+    Works front to back in rounds over all rays (samples 0 to 7 of each ray, 8 to 15, 16 to 31, ...), so that the density is
+    hardly evaluated behind surfaces.
+
+    Args:
+        samples: along the rays.
+        density: density per world unit at points.
+        count: number of rays.
+        first: number of samples of each ray in the first round.
     """
     rank = torch.arange(len(samples.ray), device=samples.ray.device) - _start(samples.ray, count)
     depth = torch.zeros(count, dtype=torch.float64, device=rank.device)  # optical depth of each ray so far
-    seen = torch.zeros_like(rank, dtype=torch.bool)
+    kept = torch.zeros_like(rank, dtype=torch.bool)
     pending = torch.arange(len(rank), device=rank.device)
     while len(pending):
         near = rank.index_select(0, pending) < first
         part = samples[pending[near]]
         tau = (density(part.points) * part.width).clamp_max(TAU_MAX)
         light = transmittance(tau, part.ray, count) * torch.exp(-depth).index_select(0, part.ray)
-        seen[pending[near]] = ~(light <= STOP)  # a NaN is kept: the picture must show it
+        kept[pending[near]] = ~(light <= STOP)  # NaNs are kept, so that they show in the image
         depth.index_add_(0, part.ray, tau.double())
         pending = pending[~near]
         pending = pending[depth.index_select(0, samples.ray.index_select(0, pending)) < -math.log(STOP)]
         first *= 2
-    return samples[seen.nonzero()[:, 0]]
+    return samples[kept.nonzero()[:, 0]]
 
 
-def composite(samples: PackedSamples, sigma: Tensor, rgb: Tensor, normals: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
-    """Sums along `count` rays [count, 5 or 8]: rgb, opacity, depth and, where given, normals; and the samples' weights [M].
+def composite(
+    samples: PackedSamples,
+    sigma: Float[Tensor, " M"],
+    rgb: Float[Tensor, "M 3"],
+    normals: Float[Tensor, "M 3"] | None,
+    count: int,
+) -> tuple[Float[Tensor, "N columns"], Float[Tensor, " M"]]:
+    """Composite the samples of each ray.
 
-    sigma [M], rgb [M, 3], normals [M, 3]. The gradient of the summed normals does not reach the weights.
+    Args:
+        samples: along the rays.
+        sigma: density of the samples per world unit.
+        rgb: colours of the samples.
+        normals: unit normals of the samples; None if they are not rendered.
+        count: N, the number of rays.
+
+    Returns:
+        The weighted sums along the rays in 5 or 8 columns: rgb, opacity, depth and, where given, normals, whose gradient does
+        not reach the weights; and the weights of the samples.
     """
     tau = (sigma * samples.width).clamp_max(TAU_MAX)
     weights = transmittance(tau, samples.ray, count) * -torch.expm1(-tau)
-    seen = torch.cat([rgb, torch.ones_like(rgb[:, :1]), samples.distance[:, None]], -1) * weights[:, None]
+    weighted = torch.cat([rgb, torch.ones_like(rgb[:, :1]), samples.distance[:, None]], -1) * weights[:, None]
     if normals is not None:
-        seen = torch.cat([seen, normals * weights.detach()[:, None]], -1)
-    return seen.new_zeros(count, seen.shape[-1]).index_add(0, samples.ray, seen), weights
+        weighted = torch.cat([weighted, normals * weights.detach()[:, None]], -1)
+    return weighted.new_zeros(count, weighted.shape[-1]).index_add(0, samples.ray, weighted), weights
 
 
 def render_volume(
-    density_and_albedo: Callable[[Tensor], tuple[Tensor, Tensor]],
-    origins: Tensor,
-    directions: Tensor,
+    density_and_albedo: DensityAndAlbedo,
+    origins: Float[Tensor, "N 3"],
+    directions: Float[Tensor, "N 3"],
     *,
-    occupied: Callable[[Tensor], Tensor] | None,
-    max_samples: int,
-    background: Tensor,
-    shade: Callable[[Tensor, Tensor | None, Tensor], Tensor] | None = None,
-    density: Callable[[Tensor], Tensor] | None = None,
-    normal: Callable[[Tensor], Tensor] | None = None,
+    occupied: Occupied | None,
+    max_samples: int | float,
+    background: Float[Tensor, " 3"] | Float[Tensor, "N 3"],
+    shade: Shade | None = None,
+    density: Density | None = None,
+    normal: Callable[[Float[Tensor, "K 3"]], Float[Tensor, "K 3"]] | None = None,
     generator: torch.Generator | None = None,
-    box: Tensor | None = None,
+    box: Float[Tensor, "2 3"] | None = None,
     nearest: float = 0.1,
-    cells: Tensor | None = None,
+    cells: Bool[Tensor, " cells"] | None = None,
 ) -> RayRendering:
-    """Render rays (origins, unit directions: [N, 3]) through [-1, 1]^3 over `background` [3] or [N, 3].
+    """Render rays through [-1, 1]^3.
 
-    density_and_albedo: [K, 3] -> sigma [K], albedo [K, 3]. density: the same sigma alone, if that is cheaper.
-    normal: [K, 3] -> unit normals [K, 3]; None renders no normals.
-    shade(albedo [K, 3], normals [K, 3] | None, rays [K]) -> rgb [K, 3]; None shows the albedo. `rays` are row numbers.
-    cells [R^3] bool: the occupancy grid that `occupied` looks into; with it the modules *_triton do the work.
-    The rest as in `march`.
+    A first pass without gradients drops the samples behind a transmittance of 1e-4 before anything expensive is evaluated at
+    them. All others are kept, however small their weight: only so can empty space be filled during training.
 
-    Samples behind a transmittance of 1e-4 are found by a first pass without gradients and dropped before anything
-    expensive is asked of them. All others are kept however small their weight: that is how empty space can fill.
+    Args:
+        density_and_albedo: of points.
+        origins: of the rays, in world units.
+        directions: unit vectors.
+        occupied: as in `march`.
+        max_samples: as in `march`.
+        background: rgb, one colour or one for each ray.
+        shade: colours from albedo, normals and the row numbers of the rays; None shows the albedo.
+        density: the density of `density_and_albedo`, if it is cheaper to evaluate alone.
+        normal: unit normals at points; None renders no normals.
+        generator: as in `march`.
+        box: as in `march`.
+        nearest: as in `march`.
+        cells: the R^3 cells of the occupancy grid behind `occupied`; if given, the Triton kernels march and composite.
     """
-    rays, how = len(origins), {"max_samples": max_samples, "generator": generator, "box": box, "nearest": nearest}
+    rays = len(origins)
     density = density or (lambda x: density_and_albedo(x)[0])
     if cells is None:
-        combine, samples = composite, visible(march(origins, directions, occupied=occupied, **how), density, rays)
+        samples = march(
+            origins, directions, occupied=occupied, max_samples=max_samples, generator=generator, box=box, nearest=nearest
+        )
+        combine, samples = composite, visible(samples, density, rays)
     else:
-        from magic123.render import compositing_triton, marching_triton  # Triton is only installed beside CUDA
+        from magic123.render import compositing_triton, marching_triton  # Triton is installed only with CUDA builds of torch
 
-        samples = marching_triton.march(origins, directions, cells=cells, **how)
+        samples = marching_triton.march(
+            origins, directions, cells=cells, max_samples=max_samples, generator=generator, box=box, nearest=nearest
+        )
         combine, samples = compositing_triton.composite, marching_triton.visible(samples, density, rays)
     sigma, albedo = density_and_albedo(samples.points)
     normals = None if normal is None else normal(samples.points)

@@ -106,7 +106,7 @@ class NeRF(Scene):
         pieces = [self._render_rays(*part, **how) for part in zip(*(v.split(self.ray_chunk) for v in rays), strict=True)]
         normal = None if pieces[0].normal is None else torch.cat([p.normal for p in pieces])
         rgb, opacity, depth = (torch.cat([getattr(p, name) for p in pieces]) for name in ("rgb", "opacity", "depth"))
-        return RayRendering(rgb, opacity, depth, normal, Samples(*(opacity.new_zeros(0),) * 3))
+        return RayRendering(rgb, opacity, depth, normal, Samples(opacity.new_zeros(0), *(opacity.new_zeros(0, 3),) * 2))
 
     def parameter_groups(self, rates: LearningRates) -> list[dict]:
         grid = self.field.grid.table

@@ -51,16 +51,16 @@ def perfect(example: Example) -> Rendering:
     )
 
 
-def known_view(rendering: Rendering, example: Example, weights: Losses = ALL, **how) -> dict[str, float]:
+def reference_view_losses(rendering: Rendering, example: Example, weights: Losses = ALL, **how) -> dict[str, float]:
     values = losses.reference_losses(rendering, losses.reference_target(example, weights, **how), weights)
     return {name: value.item() for name, value in values.items()}
 
 
-# --------------------------------------------------------------------------------------------------- the known view
+# --------------------------------------------------------------------------------------------------- the reference view
 @pytest.mark.parametrize("camera", [ReferenceCamera(), ReferenceCamera(polar=60, azimuth=130)])
 def test_perfect_renderings_lose_nothing(camera):
     example = disc_example(camera=camera)
-    values = known_view(perfect(example), example)
+    values = reference_view_losses(perfect(example), example)
     assert set(values) == {"rgb", "mask", "depth", "normal"}
     assert values == {name: pytest.approx(0, abs=1e-5) for name in values}
 
@@ -70,12 +70,12 @@ def test_each_loss_by_hand():
     inside = example.mask.float().mean().item()
     good = perfect(example)
     empty = Rendering(torch.ones_like(good.rgb), torch.zeros_like(good.opacity), good.depth * 0, good.normal * 0)
-    values = known_view(empty, example)
+    values = reference_view_losses(empty, example)
     assert values["rgb"] == pytest.approx(inside * (0.2**2 + 0.9**2 + 0.9**2) / 3, rel=1e-4)
     assert values["mask"] == pytest.approx(inside, rel=1e-5)
     assert values["depth"] == pytest.approx(0.5) and values["normal"] == pytest.approx(0.5)
     flipped = Rendering(good.rgb, good.opacity, 5 * good.opacity - good.depth, -good.normal)
-    values = known_view(flipped, example)
+    values = reference_view_losses(flipped, example)
     assert values["depth"] == pytest.approx(1, abs=1e-4) and values["normal"] == pytest.approx(1, abs=1e-4)
 
 
@@ -84,7 +84,8 @@ def test_near_and_far_are_told_apart():
     example = disc_example()
     bump, dent = (1.8 + sign * example.depth[None] for sign in (-0.5, 0.5))
     good, bad = (
-        known_view(Rendering(example.rgb[None], example.alpha[None], d, None), example, Losses(depth=1)) for d in (bump, dent)
+        reference_view_losses(Rendering(example.rgb[None], example.alpha[None], d, None), example, Losses(depth=1))
+        for d in (bump, dent)
     )
     assert good["depth"] < 0.01 and bad["depth"] > 0.99
 
@@ -112,7 +113,7 @@ def test_pixels_outside_the_mask_do_not_count_for_depth_and_normals():
     good = perfect(example)
     noise = (~example.mask).float()[None] * 9
     noisy = Rendering(good.rgb, good.opacity, good.depth + noise, good.normal + noise)
-    values = known_view(noisy, example)
+    values = reference_view_losses(noisy, example)
     assert values["depth"] == pytest.approx(0, abs=1e-5) and values["normal"] == pytest.approx(0, abs=1e-5)
 
 
@@ -126,15 +127,15 @@ def test_eroded_edges_are_free_to_differ_in_colour_but_not_in_mask():
     for where, cost in ((ring, False), (core, True)):
         changed = torch.where(where[None, ..., None], 0.0, good.rgb)
         rendering = Rendering(changed, good.opacity, good.depth, good.normal)
-        assert known_view(rendering, example)["rgb"] > 1e-3
-        assert (known_view(rendering, example, erode_edges=True)["rgb"] > 1e-6) == cost
+        assert reference_view_losses(rendering, example)["rgb"] > 1e-3
+        assert (reference_view_losses(rendering, example, erode_edges=True)["rgb"] > 1e-6) == cost
     smaller = Rendering(good.rgb, good.opacity * (radius < 7)[None, ..., None], good.depth, good.normal)
-    assert known_view(smaller, example, erode_edges=True)["mask"] > 0.01
+    assert reference_view_losses(smaller, example, erode_edges=True)["mask"] > 0.01
 
 
 def test_losses_switched_off_are_not_asked_for():
     example = disc_example(depth=None, normal=None)
-    values = known_view(perfect(disc_example()), example, Losses(rgb=1, mask=0, depth=0, normal=0))
+    values = reference_view_losses(perfect(disc_example()), example, Losses(rgb=1, mask=0, depth=0, normal=0))
     assert list(values) == ["rgb"]
     with pytest.raises(InputError, match="no depth map"):
         losses.reference_target(example, Losses(depth=0.01))
@@ -144,7 +145,7 @@ def test_losses_switched_off_are_not_asked_for():
 
 def test_sizes_must_agree():
     with pytest.raises(ValueError, match="reference view"):
-        known_view(perfect(disc_example(16)), disc_example(24))
+        reference_view_losses(perfect(disc_example(16)), disc_example(24))
 
 
 # ------------------------------------------------------------------------------------------------------ regularizers
@@ -188,7 +189,9 @@ def test_normal_image():
     """Colours (n + 1) / 2 on black, in proportion to opacity; opacity takes no gradient."""
     opacity = torch.tensor([1.0, 0.5, 0.0], requires_grad=True)
     n = torch.tensor([0.0, 0.6, -0.8])
-    rendering = Rendering(None, opacity.reshape(1, 1, 3, 1), None, n * opacity.detach().reshape(1, 1, 3, 1))
+    rendering = Rendering(
+        torch.zeros(1, 1, 3, 3), opacity.reshape(1, 1, 3, 1), torch.zeros(1, 1, 3, 1), n * opacity.detach().reshape(1, 1, 3, 1)
+    )
     image = losses.normal_image(rendering)
     assert torch.allclose(image[0, 0], torch.stack([(n + 1) / 2, (n + 1) / 4, n * 0]))
     assert not image.requires_grad
@@ -218,8 +221,8 @@ def test_total_variation():
 
 def test_opacity_and_ramp():
     assert losses.opacity(torch.tensor([0.0, 1.0, 0.5, 0.5])).item() == pytest.approx(1.5 / 4)
-    assert [losses.LOSSES["entropy"].share(p) for p in (0, 0.25, 0.5, 1)] == [0, 0.5, 1, 1]
-    assert losses.LOSSES["normal"].share(0.25) == 0.25 and losses.LOSSES["rgb"].share(0) == 1
+    assert [losses.LOSSES["entropy"].share(p) for p in (0.0, 0.25, 0.5, 1.0)] == [0, 0.5, 1, 1]
+    assert losses.LOSSES["normal"].share(0.25) == 0.25 and losses.LOSSES["rgb"].share(0.0) == 1
 
 
 def test_the_table_names_every_weight():
