@@ -21,13 +21,13 @@ from eval.pictures.protocols import (
     CORRECTED,
     PROTOCOLS,
     Protocol,
-    alpha_convention,
     blend_on_white,
     bytes_at,
     render_as_saved,
     resize_area,
     without_alpha,
 )
+from magic123.records.alpha import detect
 from magic123.records.errors import InputError
 
 SIZE = 800  # pixels of a side of a published render
@@ -65,7 +65,8 @@ def ceilings(dataset: str, folder: Path) -> list[list]:
     lines = []
     for file in files:
         rgba = read_picture(file, 4)
-        alpha = alpha_convention(rgba)
+        pixels = rgba.astype(np.float32) / 255
+        alpha = detect(pixels[..., :3], pixels[..., 3]).convention
         for protocol in (AS_PUBLISHED, CORRECTED):
             seen = without_alpha(protocol, rgba, alpha)
             truth = bytes_at(seen, SIZE)

@@ -13,6 +13,7 @@ from pathlib import Path
 from eval.tables.plan import Cell
 from magic123.records.errors import InputError
 from magic123.records.files import read_json
+from magic123.records.results import stage_path, start_of
 
 POINTS = 80  # of a loss curve: about one for every three pixels of its width
 LOG_LINES = 30
@@ -36,7 +37,7 @@ def optional_json(file: Path, what: str) -> dict:
 
 def cell_name(cell: Cell, method: str | None = None, stage: str | None = None) -> str:
     """The cell's own part of paths under results/, logs/ and benchmarks/; of another method or stage of its where asked."""
-    return f"{cell.dataset}/{cell.example}/{method or cell.method}/seed{cell.seed}/{stage or cell.stage}"
+    return stage_path(cell.dataset, cell.example, method or cell.method, cell.seed, stage or cell.stage)
 
 
 def read_losses(file: Path) -> LossCurves | None:
@@ -85,10 +86,7 @@ def log_end(file: Path) -> str:
 def start_of_stage(cell: Cell, record: dict) -> tuple[str, str] | None:
     """The (method, stage) that a stage took its scene from, by its own record (`coarse` or `METHOD/coarse`)."""
     init = record.get("settings", {}).get("init")
-    if not init:
-        return None
-    method, _, stage = str(init).rpartition("/")
-    return method or cell.method, stage
+    return start_of(cell.method, str(init)) if init else None
 
 
 def stages_behind(cell: Cell) -> list[tuple[str, str, Path]]:

@@ -17,8 +17,8 @@ import numpy as np
 
 from eval.pictures.inputs import NO_MESH_MADE
 from eval.pictures.meshes import load_mesh
-from eval.pictures.pictures import REFERENCE, read_picture
-from magic123.records.cameras import NOT_VIEWS
+from eval.pictures.pictures import read_picture
+from magic123.records.cameras import NOT_VIEWS, POSE, planned_poses
 from magic123.records.errors import InputError
 from magic123.records.files import need_file
 
@@ -27,22 +27,19 @@ SHOWN = 4  # names in a sentence
 
 
 def planned_cameras(settings: dict, camera: dict) -> dict[str, list[dict]]:
-    """{set: [{"file", "polar", "azimuth", "radius", "fov"}]} of a run's view settings and an example's own camera."""
-    planned = {
-        REFERENCE: [{"file": f"{REFERENCE}/000.png", **{key: camera[key] for key in ("polar", "azimuth", "radius", "fov")}}]
+    """Return the views that a run renders.
+
+    Args:
+        settings: The run's view settings, as JSON.
+        camera: The camera of the example's picture.
+
+    Returns:
+        View set -> {"file", "polar", "azimuth", "radius", "fov"} of each view: what cameras.json lists under "sets".
+    """
+    return {
+        name: [{"file": f"{name}/{i:03d}.png", **dict(zip(POSE, pose, strict=True))} for i, pose in enumerate(poses)]
+        for name, poses in planned_poses(settings, camera).items()
     }
-    for name, ring in settings["sets"].items():
-        planned[name] = [
-            {
-                "file": f"{name}/{index:03d}.png",
-                "polar": ring["polar"],
-                "azimuth": ring["first_azimuth"] + 360 * index / ring["count"],
-                "radius": settings["radius"],
-                "fov": settings["fov"],
-            }
-            for index in range(ring["count"])
-        ]
-    return planned
 
 
 def _listed(names: set[str]) -> str:

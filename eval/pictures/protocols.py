@@ -47,21 +47,6 @@ def protocol_named(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-def alpha_convention(rgba: np.ndarray) -> Alpha:
-    """Read off the convention of a picture [H, W, 4]: under premultiplied alpha no colour exceeds its alpha.
-
-    Straight pictures break that rule in a third or more of their soft pixels, premultiplied ones in none.
-    """
-    alpha = rgba[..., 3]
-    if alpha.min() == 255:
-        return "none"
-    soft = (alpha > 0) & (alpha < 255)
-    if not soft.any():
-        return "hard"
-    within = rgba[soft][:, :3].max(axis=1) <= alpha[soft]
-    return "premultiplied" if within.mean() > 0.99 else "straight"
-
-
 def blend_on_white(rgba: np.ndarray, alpha: Alpha) -> np.ndarray:
     """[H, W, 4] uint8 in the given convention -> [H, W, 3] float32 in [0, 1]."""
     colour = rgba[..., :3].astype(np.float32) / 255

@@ -15,9 +15,9 @@ from eval.pictures.protocols import PROTOCOLS
 from magic123.records.cards import Gap, Scores, Value, read_scores
 from magic123.records.errors import InputError
 from magic123.records.files import read_json
+from magic123.records.status import NO_RESULT, OK
 
 VIEW_SETS = ("novel", "reference", "all")
-NO_RESULT = ("failed", "skipped", "non-finite", "out of memory", "stopped", "timed out", "killed")
 KEYS = ("dataset", "example", "method", "stage", "seed", "path")
 
 
@@ -96,10 +96,10 @@ def read_plan(path: Path) -> list[Cell]:
 def read_result(cell: Cell) -> tuple[str, str, Scores | None]:
     """(status, reason, scores): what became of a cell as a whole; `ok` has scores, everything else has none."""
     status, file = cell.path / "status.json", cell.path / "scores.json"
-    state = read_json(status, "status") if status.is_file() else {"status": "ok"}
+    state = read_json(status, "status") if status.is_file() else {"status": OK}
     if state.get("status") in NO_RESULT:
         return state["status"], str(state.get("reason", "")), None
-    if state.get("status") != "ok":
+    if state.get("status") != OK:
         raise InputError(f"{status} has the status {state.get('status')!r}; it must be ok or one of: {', '.join(NO_RESULT)}")
     return ("ok", "", read_scores(file)) if file.is_file() else ("missing", "", None)
 

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from magic123.example import alpha as alpha_convention
 from magic123.example import depth as depth_map
 from magic123.example import quality, segmentation
 from magic123.example.framing import area_resample, choose_window, square_side
 from magic123.example.picture_file import Picture, read_depth, read_mask, read_picture
 from magic123.example.quality_picture import draw
+from magic123.records import alpha as alpha_convention
 from magic123.records.errors import InputError
 from magic123.records.files import output_folder
 from magic123.settings.cameras import ReferenceCamera

@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from magic123.example.alpha import premultiplied
 from magic123.example.picture_file import Picture
+from magic123.records.alpha import premultiplied
 
 WIDTH, HEIGHT = 19.0, 5.0  # inches
 PANEL = 4.1  # inches; a panel shows at most SIDE pixels

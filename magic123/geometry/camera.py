@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from magic123.device import to_device
+from magic123.records.cameras import planned_poses, ring_azimuths
 from magic123.settings.cameras import NovelCameras, ReferenceCamera
 from magic123.settings.view import ViewSettings
 
@@ -194,14 +195,9 @@ def view_cameras(settings: ViewSettings, reference: ReferenceCamera | None = Non
         reference: the camera of the input picture; None for an example without one. The turntable is at its height, and
             starts at its azimuth.
     """
-    cameras = {}
-    if reference is not None:
-        cameras["reference"] = Camera.orbit(reference.polar, reference.azimuth, reference.radius, reference.fov, settings.size)
-    for name, ring in settings.sets.items():
-        azimuths = [ring.first_azimuth + 360 * k / ring.count for k in range(ring.count)]
-        cameras[name] = Camera.orbit(ring.polar, azimuths, settings.radius, settings.fov, settings.size)
-    count = settings.turntable_frames
+    planned = planned_poses(settings.model_dump(), None if reference is None else reference.model_dump())
+    cameras = {name: Camera.orbit(*zip(*poses, strict=True), settings.size) for name, poses in planned.items()}
     polar, start = (90.0, 0.0) if reference is None else (reference.polar, reference.azimuth)
-    circle = [start + 360 * k / count for k in range(count)]
+    circle = ring_azimuths(start, settings.turntable_frames)
     cameras["turntable"] = Camera.orbit(polar, circle, settings.radius, settings.fov, settings.size)
     return cameras

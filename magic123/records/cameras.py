@@ -7,16 +7,43 @@ Angles are degrees. A folder without cameras.json is taken at its word.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from magic123.records.errors import InputError
 from magic123.records.files import read_json
 
 Pose = tuple[float, float, float, float]  # polar, azimuth, radius, fov
+POSE = ("polar", "azimuth", "radius", "fov")
 TOLERANCE = 1e-3  # degrees and world units
 NOT_VIEWS = {"alpha", "normal", "depth", "mask", "shaded"}  # folders beside the view sets that hold other quantities
 # what else a view set cannot be called: the input picture's view, the film, and what a table's column says of several sets
 RESERVED = NOT_VIEWS | {"reference", "turntable", "novel", "all"}
+
+
+def planned_poses(settings: Mapping[str, Any], camera: Mapping[str, Any] | None) -> dict[str, list[Pose]]:
+    """Return where the views of a run look from.
+
+    Args:
+        settings: The run's view settings: `sets` of {polar, first_azimuth, count}, and the `radius` and `fov` of all sets.
+        camera: Polar, azimuth, radius and fov of the reference view; None for an example without a picture.
+
+    Returns:
+        View set -> poses. The set `reference` comes first; every other set is a ring of even steps in azimuth.
+    """
+    poses: dict[str, list[Pose]] = {}
+    if camera is not None:
+        poses["reference"] = [(camera["polar"], camera["azimuth"], camera["radius"], camera["fov"])]
+    for name, ring in settings["sets"].items():
+        azimuths = ring_azimuths(ring["first_azimuth"], ring["count"])
+        poses[name] = [(ring["polar"], azimuth, settings["radius"], settings["fov"]) for azimuth in azimuths]
+    return poses
+
+
+def ring_azimuths(first: float, count: int) -> list[float]:
+    """Return `count` azimuths in degrees, evenly spaced around a circle from `first` on."""
+    return [first + 360 * index / count for index in range(count)]
 
 
 def read_poses(folder: Path) -> dict[str, Pose]:
@@ -26,13 +53,14 @@ def read_poses(folder: Path) -> dict[str, Pose]:
         return {}
     content = read_json(file, "cameras")
     sets = content.get("sets", {name: cameras for name, cameras in content.items() if isinstance(cameras, list)})
-    poses = {}
+    poses: dict[str, Pose] = {}
     try:
         for name, cameras in sets.items():
             for index, camera in enumerate(cameras):
                 whole = {"file": f"{name}/{index:03d}.png", **{key: content.get(key) for key in ("radius", "fov")}, **camera}
                 view = whole["file"].removesuffix(".png")
-                poses[view] = tuple(float(whole[key]) for key in ("polar", "azimuth", "radius", "fov"))
+                polar, azimuth, radius, fov = (float(whole[key]) for key in POSE)
+                poses[view] = (polar, azimuth, radius, fov)
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise InputError(f"{file} does not give a polar, azimuth, radius and fov for every view; make it again") from problem
     return poses

@@ -16,11 +16,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from magic123.records.errors import InputError, Stopped, is_out_of_memory
+from magic123.records.errors import InputError, NonFinite, OutOfMemory, Stopped, is_out_of_memory
 from magic123.records.files import write_json
 
-KILLED = "killed"
-TIMED_OUT = "timed out"
+RUNNING, OK = "running", "ok"
+FAILED, NON_FINITE, OUT_OF_MEMORY, STOPPED = InputError.status, NonFinite.status, OutOfMemory.status, Stopped.status
+TIMED_OUT, KILLED, SKIPPED = "timed out", "killed", "skipped"
+NO_RESULT = (FAILED, SKIPPED, NON_FINITE, OUT_OF_MEMORY, STOPPED, TIMED_OUT, KILLED)  # the statuses of what left no result
 GRACE = 120  # seconds before a job's end in which a scheduler's warning means its time
 
 
@@ -40,7 +42,7 @@ def noted(command: str, out: str | Path) -> Iterator[None]:
     """Writes the status of `out` at the start and at the end of the block, however that ends."""
     began = time.monotonic()
     note = {
-        "status": "running",
+        "status": RUNNING,
         "reason": "",
         "command": command,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -55,7 +57,7 @@ def noted(command: str, out: str | Path) -> Iterator[None]:
         except OSError as error:  # the command itself will say so of its own output
             print(f"{status_file(out)} cannot be written ({error.strerror})", file=sys.stderr)
 
-    write("running")
+    write(RUNNING)
     try:
         yield
     except (InputError, Stopped) as error:
@@ -65,9 +67,9 @@ def noted(command: str, out: str | Path) -> Iterator[None]:
     except (Exception, KeyboardInterrupt) as error:
         told = " ".join(f"{type(error).__name__}: {error}".split())[:500]
         stopped = isinstance(error, KeyboardInterrupt)
-        write("stopped" if stopped else "out of memory" if is_out_of_memory(error) else "failed", told)
+        write(STOPPED if stopped else OUT_OF_MEMORY if is_out_of_memory(error) else FAILED, told)
         raise
-    write("ok")
+    write(OK)
 
 
 def read_status(out: str | Path) -> dict | None:
@@ -78,7 +80,7 @@ def read_status(out: str | Path) -> dict | None:
     except OSError:
         return None
     except (ValueError, KeyError, TypeError, RecursionError):
-        return {"status": "failed", "reason": f"{status_file(out)} is damaged"}
-    if status == "running":
+        return {"status": FAILED, "reason": f"{status_file(out)} is damaged"}
+    if status == RUNNING:
         status, reason = KILLED, "the process ended without a word: killed, perhaps for its memory or its time"
     return {"status": status, "reason": reason}

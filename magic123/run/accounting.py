@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
 
-from magic123.records.status import status_file
+from magic123.records.status import OK, RUNNING, status_file
 
 STEPS = ("prepare", "invert", "reconstruct", "view", "score")
 COLUMNS = ("dataset", "example", "method", "seed", "stage", "step", "wall_s", "cpu_s", "peak_rss_mib", "peak_device_mib")
@@ -117,9 +117,9 @@ def progress(cells: list[dict], root: Path = Path(".")) -> dict:
         notes = [_json(status_file(out)) for out in (at, at / "views")]
         statuses = [note.get("status") for note in notes if note]
         for step, note in zip(("reconstruct", "view"), notes, strict=True):
-            if note.get("status") == "running":
+            if note.get("status") == RUNNING:
                 now.append({"cell": cell["path"], "step": step, "since": note["started"], "saved_step": _saved(at)})
-        running, bad = "running" in statuses, any(status not in ("ok", "running") for status in statuses)
+        running, bad = RUNNING in statuses, any(status not in (OK, RUNNING) for status in statuses)
         states["running" if running else "failed" if bad else "waiting"] += 1
         left += [("score", cell["method"], cell["stage"])]
         left += [("view", cell["method"], cell["stage"])] * ("views" not in _made(at))

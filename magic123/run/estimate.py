@@ -9,11 +9,12 @@ from typing import Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
+from magic123.records.results import start_of
 from magic123.run.plan import axes_of, cells
 from magic123.run.suite import Suite
 from magic123.settings.common import Settings
 from magic123.settings.settings_file import load_entries
-from magic123.settings.stage import Stage, start_of
+from magic123.settings.stage import Stage
 
 TIMES = "config/times.yaml"
 

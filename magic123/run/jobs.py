@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from magic123.records.errors import InputError
+from magic123.records.results import start_of
 from magic123.run.manifest import FETCHED, ManifestRow, load_manifest
 from magic123.run.plan import axes_of, cell_folder, cells, example_folder
 from magic123.run.suite import MANIFESTS, Suite
 from magic123.settings.priors import Zero123Settings
 from magic123.settings.registry import Weights
-from magic123.settings.stage import Stage, start_of
+from magic123.settings.stage import Stage
 
 # What each miniature network is trained from, by the options of its command.
 MINIATURES = {

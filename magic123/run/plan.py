@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from magic123.records.files import write_json
-from magic123.records.status import read_status
+from magic123.records.results import stage_path, start_of
+from magic123.records.status import FAILED, OK, read_status
 from magic123.run.suite import Suite, rows_of
-from magic123.settings.stage import start_of
 
 FAILURES = Path("results/failures")
 BEFORE = (("prepare", "example"), ("invert", "token"))  # steps of an example, and what they make
@@ -24,7 +24,7 @@ def example_folder(dataset: str, example: str) -> str:
 
 def cell_folder(dataset: str, example: str, method: str, seed: int | str, stage: str) -> str:
     """Where everything about one stage of one reconstruction lies."""
-    return f"{example_folder(dataset, example)}/{method}/seed{seed}/{stage}"
+    return f"results/{stage_path(dataset, example, method, seed, stage)}"
 
 
 def axes_of(suite: Suite, table: str) -> dict:
@@ -75,12 +75,12 @@ def note_failures(axes: dict, unfinished: set[str]) -> list[dict]:
     noted = []
     for cell in cells(axes):
         if f"{cell['path']}/scores.json" in unfinished:
-            example, seed = f"{cell['dataset']}/{cell['example']}", f"seed{cell['seed']}"
+            example, place = f"{cell['dataset']}/{cell['example']}", (cell["dataset"], cell["example"])
             steps = [(f"results/{example}/{out}", f"{example}/{step}") for step, out in BEFORE]
             for method, stage in reversed(starts[cell["method"], cell["stage"]]):
-                at = f"{example}/{method}/{seed}/{stage}"
+                at = stage_path(*place, method, cell["seed"], stage)
                 steps.append((f"results/{at}", f"{at}/reconstruct"))
-            own = f"{example}/{cell['method']}/{seed}/{cell['stage']}"
+            own = stage_path(*place, cell["method"], cell["seed"], cell["stage"])
             steps += [(f"results/{own}", f"{own}/reconstruct"), (f"results/{own}/views", f"{own}/view"), (None, f"{own}/score")]
             status = FAILURES / own / "status.json"
             status.unlink(missing_ok=True)
@@ -99,9 +99,9 @@ def failure(out: str | None, log: str) -> dict | None:
     step = Path(log).stem
     where = {"step": step, "log": log}
     if out is not None and (note := read_status(out)) is not None:
-        return None if note["status"] == "ok" else {**note, "reason": f"{step}: {note['reason']}", **where}
+        return None if note["status"] == OK else {**note, "reason": f"{step}: {note['reason']}", **where}
     reason = last_error(log)
-    return None if reason is None else {"status": "failed", "reason": reason, **where}
+    return None if reason is None else {"status": FAILED, "reason": reason, **where}
 
 
 def last_error(log: str | Path) -> str | None:

@@ -19,9 +19,10 @@ from pydantic import BaseModel, Discriminator, Tag, ValidationError
 from pydantic.fields import FieldInfo
 
 from magic123.records.errors import InputError
+from magic123.records.results import start_of
 from magic123.settings.common import STRICT
 from magic123.settings.priors import Zero123Settings
-from magic123.settings.stage import SCENE_LACKS, Method, start_of
+from magic123.settings.stage import SCENE_LACKS, Method
 
 Model = TypeVar("Model", bound=BaseModel)
 Source = str | Path | Callable[[tuple], str]  # the file in question, or what tells it from the path of a setting

@@ -188,9 +188,3 @@ class Method(Settings):
         if len(paths) < 4:
             raise ValueError("renders must hold {dataset} and {example}, may hold {seed}, and nothing else in braces")
         return data | {"stages": {"renders": {"scene": "renders", "steps": 0}}}
-
-
-def start_of(method: str, init: str) -> tuple[str, str]:
-    """The (method, stage) that a stage of `method` with this `init` starts from."""
-    other, _, stage = init.rpartition("/")
-    return other or method, stage

@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 
 from magic123.__main__ import main
-from magic123.example import alpha as alpha_convention
 from magic123.example import depth as depth_map
 from magic123.example import quality
 from magic123.example.example import Example, load_example, rgb_pixels, target_depth
 from magic123.example.framing import Window, area_resample, choose_window, square_side
 from magic123.example.picture_file import read_picture
 from magic123.example.segmentation import grabcut
+from magic123.records import alpha as alpha_convention
 from magic123.records.errors import InputError
 from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.prepare import PrepareSettings, QualityLimits

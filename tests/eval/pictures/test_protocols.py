@@ -13,7 +13,6 @@ from eval.pictures.pictures import read_picture, read_views
 from eval.pictures.protocols import (
     AS_PUBLISHED,
     CORRECTED,
-    alpha_convention,
     blend_on_white,
     pad_to_square,
     protocol_named,
@@ -23,6 +22,7 @@ from eval.pictures.protocols import (
     resize_area,
     to_bytes,
 )
+from magic123.records.alpha import detect
 from magic123.records.cards import Scores, read_scores
 from magic123.records.errors import InputError
 
@@ -31,6 +31,11 @@ def premultiplied(rgba: np.ndarray) -> np.ndarray:
     """The same picture, stored the other way."""
     colour = rgba[..., :3] * (rgba[..., 3:] / 255.0)
     return np.concatenate([np.round(colour).astype(np.uint8), rgba[..., 3:]], axis=2)
+
+
+def alpha_convention(rgba: np.ndarray) -> str:
+    pixels = rgba.astype(np.float32) / 255
+    return detect(pixels[..., :3], pixels[..., 3]).convention
 
 
 def save(path, picture: np.ndarray) -> None:

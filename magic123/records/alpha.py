@@ -35,7 +35,9 @@ class AlphaReading:
         return asdict(self)
 
 
-def detect(rgb: np.ndarray, alpha: np.ndarray | None, wanted: str, premultiplied_share: float) -> AlphaReading:
+def detect(
+    rgb: np.ndarray, alpha: np.ndarray | None, wanted: str = "detect", premultiplied_share: float = 0.99
+) -> AlphaReading:
     """Read the convention of rgb [H, W, 3], alpha [H, W]; `wanted` other than "detect" overrides what is found."""
     if alpha is None or alpha.min() >= 1:
         return AlphaReading("none", "nothing-to-decide", 0, None, True)
