@@ -1,4 +1,4 @@
-"""adopt: a folder of pictures made by another system -> views and a mesh that are scored like ours."""
+"""Pictures made by another system -> views and a mesh that are scored like ours."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from magic123.records.files import read_json
 
 
 def main(argv: list[str]) -> None:
+    """Run `magic123 adopt` with the options in `argv`."""
     parser = argparse.ArgumentParser(prog="magic123 adopt", description=__doc__.splitlines()[0])
     parser.add_argument("--renders", type=Path, required=True, help="folder {set}/{i}.png made by another system")
     parser.add_argument("--example", type=Path, required=True, help="prepared example, for the reference view's camera")
     parser.add_argument("--settings", required=True, help="sets, radius and fov of the run's views, as JSON")
-    parser.add_argument("--cameras", type=Path, help="cameras.json of true views: its sets in place of the settings' own")
-    parser.add_argument("--out", type=Path, required=True, help="folder of views")
-    parser.add_argument("--mesh", type=Path, required=True, help="folder of the mesh")
+    parser.add_argument("--cameras", type=Path, help="cameras.json of true views, whose sets replace those of --settings")
+    parser.add_argument("--out", type=Path, required=True, help="folder of views to write")
+    parser.add_argument("--mesh", type=Path, required=True, help="folder of the mesh to write")
     given = parser.parse_args(argv)
     try:
         planned = planned_cameras(json.loads(given.settings), read_json(given.example / "example.json", "example")["camera"])
@@ -38,8 +39,8 @@ def main(argv: list[str]) -> None:
     own = given.renders / "cameras.json"
     if own.is_file():
         poses = read_poses(given.renders)
-        if lacking := {camera["file"].removesuffix(".png") for cameras in planned.values() for camera in cameras} - set(poses):
-            raise InputError(f"{own} says nothing of {_listed(lacking)}; give every view its camera, or none")
+        if missing := {camera["file"].removesuffix(".png") for cameras in planned.values() for camera in cameras} - set(poses):
+            raise InputError(f"{own} has no camera for {_listed(missing)}; give every view a camera, or remove the file")
     views, mesh = (path.with_name(f".{path.name}.{os.getpid()}.part") for path in (given.out, given.mesh))
     try:
         adopt_views(given.renders, planned, views)

@@ -1,4 +1,4 @@
-"""Store a model's answers beside its weights."""
+"""Store a model's answers to fixed pictures beside its weights, to check later that it still gives them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from magic123.records.errors import InputError
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="magic123 canary", description=__doc__)
-    proved = {option: network for option, network in NETWORKS.items() if network.canary}
-    for option, network in proved.items():
+    """Run `magic123 canary` with the options in `argv`."""
+    parser = argparse.ArgumentParser(prog="magic123 canary", description=__doc__.splitlines()[0])
+    networks = {option: network for option, network in NETWORKS.items() if network.canary}
+    for option, network in networks.items():
         parser.add_argument(f"--{option}", action="append", default=[], help=network.help)
     given = vars(parser.parse_args(argv))
     if not any(given.values()):
-        raise InputError(f"name at least one model with {' or '.join(f'--{option}' for option in proved)}")
-    for option, network in proved.items():
+        raise InputError(f"name at least one model with {' or '.join(f'--{option}' for option in networks)}")
+    for option, network in networks.items():
         for place in given[option]:
             print(write_canary(network.load(place, "cpu", False)))

@@ -1,4 +1,4 @@
-"""figure: one picture of a table: rows are examples, columns the input, the truth and every method's stage."""
+"""One picture of a table: rows are examples, columns the input, the true view and every method's stage."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from eval.tables.plan import read_plan
 
 
 def main(argv: list[str]) -> None:
+    """Run `magic123 figure` with the options in `argv`."""
     parser = argparse.ArgumentParser(prog="magic123 figure", description=__doc__.splitlines()[0])
-    parser.add_argument("--plan", type=Path, required=True)
-    parser.add_argument("--view", default="elevated/005", help="SET/NNN below views/ and below the truth")
+    parser.add_argument("--plan", type=Path, required=True, help="plan.json: every planned cell")
+    parser.add_argument("--view", default="elevated/005", help="the view that is shown, SET/NNN (default: %(default)s)")
     parser.add_argument("--truth", default="", help="folder of true views, with {dataset} and {example} in it")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="PNG file to write")
     options = parser.parse_args(argv)
     draw_figure(read_plan(options.plan), options.view, options.truth, options.out)

@@ -1,4 +1,4 @@
-"""nerf-synthetic: the test views of one NeRF-synthetic object -> true novel views of the picture made from one of them."""
+"""Test views of one NeRF-synthetic object -> true novel views for the example made from one of them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,20 @@ from magic123.records.errors import InputError
 
 
 def main(argv: list[str]) -> None:
+    """Run `magic123 nerf-synthetic` with the options in `argv`."""
     parser = argparse.ArgumentParser(prog="magic123 nerf-synthetic", description=__doc__.splitlines()[0])
     parser.add_argument("--scene", type=Path, required=True, help="folder with transforms_test.json and test/")
-    parser.add_argument("--reference", default="test/r_0", help="the frame that the example's picture is")
-    parser.add_argument("--hashes", type=Path, help="SHA-256 of SCENE/FILE, as sha256sum writes them")
-    parser.add_argument("--every", type=int, default=8, help="take every n-th frame")
-    parser.add_argument("--polar", type=float, default=90.0, help="of the reference view, as the example's line says")
-    parser.add_argument("--radius", type=float, default=1.8)
-    parser.add_argument("--fov", type=float, default=40.0, help="that the example assumes; the data set's own is 39.6")
-    parser.add_argument("--out", type=Path, required=True, help="folder of true views")
+    parser.add_argument(
+        "--reference", default="test/r_0", help="the frame that is the example's picture (default: %(default)s)"
+    )
+    parser.add_argument("--hashes", type=Path, help="file with the SHA-256 of each SCENE/FILE, as sha256sum writes it")
+    parser.add_argument("--every", type=int, default=8, help="take every n-th frame (default: %(default)s)")
+    parser.add_argument("--polar", type=float, default=90.0, help="polar angle of the example's reference view, degrees")
+    parser.add_argument("--radius", type=float, default=1.8, help="distance of its camera from the origin")
+    parser.add_argument(
+        "--fov", type=float, default=40.0, help="field of view that the example assumes, degrees (the data set's own is 39.6)"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of true views to write")
     given = parser.parse_args(argv)
     if given.every < 1:
         raise InputError(f"--every is {given.every}; it must be 1 or more")
@@ -34,7 +39,7 @@ def main(argv: list[str]) -> None:
     def check(name: str) -> Path:
         key = f"{given.scene.name}/{name}"
         if hashes is not None and key not in hashes:
-            raise InputError(f"{given.hashes} does not know {key}; name the scene's folder as the data set does")
+            raise InputError(f"{given.hashes} has no hash of {key}; name the scene's folder as the data set does")
         check_file(given.scene / name, hashes[key] if hashes is not None else None)
         return given.scene / name
 
@@ -44,7 +49,7 @@ def main(argv: list[str]) -> None:
     if given.reference not in poses:
         raise InputError(f"{given.scene}/transforms_test.json has no frame {given.reference}; name one such as {frames[0][0]}")
     part = given.out.with_name(f".{given.out.name}.{os.getpid()}.part")
-    cameras = []
+    cameras: list[dict[str, str | float]] = []
     try:
         (part / SET).mkdir(parents=True)
         for name, pose in [frame for frame in frames[:: given.every] if frame[0] != given.reference]:

@@ -1,4 +1,4 @@
-"""report: a table and all that lies behind it as one HTML page that opens from disk, without a network."""
+"""A table and everything behind it as one HTML page that opens from disk, without a network."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from eval.tables.build import read_settings
 
 
 def main(argv: list[str]) -> None:
+    """Run `magic123 report` with the options in `argv`."""
     parser = argparse.ArgumentParser(prog="magic123 report", description=__doc__.splitlines()[0])
     parser.add_argument("--plan", type=Path, required=True, help="plan.json: every planned cell")
     parser.add_argument("--settings", required=True, help="title, columns, rows, reported, as JSON")
     parser.add_argument("--reported", type=Path, default=Path("config/reported.csv"), help="published numbers")
     parser.add_argument("--truth", default="", help="folder of true views, with {dataset} and {example} in it")
-    parser.add_argument("--view", default=None, help="SET/NNN that the gallery shows (default: an unseen side from above)")
+    parser.add_argument(
+        "--view", default=None, help="the view that the gallery shows, SET/NNN (default: an unseen side from above)"
+    )
     parser.add_argument("--limit-mb", type=float, default=LIMIT_MB, help="largest size of the page, in 10^6 bytes")
-    parser.add_argument("--out", type=Path, required=True, help="the page, NAME-report.html")
+    parser.add_argument("--out", type=Path, required=True, help="the page to write, NAME-report.html")
     given = parser.parse_args(argv)
     limit = int(given.limit_mb * 1e6)
     print(write_report(given.plan, read_settings(given.settings), given.reported, given.truth, given.view, limit, given.out))

@@ -33,22 +33,29 @@ def _path(text: str) -> Path | None:
 
 
 def main(argv: list[str]) -> None:
+    """Run `magic123 score` with the options in `argv`."""
     parser = argparse.ArgumentParser(prog="magic123 score", description=__doc__.splitlines()[0])
     parser.add_argument("--views", type=Path, required=True, help="folder {set}/{i}.png with a set named reference")
     parser.add_argument("--truth", type=_path, default=None, help="folder of true novel views (RGBA), or none")
     parser.add_argument("--reference", type=Path, required=True, help="folder with rgba.png (and example.json when prepared)")
     parser.add_argument("--published", type=Path, help="the untouched picture, or the folder of its rgba.png, for as-published")
-    parser.add_argument("--alpha", choices=["straight", "premultiplied", "hard", "none"], help="where there is no example.json")
+    parser.add_argument(
+        "--alpha",
+        choices=["straight", "premultiplied", "hard", "none"],
+        help="how the alpha is stored, where there is no example.json",
+    )
     parser.add_argument("--mesh", type=_path, default=None, help="the result's mesh, or none")
     parser.add_argument("--truth-mesh", type=_path, default=None, help="the true mesh in the same frame, or none")
-    parser.add_argument("--protocol", nargs="+", default=["corrected"], help="corrected, as-published, or both")
+    parser.add_argument(
+        "--protocol", nargs="+", default=["corrected"], help="corrected, as-published, or both (default: corrected)"
+    )
     for option, network in NETWORKS.items():
         parser.add_argument(f"--{option}", action="append", default=[], help=network.help)
     parser.add_argument("--caption", help="the example's own caption, for R-precision")
     parser.add_argument("--captions", help="all captions of its dataset, a JSON list")
     parser.add_argument("--record", type=_path, default=None, help="the result's stage.json, or none")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, required=True, help="scores.json")
+    parser.add_argument("--device", default="cpu", help="device of the networks (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="scores.json to write")
     given = parser.parse_args(argv)
 
     protocols = [protocol_named(name) for name in dict.fromkeys(given.protocol)]
@@ -64,7 +71,9 @@ def main(argv: list[str]) -> None:
     references = {}
     for protocol in protocols:
         if not pictured and protocol.name != "corrected":
-            raise InputError(f"{protocol.name} compares with the input picture, and {given.reference} has none; leave it out")
+            raise InputError(
+                f"{protocol.name} compares with the input picture, and {given.reference} has none; leave this protocol out"
+            )
         untouched = protocol.blend == "zero-is-white" and given.published
         references[protocol.name] = read_reference(given.published if untouched else given.reference, protocol, given.alpha)
     mesh, no_mesh = find_mesh(given.mesh)
@@ -84,12 +93,14 @@ def main(argv: list[str]) -> None:
                 models.gaps += missing_without(models, NO_PICTURE, "truth", "reference picture")
             if given.truth_mesh is not None and mesh is None:
                 models.gaps += missing_without(models, no_mesh, "true mesh")
-            elif given.truth_mesh is not None:
-                of_mesh, gaps = score_mesh(protocol, mesh, given.truth_mesh)
-                values, models.gaps = values + of_mesh, models.gaps + gaps
+            elif given.truth_mesh is not None and mesh is not None:
+                mesh_values, mesh_gaps = score_mesh(protocol, mesh, given.truth_mesh)
+                values, models.gaps = values + mesh_values, models.gaps + mesh_gaps
     gaps = list({gap.metric: gap for gap in models.gaps}.values())
-    known = references["corrected"] if "corrected" in references else read_reference(given.reference, CORRECTED, given.alpha)
-    flags = measure_flags(Result(given.views, views, read_poses(given.views), known, mesh, no_mesh))
+    corrected = (
+        references["corrected"] if "corrected" in references else read_reference(given.reference, CORRECTED, given.alpha)
+    )
+    flags = measure_flags(Result(given.views, views, read_poses(given.views), corrected, mesh, no_mesh))
     write_scores(given.out, Scores(scheme="scores/1", values=values, gaps=gaps, left_out=repeats, flags=flags, made=made))
     for gap in gaps:
         print(f"not scored: {gap.metric}: {gap.reason}")

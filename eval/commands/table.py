@@ -16,6 +16,7 @@ from magic123.records.files import write_text
 
 
 def main(argv: list[str]) -> None:
+    """Run `magic123 table` with the options in `argv`."""
     parser = argparse.ArgumentParser(prog="magic123 table", description=__doc__.splitlines()[0])
     parser.add_argument("--plan", type=Path, required=True, help="plan.json: every planned cell")
     parser.add_argument("--settings", required=True, help="title, columns, rows, reported, as JSON")
@@ -30,5 +31,5 @@ def main(argv: list[str]) -> None:
     texts |= {".tex": latex(table, published), ".html": html(table, published)}
     for suffix, text in texts.items():
         write_text(given.out.with_name(given.out.name + suffix), text)
-    lacking = [entry for entry in table.entries if entry.status != "ok"]
-    print(f"{given.out}: {len(table.entries) - len(lacking)} of {len(table.entries)} values")
+    scored = sum(entry.status == "ok" for entry in table.entries)
+    print(f"{given.out}: {scored} of {len(table.entries)} values")

@@ -23,7 +23,7 @@ from eval.page.exhibits import Exhibition
 from eval.page.media import LEVELS
 from eval.page.provenance import Provenance
 from eval.tables.build import ResultTable
-from eval.tables.differences import LEVEL, differences, printed
+from eval.tables.differences import LEVEL, differences, format_difference
 from eval.tables.flag_table import flag_table
 from eval.tables.layout import NOTHING, grid, html
 from eval.tables.reported import Reported
@@ -114,11 +114,11 @@ def difference_rows(table: ResultTable) -> list[dict]:
     for line in differences(table):
         label = f"{line.dataset}: {line.label}" if len(table.datasets) > 1 else line.label
         row = rows.setdefault((line.dataset, line.method, line.stage), {"label": label, "cells": []})
-        if (one := printed(line)) is None:
+        if (formatted := format_difference(line)) is None:
             row["cells"].append({"text": NOTHING, "interval": "", "sure": False, "reason": line.reason})
         else:
-            interval = f"{one.low} to {one.high}"
-            row["cells"].append({"text": one.mean, "interval": interval, "sure": one.certain, "reason": ""})
+            interval = f"{formatted.low} to {formatted.high}"
+            row["cells"].append({"text": formatted.mean, "interval": interval, "sure": formatted.excludes_zero, "reason": ""})
     return list(rows.values())
 
 

@@ -1,4 +1,4 @@
-"""The metric cards behind a table, one for each column: what its values agree on, and every value where they differ."""
+"""The metric cards behind a table, one for each column: each field once where all values agree, else every variant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from eval.tables.build import ResultTable
 from eval.tables.plan import Cell, Column
 from magic123.records.cards import MetricCard, Value
 
-OWN = {"seconds", "time"}  # of each value: summed, and given from the first to the last
+PER_VALUE = {"seconds", "time"}  # differ from value to value: summed, and given as first and last
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,14 @@ def column_facts(table: ResultTable) -> list[ColumnFacts]:
     for cell, value in table.values:
         behind[Column(value.metric, value.view_set, value.protocol)].append((cell, value))
     planned = [entry.column for entry in table.entries]
-    return [ColumnFacts(column, found, planned.count(column)) for column, found in behind.items()]
+    return [ColumnFacts(column, values, planned.count(column)) for column, values in behind.items()]
 
 
 def cards_json(table: ResultTable) -> str:
-    """{"columns": [{"metric", ..., "n", "planned", "seeds", "determinism", FIELD: [every different value]}]} as text."""
+    """Return the cards as JSON text.
+
+    Its form is {"columns": [{"metric", ..., "n", "planned", "seeds", "determinism", FIELD: [every different value]}]}.
+    """
     made = {cell.name: scores.made for cell, scores in table.results}
     columns = []
     for facts in column_facts(table):
@@ -45,12 +48,12 @@ def cards_json(table: ResultTable) -> str:
         card["n"] = len(facts.behind)
         card["planned"] = facts.planned
         card["seeds"] = sorted({cell.seed for cell, _ in facts.behind})
-        known = [record for cell, _ in facts.behind if (record := made.get(cell.name)) is not None]
-        card["determinism"] = _different([one.determinism for one in known])
-        card["reconstructed_on"] = _different([one.device for one in known])
-        card["reconstruction_kernels"] = _different([one.kernels for one in known])
+        records = [record for cell, _ in facts.behind if (record := made.get(cell.name)) is not None]
+        card["determinism"] = _different([record.determinism for record in records])
+        card["reconstructed_on"] = _different([record.device for record in records])
+        card["reconstruction_kernels"] = _different([record.kernels for record in records])
         for field in MetricCard.model_fields:
-            if field not in OWN and field not in card:
+            if field not in PER_VALUE and field not in card:
                 card[field] = _different(facts.of_cards(field))
         card["seconds"] = round(sum(facts.of_cards("seconds")), 3)
         times = sorted(facts.of_cards("time"))

@@ -1,25 +1,24 @@
 """Paired difference between two methods: same examples, same seeds, with a bootstrap interval over the examples.
 
-A table with a baseline has one for every other row, column and dataset; where two examples are not shared there is no
-interval, and the reason stands in its place.
+A table with a baseline has one for every other row, column and data set; with fewer than two shared examples there is no
+interval, and the reason is given instead.
 """
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from eval.metrics.registry import describe
-from eval.tables.build import ResultTable, csv_text
+from eval.tables.build import COLUMN_FIELDS, ROW_FIELDS, ResultTable, column_fields, csv_text, entries_frame, frame
 from eval.tables.plan import Column, parse_column
 from magic123.records.errors import InputError
 from magic123.records.files import need_file
 
 LEVEL = 0.95
-Values = dict[tuple[str, int], float]
+Values = dict[tuple[str, int], float]  # by (example, seed)
 
 
 @dataclass(frozen=True)
@@ -36,18 +35,26 @@ class Difference:
 def paired_difference(
     first: Values, second: Values, level: float = LEVEL, resamples: int = 10_000, seed: int = 0
 ) -> Difference:
-    """{(example, seed): value} twice -> mean difference over what both have.
+    """Average the difference of two methods over the examples and seeds that both have.
 
     Seeds are averaged within an example and examples are resampled: seeds of one example are not independent results.
-    InputError with fewer than two shared examples, for which there is no interval.
+
+    Args:
+        first: The values of one method, by (example, seed).
+        second: The values that are subtracted, by (example, seed).
+        level: Coverage of the percentile bootstrap interval.
+        resamples: How many times the examples are resampled.
+        seed: Of the resampling.
+
+    Raises:
+        InputError: Fewer than two examples are shared, for which there is no interval.
     """
     shared = sorted(first.keys() & second.keys())
-    by_example: dict[str, list[float]] = {}
-    for key in shared:
-        by_example.setdefault(key[0], []).append(first[key] - second[key])
-    if len(by_example) < 2:
-        raise InputError(f"a paired difference needs two shared examples, these methods share {len(by_example)}")
-    differences = np.array([np.mean(found) for found in by_example.values()])
+    pairs = frame([[example, first[example, s] - second[example, s]] for example, s in shared], ["example", "difference"])
+    # averaged by NumPy, not by pandas, which sums in another way and may differ in the last digit
+    differences = np.array([np.mean(list(of_example)) for _, of_example in pairs.groupby("example")["difference"]])
+    if len(differences) < 2:
+        raise InputError(f"a paired difference needs two shared examples, these methods share {len(differences)}")
     drawn = np.random.default_rng(seed).integers(0, len(differences), (resamples, len(differences)))
     low, high = np.quantile(differences[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
     return Difference(float(differences.mean()), float(low), float(high), len(differences), len(shared))
@@ -55,7 +62,7 @@ def paired_difference(
 
 @dataclass(frozen=True)
 class DifferenceLine:
-    """A row of a table less the baseline, in one column of one dataset; without a difference there is a reason."""
+    """A row of a table less the baseline, in one column of one data set; without a difference there is a reason."""
 
     dataset: str
     method: str
@@ -67,64 +74,68 @@ class DifferenceLine:
 
 
 @dataclass(frozen=True)
-class PrintedDifference:
-    """A difference with its sign and the digits of its metric; `certain`: its interval excludes zero."""
+class FormattedDifference:
+    """A difference with its sign and the digits of its metric; `excludes_zero` speaks of its interval."""
 
     mean: str
     low: str
     high: str
-    certain: bool
+    excludes_zero: bool
     examples: int
 
 
-def printed(line: DifferenceLine) -> PrintedDifference | None:
+def format_difference(line: DifferenceLine) -> FormattedDifference | None:
     """Format the difference of a line, or return None where it has only a reason."""
-    one, digits = line.difference, describe(line.column.metric).digits
-    if one is None:
+    difference, digits = line.difference, describe(line.column.metric).digits
+    if difference is None:
         return None
-    mean, low, high = (f"{number:+.{digits}f}" for number in (one.mean, one.low, one.high))
-    return PrintedDifference(mean, low, high, one.low > 0 or one.high < 0, one.examples)
+    mean, low, high = (f"{number:+.{digits}f}" for number in (difference.mean, difference.low, difference.high))
+    return FormattedDifference(mean, low, high, difference.low > 0 or difference.high < 0, difference.examples)
 
 
 def differences(table: ResultTable) -> list[DifferenceLine]:
-    """Every row less the baseline row, by dataset and column. Empty without a baseline, or when this run has not got it."""
-    rows = [(method, stage) for method, stage, _ in table.rows]
-    if table.baseline not in rows:
+    """Subtract the baseline from every other row, by data set and column.
+
+    Empty without a baseline, and where the baseline is not part of this run.
+    """
+    if table.baseline not in [(method, stage) for method, stage, _ in table.rows]:
         return []
-    found: dict[tuple, Values] = {}
-    for entry in table.entries:
-        if entry.value is not None:
-            key = (entry.cell.dataset, entry.cell.method, entry.cell.stage, entry.column)
-            found.setdefault(key, {})[entry.cell.example, entry.cell.seed] = entry.value
+    measured = entries_frame(table.entries).dropna(subset="value")
+    values: dict[tuple[str, ...], Values] = {
+        key: {(line.example, line.seed): line.value for line in group.itertuples()}
+        for key, group in measured.groupby(["dataset", *ROW_FIELDS, *COLUMN_FIELDS])
+    }
     lines = []
     for dataset in table.datasets:
         for method, stage, label in table.rows:
             for column in table.columns if (method, stage) != table.baseline else []:
-                ours, theirs = (found.get((dataset, *row, column), {}) for row in ((method, stage), table.baseline))
+                row, baseline = (
+                    values.get((dataset, *key, *column_fields(column)), {}) for key in ((method, stage), table.baseline)
+                )
+                difference, reason = None, ""
                 try:
-                    difference, reason = paired_difference(ours, theirs), ""
+                    difference = paired_difference(row, baseline)
                 except InputError as problem:
-                    difference, reason = None, str(problem)
+                    reason = str(problem)
                 lines.append(DifferenceLine(dataset, method, stage, label, column, difference, reason))
     return lines
 
 
 def differences_csv(table: ResultTable) -> str:
-    """One difference a line; the header alone where there is nothing to compare with."""
-    header = ["dataset", "method", "stage", "baseline_method", "baseline_stage", "metric", "protocol", "view_set"]
+    """Return CSV text with one difference in each line; the header alone where there is nothing to compare with."""
+    header = ["dataset", *ROW_FIELDS, "baseline_method", "baseline_stage", *COLUMN_FIELDS]
     header += ["difference", "low", "high", "level", "examples", "pairs", "reason"]
     lines = []
     for line in differences(table):
-        which = [line.dataset, line.method, line.stage, *table.baseline]
-        column = [line.column.metric, line.column.protocol, line.column.view_set]
-        one = line.difference
-        numbers = [one.mean, one.low, one.high, LEVEL, one.examples, one.pairs] if one else [None] * 6
-        lines.append([*which, *column, *numbers, line.reason])
-    return csv_text(header, lines)
+        key = [line.dataset, line.method, line.stage, *(table.baseline or ()), *column_fields(line.column)]
+        d = line.difference
+        numbers = [d.mean, d.low, d.high, LEVEL, d.examples, d.pairs] if d else [None] * 6
+        lines.append([*key, *numbers, line.reason])
+    return csv_text(frame(lines, header))
 
 
 def differences_markdown(table: ResultTable) -> str:
-    """A second table below the first; an interval that leaves out zero is bold. Empty where no baseline is declared."""
+    """Return a second table, for below the first; intervals that exclude zero are bold. Empty where no baseline is declared."""
     if table.baseline is None:
         return ""
     labels = {(method, stage): label for method, stage, label in table.rows}
@@ -134,36 +145,45 @@ def differences_markdown(table: ResultTable) -> str:
     places = [(dataset, column) for dataset in table.datasets for column in table.columns]
     heads = [f"{f'{d}: ' if several else ''}{describe(c.metric).label}, {c.view_set}, {c.protocol}" for d, c in places]
     lines = ["", f"#### Less {labels[table.baseline]}", "", "| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    found = {(line.dataset, line.method, line.stage, line.column): line for line in differences(table)}
-    reasons = {}
+    by_place = {(line.dataset, line.method, line.stage, line.column): line for line in differences(table)}
+    reasons: list[str] = []
     for method, stage, label in table.rows:
         if (method, stage) == table.baseline:
             continue
         cells = []
         for dataset, column in places:
-            line = found[dataset, method, stage, column]
-            if (one := printed(line)) is None:
+            line = by_place[dataset, method, stage, column]
+            if (formatted := format_difference(line)) is None:
                 cells.append("–")
-                reasons[line.reason] = None
+                reasons.append(line.reason)
                 continue
-            text = f"{one.mean} [{one.low}, {one.high}] ({one.examples})"
-            cells.append(f"**{text}**" if one.certain else text)
+            text = f"{formatted.mean} [{formatted.low}, {formatted.high}] ({formatted.examples})"
+            cells.append(f"**{text}**" if formatted.excludes_zero else text)
         lines.append("| " + " | ".join([label.replace("|", "\\|"), *cells]) + " |")
     note = f"Mean difference over the same examples and seeds, {LEVEL:.0%} bootstrap interval over the examples (how many)."
-    notes = [note, *(f"– {reason}." for reason in reasons)]
+    notes = [note, *(f"– {reason}." for reason in dict.fromkeys(reasons))]
     return "\n".join([*lines, "", *(f"{line}\n" for line in notes)])
 
 
 def read_values(path: Path, dataset: str, row: str, key: str) -> Values:
-    """{(dataset example, seed): value} of one row METHOD/STAGE and one column of a -cells.csv."""
-    column = parse_column(key)
-    with need_file(path, "single values").open(encoding="utf-8", newline="") as stream:
-        lines = list(csv.DictReader(stream))
-    found = {}
-    for line in lines:
-        same = (line["metric"], line["view_set"], line["protocol"]) == (column.metric, column.view_set, column.protocol)
-        if same and f"{line['method']}/{line['stage']}" == row and line["dataset"] == dataset and line["value"]:
-            found[line["example"], int(line["seed"])] = float(line["value"])
-    if not found:
+    """Read the values of one row and one column from a -cells.csv.
+
+    Args:
+        path: The CSV file.
+        dataset: Name of the data set.
+        row: METHOD/STAGE.
+        key: The column, METRIC[@VIEW_SET][:PROTOCOL].
+
+    Raises:
+        InputError: The file holds no such value.
+    """
+    from pandas import read_csv  # imported late, see eval.tables.build
+
+    # as text: pandas would round some numbers in the last digit, and take an example named NA for a missing value
+    lines = read_csv(need_file(path, "single values"), dtype=str, keep_default_na=False)
+    names = ["dataset", *ROW_FIELDS, *COLUMN_FIELDS]
+    chosen = (lines[names] == [dataset, *row.split("/", 1), *column_fields(parse_column(key))]).all(axis=1)
+    values = {(x.example, int(x.seed)): float(x.value) for x in lines[chosen & (lines["value"] != "")].itertuples()}
+    if not values:
         raise InputError(f"{path} has no value of {key} for {row} on {dataset}")
-    return found
+    return values

@@ -1,7 +1,7 @@
-"""figure: one picture of a table: rows are examples, columns the input, the truth and every method's stage.
+"""One picture of a table: rows are examples, columns the input, the true view and every method's stage.
 
-Reads the folders that the plan names (views/{set}/NNN.png) and the prepared examples beside them; a cell without pictures
-is drawn as a grey field with its state written in it.
+Reads the folders that the plan names (views/{set}/NNN.png) and the prepared examples beside them; a cell without a picture
+is drawn as a grey field with the reason written in it.
 """
 
 from __future__ import annotations
@@ -15,25 +15,32 @@ from eval.pictures.inputs import is_caption
 from eval.pictures.pictures import open_picture
 from eval.tables.plan import Cell
 
-SIDE = 128
+SIDE = 128  # pixels
 
 
 def on_white(file: Path) -> np.ndarray:
-    """A picture of any mode, SIDE x SIDE, straight alpha composited on white: uint8 [SIDE, SIDE, 3]."""
+    """Composite a picture of any mode with straight alpha on white, and resize it: uint8 [SIDE, SIDE, 3]."""
     rgba = np.asarray(open_picture(file).convert("RGBA"), np.float32) / 255
     rgb = rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:]
     return np.asarray(Image.fromarray((rgb * 255).round().astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
 def column_names(cells: list[Cell]) -> list[tuple[str, str, str]]:
-    """(method, stage, heading) in the plan's order; the stage is named where a method has several."""
+    """Return (method, stage, heading) in the plan's order; the heading names the stage where a method has several."""
     pairs = list(dict.fromkeys((cell.method, cell.stage, cell.label) for cell in cells))
     several = {method for method, _, _ in pairs if sum(method == other for other, _, _ in pairs) > 1}
     return [(method, stage, f"{label}\n{stage}" if method in several else label) for method, stage, label in pairs]
 
 
 def draw_figure(cells: list[Cell], view: str, truth: str, out: Path) -> None:
-    """One seed's pictures of the view SET/NNN. `truth`: a path with {dataset} and {example}, or empty for none."""
+    """Draw the pictures of the lowest seed and write them as PNG.
+
+    Args:
+        cells: The planned results.
+        view: The view, SET/NNN.
+        truth: Folder of the true views, with {dataset} and {example} in it; empty for none.
+        out: The PNG file.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -48,12 +55,12 @@ def draw_figure(cells: list[Cell], view: str, truth: str, out: Path) -> None:
     )
     by_place = {(cell.dataset, cell.example, cell.method, cell.stage): cell for cell in cells}
     for row, (dataset, example) in zip(axes, examples, strict=True):
-        folders = [by_place.get((dataset, example, method, stage)) for method, stage, _ in columns]
-        root = next(cell for cell in folders if cell is not None).path.parents[2]
-        files = [root / "example" / "rgba.png"]
-        caption = files[0] if is_caption(files[0].parent) else None
+        in_row = [by_place.get((dataset, example, method, stage)) for method, stage, _ in columns]
+        root = next(cell for cell in in_row if cell is not None).path.parents[2]
+        files: list[Path | None] = [root / "example" / "rgba.png"]
+        caption = files[0] if is_caption(root / "example") else None
         files += [Path(truth.format(dataset=dataset, example=example)) / f"{view}.png"] if truth else []
-        files += [cell and cell.path / "views" / f"{view}.png" for cell in folders]
+        files += [cell.path / "views" / f"{view}.png" if cell else None for cell in in_row]
         for axis, file in zip(row, files, strict=True):
             axis.set(xticks=[], yticks=[])
             for spine in axis.spines.values():

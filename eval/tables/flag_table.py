@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from eval.tables.build import ResultTable, csv_text
-from eval.tables.plan import Cell
+from eval.tables.build import CELL_FIELDS, ROW_FIELDS, ResultTable, cell_fields, csv_text, frame
 
-
-@dataclass(frozen=True)
-class FlagFacts:
-    """One quality flag: the results that raised it, that did not, and for which it could not be measured."""
-
-    name: str
-    threshold: float
-    meaning: str
-    states: dict[str, list[Cell]] = field(default_factory=dict)
-
-    def cells(self, *states: str) -> list[Cell]:
-        """Return the results in any of these states (`raised`, `clear`, `not measured`), in the table's order."""
-        return [cell for state in states for cell in self.states.get(state, [])]
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -32,67 +21,64 @@ class Share:
 
 @dataclass(frozen=True)
 class FlagTable:
-    """`names` are (name, threshold, meaning); `rows` are (label, a share for each name)."""
+    """Counts of the raised flags.
+
+    Attributes:
+        names: (name, threshold, meaning) of each flag, in the order in which they first appear.
+        rows: The label of each row, and a share for each flag.
+    """
 
     names: list[tuple[str, float, str]]
     rows: list[tuple[str, list[Share]]]
 
 
-def flag_facts(table: ResultTable) -> list[FlagFacts]:
-    """Group the results of a table by quality flag and state; flags come in the order in which they first appear."""
-    facts: dict[str, FlagFacts] = {}
-    for cell, scores in table.results:
-        for flag in scores.flags:
-            found = facts.setdefault(flag.name, FlagFacts(flag.name, flag.threshold, flag.meaning))
-            found.states.setdefault(flag.state, []).append(cell)
-    return list(facts.values())
+def flags_frame(table: ResultTable) -> DataFrame:
+    """Return one line for each flag of each result: CELL_FIELDS, flag, state, number, threshold, meaning, reason."""
+    lines = [
+        [*cell_fields(cell), flag.name, flag.state, flag.number, flag.threshold, flag.meaning, flag.reason]
+        for cell, scores in table.results
+        for flag in scores.flags
+    ]
+    return frame(lines, [*CELL_FIELDS, "flag", "state", "number", "threshold", "meaning", "reason"])
 
 
 def flag_table(table: ResultTable) -> FlagTable:
     """Count, for every row of the table, how many results raise each flag."""
-    facts = flag_facts(table)
+    flags = flags_frame(table)
+    names = list(flags.drop_duplicates("flag")[["flag", "threshold", "meaning"]].itertuples(index=False, name=None))
+    counts = flags.groupby([*ROW_FIELDS, "flag", "state"]).size().to_dict()
 
-    def count(cells: list[Cell], method: str, stage: str) -> int:
-        return sum((cell.method, cell.stage) == (method, stage) for cell in cells)
+    def share(method: str, stage: str, flag: str) -> Share:
+        raised, clear = (counts.get((method, stage, flag, state), 0) for state in ("raised", "clear"))
+        return Share(raised, raised + clear)
 
-    rows = [
-        (label, [Share(*(count(one.cells(*s), method, stage) for s in (("raised",), ("raised", "clear")))) for one in facts])
-        for method, stage, label in table.rows
-    ]
-    return FlagTable([(one.name, one.threshold, one.meaning) for one in facts], rows)
+    return FlagTable(
+        names, [(label, [share(method, stage, flag) for flag, _, _ in names]) for method, stage, label in table.rows]
+    )
 
 
 def flags_csv(table: ResultTable) -> str:
-    """Return one line for each flag of each result: raised, clear or not measured."""
-    header = ["dataset", "example", "method", "stage", "seed", "flag", "state", "number", "threshold", "meaning", "reason"]
-    lines = []
-    for cell, scores in table.results:
-        which = [cell.dataset, cell.example, cell.method, cell.stage, cell.seed]
-        for flag in scores.flags:
-            lines.append([*which, flag.name, flag.state, flag.number, flag.threshold, flag.meaning, flag.reason])
-    return csv_text(header, lines)
+    """Return CSV text with one line for each flag of each result: raised, clear or not measured."""
+    return csv_text(flags_frame(table))
 
 
 def flag_notes(table: ResultTable) -> list[str]:
     """Say which flags are raised and where, and which could not be measured. Empty where no result has flags."""
-    facts = flag_facts(table)
-    order = [cell for cell, _ in table.results]
+    flags = flags_frame(table)
     notes = []
-    for one in _by_first(facts, "raised", order):
-        rows: dict[str, list[str]] = {}
-        for cell in one.cells("raised"):
-            rows.setdefault(f"{cell.dataset} {cell.method}/{cell.stage}", []).append(f"{cell.example} seed {cell.seed}")
-        where = "; ".join(f"{row} ({', '.join(results)})" for row, results in rows.items())
-        notes.append(f"Flag {one.name} raised: {where}.")
-    looked = sum(bool(scores.flags) for _, scores in table.results)
-    if looked and not notes:
-        notes.append(f"No quality flag is raised in {looked} results.")
-    if unknown := _by_first(facts, "not measured", order):
-        listed = ", ".join(f"{one.name} in {len(one.cells('not measured'))}" for one in unknown)
-        notes.append(f"Flags not measured: {listed} of {looked} results (the reason stands in {table.name}-flags.csv).")
+    for flag, raised in flags[flags["state"] == "raised"].groupby("flag", sort=False):
+        rows = [
+            f"{dataset} {method}/{stage} ({', '.join(f'{line.example} seed {line.seed}' for line in results.itertuples())})"
+            for (dataset, method, stage), results in raised.groupby(["dataset", *ROW_FIELDS], sort=False)
+        ]
+        notes.append(f"Flag {flag} raised: {'; '.join(rows)}.")
+    flagged_results = sum(bool(scores.flags) for _, scores in table.results)
+    if flagged_results and not notes:
+        notes.append(f"No quality flag is raised in {flagged_results} results.")
+    not_measured = flags[flags["state"] == "not measured"].groupby("flag", sort=False).size()
+    if len(not_measured):
+        listed = ", ".join(f"{flag} in {count}" for flag, count in not_measured.items())
+        notes.append(
+            f"Flags not measured: {listed} of {flagged_results} results (the reason stands in {table.name}-flags.csv)."
+        )
     return notes
-
-
-def _by_first(facts: list[FlagFacts], state: str, order: list[Cell]) -> list[FlagFacts]:
-    """Return the flags that any result has in this state, ordered by the first such result."""
-    return sorted((one for one in facts if one.cells(state)), key=lambda one: order.index(one.cells(state)[0]))

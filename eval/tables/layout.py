@@ -3,6 +3,11 @@
 Each cell reads mean, sd over seeds, n/N, and, where results are missing, the mean over the examples that all rows
 share. The best of a column is bold: by that shared mean as soon as one row is incomplete. Published numbers come
 below, with their source, and are never bold. Cells without a result are named under the table.
+
+The markups are written here, not by pandas. `DataFrame.to_markdown` pads and aligns its cells and does not escape a |.
+`Styler.to_latex` merges equal headings that stand side by side, and has neither the rules below the names of the data
+sets, nor the one above the published numbers, nor notes inside the table's environment. `Styler.to_html` writes an id and
+classes into every cell. To undo and add all this takes more lines than to write the three markups.
 """
 
 from __future__ import annotations
@@ -11,12 +16,12 @@ from dataclasses import dataclass
 from html import escape
 
 from eval.metrics.registry import describe
-from eval.tables.build import ResultTable, Summary
+from eval.tables.build import ResultTable, Summary, frame
 from eval.tables.flag_table import flag_notes
 from eval.tables.plan import Column
 from eval.tables.reported import Reported, is_comparable
 
-NOTHING = "\N{EN DASH}"
+NOTHING = "\N{EN DASH}"  # printed where there is no value
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,14 @@ class Text:
 
 @dataclass(frozen=True)
 class Grid:
-    """Strings only. `header` is (dataset, metric, higher is better, views) per column."""
+    """The table as strings.
+
+    Attributes:
+        header: (data set, metric, higher is better, views) of each column.
+        body: The label and cells of each row.
+        published: The same for published numbers.
+        notes: Sentences under the table.
+    """
 
     header: list[tuple[str, str, bool, str]]
     body: list[tuple[str, list[Text]]]
@@ -41,12 +53,11 @@ class Grid:
 
 
 def _best(summaries: list[Summary], column: Column) -> Summary | None:
-    """The leading row, if there is more than one to lead. Nothing leads as published: that protocol does not rank."""
+    """Return the best of at least two rows. None under as-published: that protocol does not rank."""
     if column.protocol == "as-published":
         return None
     partial = any(0 < s.n < s.planned for s in summaries)
-    ranked = [(s.shared_mean if partial else s.mean, s) for s in summaries]
-    ranked = [(mean, s) for mean, s in ranked if mean is not None]
+    ranked = [(mean, s) for s in summaries if (mean := s.shared_mean if partial else s.mean) is not None]
     if len(ranked) < 2:
         return None
     sign = 1 if describe(column.metric).higher_is_better else -1
@@ -75,9 +86,14 @@ def _views(column: Column, columns: list[Column]) -> str:
 
 
 def grid(table: ResultTable, published: list[Reported]) -> Grid:
-    """Lay the table out once; the markups below only wrap it."""
+    """Lay the table out once; the markups below only wrap its strings.
+
+    Args:
+        table: The table.
+        published: Published numbers, of which the comparable ones are added.
+    """
     places = [(dataset, column) for dataset in table.datasets for column in table.columns]
-    header, texts = [], {}
+    header, texts = [], {}  # texts by (data set, column, method, stage)
     for dataset, column in places:
         metric = describe(column.metric)
         header.append((dataset, metric.label, metric.higher_is_better, _views(column, table.columns)))
@@ -99,28 +115,29 @@ def grid(table: ResultTable, published: list[Reported]) -> Grid:
 
 def _notes(table: ResultTable, any_published: bool) -> list[str]:
     notes = ["Mean over examples, then over seeds; ± is the standard deviation over seeds; n/N results of those planned."]
-    lacking: dict[tuple[str, str], dict[str, int]] = {}
-    for entry in table.entries:
-        if entry.status != "ok":
-            cell = entry.cell
-            absent = f"{cell.dataset} {cell.method}/{cell.stage} {entry.column.metric}"
-            names = lacking.setdefault((entry.status, entry.reason), {})
-            what = absent if entry.status == "not scored" else cell.name
-            names[what] = names.get(what, 0) + 1
-    for (status, reason), names in lacking.items():
-        # a metric that could not be computed tends to be missing for a whole row, a cell that is not there for itself
-        what = [f"{name} ({count} results)" if status == "not scored" else name for name, count in names.items()]
-        notes.append(f"{status.capitalize()}{f' ({reason})' if reason else ''}: {'; '.join(what)}.")
+    # a metric that could not be computed tends to be missing for a whole row, a result for itself
+    missing = [
+        [e.status, e.reason, f"{e.cell.dataset} {e.cell.method}/{e.cell.stage} {e.column.metric}"]
+        if e.status == "not scored"
+        else [e.status, e.reason, e.cell.name]
+        for e in table.entries
+        if e.status != "ok"
+    ]
+    groups = frame(missing, ["status", "reason", "name"]).groupby(["status", "reason"], sort=False)["name"]
+    for (status, reason), names in groups:
+        counts = names.value_counts(sort=False).items()
+        listed = [f"{name} ({count} results)" if status == "not scored" else name for name, count in counts]
+        notes.append(f"{status.capitalize()}{f' ({reason})' if reason else ''}: {'; '.join(listed)}.")
     lower = list(dict.fromkeys(f"{entry.cell.name} (rung {entry.rung})" for entry in table.entries if entry.rung))
     if lower:
         notes.append(f"Memory ran out; made with smaller settings, on a lower rung of the stage's ladder: {'; '.join(lower)}.")
     notes += flag_notes(table)
     if any(column.protocol == "as-published" for column in table.columns):
         notes.append("as-published repeats the flaws of the released metric code: for comparison with print, not to rank.")
-    if table.reported:
-        absent = "No published number has the datasets, metrics and protocol of these columns."
-        letters = "Published numbers: T paper's text, C code, I image, N third-party notes, D derived, M unverified memory."
-        notes.append(letters if any_published else absent)
+    if table.reported and any_published:
+        notes.append("Published numbers: T paper's text, C code, I image, N third-party notes, D derived, M unverified memory.")
+    elif table.reported:
+        notes.append("No published number has the datasets, metrics and protocol of these columns.")
     return notes
 
 
@@ -130,6 +147,7 @@ def _plain(text: Text) -> str:
 
 
 def markdown(table: ResultTable, published: list[Reported]) -> str:
+    """Return the table and its notes as Markdown under a heading of the third level."""
     laid = grid(table, published)
     several = len(table.datasets) > 1
     heads = [f"{f'{d}: ' if several else ''}{label} {'↑' if up else '↓'}, {views}" for d, label, up, views in laid.header]
@@ -151,7 +169,7 @@ TEX = str.maketrans(
 
 
 def latex(table: ResultTable, published: list[Reported]) -> str:
-    """A table environment for a document that uses booktabs."""
+    """Return a table environment for a document that uses the package booktabs."""
     laid = grid(table, published)
     heads = [f"{label} {'↑' if up else '↓'}".translate(TEX) for _, label, up, _ in laid.header]
     views = [views.translate(TEX) for _, _, _, views in laid.header]
@@ -186,7 +204,7 @@ def _table_cell(text: Text) -> str:
 
 
 def html(table: ResultTable, published: list[Reported]) -> str:
-    """A <figure> with the table and its notes; `best` and `published` are classes, styles are the page's affair."""
+    """Return a <figure> with the table and its notes; the page's style sheet styles its classes, as `best` and `published`."""
     laid = grid(table, published)
     spans = "".join(f'<th colspan="{len(table.columns)}">{escape(dataset)}</th>' for dataset in table.datasets)
     heads = "".join(

@@ -1,8 +1,8 @@
-"""The planned grid of results, and what became of each cell.
+"""The planned grid of results, and the status of each cell.
 
 plan.json: {"cells": [{"dataset", "example", "method", "stage", "seed", "path", "label"}, ...]}, where `path` is the
-folder of scores.json. A cell without a value is `missing` (no scores.json), of one of the statuses NO_RESULT (status.json
-beside it says {"status", "reason"}), or `not scored` (scored, but this metric could not be computed).
+folder of scores.json. A cell without a value is `missing` (no scores.json), has one of the statuses in NO_RESULT
+(status.json beside it holds {"status", "reason"}), or is `not scored` (scored, but this metric could not be computed).
 """
 
 from __future__ import annotations
@@ -23,7 +23,17 @@ KEYS = ("dataset", "example", "method", "stage", "seed", "path")
 
 @dataclass(frozen=True)
 class Cell:
-    """One planned result."""
+    """One planned result.
+
+    Attributes:
+        dataset: Name of the data set.
+        example: Name of the example in it.
+        method: Name of the method.
+        stage: The method's stage.
+        seed: Seed of the random state.
+        path: Folder of scores.json.
+        label: The method's name as people read it.
+    """
 
     dataset: str
     example: str
@@ -35,11 +45,14 @@ class Cell:
 
     @property
     def name(self) -> str:
+        """Name the result in sentences."""
         return f"{self.dataset}/{self.example} {self.method}/{self.stage} seed {self.seed}"
 
 
 @dataclass(frozen=True)
 class Column:
+    """One column of a table: a metric over one view set under one protocol."""
+
     metric: str
     view_set: str
     protocol: str
@@ -47,9 +60,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of one cell in one column: `status` is ok, missing, not scored or one of NO_RESULT.
+    """The value of one cell in one column, or why there is none.
 
-    rung: of the stage's ladder that the result was made on, 0 where memory sufficed.
+    Attributes:
+        cell: The planned result.
+        column: The column.
+        status: ok, missing, not scored or one of NO_RESULT.
+        value: The value; None unless the status is ok.
+        reason: Why there is no value, where that is known.
+        rung: Rung of the stage's memory ladder that the result was made on; 0 where memory sufficed.
     """
 
     cell: Cell
@@ -61,40 +80,52 @@ class Entry:
 
 
 def parse_column(key: str) -> Column:
-    """METRIC[@VIEW_SET][:PROTOCOL]. As published, PSNR and LPIPS concern the reference view and CLIP all views."""
+    """Parse METRIC[@VIEW_SET][:PROTOCOL].
+
+    Without a view set, it is `novel` under the corrected protocol, and the published one under `as-published` (the reference
+    view for PSNR and LPIPS, all views for CLIP). The default protocol is `corrected`.
+
+    Raises:
+        InputError: The metric, the view set or the protocol is unknown.
+    """
     rest, _, protocol = key.partition(":")
     metric, _, view_set = rest.partition("@")
     protocol = protocol or "corrected"
-    known = describe(metric)
+    metric_facts = describe(metric)
     if protocol not in PROTOCOLS:
         raise InputError(f"column {key!r}: unknown protocol {protocol!r}, choose one of {', '.join(PROTOCOLS)}")
     if not view_set:
-        view_set = "novel" if protocol == "corrected" else known.published_views
+        view_set = "novel" if protocol == "corrected" else metric_facts.published_views
     if view_set not in VIEW_SETS:
         raise InputError(f"column {key!r}: unknown view set {view_set!r}, choose one of {', '.join(VIEW_SETS)}")
     return Column(metric, view_set, protocol)
 
 
 def read_plan(path: Path) -> list[Cell]:
+    """Read the planned results from plan.json.
+
+    Raises:
+        InputError: The plan is empty, a cell misses a key, or the same result is listed twice.
+    """
     cells = read_json(path, "plan").get("cells")
     if not isinstance(cells, list) or not cells:
         raise InputError(f"plan {path} has no cells; nothing was planned")
-    found = []
+    planned = []
     for index, cell in enumerate(cells):
-        lacking = [key for key in KEYS if key not in cell]
-        if lacking:
-            raise InputError(f"plan {path}: cell {index} has no {lacking[0]!r}")
+        missing = [key for key in KEYS if key not in cell]
+        if missing:
+            raise InputError(f"plan {path}: cell {index} has no {missing[0]!r}")
         given = {key: cell[key] for key in KEYS[:4]}
         label = cell.get("label") or cell["method"]
-        found.append(Cell(**given, seed=int(cell["seed"]), path=Path(cell["path"]), label=label))
-    names = [cell.name for cell in found]
+        planned.append(Cell(**given, seed=int(cell["seed"]), path=Path(cell["path"]), label=label))
+    names = [cell.name for cell in planned]
     if len(set(names)) != len(names):
         raise InputError(f"plan {path} lists {max(names, key=names.count)} twice")
-    return found
+    return planned
 
 
 def read_result(cell: Cell) -> tuple[str, str, Scores | None]:
-    """(status, reason, scores): what became of a cell as a whole; `ok` has scores, everything else has none."""
+    """Return the status of a cell as a whole, the reason for it, and the scores, which only the status `ok` has."""
     status, file = cell.path / "status.json", cell.path / "scores.json"
     state = read_json(status, "status") if status.is_file() else {"status": OK}
     if state.get("status") in NO_RESULT:
@@ -105,7 +136,7 @@ def read_result(cell: Cell) -> tuple[str, str, Scores | None]:
 
 
 def read_cell(cell: Cell, columns: list[Column]) -> tuple[list[Entry], list[Value]]:
-    """One entry per column, and the values with their cards."""
+    """Return one entry for each column, and the values with their cards."""
     status, reason, scores = read_result(cell)
     if scores is None:
         return [Entry(cell, column, status, reason=reason) for column in columns], []
@@ -123,7 +154,7 @@ def read_cell(cell: Cell, columns: list[Column]) -> tuple[list[Entry], list[Valu
 
 
 def gap_reason(metric: str, gaps: list[Gap]) -> str:
-    """Why a metric has no value: its own gap, or that of the model it would have come from."""
+    """Say why a metric has no value: by its own gap, or by that of the model that it would have come from."""
     for name in (metric, explained_by(metric)):
         for gap in gaps:
             if name.startswith(gap.metric) or gap.metric.startswith(f"{name}-"):
@@ -132,7 +163,11 @@ def gap_reason(metric: str, gaps: list[Gap]) -> str:
 
 
 def refuse_mixtures(values: list[tuple[Cell, Value]]) -> None:
-    """InputError when two values of one column were made by different weights, versions, ranges or backgrounds."""
+    """Refuse columns whose values were made differently.
+
+    Raises:
+        InputError: Two values of one column have different versions of the metric, weights, ranges or backgrounds.
+    """
     first: dict[Column, tuple[Cell, Value]] = {}
     for cell, value in values:
         column = Column(value.metric, value.view_set, value.protocol)

@@ -22,6 +22,21 @@ CONFIDENCES = {"T", "C", "I", "N", "D", "M"}
 
 @dataclass(frozen=True)
 class Reported:
+    """One published number, and where it was read.
+
+    Attributes:
+        paper: The paper, with its version.
+        table: The table or figure in it.
+        dataset: Our name of the data set.
+        method: The method as people read it.
+        metric: Our name of the metric.
+        protocol: `as-published`, or the paper's name.
+        value: The number.
+        confidence: One of CONFIDENCES.
+        note: Remarks on the number.
+        printed: The value with the digits with which it was printed.
+    """
+
     paper: str
     table: str
     dataset: str
@@ -31,38 +46,46 @@ class Reported:
     value: float
     confidence: str
     note: str
-    printed: str  # the value with the digits it was printed with
+    printed: str
 
     @property
     def source(self) -> str:
+        """Name the paper and the table in it."""
         return f"{self.paper}, {self.table}"
 
 
 def read_reported(path: Path) -> list[Reported]:
-    """All published numbers. InputError names the line that is not as it should be."""
+    """Read all published numbers.
+
+    Raises:
+        InputError: A line is malformed (its number is named), or a number is listed twice.
+    """
     with need_file(path, "published numbers").open(encoding="utf-8", newline="") as stream:
         reader = csv.DictReader(stream)
         if reader.fieldnames != FIELDS:
             raise InputError(f"{path} must have the columns {','.join(FIELDS)}")
-        found = []
+        numbers = []
         for line, fields in enumerate(reader, start=2):
             try:
                 value = float(fields["value"])
             except (TypeError, ValueError) as problem:
                 raise InputError(f"{path}, line {line}: {fields['value']!r} is not a number") from problem
-            if not math.isfinite(value) or fields["confidence"] not in CONFIDENCES or None in fields or None in fields.values():
+            # DictReader files superfluous fields under None, and fills up with None
+            malformed = None in fields or None in fields.values()
+            if malformed or not math.isfinite(value) or fields["confidence"] not in CONFIDENCES:
                 raise InputError(
                     f"{path}, line {line}: needs a finite value and a confidence of {'/'.join(sorted(CONFIDENCES))}"
                 )
-            found.append(Reported(**{**fields, "value": value, "printed": fields["value"]}))
-    keys = [(r.paper, r.table, r.dataset, r.method, r.metric) for r in found]
+            words = {name: text for name, text in fields.items() if name != "value"}
+            numbers.append(Reported(**words, value=value, printed=fields["value"]))
+    keys = [" / ".join((number.paper, number.table, number.dataset, number.method, number.metric)) for number in numbers]
     if len(keys) != len(set(keys)):
-        raise InputError(f"{path} holds {' / '.join(max(keys, key=keys.count))} twice")
-    return found
+        raise InputError(f"{path} holds {max(keys, key=keys.count)} twice")
+    return numbers
 
 
 def is_comparable(reported: Reported, metric: str, view_set: str, protocol: str) -> bool:
-    """Whether a published number may stand below a column of ours: same metric, same protocol, same views."""
+    """Tell whether a published number may be printed below a column of ours: same metric, same protocol, same views."""
     if protocol != "as-published" or (reported.metric, reported.protocol) != (metric, protocol):
         return False
     return view_set == describe(metric).published_views

@@ -93,7 +93,7 @@ SPOILED = {
     "has no triangles": lambda at: (at / "mesh.ply").write_text(
         "ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float y\nproperty float z\nend_header\n0 0 0\n"
     ),
-    "says nothing of": lambda at: (at / "cameras.json").write_text(ONE_CAMERA),
+    "has no camera for": lambda at: (at / "cameras.json").write_text(ONE_CAMERA),
     "is not there": lambda at: shutil.rmtree(at),
 }  # fmt: skip
 

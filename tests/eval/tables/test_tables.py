@@ -16,7 +16,7 @@ import yaml
 from eval.__main__ import main
 from eval.metrics.registry import family
 from eval.pictures.protocols import PROTOCOLS
-from eval.tables.build import build_table, mean_and_sd
+from eval.tables.build import build_table, frame, mean_and_sd, shared_examples
 from eval.tables.column_cards import cards_json
 from eval.tables.differences import differences_csv, differences_markdown, paired_difference
 from eval.tables.flag_table import flag_notes, flags_csv
@@ -87,12 +87,12 @@ def test_results_of_a_lower_rung_are_marked(run):
 # ---------------------------------------------------------------------------------------------------------- arithmetic
 @pytest.mark.requirement(id="R8")
 def test_mean_over_seeds_of_means_over_examples():
-    found = {("a", 0): 1.0, ("b", 0): 3.0, ("a", 1): 7.0}
-    mean, sd, seeds = mean_and_sd(found)
+    names = ["example", "seed", "value"]
+    mean, sd, seeds = mean_and_sd(frame([["a", 0, 1.0], ["b", 0, 3.0], ["a", 1, 7.0]], names))
     assert (mean, seeds) == (4.5, 2)  # (2 + 7) / 2, not (1 + 3 + 7) / 3
     assert sd == pytest.approx(((2 - 4.5) ** 2 + (7 - 4.5) ** 2) ** 0.5)  # n - 1
-    assert mean_and_sd({("a", 0): 1.0}) == (1.0, None, 1)
-    assert mean_and_sd({}) == (None, None, 0)
+    assert mean_and_sd(frame([["a", 0, 1.0]], names)) == (1.0, None, 1)
+    assert mean_and_sd(frame([], names)) == (None, None, 0)
 
 
 def test_complete_table(run):
@@ -159,12 +159,16 @@ def test_metrics_that_could_not_be_computed_say_why(run):
 
 
 def test_example_is_shared_only_with_all_its_seeds():
-    from eval.tables.build import _shared_examples
+    planned = {"a": [("x", 0), ("x", 1), ("y", 0), ("y", 1)], "b": [("x", 0), ("y", 0)], "c": [("x", 0)]}
+    missing = {("a", "y", 1), ("c", "x", 0)}
 
-    planned = {"a": {("x", 0), ("x", 1), ("y", 0), ("y", 1)}, "b": {("x", 0), ("y", 0)}, "c": {("x", 0)}}
-    found = {"a": {("x", 0), ("x", 1), ("y", 0)}, "b": {("x", 0), ("y", 0)}, "c": set()}
-    assert _shared_examples(planned, found) == {"x"}  # y lacks a seed in a; c has nothing and is left out
-    assert _shared_examples(planned, {"a": set(), "b": set(), "c": set()}) == set()
+    def lines(nothing: bool):
+        results = [(method, *pair) for method, pairs in planned.items() for pair in pairs]
+        values = [[m, "fine", e, s, None if nothing or (m, e, s) in missing else 1.0] for m, e, s in results]
+        return frame(values, ["method", "stage", "example", "seed", "value"])
+
+    assert shared_examples(lines(nothing=False)) == ["x"]  # y misses a seed in a; c has nothing and is left out
+    assert shared_examples(lines(nothing=True)) == []
 
 
 # ------------------------------------------------------------------------------------------------------------ mixtures
