@@ -1,4 +1,8 @@
-"""The command line: `magic123 COMMAND ...`, `python -m magic123 COMMAND ...` or `python -m eval COMMAND ...`, all the same."""
+"""The command line: `magic123 COMMAND ...`; `python -m magic123` and `python -m eval` are the same.
+
+A command's options are parsed by its own module, which is imported when the command runs: importing all of them for their
+parsers would take seconds.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +18,20 @@ from pathlib import Path
 from magic123.records.errors import InputError, MetricGap, Stopped
 from magic123.records.status import noted
 
-# command -> (module with `main(argv)`, what it does). A module is imported when its command runs: networks take seconds.
+# command -> (module with `main(argv)`, what it does)
 COMMANDS = {
     "prepare": ("magic123.commands.prepare", "a picture -> an example: square RGBA, inverse depth, quality report"),
-    "invert": ("magic123.commands.invert", "an example -> a learned word for its object (textual inversion)"),
+    "invert": ("magic123.commands.invert", "an example -> a learned token for its object (textual inversion)"),
     "reconstruct": ("magic123.commands.reconstruct", "an example -> one optimised stage of a method"),
     "view": ("magic123.commands.view", "an optimised stage -> views, turntable and textured mesh"),
     "score": ("eval.commands.score", "views and mesh -> scores.json"),
-    "adopt": ("eval.commands.adopt", "another system's renders -> views in our layout"),
+    "adopt": ("eval.commands.adopt", "another system's renders -> views in the layout of `view`"),
     "table": ("eval.commands.table", "the scores of a plan -> CSV, Markdown, LaTeX and HTML"),
     "report": ("eval.commands.report", "everything about a table -> one HTML page"),
     "figure": ("eval.commands.figure", "one picture of a table: examples by methods"),
     "difference": ("eval.commands.difference", "two results -> the differences of their scores"),
     "ceilings": ("eval.commands.ceilings", "the published pictures -> what a perfect prediction scores"),
-    "canary": ("eval.commands.canary", "a CLIP -> its stored answers, by which it is recognised later"),
+    "canary": ("eval.commands.canary", "a CLIP -> its stored embeddings, by which it is recognised later"),
     "nerf-synthetic": ("eval.commands.nerf_synthetic", "a NeRF-synthetic scene -> true novel views"),
     "plan": ("magic123.commands.plan", "the planned cells of a table, computed or not"),
     "methods": ("magic123.commands.methods", "what each row of a methods file changes"),
@@ -37,11 +41,14 @@ COMMANDS = {
     "prefetch": ("magic123.commands.prefetch", "a configuration -> its weights and pictures, listed, fetched and verified"),
     "convert": ("magic123.commands.convert", "fetched checkpoints -> the folders that the priors and metrics read"),
     "miniatures": ("magic123.commands.miniatures", "train the miniature networks"),
-    "lease": ("magic123.commands.lease", "run a command on a card of its own"),
-    "benchmark": ("magic123.commands.benchmark", "a stage of a method -> its speed here with random weights, and its memory"),
-    "doctor": ("magic123.commands.doctor", "what this machine offers a run, and what is lost without the rest"),
+    "lease": ("magic123.commands.lease", "run a command on a GPU of its own"),
+    "benchmark": (
+        "magic123.commands.benchmark",
+        "a stage of a method -> its speed and memory on this machine, with random weights",
+    ),
+    "doctor": ("magic123.commands.doctor", "what this machine offers a run, and what needs the rest"),
 }
-WITH_STATUS = {"prepare", "invert", "reconstruct", "view", "convert", "prefetch", "benchmark"}  # note how --out ended
+WITH_STATUS = {"prepare", "invert", "reconstruct", "view", "convert", "prefetch", "benchmark"}  # write the status of --out
 # These read config/ and datasets/ of the current folder.
 IN_PROJECT = {"estimate", "prefetch", "doctor", "schema"}
 ELSEWHERE = {"-h", "--help", "--weights", "--dataset"}  # with these they read no configuration
@@ -78,13 +85,13 @@ def main(argv: list[str] | None = None) -> int:
         argv: the words after the program's name; None: those of this process.
 
     Returns:
-        The exit status. 0: done. 1: bad input, or a disk that does not take the output, said in one line on stderr.
-        75 (EX_TEMPFAIL, "try again later"): a signal asked to stop, what was done is saved, and the same command resumes.
+        The exit status. 0: done. 1: bad input, or an output that cannot be written; the reason is one line on stderr.
+        75 (EX_TEMPFAIL, "try again later"): a signal asked to stop, progress is saved, and the same command resumes.
     """
     try:
         options = build_parser().parse_args(sys.argv[1:] if argv is None else argv)
         return _run(options.command, options.arguments, options.directory)
-    except BrokenPipeError:  # `magic123 estimate | head`: who read the output has left
+    except BrokenPipeError:  # the reader of the output has ended, as in `magic123 estimate | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
@@ -92,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(name: str | None, arguments: list[str], directory: str | None) -> int:
     """Run the command `name`; see main."""
     try:
-        if name not in COMMANDS:
+        if name is None or name not in COMMANDS:
             near = difflib.get_close_matches(str(name), COMMANDS, n=1)
             problem = f"there is no command {name!r}" if name else "name a command"
             guess = f" (did you mean {near[0]}?)" if near else ""
@@ -112,7 +119,7 @@ def _run(name: str | None, arguments: list[str], directory: str | None) -> int:
     except SystemExit as end:  # argparse, after --help or a wrong option, which it has explained
         if not end.code:
             return 0
-        return 1 if COMMANDS[name][0].startswith("eval.") else 2  # as before the two command lines became one
+        return 1 if COMMANDS[str(name)][0].startswith("eval.") else 2
     except (InputError, MetricGap) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return 1
@@ -124,14 +131,14 @@ def _run(name: str | None, arguments: list[str], directory: str | None) -> int:
     except OSError as error:
         if error.errno not in DISK:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror}; {DISK[error.errno]}, and run the same again", file=sys.stderr)
+        path = f"{error.filename}: " if error.filename else ""
+        print(f"error: {path}{error.strerror}; {DISK[error.errno]}, and run the same command again", file=sys.stderr)
         return 1
     return 0
 
 
 def output_of(arguments: list[str]) -> str | None:
-    """Return what follows --out."""
+    """Return the value of --out among a command's arguments; None without one."""
     for word, following in zip(arguments, [*arguments[1:], None], strict=True):
         if word == "--out":
             return following

@@ -5,19 +5,17 @@ magic123 estimate config/paper.yaml
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from magic123.commands.options import add_configuration, command_parser
 from magic123.run.estimate import NAMES, TIMES, cost_of, load_times
 from magic123.run.suite import read_suite
 
 
 def main(argv: list[str] | None = None) -> None:
     """The command line. Raises InputError for whatever the user can mend."""
-    parser = argparse.ArgumentParser(
-        prog="magic123 estimate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("configuration", nargs="*", type=Path, help="files laid over config/config.yaml, as for snakemake")
+    parser = command_parser("estimate", __doc__)
+    add_configuration(parser)
     parser.add_argument("--times", type=Path, default=Path(TIMES), help="the recorded times")
     options = parser.parse_args(argv)
     suite, times = read_suite(options.configuration), load_times(options.times)

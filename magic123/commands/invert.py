@@ -7,61 +7,52 @@ the same run) and run.json (time and memory).
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
-from magic123.commands.reconstruct import read_speed
+from magic123.commands.options import add_device, add_loop, add_settings, command_parser, device_or_default, say
 from magic123.optimise.loss_history import cost_of
 from magic123.records.errors import InputError, NonFinite
 from magic123.records.files import output_folder, write_json
 from magic123.records.hashes import fingerprint, hash_files
 from magic123.settings.inversion import InversionSettings
 from magic123.settings.priors import Speed
-from magic123.settings.settings_file import validate
 from magic123.settings.versions import VERSIONS
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line. Raises InputError for whatever the user can mend."""
-    parser = argparse.ArgumentParser(prog="magic123 invert", description="Learn a token for one object (textual inversion).")
+    """Parse the command line and learn the token. Raises InputError for whatever the user can mend."""
+    parser = command_parser("invert", "Learn a token for one object (textual inversion).")
     parser.add_argument("--example", type=Path, required=True, help="example folder written by prepare")
     parser.add_argument("--weights", type=Path, required=True, help="Stable Diffusion in diffusers' folder format")
-    parser.add_argument("--settings", default="{}", help="InversionSettings as JSON, or a file of it")
+    add_settings(parser, InversionSettings)
     parser.add_argument("--seed", type=int, default=101)
-    parser.add_argument("--device", default=None, help="cpu, cuda, ... (default: cuda where there is one)")
+    add_device(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--save-steps", type=int, default=0, metavar="N", help="save what is unfinished every N steps")
-    parser.add_argument("--save-seconds", type=float, default=60, metavar="S", help="and every S seconds (0: no); default 60")
-    parser.add_argument("--speed", default="{}", help="Speed as JSON: how the networks are run; changes rounding alone")
+    add_loop(parser)
     options = parser.parse_args(argv)
     invert(
         options.example,
         options.weights,
-        read_settings(options.settings),
+        options.settings,
         options.seed,
         options.out,
         options.device,
         save_steps=options.save_steps,
         save_seconds=options.save_seconds,
-        speed=read_speed(options.speed),
+        speed=options.speed,
     )
 
 
-def read_settings(text: str) -> InversionSettings:
-    """Settings from JSON text or from a JSON file. Raises InputError."""
-    where = "--settings" if text.lstrip().startswith("{") else text
-    try:
-        data = json.loads(text if where == "--settings" else Path(text).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{where}: not readable as JSON ({error}); give a JSON object or a file of one.") from error
-    return validate(InversionSettings, data, where)
-
-
 def starting_word(settings: InversionSettings, example_json: dict, prompt: str) -> tuple[str, str]:
-    """(word, where it comes from): the settings, else the example's init_word, else the last word of its prompt."""
+    """Return the word that the token starts from, and where it comes from.
+
+    It is that of the settings, else the example's init_word, else the last word of its prompt.
+
+    Raises:
+        InputError: there is no word in any of them.
+    """
     if settings.init_word:
         return settings.init_word, "settings"
     if example_json.get("init_word"):
@@ -84,9 +75,25 @@ def invert(
     save_seconds: float = 60.0,
     speed: Speed = Speed(),  # noqa: B008 - frozen
 ) -> dict:
-    """Learn and write the token; returns the record in token.json. An earlier, unfinished run of the same is gone on with.
+    """Learn a token for an example's object and write it. An unfinished run of the same settings and inputs is resumed.
 
-    Raises InputError, and Stopped by a signal.
+    Args:
+        example_folder: the example, with a picture.
+        weights: Stable Diffusion in diffusers' folder format.
+        settings: of the optimisation.
+        seed: of all random numbers.
+        out: the folder to write.
+        device: None: cuda where there is one, else the CPU.
+        save_steps: steps between saves of what is unfinished; 0: none.
+        save_seconds: seconds between them; 0: none.
+        speed: how the network is run.
+
+    Returns:
+        The content of token.json.
+
+    Raises:
+        InputError: the inputs do not fit, or (NonFinite) the gradients are not finite.
+        Stopped: a signal asked to stop, and what was done is saved.
     """
     started, began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.perf_counter()
     import torch
@@ -99,9 +106,11 @@ def invert(
     from magic123.priors.tokens import save_token
 
     example = load_example(example_folder)
+    if example.rgb is None:
+        raise InputError(f"the example {example.name} is a caption alone: a token is learned from a picture")
     described = json.loads((example_folder / "example.json").read_text())
     word, origin = starting_word(settings, described, example.prompt)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_or_default(device)
     say(f"invert: {example.name}, the token {settings.token} starts from {word!r} ({origin}); device {device}")
     model = TextToImage.load(weights, settings.dtype, device)
     applied = apply_speed([model], speed, device)
@@ -151,11 +160,7 @@ def invert(
 
 
 def versions() -> dict[str, str]:
-    """Of the libraries that decide the result."""
+    """Return the versions of the libraries that affect the result."""
     from importlib.metadata import version
 
     return {name: version(name) for name in ("torch", "diffusers", "transformers")}
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -1,26 +1,33 @@
-"""lease: a card of this machine for one command, so that N cards run N jobs and no two share one by accident."""
+"""lease: run a command on a GPU of its own, so that N GPUs run N jobs and none is shared by accident.
+
+    magic123 lease [--per-card K] [--slots N] -- COMMAND ...
+
+waits for a free GPU, shows it alone to COMMAND (CUDA_VISIBLE_DEVICES) and becomes COMMAND. Inside a SLURM job the scheduler has
+given the GPU, and nothing is waited for.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 
+from magic123.commands.options import command_parser
 from magic123.records.errors import InputError
 from magic123.run.lease import acquire
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line, wait for a card, and replace this process by the command."""
-    parser = argparse.ArgumentParser(prog="magic123 lease", description=__doc__)
+    parser = command_parser("lease", __doc__)
     parser.add_argument("--per-card", type=int, default=1, metavar="K", help="jobs that may share a card; default 1")
     parser.add_argument("--slots", type=int, default=0, metavar="N", help="without a card: run on the CPU, N jobs at once")
     parser.add_argument("command", nargs=argparse.REMAINDER)
-    given = parser.parse_args(argv)
-    command = given.command[1:] if given.command[:1] == ["--"] else given.command
-    if not command or given.per_card < 1 or given.slots < 0:
+    options = parser.parse_args(argv)
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not command or options.per_card < 1 or options.slots < 0:
         raise InputError("name a command, and numbers of 1 or more")
     if "SLURM_JOB_ID" not in os.environ:  # the scheduler has given the card
-        acquire(given.per_card, given.slots)
+        acquire(options.per_card, options.slots)
     try:
         os.execvp(command[0], command)
     except FileNotFoundError as error:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from magic123.commands.options import command_parser
 from magic123.records.files import write_text
 from magic123.run.method_list import markdown
 from magic123.settings.settings_file import load_methods, read_yaml
@@ -12,7 +12,7 @@ from magic123.settings.settings_file import load_methods, read_yaml
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and write the list."""
-    parser = argparse.ArgumentParser(prog="magic123 methods", description=__doc__)
+    parser = command_parser("methods", __doc__)
     parser.add_argument("--methods", required=True, type=Path, help="a file of methods")
     parser.add_argument("--out", required=True, type=Path, help="the Markdown file to write")
     options = parser.parse_args(argv)

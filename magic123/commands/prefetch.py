@@ -5,31 +5,27 @@
     magic123 prefetch --weights NAME                     one entry of config/weights.yaml
     magic123 prefetch --dataset NAME --file PATH         one file of datasets/NAME.csv
 
-Interrupted downloads go on where they stopped. Afterwards nothing needs the network.
+Interrupted downloads resume where they stopped. Afterwards nothing needs the network.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 
+from magic123.commands.options import add_configuration, add_registry, command_parser, registered_weights, say
 from magic123.records.errors import InputError
 from magic123.run.manifest import FETCHED, HASHES, load_manifest
-from magic123.run.suite import MANIFESTS, load_weights, read_suite
-from magic123.settings.settings_file import choose_from
+from magic123.run.suite import MANIFESTS, read_suite
 from magic123.weights.prefetch import LOCKS, fetch_all, fetch_picture, fetch_weights, listing
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line. Raises InputError for whatever the user can mend."""
-    parser = argparse.ArgumentParser(
-        prog="magic123 prefetch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("configuration", nargs="*", type=Path, help="files laid over config/config.yaml, as for snakemake")
+    """Parse the command line, then list and fetch. Raises InputError for whatever the user can mend."""
+    parser = command_parser("prefetch", __doc__)
+    add_configuration(parser)
     parser.add_argument("--list", action="store_true", help="list, and fetch nothing")
     parser.add_argument("--weights", metavar="NAME", help="one entry of the weights registry alone")
-    parser.add_argument("--registry", default="config/weights.yaml", help="the weights registry, for --weights")
+    add_registry(parser)
     parser.add_argument("--locks", type=Path, default=LOCKS, help="folder of the hashes recorded at first downloads")
     parser.add_argument("--dataset", help="one file of this dataset alone, named by --file")
     parser.add_argument("--file", help="as the dataset's csv file writes it")
@@ -38,14 +34,8 @@ def main(argv: list[str] | None = None) -> None:
     if options.weights and (options.dataset or options.configuration):
         raise InputError("give a configuration, or --weights, or --dataset and --file: one at a time")
     if options.weights:
-        known = load_weights(options.registry)
-        if options.weights not in known:
-            raise InputError(
-                f"{options.registry} has no weights {options.weights!r}; {choose_from(options.weights, list(known))}"
-            )
-        if known[options.weights].origin != "fetched":
-            raise InputError(f"the weights {options.weights} are {known[options.weights].origin}, not fetched: nothing to do")
-        fetch_weights(options.weights, known[options.weights], say, options.locks)
+        entry = registered_weights(options.registry, options.weights, "fetched")[options.weights]
+        fetch_weights(options.weights, entry, say, options.locks)
     elif options.dataset:
         fetch_one_file(options.dataset, options.file, options.out)
     else:
@@ -56,14 +46,20 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def fetch_one_file(dataset: str, file: str | None, out: Path | None) -> None:
+    """Fetch one file of a dataset and verify it.
+
+    Args:
+        dataset: datasets/DATASET.csv lists the file.
+        file: as that file writes it.
+        out: where to write it; None: its place under datasets/.
+
+    Raises:
+        InputError: the dataset does not know where to fetch such a file.
+    """
     manifest = MANIFESTS / f"{dataset}.csv"
     for row in load_manifest(manifest).values():
         for column in FETCHED:
             if file and getattr(row, column) == file and (url := row.address_of(column)):
                 fetch_picture(out or MANIFESTS / file, url, getattr(row, HASHES[column]), say)
                 return
-    raise InputError(f"{manifest} has no file {file!r} that it knows where to fetch; see its columns address and commit")
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    raise InputError(f"{manifest} does not say where to fetch a file {file!r}; see its columns address and commit")

@@ -2,7 +2,7 @@
 
 Reads   --image, and where the settings ask for them --mask, --depth, --normal, --depth-weights, --mask-weights, --token
 Writes  --out: rgba.png, depth.png, normal.png, learned_embeds.safetensors (the last three where there is one), qa.json,
-        qa.png, example.json. The folder appears complete or not at all. Of a caption alone (no --image) example.json is all.
+        qa.png, example.json. The folder appears complete or not at all. For a caption alone (no --image), only example.json.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from magic123.commands.options import add_settings, command_parser
 from magic123.example import depth as depth_map
 from magic123.example import quality, segmentation
 from magic123.example.framing import area_resample, choose_window, square_side
@@ -28,37 +29,45 @@ from magic123.records.errors import InputError
 from magic123.records.files import output_folder
 from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.prepare import PrepareSettings
-from magic123.settings.settings_file import validate
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line; raises InputError for whatever a user can mend."""
-    parser = argparse.ArgumentParser(prog="magic123 prepare", description="Make an example of one picture.")
+    """Parse the command line and make the example. Raises InputError for whatever the user can mend."""
+    parser = command_parser("prepare", "Make an example of one picture.")
     parser.add_argument("--image", type=Path, help="PNG, JPEG, WebP or BMP; RGBA where it has a mask; none: a caption alone")
     parser.add_argument("--name", required=True, help="the example's name: letters, digits, - and _")
     parser.add_argument("--prompt", required=True, help='a plain caption, such as "a red dog"')
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--settings", default="{}", help="PrepareSettings as JSON, or a file of it")
-    parser.add_argument("--camera", default="{}", help="ReferenceCamera as JSON, or a file of it")
+    add_settings(parser, PrepareSettings)
+    add_settings(parser, ReferenceCamera, "--camera")
     parser.add_argument("--mask", type=Path, help="black and white picture of the image's size (mask: file)")
     parser.add_argument("--depth", type=Path, help=".png or .npy of the image's size (depth: file)")
     parser.add_argument("--normal", type=Path, help="RGB normal map of the image's size")
     parser.add_argument("--depth-weights", type=Path, help="folder of a DPT model (depth: dpt)")
     parser.add_argument("--mask-weights", type=Path, help="folder with rembg's .onnx file (mask: rembg)")
     parser.add_argument("--init-word", help="the word from which textual inversion starts")
-    parser.add_argument("--token", type=Path, help="a learned word that exists already (.bin or .safetensors)")
+    parser.add_argument("--token", type=Path, help="a token learned elsewhere (.bin or .safetensors)")
     arguments = parser.parse_args(argv)
-    settings = _from_json(PrepareSettings, arguments.settings, "--settings")
-    camera = _from_json(ReferenceCamera, arguments.camera, "--camera")
-    prepare(arguments, settings, camera) if arguments.image else prepare_caption(arguments, camera)
+    if arguments.image:
+        prepare(arguments, arguments.settings, arguments.camera)
+    else:
+        prepare_caption(arguments, arguments.camera)
 
 
 def prepare_caption(arguments: argparse.Namespace, camera: ReferenceCamera) -> None:
-    """An example without a picture: a caption, and where its front is. Stages that need a picture will refuse it."""
+    """Write an example of a caption alone, and where its front is. Stages that need a picture refuse such an example.
+
+    Args:
+        arguments: the options of `main`.
+        camera: the camera of the object's front.
+
+    Raises:
+        InputError: an option belongs to a picture, or the name or the prompt cannot be used.
+    """
     _check_words(arguments)
     for option in ("mask", "depth", "normal", "token"):
         if getattr(arguments, option) is not None:
-            raise InputError(f"--{option} {getattr(arguments, option)} was given without --image, to which it would belong")
+            raise InputError(f"--{option} {getattr(arguments, option)} was given without the --image that it belongs to")
     with output_folder(arguments.out, marker="example.json") as folder:
         record = {
             "name": arguments.name,
@@ -73,18 +82,17 @@ def prepare_caption(arguments: argparse.Namespace, camera: ReferenceCamera) -> N
         _write_json(folder / "example.json", record)
 
 
-def _from_json(model, text: str, option: str):
-    """Typed settings from an option: JSON text, or the name of a JSON file."""
-    where = option if text.lstrip().startswith("{") else text
-    try:
-        data = json.loads(text if where == option else Path(text).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{where} is not readable as JSON ({error}); give a JSON object or a file of one") from error
-    return validate(model, data, where)
-
-
 def prepare(arguments: argparse.Namespace, settings: PrepareSettings, camera: ReferenceCamera) -> None:
-    """Make the example. `arguments` carries the options of `main`."""
+    """Write an example of a picture.
+
+    Args:
+        arguments: the options of `main`.
+        settings: how mask, depth and square are made.
+        camera: the camera that the picture was taken with.
+
+    Raises:
+        InputError: a file is unreadable or does not fit the picture, or the mask is of no use.
+    """
     _check_options(arguments, settings)
     picture = read_picture(arguments.image, settings.max_pixels)
     where = f"picture {arguments.image}"
@@ -169,7 +177,7 @@ def prepare(arguments: argparse.Namespace, settings: PrepareSettings, camera: Re
 
 
 def _check_words(arguments: argparse.Namespace) -> None:
-    """A name that can be a folder's, and a caption."""
+    """Refuse a name that cannot be a folder's, and an empty caption."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", arguments.name):
         raise InputError(f"--name {arguments.name!r} must be letters, digits, - and _, because folders are named after it")
     if not arguments.prompt.strip() or not arguments.prompt.isprintable():
@@ -177,7 +185,7 @@ def _check_words(arguments: argparse.Namespace) -> None:
 
 
 def _check_options(arguments: argparse.Namespace, settings: PrepareSettings) -> None:
-    """Options that are missing, or that the settings would leave unused."""
+    """Refuse options that are missing, or that the settings would leave unused."""
     _check_words(arguments)
     for option in ("mask", "depth"):
         given, wanted = getattr(arguments, option), getattr(settings, option)
@@ -190,22 +198,21 @@ def _check_options(arguments: argparse.Namespace, settings: PrepareSettings) -> 
 
 
 def _alpha_remarks(reading: alpha_convention.AlphaReading, settings: PrepareSettings) -> list[str]:
-    """Sentences about an alpha reading that a person should confirm."""
+    """Return warnings about an alpha reading that a person should confirm."""
     if not reading.certain:
         return [f"the alpha is not certain (taken as {reading.convention}): set alpha to straight or premultiplied"]
-    contradicted = reading.share_below_alpha is not None and reading.share_below_alpha < settings.premultiplied_share
-    if reading.convention == "premultiplied" and contradicted:
-        above = 1 - reading.share_below_alpha
-        return [f"alpha was set to premultiplied, but {above:.0%} of the soft pixels are brighter than that allows"]
+    below = reading.share_below_alpha
+    if reading.convention == "premultiplied" and below is not None and below < settings.premultiplied_share:
+        return [f"alpha was set to premultiplied, but {1 - below:.0%} of the soft pixels are brighter than that allows"]
     return []
 
 
 def _mask(arguments, settings, picture: Picture, on_white: np.ndarray, sources: dict, record: dict, where: str) -> np.ndarray:
-    """The object's alpha [H, W] from where the settings say; adds to `sources` and `record`."""
+    """Return the object's alpha [H, W], made as the settings say; add to `sources` and `record`."""
     if settings.mask == "alpha":
         if picture.alpha is None or picture.alpha.min() >= 1:
-            lack = "has no alpha channel" if picture.alpha is None else "is fully opaque"
-            raise InputError(f"{where} {lack}, so its alpha cannot be the mask; set mask to file, grabcut or rembg")
+            problem = "has no alpha channel" if picture.alpha is None else "is fully opaque"
+            raise InputError(f"{where} {problem}, so its alpha cannot be the mask; set mask to file, grabcut or rembg")
         return picture.alpha
     if settings.mask == "file":
         mask, digest = read_mask(arguments.mask, settings.max_pixels)
@@ -221,7 +228,7 @@ def _mask(arguments, settings, picture: Picture, on_white: np.ndarray, sources: 
 
 
 def _check_size(what: str, path: Path, values: np.ndarray, picture: Picture, image: Path) -> None:
-    """A companion file must lie on its picture pixel by pixel."""
+    """Refuse a companion file of another size than its picture."""
     height, width = values.shape[:2]
     if (width, height) != picture.size:
         raise InputError(
@@ -231,7 +238,7 @@ def _check_size(what: str, path: Path, values: np.ndarray, picture: Picture, ima
 
 
 def _given_depth(arguments, settings, picture: Picture, mask: np.ndarray, sources: dict) -> np.ndarray:
-    """Inverse depth [H, W] of the object from --depth."""
+    """Return the object's inverse depth [H, W] in [0, 1], from --depth."""
     values, digest = read_depth(arguments.depth, settings.max_pixels)
     _check_size("depth", arguments.depth, values, picture, arguments.image)
     sources["depth"] = {"path": str(arguments.depth), "sha256": digest, "values": settings.depth_values}
@@ -242,7 +249,7 @@ def _given_depth(arguments, settings, picture: Picture, mask: np.ndarray, source
 
 
 def _given_normal(arguments, settings, picture: Picture, sources: dict) -> np.ndarray | None:
-    """Normal map [H, W, 3] as stored, from --normal."""
+    """Return the normal map [H, W, 3] as stored, from --normal; None without one."""
     if arguments.normal is None:
         return None
     given = read_picture(arguments.normal, settings.max_pixels, "normal map")
@@ -252,7 +259,7 @@ def _given_normal(arguments, settings, picture: Picture, sources: dict) -> np.nd
 
 
 def _copy_token(file: Path | None, folder: Path, sources: dict) -> str | None:
-    """A learned word that exists already, into the example as safetensors; returns the word."""
+    """Copy a given token into the example as safetensors and return its word."""
     if file is None:
         return None
     from magic123.priors.tokens import load_token, save_token
@@ -264,7 +271,7 @@ def _copy_token(file: Path | None, folder: Path, sources: dict) -> str | None:
 
 
 def _versions(settings: PrepareSettings) -> dict[str, str]:
-    """Of what touched the pixels."""
+    """Return the versions of the packages that affect the pixels."""
     packages = ["numpy", "opencv-python-headless", "pillow", "scipy"]
     packages += ["torch", "transformers"] if settings.depth == "dpt" else []
     packages += ["rembg", "onnxruntime"] if settings.mask == "rembg" else []

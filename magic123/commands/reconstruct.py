@@ -6,16 +6,21 @@ losses.csv (every step) and run.json (time and memory).
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
-import json
 import os
 import platform
 import time
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from magic123.commands.options import (
+    add_device,
+    add_loop,
+    choose_device,
+    command_parser,
+    named_folder,
+    read_stage,
+    settings_type,
+)
 from magic123.optimise.loss_history import Losses, cost_of, say
 from magic123.priors.loading import load_priors
 from magic123.records.errors import InputError, OutOfMemory, is_out_of_memory
@@ -23,12 +28,14 @@ from magic123.records.hashes import hash_files
 from magic123.settings.priors import Speed
 from magic123.settings.stage import Stage
 from magic123.settings.versions import VERSIONS
+from magic123.settings.view import ViewSettings
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="magic123 reconstruct", description=__doc__.splitlines()[0])
+    """Parse the command line and run the stage. Raises InputError for whatever the user can mend."""
+    parser = command_parser("reconstruct", "Optimise one stage of a method for one example.")
     parser.add_argument("--example", required=True, type=Path, help="a folder that `prepare` wrote")
-    parser.add_argument("--stage", required=True, help="the resolved stage as JSON, or a file that holds it")
+    parser.add_argument("--stage", required=True, type=read_stage, help="the resolved stage as JSON, or a file that holds it")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--init", type=Path, help="folder of the finished stage that this one starts from")
     parser.add_argument("--token", type=Path, help="a learned word: folder of `invert`, or a learned_embeds file")
@@ -38,58 +45,38 @@ def main(argv: list[str] | None = None) -> None:
         action="append",
         help="another example's folder, where a prior asks for its picture; repeatable",
     )
+    add_device(parser, "cuda for settings in half precision")
     parser.add_argument(
-        "--device", help="where the scene and the priors are: cpu, cuda, ...; default: cuda for settings in half precision"
+        "--weights",
+        type=named_folder,
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="where a prior's weights are; repeatable",
     )
-    parser.add_argument("--weights", action="append", default=[], metavar="NAME=FOLDER", help="where a prior's weights are")
-    parser.add_argument("--views", help="ViewSettings as JSON, for a samples scene: what `view` will look at")
+    parser.add_argument(
+        "--views",
+        type=settings_type("--views", ViewSettings),
+        help="ViewSettings as JSON, for a samples scene: the views that `view` will render",
+    )
     parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--save-steps", type=int, default=0, metavar="N", help="save what is unfinished every N steps")
-    parser.add_argument("--save-seconds", type=float, default=60, metavar="S", help="and every S seconds (0: no); default 60")
-    parser.add_argument("--speed", default="{}", help="Speed as JSON: how the networks are run; changes rounding alone")
+    add_loop(parser)
     options = parser.parse_args(argv)
-    weights = dict(item.split("=", 1) for item in options.weights if "=" in item)
     reconstruct(
         options.example,
-        read_stage(options.stage),
+        options.stage,
         options.seed,
         options.out,
         init=options.init,
         token=options.token,
         reference=options.reference,
-        weights=weights,
+        weights=dict(options.weights),
         device=options.device,
         views=options.views,
         save_steps=options.save_steps,
         save_seconds=options.save_seconds,
-        speed=read_speed(options.speed),
+        speed=options.speed,
     )
-
-
-def read_speed(text: str) -> Speed:
-    """Read Speed settings from JSON text. Raises InputError."""
-    try:
-        return Speed(**json.loads(text))
-    except (ValueError, TypeError, ValidationError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise InputError(f"--speed: {reason} (keys: {', '.join(Speed.model_fields)})") from error
-
-
-def read_stage(text: str) -> Stage:
-    """A Stage from JSON text or from a JSON file (a stage.json of an earlier result will do). Raises InputError."""
-    try:
-        if not text.lstrip().startswith("{"):
-            text = Path(text).read_text(encoding="utf-8")
-        values = json.loads(text)
-        return Stage(**values.get("settings", values))
-    except (OSError, ValueError, TypeError, ValidationError) as error:
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            known = ", ".join(sorted(Stage.model_fields))
-            raise InputError(
-                f"--stage: {'.'.join(map(str, first['loc']))}: {first['msg']} (a stage's keys: {known})"
-            ) from error
-        raise InputError(f"--stage is neither a stage as JSON nor a file that holds one ({error})") from error
 
 
 def reconstruct(
@@ -103,18 +90,45 @@ def reconstruct(
     reference: list[Path] | None = None,
     weights: dict[str, str] | None = None,
     device: str | None = None,
-    views: str | None = None,
+    views: ViewSettings | None = None,
     save_steps: int = 0,
     save_seconds: float = 60.0,
     speed: Speed = Speed(),  # noqa: B008 - frozen
 ) -> None:
-    """Run the stage and write its files into `out` (which may hold other files). Raises InputError, and Stopped by a signal.
+    """Optimise one stage and write its files. An unfinished run of the same settings and inputs is resumed.
 
-    An unfinished run of the same settings and inputs is resumed. Where memory runs out, the stage's next rung is tried.
+    Where memory runs out, the stage is tried again as the next rung of its ladder changes it.
+
+    Args:
+        example_folder: the example.
+        stage: the resolved settings.
+        seed: of all random numbers.
+        out: the folder to write into; it may hold other files.
+        init: folder of the finished stage that this one starts from.
+        token: file or folder of a learned token, where a prior uses one.
+        reference: folders of other examples, where a prior asks for their pictures.
+        weights: name of an entry of config/weights.yaml -> its folder.
+        device: see `choose_device`.
+        views: the views that `view` will render, for a scene of samples alone.
+        save_steps: steps between checkpoints of what is unfinished; 0: none.
+        save_seconds: seconds between them; 0: none.
+        speed: how the priors' networks are run.
+
+    Raises:
+        InputError: the inputs do not fit the stage; as OutOfMemory, memory ran out on every rung; as NonFinite, the values
+            are not finite.
+        Stopped: a signal asked to stop, and what was done is saved.
     """
     rungs = stage.rungs()
-    inputs = {"init": init, "token": token, "reference": reference, "weights": weights or {}, "device": device, "views": views}
-    inputs["speed"] = speed
+    inputs = {
+        "init": init,
+        "token": token,
+        "reference": reference,
+        "weights": weights or {},
+        "device": device,
+        "views": views,
+        "speed": speed,
+    }
     for rung, settings in enumerate(rungs):
         trouble = _attempt(example_folder, settings, rung, seed, out, inputs, save_steps, save_seconds)
         if trouble is None:
@@ -158,20 +172,20 @@ def run_stage(
     reference: list[Path] | None,
     weights: dict[str, str],
     device: str | None,
-    views: str | None,
+    views: ViewSettings | None,
     speed: Speed,
     save_steps: int,
     save_seconds: float,
 ) -> None:
-    """Run one stage, from its inputs to its files."""
+    """Run one rung of a stage, from its inputs to its files; see `reconstruct` for the arguments."""
     started, began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.perf_counter()
     import torch
 
-    from magic123.commands.view import read_settings
     from magic123.example.example import load_example
     from magic123.optimise.resume import Unfinished, forget
     from magic123.optimise.stage import optimise
     from magic123.priors.speed import apply_speed
+    from magic123.priors.zero123 import Zero123
     from magic123.records.files import write_json, write_whole
     from magic123.scenes.building import draw_scene, start_scene
     from magic123.scenes.checkpoint import save_scene
@@ -196,9 +210,10 @@ def run_stage(
     priors = load_priors(stage, example, token, reference, weights, device)
     applied = apply_speed(priors.values(), speed, device)
     if scene is None:
-        seen = read_settings(views, "--views")
         ((name, prior),) = priors.items()
-        scene = draw_scene(stage, example, prior, stage.priors[name].guidance_scale, seen, generator, say)
+        guidance_scale = stage.priors[name].guidance_scale
+        assert isinstance(prior, Zero123) and guidance_scale is not None and views is not None  # as the settings demand
+        scene = draw_scene(stage, example, prior, guidance_scale, views, generator, say)
     record = {
         "seed": seed,
         "example": example.name,
@@ -217,7 +232,7 @@ def run_stage(
     files = {"example": example_folder, "init": init, "token": token}
     files |= {f"reference {number}": folder for number, folder in enumerate(reference or [])}
     if views is not None:
-        record["views"] = seen.model_dump(mode="json")
+        record["views"] = views.model_dump(mode="json")
     identity = {
         "code": VERSIONS["reconstruct"],
         "settings": stage.model_dump(mode="json", exclude={"ladder"}),
@@ -225,28 +240,16 @@ def run_stage(
         "files": {name: hash_files(path) for name, path in files.items()},
     }
     say(f"{example.name}: {stage.scene}, {stage.steps} steps, priors: {', '.join(priors) or 'none'}")
-    for read in (init, token):
-        forget(read)
+    for folder in (init, token):
+        forget(folder)
     history = Losses(stage.steps)
     with Unfinished(out, identity, history.rows, steps=save_steps, seconds=save_seconds) as unfinished:
         record["float32_retries"] = optimise(scene, example, priors, stage, generator, history.add, unfinished)
         write_whole(out / "losses.csv", history.table().encode())
         save_scene(out, scene, stage, record)
-        speed = round(history.here / max(history.seconds(), 1e-9), 2) if history.here else None
+        steps_per_second = round(history.here / max(history.seconds(), 1e-9), 2) if history.here else None
         machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-        run = cost_of(unfinished.starts, started, began) | {"steps_per_second": speed, "machine": machine}
+        run = cost_of(unfinished.starts, started, began) | {"steps_per_second": steps_per_second, "machine": machine}
         write_json(out / "run.json", run)
         unfinished.finish()
     say(f"wrote {out} after {time.perf_counter() - began:.0f} s")
-
-
-def choose_device(stage: Stage, asked: str | None) -> str:
-    """Where the work is done: as asked; else on the GPU if anything is in half precision and there is one, else on the CPU."""
-    import torch
-
-    if asked and asked.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device is {asked}, and this machine has no CUDA device: leave it out, or set it to cpu")
-    if asked:
-        return asked
-    half = stage.dtype != "float32" or any(prior.dtype != "float32" for prior in stage.priors.values())
-    return "cuda" if half and torch.cuda.is_available() else "cpu"

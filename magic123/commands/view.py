@@ -1,4 +1,4 @@
-"""view: one optimised stage -> pictures of it from fixed cameras, a film, a sheet, and a textured mesh.
+"""view: one optimised stage -> its pictures from fixed cameras, a turntable video, a contact sheet and a textured mesh.
 
 Reads   --checkpoint (a stage folder written by reconstruct), --example, --settings (ViewSettings)
 Writes  --out:  {set}/NNN.png on white; alpha/, normal/, depth/ and, where asked for, shaded/{set}/NNN.png; cameras.json;
@@ -11,22 +11,27 @@ Both folders appear complete or not at all. Colours are albedo.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from magic123.records.cameras import RESERVED
+from magic123.commands.options import add_device, add_settings, command_parser, device_or_default, say
+from magic123.records.cameras import POSE, RESERVED
 from magic123.records.errors import InputError
 from magic123.records.files import output_folder
-from magic123.settings.settings_file import validate
 from magic123.settings.versions import VERSIONS
 from magic123.settings.view import ViewSettings
 
+if TYPE_CHECKING:
+    from magic123.example.example import Example
+    from magic123.geometry.camera import Camera
+    from magic123.scenes.scene import Scene
+
+ViewSets = dict[str, list[dict[str, float]]]  # name -> cameras
 CONVENTIONS = {
     "world": "right-handed, +y up, the front towards +z; the object lies in [-1, 1]^3",
     "polar": "degrees from +y",
@@ -43,69 +48,75 @@ CONVENTIONS = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line. Raises InputError for whatever the user can mend."""
-    parser = argparse.ArgumentParser(prog="magic123 view", description="Pictures and mesh of an optimised stage.")
+    """Parse the command line and write the views. Raises InputError for whatever the user can mend."""
+    parser = command_parser("view", "Pictures and mesh of an optimised stage.")
     parser.add_argument("--checkpoint", type=Path, required=True, help="stage folder written by reconstruct")
     parser.add_argument("--example", type=Path, required=True, help="example folder written by prepare")
-    parser.add_argument("--settings", default="{}", help="ViewSettings as JSON, or a file of it")
+    add_settings(parser, ViewSettings)
     parser.add_argument("--cameras", type=Path, help="cameras.json of true views: its sets in place of the settings' own")
-    parser.add_argument("--device", default=None, help="cpu, cuda, ... (default: cuda where there is one)")
+    add_device(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder to write the views into")
     parser.add_argument("--mesh", type=Path, required=True, help="folder to write the mesh into")
     options = parser.parse_args(argv)
-    settings = read_settings(options.settings)
     cameras = read_cameras(options.cameras) if options.cameras else None
     if options.out.resolve() == options.mesh.resolve():
         raise InputError(f"--out and --mesh are both {options.out}; name two folders")
-
-    import torch
 
     from magic123.example.example import load_example
     from magic123.optimise.resume import forget
     from magic123.scenes.checkpoint import load_scene
 
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     scene, stage = load_scene(options.checkpoint)
     forget(options.checkpoint)
     example = load_example(options.example)
     about = {"example": example.name, "prompt": example.prompt, "scene": stage.scene, "steps": stage.steps}
-    view(scene.to(device), example, settings, options.out, options.mesh, about, cameras)
-
-
-def read_settings(text: str, option: str = "--settings") -> ViewSettings:
-    """Settings from JSON text or from a JSON file, as `option` gave it. Raises InputError."""
-    where = option if text.lstrip().startswith("{") else text
-    try:
-        data = json.loads(text if where == option else Path(text).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{where}: not readable as JSON ({error}); give a JSON object or a file of one") from error
-    return validate(ViewSettings, data, where)
+    view(scene.to(device_or_default(options.device)), example, options.settings, options.out, options.mesh, about, cameras)
 
 
 def read_cameras(file: Path) -> dict[str, list[dict]]:
-    """{set: [{"polar", "azimuth", "radius", "fov"}]} of the cameras.json beside true views. Raises InputError."""
+    """Read the cameras.json beside true views.
+
+    Returns:
+        Name of a view set -> its cameras in order, each {"polar", "azimuth", "radius", "fov"} in degrees and world units.
+
+    Raises:
+        InputError: the file does not give a complete camera for every view, or a set has a reserved name.
+    """
     try:
         sets = json.loads(file.read_text(encoding="utf-8"))["sets"]
-        found = {
-            name: [{key: float(one[key]) for key in ("polar", "azimuth", "radius", "fov")} for one in cameras]
-            for name, cameras in sets.items()
+        cameras = {
+            name: [{key: float(camera[key]) for key in POSE} for camera in listed]
+            for name, listed in sets.items()
             if name != "reference"
         }
-        named = all(one["file"] == f"{name}/{i:03d}.png" for name in found for i, one in enumerate(sets[name]))
+        in_order = all(camera["file"] == f"{name}/{i:03d}.png" for name in cameras for i, camera in enumerate(sets[name]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{file}: gives no polar, azimuth, radius and fov of every view ({error!r}); make it again") from error
-    if not named or not all(found.values()) or set(found) & RESERVED or not found:
+    if not in_order or not cameras or not all(cameras.values()) or set(cameras) & RESERVED:
         taken = ", ".join(sorted(RESERVED))
         raise InputError(f"{file}: must list SET/000.png, SET/001.png, ... in their order, in sets called none of {taken}")
-    return found
+    return cameras
 
 
 def view(
-    scene, example, settings: ViewSettings, out: Path, mesh_out: Path, about: dict, cameras: dict[str, list[dict]] | None = None
+    scene: Scene,
+    example: Example,
+    settings: ViewSettings,
+    out: Path,
+    mesh_out: Path,
+    about: dict[str, Any],
+    cameras: ViewSets | None = None,
 ) -> None:
-    """Write both folders. `about` is JSON data that names the result, for cameras.json and the mesh's metadata.
+    """Render a scene and extract its mesh; both folders appear complete or not at all.
 
-    `cameras` (read_cameras) take the place of the settings' view sets.
+    Args:
+        scene: the optimised scene, on the device that renders it.
+        example: what it was optimised for.
+        settings: view sets, sizes and limits of the mesh.
+        out: folder for the views.
+        mesh_out: folder for the mesh.
+        about: JSON data that names the result, for cameras.json and the mesh's metadata.
+        cameras: view sets to render in place of those of the settings, as `read_cameras` returns them.
     """
     import torch
 
@@ -116,36 +127,36 @@ def view(
 
 
 def write_views(
-    scene, example, settings: ViewSettings, folder: Path, about: dict, given: dict[str, list[dict]] | None = None
+    scene: Scene, example: Example, settings: ViewSettings, folder: Path, about: dict[str, Any], given: ViewSets | None = None
 ) -> None:
-    """All view sets and cameras.json."""
+    """Write the pictures of all view sets and cameras.json; see `view` for the arguments."""
     from magic123.geometry.camera import Camera, view_cameras
 
     planned = settings if given is None else settings.model_copy(update={"sets": {}})
     cameras = view_cameras(planned, example.camera if example.pictured else None)
     del cameras["turntable"]
-    for name, listed in (given or {}).items():
-        poses = ([one[key] for one in listed] for key in ("polar", "azimuth", "radius", "fov"))
-        cameras[name] = Camera.orbit(*poses, settings.size)
+    for name, poses in (given or {}).items():
+        polar, azimuth, radius, fov = ([pose[key] for pose in poses] for key in POSE)
+        cameras[name] = Camera.orbit(polar, azimuth, radius, fov, settings.size)
     farthest = max(float(camera.radius.max()) for camera in cameras.values()) + math.sqrt(3)
     depth_scale = math.floor(65535 / farthest)
-    listed = {}
+    listed: dict[str, list[dict]] = {}
     for name, camera in cameras.items():
         for kind in ("", "alpha", "normal", "depth", *(["shaded"] if settings.shaded_ambient is not None else [])):
             (folder / kind / name).mkdir(parents=True)
         listed[name] = []
         for index in range(len(camera)):
-            one, file = camera[index], f"{name}/{index:03d}.png"
-            picture = look(scene, one)
+            single, file = camera[index], f"{name}/{index:03d}.png"
+            picture = look(scene, single)
             depth = np.where(picture["alpha"] >= 0.5, picture["depth"] * depth_scale, 0)
             Image.fromarray(to_bytes(picture["colour"])).save(folder / file)
             if settings.shaded_ambient is not None:
-                lit = scene.render(one, mode="lambertian", ambient=settings.shaded_ambient)
+                lit = scene.render(single, mode="lambertian", ambient=settings.shaded_ambient)
                 Image.fromarray(to_bytes(lit.rgb[0].float().cpu().numpy())).save(folder / "shaded" / file)
             Image.fromarray(to_bytes(picture["alpha"])).save(folder / "alpha" / file)
             Image.fromarray(to_bytes(picture["normal"])).save(folder / "normal" / file)
             Image.fromarray(np.rint(depth.clip(0, 65535)).astype(np.uint16)).save(folder / "depth" / file)
-            listed[name].append({"file": file, **describe(one)})
+            listed[name].append({"file": file, **describe(single)})
         say(f"view: {name}, {len(camera)} pictures of {settings.size} x {settings.size}")
     content = {
         "result": about,
@@ -159,29 +170,45 @@ def write_views(
     (folder / "cameras.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def describe(camera) -> dict:
-    """One camera as JSON data."""
-    numbers = {name: round(float(getattr(camera, name)[0]), 6) for name in ("polar", "azimuth", "radius", "fov")}
+def describe(camera: Camera) -> dict[str, Any]:
+    """Return a camera (a batch of one) as JSON data."""
+    numbers = {name: round(float(getattr(camera, name)[0]), 6) for name in POSE}
     pose = [[round(value, 7) for value in row] for row in camera.camera_to_world[0].tolist()]
     return {**numbers, "height": camera.height, "width": camera.width, "camera_to_world": pose}
 
 
-def look(scene, camera) -> dict[str, np.ndarray]:
-    """What one camera sees, float32: colour [H, W, 3] and normal map [H, W, 3] on white, alpha and depth [H, W]."""
+def look(scene: Scene, camera: Camera) -> dict[str, np.ndarray]:
+    """Render a camera (a batch of one).
+
+    Returns:
+        float32 arrays: `colour` [H, W, 3] and `normal` [H, W, 3] (as (n + 1) / 2) on white, `alpha` [H, W], `depth` [H, W].
+    """
     # lambertian under full ambient light is albedo, and unlike the mode "albedo" has normals with every scene
-    seen = scene.render(camera, mode="lambertian", ambient=1.0)
-    opacity = seen.opacity[0]
+    rendering = scene.render(camera, mode="lambertian", ambient=1.0)
+    assert rendering.normal is not None
+    opacity = rendering.opacity[0]
     parts = {
-        "colour": seen.rgb[0],
+        "colour": rendering.rgb[0],
         "alpha": opacity[..., 0],
-        "depth": (seen.depth[0] / opacity.clamp_min(1e-6))[..., 0],
-        "normal": (seen.normal[0] + opacity) / 2 + (1 - opacity),
+        "depth": (rendering.depth[0] / opacity.clamp_min(1e-6))[..., 0],
+        "normal": (rendering.normal[0] + opacity) / 2 + (1 - opacity),
     }
     return {name: value.float().cpu().numpy() for name, value in parts.items()}
 
 
-def write_showcase(scene, example, settings: ViewSettings, folder: Path, about: dict, figures: dict) -> None:
-    """turntable.mp4 and contact.png: once around at the reference picture's height."""
+def write_showcase(
+    scene: Scene, example: Example, settings: ViewSettings, folder: Path, about: dict[str, Any], figures: dict[str, Any]
+) -> None:
+    """Write turntable.mp4 and contact.png: once around the object at the reference picture's height.
+
+    Args:
+        scene: what is rendered.
+        example: gives the reference camera and picture.
+        settings: size and number of frames.
+        folder: where both files are written.
+        about: JSON data that names the result.
+        figures: the content of mesh.json.
+    """
     from magic123.geometry.camera import view_cameras
     from magic123.render.showcase import Frame, contact_sheet, write_film
 
@@ -193,17 +220,19 @@ def write_showcase(scene, example, settings: ViewSettings, folder: Path, about: 
     write_film(folder / "turntable.mp4", frames)
     surface = f"mesh of {figures['faces']:,} faces" if "faces" in figures else f"no mesh: {figures['reason']}"
     words = [about[key] for key in ("prompt", "label", "scene") if about.get(key)]
-    known = to_bytes(example.rgb.cpu().numpy()) if example.pictured else None
-    sheet = contact_sheet(example.name, "  ·  ".join([*words, surface]), known, frames)
+    reference = None if example.rgb is None else to_bytes(example.rgb.cpu().numpy())
+    sheet = contact_sheet(example.name, "  ·  ".join([*words, surface]), reference, frames)
     sheet.save(folder / "contact.png", optimize=True)
     say(f"view: turntable of {count} frames, contact sheet")
 
 
-def write_mesh_folder(scene, settings: ViewSettings, folder: Path, about: dict) -> dict:
-    """The mesh, or none.json; mesh.json either way. Returns what mesh.json says."""
+def write_mesh_folder(scene: Scene, settings: ViewSettings, folder: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Write the mesh, or none.json where there is none, and mesh.json; return the content of mesh.json."""
     from magic123.geometry.export import write_mesh, write_points
     from magic123.geometry.mesh import mesh_problem, surface_missing
 
+    reason: str | None = None
+    problem: str | None = None
     surface, cloud = scene.mesh(settings.mesh_resolution), scene.cloud()
     if cloud is not None:
         write_points(folder / "points.ply", *(part.cpu().numpy() for part in cloud))
@@ -231,8 +260,5 @@ def write_mesh_folder(scene, settings: ViewSettings, folder: Path, about: dict) 
 
 
 def to_bytes(values: np.ndarray) -> np.ndarray:
+    """Return values in [0, 1] as 8 bit, rounded; values beyond are clipped."""
     return np.rint(values.clip(0, 1) * 255).astype(np.uint8)
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
-"""Whether views and truths look from the same places, by the cameras.json beside each; and which repeat the reference.
+"""Cameras of views and of true views, as the cameras.json beside the pictures gives them, and comparisons of them.
 
 Views:  {"sets": {set: [{"file": "set/000.png", "polar", "azimuth", "radius", "fov"}, ...]}}
 Truth:  the same, or {"radius", "fov", set: [{"polar", "azimuth"}, ...]} with the pictures numbered in that order.
-Angles are degrees. A folder without cameras.json is taken at its word.
+Angles are degrees. A folder without cameras.json is not checked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Pose = tuple[float, float, float, float]  # polar, azimuth, radius, fov
 POSE = ("polar", "azimuth", "radius", "fov")
 TOLERANCE = 1e-3  # degrees and world units
 NOT_VIEWS = {"alpha", "normal", "depth", "mask", "shaded"}  # folders beside the view sets that hold other quantities
-# what else a view set cannot be called: the input picture's view, the film, and what a table's column says of several sets
+# names that no view set may have: those folders, the input picture's view, the turntable, and names of groups of sets
 RESERVED = NOT_VIEWS | {"reference", "turntable", "novel", "all"}
 
 
@@ -47,46 +47,64 @@ def ring_azimuths(first: float, count: int) -> list[float]:
 
 
 def read_poses(folder: Path) -> dict[str, Pose]:
-    """{"set/000": (polar, azimuth, radius, fov)}; empty without cameras.json."""
+    """Read the cameras of a folder of views.
+
+    Args:
+        folder: holds the view sets, and cameras.json beside them.
+
+    Returns:
+        "set/000" -> (polar, azimuth, radius, fov), in degrees and world units; empty without cameras.json.
+
+    Raises:
+        InputError: cameras.json does not give all four of a view.
+    """
     file = folder / "cameras.json"
     if not file.is_file():
         return {}
     content = read_json(file, "cameras")
     sets = content.get("sets", {name: cameras for name, cameras in content.items() if isinstance(cameras, list)})
+    shared = {key: content.get(key) for key in ("radius", "fov")}
     poses: dict[str, Pose] = {}
     try:
         for name, cameras in sets.items():
             for index, camera in enumerate(cameras):
-                whole = {"file": f"{name}/{index:03d}.png", **{key: content.get(key) for key in ("radius", "fov")}, **camera}
-                view = whole["file"].removesuffix(".png")
-                polar, azimuth, radius, fov = (float(whole[key]) for key in POSE)
-                poses[view] = (polar, azimuth, radius, fov)
+                given = {"file": f"{name}/{index:03d}.png", **shared, **camera}
+                polar, azimuth, radius, fov = (float(given[key]) for key in POSE)
+                poses[given["file"].removesuffix(".png")] = (polar, azimuth, radius, fov)
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise InputError(f"{file} does not give a polar, azimuth, radius and fov for every view; make it again") from problem
     return poses
 
 
 def same_pose(first: Pose, second: Pose) -> bool:
-    """Equal up to a thousandth; azimuths are equal modulo 360."""
+    """Return whether two cameras agree to a thousandth of a degree and of a world unit, azimuths modulo 360."""
     differences = [abs(a - b) for a, b in zip(first, second, strict=True)]
     differences[1] = min(differences[1] % 360, -differences[1] % 360)
     return max(differences) < TOLERANCE
 
 
 def compare_poses(views: Path, truth: Path) -> None:
-    """InputError when a view and its truth are seen from two places."""
-    ours, theirs = read_poses(views), read_poses(truth)
-    for name in ours.keys() & theirs.keys():
-        if not same_pose(ours[name], theirs[name]):
+    """Check that views and true views of the same names have the same cameras.
+
+    Args:
+        views: a folder of views.
+        truth: a folder of true views.
+
+    Raises:
+        InputError: a view and its truth differ.
+    """
+    rendered, true = read_poses(views), read_poses(truth)
+    for name in rendered.keys() & true.keys():
+        if not same_pose(rendered[name], true[name]):
             raise InputError(
-                f"{name} is rendered from {ours[name]} but its truth from {theirs[name]} (polar, azimuth, radius, fov)"
+                f"{name} is rendered from {rendered[name]} but its truth from {true[name]} (polar, azimuth, radius, fov)"
             )
 
 
 def repeats_of_reference(views: Path) -> list[str]:
-    """Names of novel views that look from the reference's own place: they are not novel."""
+    """Return the names of views whose camera is the reference's: they are not novel."""
     poses = read_poses(views)
-    known = poses.get("reference/000")
-    if known is None:
+    reference = poses.get("reference/000")
+    if reference is None:
         return []
-    return [name for name, pose in poses.items() if not name.startswith("reference/") and same_pose(pose, known)]
+    return [name for name, pose in poses.items() if not name.startswith("reference/") and same_pose(pose, reference)]

@@ -1,4 +1,4 @@
-"""What scores.json holds: values, each with the card that says how it was made. Read and written through one schema."""
+"""The content of scores.json: values, each with a card of how it was measured. It is read and written through one schema."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ ViewSet = Literal["reference", "novel", "all"]
 
 
 class Strict(BaseModel):
+    """A record that is immutable and refuses unknown keys."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class MetricCard(Strict):
-    """Everything a reader needs to make the number again. No field has a default: a card is whole or refused."""
+    """Everything a reader needs to reproduce a number. No field has a default: a card is complete or refused."""
 
     full_name: str  # what is compared, model, weights, size, background, version
     version: int
     protocol: str
     view_set: ViewSet
-    sets: list[str]  # the folders of views behind it
+    sets: list[str]  # the folders of views that were measured
     n_views: int
     against: str  # what the views are compared with
     resolution: int | None  # pixels of a side at the comparison; None for meshes
@@ -43,7 +45,7 @@ class MetricCard(Strict):
 
 
 class Value(Strict):
-    """One number. `reference` and `novel` never mix; `all` exists under as-published alone (its mean CLIP similarity)."""
+    """One number. `reference` and `novel` views never mix; `all` exists under as-published only (its mean CLIP similarity)."""
 
     metric: str
     protocol: str
@@ -66,7 +68,7 @@ class Value(Strict):
 
 
 class Made(Strict):
-    """How the result was made, as far as its stage.json says."""
+    """How the result was made, from its stage.json."""
 
     seed: int
     determinism: str  # strict: the same bytes on the same machine; seeded: the same seed, with a spread; free
@@ -76,14 +78,14 @@ class Made(Strict):
 
 
 class Gap(Strict):
-    """A metric that was asked for and could not be computed, and why."""
+    """A requested metric that could not be computed, and why."""
 
     metric: str
     reason: str
 
 
 class Flag(Strict):
-    """One known way of failing: what was measured, from where on it counts, and whether it does."""
+    """One known way of failing: what was measured, the threshold, and whether the flag is raised."""
 
     name: str
     state: Literal["raised", "clear", "not measured"]
@@ -105,8 +107,8 @@ class Scores(Strict):
     scheme: Literal["scores/1"]
     values: list[Value]
     gaps: list[Gap]
-    left_out: list[str]  # novel views that look from the reference's own place
-    flags: list[Flag] = []  # scores of before there were flags have none
+    left_out: list[str]  # views whose camera is the reference's, which are not novel
+    flags: list[Flag] = []  # empty in scores of earlier versions
     made: Made | None = None  # None: made elsewhere, or scored without its stage.json
 
     @model_validator(mode="after")
@@ -118,17 +120,22 @@ class Scores(Strict):
 
 
 def write_scores(path: Path, scores: Scores) -> None:
+    """Write scores as JSON, complete or not at all."""
     write_text(path, json.dumps(scores.model_dump(), indent=1) + "\n")
 
 
 def read_scores(path: Path) -> Scores:
-    """Validated scores; InputError names the first field that is missing or wrong."""
+    """Read and validate scores.
+
+    Raises:
+        InputError: the file is missing or does not fit the schema; the message names the first field that is wrong.
+    """
     content = read_json(path, "scores")
     try:
         return Scores.model_validate(content)
     except ValidationError as problem:
         first = problem.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part) for part in first["loc"])
         raise InputError(
-            f"{path} does not fit the schema {SCHEMA}: {where or 'whole'}: {first['msg']}; score it again"
+            f"{path} does not fit the schema {SCHEMA}: {field or 'whole'}: {first['msg']}; score it again"
         ) from problem

@@ -1,16 +1,16 @@
-"""The exceptions that a user can act on, and the status that a result gets for each."""
+"""Exceptions that a user can act on, with the status that a result gets for each."""
 
 FETCH = "put it there (config/weights.yaml says where it comes from) and score again"
 
 
 class InputError(Exception):
-    """Bad input: the message is one sentence that says what is wrong, where, and what to do."""
+    """Bad input. The message is one sentence: what is wrong, where, and what to do."""
 
     status = "failed"
 
 
 class NonFinite(InputError):
-    """The optimisation has left the finite numbers."""
+    """A value of the optimisation is not finite."""
 
     status = "non-finite"
 
@@ -22,17 +22,17 @@ class OutOfMemory(InputError):
 
 
 class MetricGap(Exception):
-    """A metric cannot be computed here, for example because its weights are absent. Recorded by name, never replaced."""
+    """A metric cannot be computed here, for example because its weights are missing. It is recorded, and never replaced."""
 
 
 class Stopped(Exception):
-    """A signal asked the process to leave, and what it had done is saved."""
+    """A signal asked the process to stop, and its progress is saved."""
 
     status = "stopped"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: Python's, the CUDA allocator's or the CPU allocator's way of saying so."""
+    """Return whether memory ran out, as Python, the CUDA allocator and the CPU allocator of torch report it."""
     if isinstance(error, MemoryError | OutOfMemory) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in ("out of memory", "can't allocate memory"))

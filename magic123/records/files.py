@@ -1,4 +1,4 @@
-"""Folders and files that exist complete or not at all."""
+"""Reading and writing of files and folders: outputs appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -15,23 +15,30 @@ from magic123.records.errors import InputError
 
 @contextmanager
 def output_folder(out: str | Path, marker: str) -> Iterator[Path]:
-    """A temporary sibling of `out` to write into; it takes the place of `out` when the block ends well, else it vanishes.
+    """Provide a temporary folder beside `out` that replaces `out` when the block succeeds, and is deleted when it fails.
 
-    `out` may exist if it is empty, or if it holds `marker`, the file by which an earlier run is known; any other folder
-    is somebody's and is refused with an InputError.
+    Args:
+        out: the folder to write. It may exist if it is empty or holds `marker`.
+        marker: name of a file by which the output of an earlier run is recognised.
+
+    Yields:
+        The temporary folder.
+
+    Raises:
+        InputError: `out` is a file, holds other files, or cannot be created.
     """
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"output {out} is a file; name a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / marker).is_file():
-        raise InputError(f"output folder {out} holds files but no {marker}, so it is not ours to replace; name another")
+        raise InputError(f"output folder {out} holds files but no {marker}, so it is not replaced; name another")
     # resolved: a path that ends in .. or a symbolic link has no sibling of its own
     out = out.resolve()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     except OSError as error:
-        raise InputError(f"output folder {out} cannot be made ({error.strerror}); name another") from error
+        raise InputError(f"output folder {out} cannot be created ({error.strerror}); name another") from error
     try:
         yield unfinished
         unfinished.chmod(0o777 & ~umask())
@@ -48,7 +55,10 @@ def output_folder(out: str | Path, marker: str) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Under a temporary name, synchronised, renamed, and the folder synchronised: whole or not there, after a power cut too."""
+    """Write a file so that it is complete or missing, even after a power cut.
+
+    The content goes to a temporary file, which is synchronised to disk and renamed; then its folder is synchronised.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -67,43 +77,51 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
+    """Write `text` as UTF-8, complete or not at all; see `write_whole`."""
     write_whole(path, text.encode())
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` as indented JSON with sorted keys, whole or not at all."""
+    """Write `value` as indented JSON with sorted keys, complete or not at all; see `write_whole`."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 def need_file(path: Path, what: str) -> Path:
-    """Return `path` if it is a file. Raises InputError that calls it `what` otherwise."""
+    """Return `path` if it is a file; otherwise raise an InputError, in which `what` names it."""
     if not path.is_file():
         raise InputError(f"{what} is missing: {path} is not a file")
     return path
 
 
 def need_folder(path: Path, what: str) -> Path:
-    """Return `path` if it is a folder. Raises InputError that calls it `what` otherwise."""
+    """Return `path` if it is a folder; otherwise raise an InputError, in which `what` names it."""
     if not path.is_dir():
         raise InputError(f"{what} is missing: {path} is not a folder")
     return path
 
 
 def read_json(path: Path, what: str) -> dict:
-    """Return the JSON object in a file. Raises InputError if it is absent, not JSON, or not an object."""
+    """Read a JSON object from a file.
+
+    Args:
+        path: the file.
+        what: names it in the error message.
+
+    Raises:
+        InputError: the file is missing, not JSON, or not an object.
+    """
     need_file(path, what)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{what} {path} is not valid JSON ({error}); make it again") from error
     if not isinstance(content, dict):
-        raise InputError(f"{what} {path} must hold a JSON object, found a {type(content).__name__}")
+        raise InputError(f"{what} {path} must hold a JSON object, not a {type(content).__name__}")
     return content
 
 
 def umask() -> int:
-    """The process's file mode mask (it can only be read by setting it)."""
+    """Return the process's file mode mask, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -1,15 +1,15 @@
-"""What a result was made from, as SHA-256."""
+"""SHA-256 of what a result was made from."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-HASHED_WHOLE = 256 * 2**20  # bytes; of larger weights only names and sizes go into the record
+HASHED_WHOLE = 256 * 2**20  # bytes; of larger weights only names and sizes are hashed
 
 
 def hash_files(path: Path | None) -> str | None:
-    """SHA-256 over a file, or over a folder's files and their names."""
+    """Return the SHA-256 of a file, or of a folder's files, their names and sizes; None for None."""
     if path is None:
         return None
     path = Path(path)
@@ -17,14 +17,17 @@ def hash_files(path: Path | None) -> str | None:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over a model folder's safetensors (of very large ones over names and sizes, which the prefix tells)."""
+    """Return the SHA-256 of the safetensors in a model's folder.
+
+    Above 256 MiB it is that of their names and sizes alone, which the prefix `names-and-sizes:` says.
+    """
     files = sorted(folder.rglob("*.safetensors"))
     whole = sum(f.stat().st_size for f in files) <= HASHED_WHOLE
     return ("" if whole else "names-and-sizes:") + _digest(files, folder, whole)
 
 
 def _digest(files: list[Path], root: Path, whole: bool) -> str:
-    """Of names and sizes, and where `whole` of contents."""
+    """Return the SHA-256 of names and sizes, and with `whole` of the contents too."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.relative_to(root)} {file.stat().st_size}\n".encode())

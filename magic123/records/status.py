@@ -1,8 +1,8 @@
-"""How a command ended, in a small file beside its output: `.NAME.status.json`, where Snakemake does not delete it.
+"""The status of a command, in a small file beside its output: `.NAME.status.json`, which Snakemake does not delete.
 
 {"status", "reason", "command", "started", "seconds", "process", "machine"}. The status is `running` at first, then `ok`,
-`failed`, `non-finite`, `out of memory`, `stopped` (by a signal, what was done is saved) or `timed out` (so, and SLURM's time
-for the job was over). Who finds `running` after the end of the process knows that it was killed.
+`failed`, `non-finite`, `out of memory`, `stopped` (by a signal, with the progress saved) or `timed out` (the same, at the end
+of SLURM's time for the job). A status that is `running` after the end of the process means that it was killed.
 """
 
 from __future__ import annotations
@@ -22,24 +22,30 @@ from magic123.records.files import write_json
 RUNNING, OK = "running", "ok"
 FAILED, NON_FINITE, OUT_OF_MEMORY, STOPPED = InputError.status, NonFinite.status, OutOfMemory.status, Stopped.status
 TIMED_OUT, KILLED, SKIPPED = "timed out", "killed", "skipped"
-NO_RESULT = (FAILED, SKIPPED, NON_FINITE, OUT_OF_MEMORY, STOPPED, TIMED_OUT, KILLED)  # the statuses of what left no result
-GRACE = 120  # seconds before a job's end in which a scheduler's warning means its time
+NO_RESULT = (FAILED, SKIPPED, NON_FINITE, OUT_OF_MEMORY, STOPPED, TIMED_OUT, KILLED)  # statuses of outputs that have no result
+GRACE = 120  # seconds before the end of a job's time in which a signal is taken as the scheduler's warning
 
 
 def status_file(out: str | Path) -> Path:
+    """Return the status file of an output."""
     out = Path(os.path.abspath(out))
     return out.parent / f".{out.name}.status.json"
 
 
 def out_of_time() -> bool:
-    """Whether SLURM says that the time of the job we are in is over, or about to be."""
+    """Return whether the time of the SLURM job that this process is in is over, or almost."""
     end = os.environ.get("SLURM_JOB_END_TIME", "")
     return end.isdigit() and time.time() > int(end) - GRACE
 
 
 @contextmanager
 def noted(command: str, out: str | Path) -> Iterator[None]:
-    """Writes the status of `out` at the start and at the end of the block, however that ends."""
+    """Write the status of an output at the start and at the end of the block, also when it raises.
+
+    Args:
+        command: the command that makes the output.
+        out: the output.
+    """
     began = time.monotonic()
     note = {
         "status": RUNNING,
@@ -54,7 +60,7 @@ def noted(command: str, out: str | Path) -> Iterator[None]:
         try:
             seconds = round(time.monotonic() - began, 1)
             write_json(status_file(out), {**note, "status": status, "reason": reason, "seconds": seconds})
-        except OSError as error:  # the command itself will say so of its own output
+        except OSError as error:  # the command fails with its own error when it writes its output
             print(f"{status_file(out)} cannot be written ({error.strerror})", file=sys.stderr)
 
     write(RUNNING)
@@ -65,15 +71,19 @@ def noted(command: str, out: str | Path) -> Iterator[None]:
         write(status, " ".join(str(error).split()))
         raise
     except (Exception, KeyboardInterrupt) as error:
-        told = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
         stopped = isinstance(error, KeyboardInterrupt)
-        write(STOPPED if stopped else OUT_OF_MEMORY if is_out_of_memory(error) else FAILED, told)
+        write(STOPPED if stopped else OUT_OF_MEMORY if is_out_of_memory(error) else FAILED, reason)
         raise
     write(OK)
 
 
 def read_status(out: str | Path) -> dict | None:
-    """What is noted of `out`, `running` being read as killed; None where nothing is. A damaged note is a failure too."""
+    """Read the status of an output.
+
+    Returns:
+        {"status", "reason"}, `running` read as `killed` and a damaged file as `failed`; None without a status file.
+    """
     try:
         note = json.loads(status_file(out).read_text(encoding="utf-8"))
         status, reason = str(note["status"]), str(note["reason"])
@@ -82,5 +92,5 @@ def read_status(out: str | Path) -> dict | None:
     except (ValueError, KeyError, TypeError, RecursionError):
         return {"status": FAILED, "reason": f"{status_file(out)} is damaged"}
     if status == RUNNING:
-        status, reason = KILLED, "the process ended without a word: killed, perhaps for its memory or its time"
+        status, reason = KILLED, "the process ended without a status: killed, perhaps for its memory or its time"
     return {"status": status, "reason": reason}

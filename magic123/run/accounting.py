@@ -1,10 +1,6 @@
-"""What a run has cost and how far it is: from Snakemake's benchmarks, the commands' own records and their noted ends.
+"""Progress and cost of a run, from Snakemake's benchmarks and the records and status files of the commands.
 
-    magic123 accounting --plan results/plans/demo.json [--out results/accounting]
-
-prints the state of the run and writes OUT.csv (a line for each job that ended: wall and CPU seconds, peak memory, peak device
-memory, resumes) and OUT.json (cells done, running and failed, and what is left). Energy is not measured. No torch here: the
-Snakefile imports `estimate`.
+Energy is not measured. No torch: the Snakefile imports `estimate`.
 """
 
 from __future__ import annotations
@@ -16,16 +12,20 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from magic123.records.status import OK, RUNNING, status_file
 
 STEPS = ("prepare", "invert", "reconstruct", "view", "score")
-COLUMNS = ("dataset", "example", "method", "seed", "stage", "step", "wall_s", "cpu_s", "peak_rss_mib", "peak_device_mib")
-COLUMNS += ("resumes", "rung")
+COLUMNS = (
+    "dataset", "example", "method", "seed", "stage", "step", "wall_s", "cpu_s", "peak_rss_mib", "peak_device_mib", "resumes",
+    "rung",
+)  # fmt: skip
+Job = dict[str, Any]  # a job that has ended, with the keys COLUMNS
 
 
-def benchmark(file: Path) -> dict:
-    """The last line of a benchmark, {} where there is none or none is whole."""
+def benchmark(file: Path) -> dict[str, Any]:
+    """Return the last line of a benchmark file of Snakemake; {} if it is missing or damaged."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
         return json.loads(lines[-1]) if lines else {}
@@ -33,9 +33,16 @@ def benchmark(file: Path) -> dict:
         return {}
 
 
-def jobs(root: Path = Path(".")) -> list[dict]:
-    """Every job of a network or a metric that has a benchmark, as COLUMNS say; None where nothing was recorded."""
-    found = []
+def jobs(root: Path = Path(".")) -> list[Job]:
+    """Return every job of the STEPS that has a benchmark.
+
+    Args:
+        root: the folder of the run, with benchmarks/ and results/.
+
+    Returns:
+        A dictionary with the keys COLUMNS for each job; None where nothing was recorded.
+    """
+    ended = []
     for file in sorted((root / "benchmarks").rglob("*.jsonl")):
         parts = file.relative_to(root / "benchmarks").with_suffix("").parts
         cost = benchmark(file)
@@ -45,51 +52,44 @@ def jobs(root: Path = Path(".")) -> list[dict]:
         at = root / "results" / Path(*parts[:-1])
         record = _json(at / "token" / "run.json" if step == "invert" else at / "run.json" if step == "reconstruct" else None)
         method, seed, stage = cell
-        found.append(
-            dict(
-                zip(
-                    COLUMNS,
-                    (
-                        *example,
-                        method,
-                        seed.removeprefix("seed"),
-                        stage,
-                        step,
-                        cost["s"],
-                        cost.get("cpu_time"),
-                        cost.get("max_rss"),
-                        record.get("peak_gpu_memory_mib"),
-                        record.get("resumes"),
-                        _json(at / "stage.json").get("rung") if step == "reconstruct" else None,
-                    ),
-                    strict=True,
-                )
-            )
-        )
-    return found
+        rung = _json(at / "stage.json").get("rung") if step == "reconstruct" else None
+        values = (
+            *example, method, seed.removeprefix("seed"), stage, step, cost["s"], cost.get("cpu_time"), cost.get("max_rss"),
+            record.get("peak_gpu_memory_mib"), record.get("resumes"), rung,
+        )  # fmt: skip
+        ended.append(dict(zip(COLUMNS, values, strict=True)))
+    return ended
 
 
-def _json(file: Path | None) -> dict:
+def _json(file: Path | None) -> dict[str, Any]:
+    """Return the JSON object in a file; {} without a file, or if it is damaged."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8")) if file else {}
+        content = json.loads(file.read_text(encoding="utf-8")) if file else {}
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
-def estimate(wanted: Iterable[tuple[str, str, str]], known: list[dict]) -> tuple[float, int]:
-    """(seconds of work, jobs of unknown length) of jobs (step, method, stage), by the mean of what such jobs took before.
+def estimate(wanted: Iterable[tuple[str, str, str]], ended: list[Job]) -> tuple[float, int]:
+    """Estimate the time of jobs by the mean time of similar jobs that have ended.
 
-    A job counts as such if step, method and stage are the same; failing that, step and stage; failing that, the step.
+    Similar jobs have the same step, method and stage; if there are none, the same step and stage; if none, the same step.
+
+    Args:
+        wanted: (step, method, stage) of each job.
+        ended: what `jobs` returned.
+
+    Returns:
+        Seconds of work, and the number of jobs for which no similar job has ended.
     """
-    times: dict[tuple, list[float]] = {}
-    for job in known:
+    times: dict[tuple[str, ...], list[float]] = {}
+    for job in ended:
         for key in ((job["step"], job["method"], job["stage"]), (job["step"], "", job["stage"]), (job["step"],)):
             times.setdefault(key, []).append(job["wall_s"])
     seconds, unknown = 0.0, 0
     for step, method, stage in wanted:
-        keys = [key for key in ((step, method, stage), (step, "", stage), (step,)) if key in times]
-        if keys:
+        similar: tuple[tuple[str, ...], ...] = ((step, method, stage), (step, "", stage), (step,))
+        if keys := [key for key in similar if key in times]:
             seconds += fmean(times[keys[0]])
         else:
             unknown += 1
@@ -97,18 +97,28 @@ def estimate(wanted: Iterable[tuple[str, str, str]], known: list[dict]) -> tuple
 
 
 def in_words(seconds: float, unknown: int) -> str:
-    """An estimate as a sentence."""
+    """Return an estimate in words; see `estimate` for the arguments."""
     words = f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{seconds / 60:.0f} minutes"
     more = f", and {unknown} jobs of a kind that has not run here yet" if unknown else ""
     return f"about {words} of work by what such jobs took before{more}"
 
 
-def progress(cells: list[dict], root: Path = Path(".")) -> dict:
-    """{"cells", "done", "running", "failed", "waiting", "now": [...], "seconds_left", "unknown"} of planned cells.
+def progress(cells: list[dict[str, Any]], root: Path = Path(".")) -> dict[str, Any]:
+    """Count the states of planned cells and estimate the time that is left.
 
-    A cell is done with its scores; it is running or failed by the status of its stage or its views.
+    A cell is done if it has scores; otherwise it is running or failed by the status of its stage or its views.
+
+    Args:
+        cells: the cells of a plan (`magic123.run.plan.cells`).
+        root: the folder of the run.
+
+    Returns:
+        "cells", "done", "running", "failed", "waiting": numbers of cells; "now": the jobs that run, each {"cell", "step",
+        "since", "saved_step"}; "seconds_left" and "unknown": the estimate of the jobs that are left.
     """
-    states, now, left = Counter(done=0, running=0, failed=0, waiting=0), [], []
+    states = Counter(done=0, running=0, failed=0, waiting=0)
+    now: list[dict[str, Any]] = []
+    left: list[tuple[str, str, str]] = []
     for cell in cells:
         at = root / cell["path"]
         if (at / "scores.json").is_file():
@@ -129,17 +139,19 @@ def progress(cells: list[dict], root: Path = Path(".")) -> dict:
 
 
 def _made(folder: Path) -> set[str]:
+    """Return the names in a folder, which may be missing."""
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
 def _saved(stage: Path) -> int | None:
-    """The last step that a running stage has saved."""
-    found = (stage.parent / f".{stage.name}.unfinished").glob("*-*-*.safetensors")
-    steps = [int(file.name.split("-")[1]) for file in found if file.name.split("-")[1].isdigit()]
+    """Return the last step of which a running stage has saved a checkpoint."""
+    checkpoints = (stage.parent / f".{stage.name}.unfinished").glob("*-*-*.safetensors")
+    steps = [int(file.name.split("-")[1]) for file in checkpoints if file.name.split("-")[1].isdigit()]
     return max(steps, default=None)
 
 
-def table(lines: list[dict]) -> str:
+def table(lines: list[Job]) -> str:
+    """Return jobs as CSV."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
     writer.writeheader()

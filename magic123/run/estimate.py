@@ -1,4 +1,4 @@
-"""What a run will cost: its grid, and the GPU-hours that recorded times give for it. No torch here."""
+"""The cost of a run before it starts: its grid, and its GPU-hours by recorded times. No torch: the Snakefile imports this."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TIMES = "config/times.yaml"
 
 
 class RecordedTime(Settings):
-    """One job on one GPU, as somebody measured it."""
+    """The measured time of one job on one GPU."""
 
     scene: Literal["nerf", "dmtet", "token"]  # token: textual inversion
     resolution: PositiveInt
@@ -33,21 +33,33 @@ class RecordedTime(Settings):
 
 @dataclass(frozen=True)
 class Estimate:
-    """Jobs that take a GPU, and their hours. `unknown` are jobs for which nothing was recorded."""
+    """The jobs of a run that need a GPU, and their hours.
+
+    Attributes:
+        examples: number of examples.
+        methods: number of methods.
+        seeds: number of seeds.
+        jobs: kind of job (a kind of scene, or `token`) -> number of jobs.
+        hours: kind of job -> GPU-hours of those jobs for which a time is recorded.
+        unknown: number of jobs for which none is.
+        gpu: the GPUs of the recorded times.
+    """
 
     examples: int
     methods: int
     seeds: int
-    jobs: dict[str, int]  # by scene
+    jobs: dict[str, int]
     hours: dict[str, float]
     unknown: int
     gpu: str
 
     @property
     def total(self) -> float:
+        """All hours."""
         return sum(self.hours.values())
 
     def sentence(self) -> str:
+        """Return the estimate in one sentence."""
         grid = f"{self.examples} examples x {self.methods} methods x {self.seeds} seeds"
         if not self.hours:
             return f"{grid}: {sum(self.jobs.values())} optimisations; no recorded time fits them"
@@ -60,32 +72,39 @@ NAMES = {"nerf": "coarse stages", "dmtet": "fine stages", "token": "textual inve
 
 
 def cost_of(suite: Suite, times: dict[str, RecordedTime]) -> Estimate:
-    """The whole run from nothing, rendering and scoring not counted; stages that rows share are counted once."""
-    jobs = [(stage.scene, hours_of(stage.scene, stage.resolution, stage.steps, times)) for stage in optimisations(suite)]
+    """Estimate a whole run from its start. Stages that rows share are counted once; rendering and scoring are not counted.
+
+    Args:
+        suite: the run.
+        times: recorded times by name.
+    """
+    jobs: list[tuple[str, float | None]] = [
+        (stage.scene, hours_of(stage.scene, stage.resolution, stage.steps, times)) for stage in optimisations(suite)
+    ]
     settings = suite.settings.invert
     if not settings.given and any(uses_token(suite, method) for method in suite.settings.run.methods):
-        # without a resolution it is the model's own, and so the one that was measured
+        # without a resolution it is the model's own, which is also that of the recorded time
         fitting = {name: entry for name, entry in times.items() if entry.weights == settings.weights}
         size = settings.settings.resolution or next((entry.resolution for entry in fitting.values()), 0)
-        one = hours_of("token", size, settings.settings.steps, fitting)
-        jobs += [("token", one)] * sum(len(names) for names in suite.examples.values())
-    hours: Counter = Counter()
+        cost = hours_of("token", size, settings.settings.steps, fitting)
+        jobs += [("token", cost)] * sum(len(names) for names in suite.examples.values())
+    hours: dict[str, float] = {}
     for scene, cost in jobs:
         if cost is not None:
-            hours[scene] += cost
+            hours[scene] = hours.get(scene, 0.0) + cost
     return Estimate(
         examples=sum(len(names) for names in suite.examples.values()),
         methods=len(suite.settings.run.methods),
         seeds=len(suite.settings.run.seeds),
         jobs=dict(Counter(scene for scene, _ in jobs)),
-        hours=dict(hours),
+        hours=hours,
         unknown=sum(cost is None and scene != "picture" for scene, cost in jobs),
         gpu=" or ".join(dict.fromkeys(entry.gpu for entry in times.values())),
     )
 
 
 def optimisations(suite: Suite) -> list[Stage]:
-    """Every stage of every cell that the run's tables need, those that others start from included, each once."""
+    """Return every stage of every cell that the run's tables need, with those that others start from, each once."""
     wanted = set()
     for table in suite.settings.run.tables:
         for cell in cells(axes_of(suite, table)):
@@ -99,12 +118,20 @@ def optimisations(suite: Suite) -> list[Stage]:
 
 
 def uses_token(suite: Suite, method: str) -> bool:
+    """Return whether a prior of the method reads the learned token."""
     stages = suite.methods[method].stages.values()
     return any(prior.uses_token for stage in stages for prior in stage.priors.values())
 
 
 def hours_of(scene: str, resolution: int, steps: int, times: dict[str, RecordedTime]) -> float | None:
-    """GPU-hours of one job by the first recorded time of its scene and resolution; None without one."""
+    """Return the GPU-hours of one job by the first recorded time of its kind and resolution; None without one.
+
+    Args:
+        scene: kind of job: a kind of scene, or `token`.
+        resolution: side of the rendered pictures, pixels.
+        steps: number of steps; the time is taken as proportional to it.
+        times: recorded times by name.
+    """
     for entry in times.values():
         if (entry.scene, entry.resolution) == (scene, resolution):
             return entry.minutes / 60 * steps / entry.steps
@@ -112,4 +139,5 @@ def hours_of(scene: str, resolution: int, steps: int, times: dict[str, RecordedT
 
 
 def load_times(path: str | Path = TIMES) -> dict[str, RecordedTime]:
+    """Read the recorded times by name. Raises InputError."""
     return load_entries(RecordedTime, path)

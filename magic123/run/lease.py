@@ -1,10 +1,7 @@
-"""A card of this machine for one command, so that N cards run N jobs and no two share one by accident.
+"""Leases of this machine's GPUs: each job gets one, and jobs share one only where the settings allow it.
 
-    magic123 lease [--per-card K] [--slots N] COMMAND ...
-
-waits for a free card, shows it alone to COMMAND (CUDA_VISIBLE_DEVICES) and becomes COMMAND. A lease is the kernel's lock on an
-open file that COMMAND inherits: it ends with the process, however that dies. Cards are those that CUDA_VISIBLE_DEVICES names,
-else all that nvidia-smi lists. Inside a SLURM job the scheduler has given the card, and nothing is waited for.
+A lease is a lock of the kernel (flock) on an open file that the job's process inherits: it ends with the process, however that
+ends. The GPUs are those that CUDA_VISIBLE_DEVICES names, else all that nvidia-smi lists.
 """
 
 from __future__ import annotations
@@ -22,11 +19,11 @@ from pathlib import Path
 
 from magic123.records.errors import InputError
 
-WAIT = (0.02, 0.1)  # seconds between looks at the locks: at first, and at last
+WAIT = (0.02, 0.1)  # seconds between attempts to lock: at first, and at most
 
 
 def cards() -> list[str]:
-    """The cards that this process may use, by UUID where nvidia-smi tells it (an index can mean another card elsewhere)."""
+    """Return the GPUs that this process may use, by UUID where nvidia-smi gives it: an index depends on the process."""
     listed = _nvidia_smi()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
@@ -37,31 +34,44 @@ def cards() -> list[str]:
 
 
 def _nvidia_smi() -> list[str]:
-    """UUIDs of the machine's cards, in PCI order. InputError where nvidia-smi is there and fails."""
+    """Return the UUIDs of the machine's GPUs in PCI order. Raises InputError if nvidia-smi is installed and fails."""
     if shutil.which("nvidia-smi") is None:
         return []
     command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
     if answer.returncode:
-        said = " ".join((answer.stdout + answer.stderr).split())[:200]
-        raise InputError(f"nvidia-smi does not list the cards ({said}): mend the driver, or name them in CUDA_VISIBLE_DEVICES")
+        output = " ".join((answer.stdout + answer.stderr).split())[:200]
+        raise InputError(
+            f"nvidia-smi does not list the cards ({output}): repair the driver, or name them in CUDA_VISIBLE_DEVICES"
+        )
     return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
 
 
 def lock_folder() -> Path:
-    """This user's folder of locks on this machine. InputError where somebody else made it."""
+    """Return this user's folder of locks on this machine. Raises InputError if it is another user's."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     parent = Path(runtime) if runtime and os.path.isdir(runtime) else Path(tempfile.gettempdir())
     folder = parent / f"magic123-leases-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise InputError(f"{folder} is not a folder of yours: remove it, or set XDG_RUNTIME_DIR to a folder of your own")
     return folder
 
 
 def take(names: list[str], patience: float | None = None) -> tuple[str, int]:
-    """The first of the `names` that is free, waited for, and the open file that holds it. InputError after `patience` s."""
+    """Wait for the first of several names that is free, and lock it.
+
+    Args:
+        names: names of GPUs or slots, the preferred ones first.
+        patience: seconds to wait; None: without limit.
+
+    Returns:
+        The name, and the descriptor of the open file that holds the lock.
+
+    Raises:
+        InputError: none became free in time.
+    """
     folder = lock_folder()
     files = [os.open(folder / re.sub(r"[^A-Za-z0-9._-]", "_", name), os.O_RDWR | os.O_CREAT, 0o600) for name in names]
     began, pause = time.monotonic(), WAIT[0]
@@ -82,19 +92,19 @@ def take(names: list[str], patience: float | None = None) -> tuple[str, int]:
 
 
 def acquire(per_card: int, slots: int) -> None:
-    """Take a card, or a slot on the CPU, for the program that this process becomes.
+    """Wait for a GPU, or for a slot on the CPU, and show it alone to the program that this process becomes.
 
     Args:
-        per_card: jobs that may share a card.
-        slots: jobs that may run at once on the CPU where there is no card; 0 refuses that.
+        per_card: jobs that may share a GPU.
+        slots: jobs that may run at once on the CPU if there is no GPU; 0 refuses that.
 
     Raises:
-        InputError: there is no card and no CPU slot.
+        InputError: there is no GPU and no slot.
     """
-    found = cards()
-    if found:
-        # all first places before any second one: a card is shared when none is left free
-        name, file = take([f"{card}.{place}" for place in range(per_card) for card in found])
+    usable = cards()
+    if usable:
+        # all first places before any second one: a GPU is shared only when none is free
+        name, file = take([f"{card}.{place}" for place in range(per_card) for card in usable])
         os.environ["CUDA_VISIBLE_DEVICES"] = name.rpartition(".")[0]
     elif slots:
         name, file = take([f"cpu.{place}" for place in range(slots)])

@@ -1,4 +1,4 @@
-"""A dataset is a csv file of examples: what one line holds, and how a file is read. No torch here."""
+"""Datasets as CSV files of examples: the columns of a line, and how a file is read. No torch: the Snakefile imports this."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from magic123.settings.common import Settings
 from magic123.settings.registry import check_relative, check_source, url_of
 from magic123.settings.settings_file import validate
 
-# the columns whose files can be fetched, and where their hashes stand
+# the columns whose files can be fetched -> the columns of their hashes
 HASHES = {"image": "sha256", "depth": "depth_sha256", "normal": "normal_sha256", "token": "token_sha256"}
 FETCHED = tuple(HASHES)
 
 
 class ManifestRow(Settings):
-    """One example of a dataset. Paths start at the datasets folder; an empty one means there is none."""
+    """One example of a dataset. Paths are relative to the datasets folder; empty means that there is no such file."""
 
     name: str = Field(min_length=1)
     prompt: str = Field(min_length=1)  # a plain caption: "a red dog"
@@ -28,7 +28,7 @@ class ManifestRow(Settings):
     mask: str = ""
     depth: str = ""
     normal: str = ""
-    token: str = ""  # a learned word that exists already (.safetensors or .bin); empty: it is learned here
+    token: str = ""  # a token learned elsewhere (.safetensors or .bin); empty: it is learned here
     sha256: str = ""  # of the image
     depth_sha256: str = ""
     normal_sha256: str = ""
@@ -56,7 +56,7 @@ class ManifestRow(Settings):
         return value
 
     @model_validator(mode="after")
-    def _pictured(self):
+    def _pictured(self) -> ManifestRow:
         if not self.image:
             for column in ("mask", "depth", "normal", "token", "sha256", "truth", "truth_mesh"):
                 if getattr(self, column):
@@ -64,7 +64,7 @@ class ManifestRow(Settings):
         return self
 
     @model_validator(mode="after")
-    def _pinned(self):
+    def _pinned(self) -> ManifestRow:
         if "{commit}" in self.address and not self.commit:
             raise ValueError("the address asks for a commit, and the column commit is empty")
         if self.address:
@@ -76,7 +76,7 @@ class ManifestRow(Settings):
         return self
 
     def address_of(self, column: str) -> str | None:
-        """Where the file in this column can be fetched; None where it cannot."""
+        """Return the URL of the file in this column; None if it cannot be fetched."""
         file = getattr(self, column)
         if not self.address or not file or column not in FETCHED:
             return None
@@ -84,7 +84,11 @@ class ManifestRow(Settings):
 
 
 def load_manifest(path: Path) -> dict[str, ManifestRow]:
-    """The examples of a dataset by name, in the file's order. InputError names the file and the line."""
+    """Read the examples of a dataset by name, in the file's order.
+
+    Raises:
+        InputError: the file cannot be read, or a line is wrong; the message names the file and the line.
+    """
     try:
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, restkey="too many cells", restval="")
@@ -93,16 +97,16 @@ def load_manifest(path: Path) -> dict[str, ManifestRow]:
         raise InputError(f"{path}: cannot be read ({error}); datasets/README.md describes the format.") from error
     rows: dict[str, ManifestRow] = {}
     for number, line in lines:
-        file = f"{path} line {number}"
+        place = f"{path} line {number}"
         cells = {key: value.strip() for key, value in line.items() if isinstance(value, str)}
         if "too many cells" in line:
-            raise InputError(f"{file}: has more cells than the header; put quotes around a prompt with commas.")
+            raise InputError(f"{place}: has more cells than the header; put quotes around a prompt with commas.")
         given = {key: value for key, value in cells.items() if value or key not in ManifestRow.model_fields}
-        row = validate(ManifestRow, given, file)
+        row = validate(ManifestRow, given, place)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", row.name):  # it becomes a folder
-            raise InputError(f"{file}: the name {row.name!r} must be letters, digits, - and _, a letter or digit first.")
+            raise InputError(f"{place}: the name {row.name!r} must be letters, digits, - and _, a letter or digit first.")
         if row.name in rows:
-            raise InputError(f"{file}: the example {row.name!r} is there already; give every line a name of its own.")
+            raise InputError(f"{place}: the example {row.name!r} is there already; give every line a name of its own.")
         rows[row.name] = row
     if not rows:
         raise InputError(f"{path}: lists no examples; datasets/README.md describes the format.")

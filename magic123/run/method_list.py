@@ -1,7 +1,4 @@
-"""The list of methods as Markdown: what each is, what it extends, and every setting in which it differs from that.
-
-`magic123 methods --methods config/methods.yaml --out reports/methods.md`
-"""
+"""The list of methods as Markdown: what each is, what it extends, and every setting in which it differs from that."""
 
 from __future__ import annotations
 
@@ -14,53 +11,62 @@ ABSENT = "absent"
 
 
 def leaves(settings: Any, path: str = "") -> dict[str, str]:
-    """Every setting by its dotted path, as JSON. Empty mappings count as nothing."""
+    """Return every setting as JSON by its dotted path, from `path` on; an empty mapping has none."""
     if not isinstance(settings, dict):
         return {path: json.dumps(settings)}
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for key, value in settings.items():
-        found |= leaves(value, f"{path}.{key}" if path else str(key))
-    return found
+        values |= leaves(value, f"{path}.{key}" if path else str(key))
+    return values
 
 
 def differences(method: Method, base: Method) -> list[tuple[str, str, str]]:
-    """(path, in the base, here) of every resolved setting that differs. A stage or a prior gone or new is one line."""
-    ours, theirs = (leaves(one.model_dump(mode="json")["stages"]) for one in (method, base))
-    gone, new = ({".".join(at) for at in _subtrees(one) - _subtrees(other)} for one, other in ((base, method), (method, base)))
+    """Return (path, value in the base, value here) of every resolved setting that differs.
+
+    A stage or a prior that is removed or new is one entry.
+    """
+    ours, theirs = (leaves(side.model_dump(mode="json")["stages"]) for side in (method, base))
+    gone = {".".join(at) for at in _subtrees(base) - _subtrees(method)}
+    new = {".".join(at) for at in _subtrees(method) - _subtrees(base)}
 
     def below(path: str, subtrees: set[str]) -> bool:
         return any(path.startswith(f"{subtree}.") for subtree in subtrees)
 
-    found = [(path, "set", ABSENT) for path in sorted(gone) if not below(path, gone)]
-    found += [(path, ABSENT, _described(path, method)) for path in sorted(new) if not below(path, new)]
+    changes = [(path, "set", ABSENT) for path in sorted(gone) if not below(path, gone)]
+    changes += [(path, ABSENT, _described(path, method)) for path in sorted(new) if not below(path, new)]
     for path in dict.fromkeys([*theirs, *ours]):
         if theirs.get(path) != ours.get(path) and not below(path, gone | new):
-            found.append((path, theirs.get(path, ABSENT), ours.get(path, ABSENT)))
-    return found
+            changes.append((path, theirs.get(path, ABSENT), ours.get(path, ABSENT)))
+    return changes
 
 
 def _described(path: str, method: Method) -> str:
-    """A new stage or prior: what in it is not as by default."""
+    """Return the settings of a new stage or prior that differ from the defaults."""
     stage, _, prior = path.partition(".priors.")
     settings = method.stages[stage].priors[prior] if prior else method.stages[stage]
     return ", ".join(f"{at} {value}" for at, value in leaves(settings.model_dump(mode="json", exclude_defaults=True)).items())
 
 
 def _subtrees(method: Method) -> set[tuple[str, ...]]:
-    """The parts of a method that `null` can remove whole: stages, and their priors."""
-    found: set[tuple[str, ...]] = {(stage,) for stage in method.stages}
-    return found | {(name, "priors", prior) for name, stage in method.stages.items() for prior in stage.priors}
+    """Return the paths of the parts of a method that `null` can remove whole: stages, and their priors."""
+    stages: set[tuple[str, ...]] = {(stage,) for stage in method.stages}
+    return stages | {(name, "priors", prior) for name, stage in method.stages.items() for prior in stage.priors}
 
 
 def markdown(methods: dict[str, Method], bases: dict[str, str | None]) -> str:
-    """One section a method, in the file's order."""
+    """Return the list: a section for each method, in the file's order.
+
+    Args:
+        methods: resolved methods by name.
+        bases: name of a method -> the method that it extends, or None.
+    """
     lines = ["# Methods", "", "Written by `uv run snakemake reports/methods.md` from the resolved settings.", ""]
     for name, method in methods.items():
         lines += [f"## {name}", "", f"**{method.label}**" + (f": {method.about}" if method.about else ""), ""]
         base = bases.get(name)
         if base is None:
             lines += [
-                "Extends nothing. What is not as by default (magic123/settings/):",
+                "Extends nothing. Settings that differ from their defaults (magic123/settings/):",
                 "",
                 "| setting | value |",
                 "|---|---|",
@@ -80,5 +86,5 @@ def markdown(methods: dict[str, Method], bases: dict[str, str | None]) -> str:
 
 
 def _cell(text: str) -> str:
-    """A table's cell: its bars are no borders."""
+    """Return the text of a table's cell, with vertical bars escaped."""
     return text.replace("|", "\\|")

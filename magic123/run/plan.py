@@ -1,12 +1,13 @@
 """The planned cells of a table: every (dataset, example, method, stage, seed) that the run asks for, computed or not.
 
-A table joins scores onto this plan, so that a cell that failed stays visible as one, and no mean hides what it leaves out.
+A table joins scores onto this plan, so that a failed cell stays visible, and no mean silently leaves it out.
 No torch: the Snakefile imports this module.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from magic123.records.files import write_json
 from magic123.records.results import stage_path, start_of
@@ -14,7 +15,7 @@ from magic123.records.status import FAILED, OK, read_status
 from magic123.run.suite import Suite, rows_of
 
 FAILURES = Path("results/failures")
-BEFORE = (("prepare", "example"), ("invert", "token"))  # steps of an example, and what they make
+BEFORE = (("prepare", "example"), ("invert", "token"))  # steps of an example, and their outputs
 
 
 def example_folder(dataset: str, example: str) -> str:
@@ -23,30 +24,37 @@ def example_folder(dataset: str, example: str) -> str:
 
 
 def cell_folder(dataset: str, example: str, method: str, seed: int | str, stage: str) -> str:
-    """Where everything about one stage of one reconstruction lies."""
+    """Return the folder of everything about one stage of one reconstruction."""
     return f"results/{stage_path(dataset, example, method, seed, stage)}"
 
 
-def axes_of(suite: Suite, table: str) -> dict:
-    """What spans a table, small enough for a command line: examples of each dataset, rows, seeds.
+def axes_of(suite: Suite, table: str) -> dict[str, Any]:
+    """Return the axes of a table, small enough for a command line.
 
-    A row is {method, stage, label, starts}; `starts` are the (method, stage) that its stage builds upon, nearest first. A row
-    with `seeds` of its own has these alone.
+    Returns:
+        "datasets": dataset -> examples; "seeds"; "rows": each {"method", "stage", "label", "starts"}, where `starts` are the
+        (method, stage) that its stage starts from, nearest first. A row with `seeds` of its own has only these.
     """
     rows = []
     for method, stage in rows_of(suite, table):
         if method in suite.settings.run.methods:
-            rows.append({"method": method, "stage": stage, "label": suite.methods[method].label, "starts": []})
+            starts: list[tuple[str, str]] = []
+            row: dict[str, Any] = {"method": method, "stage": stage, "label": suite.methods[method].label, "starts": starts}
             if (renders := suite.methods[method].renders) is not None and "{seed}" not in renders:
-                rows[-1]["seeds"] = suite.settings.run.seeds[:1]  # one run of another system is not several
+                row["seeds"] = suite.settings.run.seeds[:1]  # one run of another system is not several
             while (init := suite.methods[method].stages[stage].init) is not None:
                 method, stage = start_of(method, init)
-                rows[-1]["starts"].append((method, stage))
+                starts.append((method, stage))
+            rows.append(row)
     return {"datasets": suite.examples, "rows": rows, "seeds": suite.settings.run.seeds}
 
 
-def cells(axes: dict) -> list[dict]:
-    """The product of the axes, in the order in which a table lists it."""
+def cells(axes: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the product of the axes, in the order in which a table lists it.
+
+    Returns:
+        A cell is {"dataset", "example", "method", "label", "stage", "seed", "path"}; `path` is the stage's folder.
+    """
     return [
         {
             "dataset": dataset,
@@ -64,19 +72,24 @@ def cells(axes: dict) -> list[dict]:
     ]
 
 
-def note_failures(axes: dict, unfinished: set[str]) -> list[dict]:
-    """The cells, where those whose scores are `unfinished` point to a folder with a status.json that says why.
+def note_failures(axes: dict[str, Any], unfinished: set[str]) -> list[dict[str, Any]]:
+    """Return the cells of a run that failed; the path of an unfinished one is a folder whose status.json gives the reason.
 
-    The reason is that of the first step, in the order of the work, that ended badly: by the status that its command noted
-    (magic123.records.status), or by the last line of its log where it noted none. A cell whose steps all end well was never
+    The reason is that of the first step, in the order of the work, that failed: by the status that its command wrote
+    (magic123.records.status), or by the last line of its log if it wrote none. A cell whose steps all succeeded was never
     reached: it gets no status, and so counts as missing.
+
+    Args:
+        axes: see `axes_of`.
+        unfinished: files that Snakemake has not made.
     """
     starts = {(row["method"], row["stage"]): row["starts"] for row in axes["rows"]}
     noted = []
     for cell in cells(axes):
         if f"{cell['path']}/scores.json" in unfinished:
             example, place = f"{cell['dataset']}/{cell['example']}", (cell["dataset"], cell["example"])
-            steps = [(f"results/{example}/{out}", f"{example}/{step}") for step, out in BEFORE]
+            # of each step: its output, if its command writes a status, and its log
+            steps: list[tuple[str | None, str]] = [(f"results/{example}/{out}", f"{example}/{step}") for step, out in BEFORE]
             for method, stage in reversed(starts[cell["method"], cell["stage"]]):
                 at = stage_path(*place, method, cell["seed"], stage)
                 steps.append((f"results/{at}", f"{at}/reconstruct"))
@@ -84,28 +97,32 @@ def note_failures(axes: dict, unfinished: set[str]) -> list[dict]:
             steps += [(f"results/{own}", f"{own}/reconstruct"), (f"results/{own}/views", f"{own}/view"), (None, f"{own}/score")]
             status = FAILURES / own / "status.json"
             status.unlink(missing_ok=True)
-            if found := next(filter(None, (failure(out, f"logs/{log}.log") for out, log in steps)), None):
-                write_json(status, found)
+            if reason := next(filter(None, (failure(out, f"logs/{log}.log") for out, log in steps)), None):
+                write_json(status, reason)
             cell = cell | {"path": str(status.parent)}
         noted.append(cell)
     return noted
 
 
-def failure(out: str | None, log: str) -> dict | None:
-    """{"status", "reason", "step", "log"} of a step that ended badly, else None.
+def failure(out: str | None, log: str) -> dict[str, str] | None:
+    """Return why a step failed, or None if it did not.
 
-    out: what the step makes, if its command notes a status.
+    Args:
+        out: the output of the step; None if its command writes no status.
+        log: its log.
+
+    Returns:
+        {"status", "reason", "step", "log"}.
     """
     step = Path(log).stem
-    where = {"step": step, "log": log}
     if out is not None and (note := read_status(out)) is not None:
-        return None if note["status"] == OK else {**note, "reason": f"{step}: {note['reason']}", **where}
+        return None if note["status"] == OK else {**note, "reason": f"{step}: {note['reason']}", "step": step, "log": log}
     reason = last_error(log)
-    return None if reason is None else {"status": FAILED, "reason": reason, **where}
+    return None if reason is None else {"status": FAILED, "reason": reason, "step": step, "log": log}
 
 
 def last_error(log: str | Path) -> str | None:
-    """The error that a log ends in: our own `error: ...`, or the last line of a traceback. None where it ends well."""
+    """Return the error at the end of a log: our own `error: ...`, or the last line of a traceback. None if there is none."""
     try:
         lines = [line for line in Path(log).read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     except OSError:

@@ -1,10 +1,11 @@
-"""What one run of the suite is about: config/config.yaml and the registries that it names, loaded and checked as a whole.
+"""A run of the suite: config/config.yaml and the registries that it names, loaded and checked as a whole.
 
-Whatever can be known to fail is refused here, before Snakemake builds its graph. No torch: the Snakefile imports this module.
+Whatever is certain to fail is refused here, before Snakemake builds its graph. No torch: the Snakefile imports this module.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -15,15 +16,18 @@ from magic123.records.errors import InputError
 from magic123.run.manifest import ManifestRow, load_manifest
 from magic123.settings.priors import Zero123Settings
 from magic123.settings.registry import Weights
-from magic123.settings.settings_file import Source, choose_from, load_entries, load_methods, read_yaml, validate
+from magic123.settings.settings_file import choose_from, load_entries, load_methods, read_yaml, validate
 from magic123.settings.stage import Method, lay_over
 from magic123.settings.suite import METRIC_KINDS, SuiteSettings, Table
 
+SourceOf = Callable[[tuple], str]  # path of a setting -> the file that sets it
 MANIFESTS = Path("datasets")  # NAME.csv is the dataset NAME
 
 
 @dataclass(frozen=True)
 class Suite:
+    """The settings of a run and the entries that they name."""
+
     settings: SuiteSettings
     methods: dict[str, Method]
     weights: dict[str, Weights]
@@ -32,7 +36,16 @@ class Suite:
     examples: dict[str, list[str]]  # dataset -> the examples of this run
 
     def weights_of(self, name: str, kinds: str | tuple[str, ...], asked_by: str) -> Weights:
-        """The registered weights `name`. InputError when there are none, or of another kind."""
+        """Return an entry of the weights registry, after checking its kind.
+
+        Args:
+            name: the entry.
+            kinds: the kinds that it may have.
+            asked_by: the setting that names it, for the error message.
+
+        Raises:
+            InputError: there is no such entry, or it is of another kind.
+        """
         file = self.settings.registries.weights
         if name not in self.weights:
             raise InputError(f"{asked_by} names the weights {name!r}, not in {file}; {choose_from(name, list(self.weights))}.")
@@ -43,14 +56,15 @@ class Suite:
         return self.weights[name]
 
     def path_of(self, path: str) -> str:
-        """A manifest's path as one from the working directory."""
+        """Return a path of a manifest as a path from the working directory."""
         return str(Path(self.settings.datasets_folder) / path)
 
     def row(self, dataset: str, example: str) -> ManifestRow:
+        """Return the row of an example."""
         return self.manifests[dataset][example]
 
     def files_asked(self, row: ManifestRow) -> list[str]:
-        """The columns of a row whose files `prepare` reads, as the settings ask."""
+        """Return the columns of a row whose files `prepare` reads with these settings."""
         settings = self.settings.prepare.settings
         asked = {
             "image": bool(row.image),
@@ -62,7 +76,7 @@ class Suite:
         return [column for column, wanted in asked.items() if wanted]
 
     def prepare_weights(self) -> dict[str, str]:
-        """The weights that `prepare` needs, by what for: depth, mask."""
+        """Return the weights that `prepare` needs, by purpose: depth, mask."""
         prepare = self.settings.prepare
         asked = {
             "depth": prepare.depth_weights if prepare.settings.depth == "dpt" else None,
@@ -71,7 +85,11 @@ class Suite:
         return {use: name for use, name in asked.items() if name}
 
     def next_example(self, dataset: str, example: str) -> str:
-        """The example after this one in the manifest (after the last: the first), whatever this run selects."""
+        """Return the example after this one in the manifest (after the last: the first), whether or not the run selects it.
+
+        Raises:
+            InputError: the dataset has only one example.
+        """
         names = list(self.manifests[dataset])
         if len(names) < 2:
             raise InputError(f"{dataset} has one example only, so no wrong reference can be taken from it; add another.")
@@ -79,7 +97,7 @@ class Suite:
 
 
 def rows_of(suite: Suite, table: str) -> list[tuple[str, str]]:
-    """The (method, stage) rows that a table asks for, whether or not this run computes them."""
+    """Return the (method, stage) rows of a table, whether or not this run computes them."""
     rows = suite.tables[table].rows
     return (
         [(name, stage) for name in suite.settings.run.methods for stage in suite.methods[name].stages]
@@ -89,7 +107,15 @@ def rows_of(suite: Suite, table: str) -> list[tuple[str, str]]:
 
 
 def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
-    """The suite that Snakemake's merged `config` describes; `files` are the files it was merged from, for the sentences."""
+    """Load and check a run.
+
+    Args:
+        config: the merged configuration, as Snakemake has it.
+        files: the files that it was merged from, the last one with the highest priority, for error messages.
+
+    Raises:
+        InputError: a setting is wrong, names something that does not exist, or asks for a file that is missing.
+    """
     source = partial(_source_of, config=config, files=files)
     settings = validate(SuiteSettings, config, source)
     run = settings.run
@@ -127,7 +153,7 @@ def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
 
 
 def read_suite(overlays: list[Path], first: str = "config/config.yaml") -> Suite:
-    """The suite that Snakemake would load with these configuration files."""
+    """Load the run that Snakemake would load with these configuration files laid over `first`; see `load_suite`."""
     files = [first, *map(str, overlays)]
     config: dict = {}
     for file in files:
@@ -136,7 +162,7 @@ def read_suite(overlays: list[Path], first: str = "config/config.yaml") -> Suite
 
 
 def _source_of(path: tuple, config: dict, files: list[str]) -> str:
-    """The last of the files that gives `path` the value it has in `config`; the command line where none does."""
+    """Return the last of the files that sets `path` to its value in `config`; the command line if none does."""
 
     def value_in(mapping: Any) -> Any:
         for step in path:
@@ -157,7 +183,11 @@ _nothing = object()
 
 
 def load_weights(path: str) -> dict[str, Weights]:
-    """All entries of a weights registry, checked, with what each is made from."""
+    """Load and check all entries of a weights registry.
+
+    Raises:
+        InputError: an entry is wrong, is made from an entry that is not fetched, or shares its folder with another.
+    """
     weights = load_entries(Weights, path)
     for name, entry in weights.items():
         if entry.made_from is not None and entry.made_from not in weights:
@@ -171,8 +201,8 @@ def load_weights(path: str) -> dict[str, Weights]:
     return weights
 
 
-def _check_rows(suite: Suite, source: Source) -> None:
-    """Every row of a table is a stage that exists, and every method of the run is in a row."""
+def _check_rows(suite: Suite, source: SourceOf) -> None:
+    """Check that every row of a table is a stage that exists, and that every method of the run is in a row."""
     file, run, shown = suite.settings.registries.tables, suite.settings.run, set()
     for name in run.tables:
         for method, stage in rows_of(suite, name):
@@ -194,8 +224,8 @@ def _check_rows(suite: Suite, source: Source) -> None:
         raise InputError(f"{where} names {hidden[0]!r}, but no table of this run has a row for it; add one to {file}.")
 
 
-def _check_weights(suite: Suite, source: Source) -> None:
-    """Every set of weights that this run asks for is registered, is of the right kind, and fits its token."""
+def _check_weights(suite: Suite, source: SourceOf) -> None:
+    """Check that all weights of this run are registered, are of the right kind, and fit the token."""
     settings, file = suite.settings, suite.settings.registries.methods
     for name in settings.run.methods:
         for stage_name, stage in suite.methods[name].stages.items():
@@ -223,7 +253,7 @@ def _check_weights(suite: Suite, source: Source) -> None:
 
 
 def _check_references(suite: Suite) -> None:
-    """Further reference views are examples of every dataset of the run, and the own one is among them."""
+    """Check that lists of references start with the example's own and name examples of every dataset of the run."""
     file = suite.settings.registries.methods
     for name in suite.settings.run.methods:
         for stage_name, stage in suite.methods[name].stages.items():
@@ -240,8 +270,8 @@ def _check_references(suite: Suite) -> None:
                             raise InputError(f"{file}: {at} names {other!r}, not an example of {dataset}; {known}.")
 
 
-def _check_pictures(suite: Suite, source: Source) -> None:
-    """An example that is a caption alone is asked for no picture: by no stage, no other example's prior, no protocol."""
+def _check_pictures(suite: Suite, source: SourceOf) -> None:
+    """Check that no stage, prior of another example or protocol needs the picture of an example without one."""
     for dataset, names in suite.examples.items():
         rows = suite.manifests[dataset]
         for name in (name for name in names if not rows[name].image):
@@ -265,7 +295,7 @@ def _check_pictures(suite: Suite, source: Source) -> None:
 
 
 def _check_files(suite: Suite) -> None:
-    """Every file that this run starts from is there, is the one meant, and is what the settings ask for."""
+    """Check that every input file of this run exists, has the hash of the manifest, and is what the settings ask for."""
     prepare = suite.settings.prepare.settings
     for dataset, names in suite.examples.items():
         for name in names:

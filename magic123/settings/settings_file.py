@@ -249,7 +249,9 @@ def validate(model: type[Model], data: Any, file: Source, at: str = "") -> Model
         elif problem["type"] == "missing":
             what = f"{dotted} is missing and has no default"
         else:
-            what = f"{dotted} is {problem['input']!r}: {message[:1].lower()}{message[1:]}"
+            # an error about the settings as a whole has no path, and their value would be all of them
+            what = f"{dotted} is {problem['input']!r}: " if dotted else ""
+            what += f"{message[:1].lower()}{message[1:]}"
         more = f" ({len(problems) - 1} more after this one)" if len(problems) > 1 else ""
         raise InputError(f"{file(path) if callable(file) else file}: {what}{more}.") from None
 

@@ -408,7 +408,7 @@ def test_a_folder_of_somebody_else_is_not_replaced(tmp_path, capsys):
     kept.mkdir()
     (kept / "letter.txt").write_text("dear")
     assert main(["prepare", *options(tmp_path / "image.png"), "--out", str(kept)]) == 1
-    assert "not ours to replace" in capsys.readouterr().err
+    assert "so it is not replaced" in capsys.readouterr().err
     assert [file.name for file in kept.iterdir()] == ["letter.txt"]
 
 

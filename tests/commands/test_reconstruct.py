@@ -11,7 +11,8 @@ from score_distillation import score_distillation
 from small_stages import COARSE, FIELD, FINE, write_disc
 from tiny_diffusion import write_stable_diffusion, write_zero123
 
-from magic123.commands.reconstruct import choose_device, main, reconstruct
+from magic123.commands.options import choose_device
+from magic123.commands.reconstruct import main, reconstruct
 from magic123.geometry.camera import Camera
 from magic123.optimise.stage import loss_scale_at, novel_shading, plain_if_possible, sees_reference
 from magic123.priors.stable_diffusion import StableDiffusion

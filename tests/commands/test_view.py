@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from magic123.commands import view as command
+from magic123.commands.options import settings_type
 from magic123.example.example import Example
 from magic123.geometry.camera import Camera
 from magic123.records.errors import InputError
@@ -229,7 +230,7 @@ def test_a_nerf_is_shown_with_normals_and_marching_cubes(tmp_path):
 )
 def test_bad_settings_are_one_sentence(text, reason):
     with pytest.raises(InputError, match=reason):
-        command.read_settings(text)
+        settings_type("--settings", ViewSettings)(text)
 
 
 def test_the_command_line(scene, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import torch
 from score_distillation import score_distillation
 from tiny_diffusion import write_deepfloyd_if, write_stable_diffusion, write_stable_diffusion_xl, write_zero123
 
-from magic123.commands.reconstruct import read_speed
+from magic123.commands.options import settings_type
 from magic123.geometry.camera import Camera
 from magic123.priors import speed as speeding
 from magic123.priors.deepfloyd_if import DeepFloydIF
@@ -115,8 +115,14 @@ def test_what_needs_a_card_is_refused_without_one(asked, word):
 
 
 def test_wrong_settings_are_one_sentence(monkeypatch):
-    for text in ('{"compile": "reduce-overhead", "streams": true}', '{"chanels": 1}', "[1", '"x"'):
-        with pytest.raises(InputError, match=r"--speed: .*channels_last"):
+    read_speed = settings_type("--speed", Speed)
+    for text, problem in {
+        '{"compile": "reduce-overhead", "streams": true}': ": compile reduce-overhead .* set streams to false",
+        '{"chanels": 1}': ": chanels is not a known setting; .*channels_last",
+        "[1": r" \[1 is not readable as JSON",
+        '"x"': ' "x" is not readable as JSON',
+    }.items():
+        with pytest.raises(InputError, match=f"--speed{problem}"):
             read_speed(text)
     assert read_speed('{"tf32": false}') == Speed(tf32=False)
     monkeypatch.setattr("shutil.which", lambda name: None)

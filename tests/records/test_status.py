@@ -147,4 +147,4 @@ def test_a_killed_job_stands_in_the_table_as_killed(here):
     status.parent.mkdir(parents=True)
     status.write_text(json.dumps({"status": "running", "reason": "", "started": time.time()}))
     found = entry(note_failures(AXES, {SCORES}))
-    assert found.status == "killed" and found.reason.startswith("reconstruct: the process ended without a word")
+    assert found.status == "killed" and found.reason.startswith("reconstruct: the process ended without a status")

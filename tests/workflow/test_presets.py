@@ -222,7 +222,7 @@ def test_views_without_a_scene_run_to_the_end(tmp_path):
     stage = Stage(scene="samples", steps=0, sampling={"steps": 2}, priors={"zero123": prior})
     with pytest.raises(InputError, match="needs --views"):
         reconstruct(example, stage, 0, tmp_path / "out", weights={"tiny": str(weights)})
-    reconstruct(example, stage, 0, tmp_path / "out", weights={"tiny": str(weights)}, views=VIEWS.model_dump_json())
+    reconstruct(example, stage, 0, tmp_path / "out", weights={"tiny": str(weights)}, views=VIEWS)
     places = view_cameras(VIEWS, ReferenceCamera())
     drawn = json.loads((tmp_path / "out" / "stage.json").read_text())
     assert drawn["views"]["sets"].keys() == {"ring"} and set(places) == {"reference", "ring", "turntable"}

@@ -1,0 +1,165 @@
+"""Options that several commands share, parsed once by argparse into typed values.
+
+Settings classes are imported by the options that need them: `magic123 lease`, which starts every job on a GPU, needs none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from magic123.records.errors import InputError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from magic123.settings.registry import Weights
+    from magic123.settings.stage import Stage
+
+Model = TypeVar("Model", bound="BaseModel")
+
+
+def command_parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    """Return the parser of one command; its description keeps its line breaks."""
+    return argparse.ArgumentParser(
+        prog=f"magic123 {command}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def read_json_object(option: str, text: str) -> dict[str, Any]:
+    """Read a JSON object from the value of an option: JSON text, or the name of a file that holds it.
+
+    Raises:
+        InputError: it is neither.
+    """
+    source = option if text.lstrip().startswith("{") else f"{option} {text}"
+    try:
+        values = json.loads(text if source == option else Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{source} is not readable as JSON ({error}); give a JSON object or a file of one") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{source} must hold a JSON object, not a {type(values).__name__}")
+    return values
+
+
+def settings_type(option: str, model: type[Model]) -> Callable[[str], Model]:
+    """Return an argparse type that reads settings of class `model` from JSON text or a JSON file.
+
+    The type raises InputError, which argparse lets through: it becomes one sentence, as for settings files.
+    """
+
+    def read(text: str) -> Model:
+        from magic123.settings.settings_file import validate
+
+        return validate(model, read_json_object(option, text), option)
+
+    return read
+
+
+def add_settings(parser: argparse.ArgumentParser, model: type[BaseModel], option: str = "--settings", about: str = "") -> None:
+    """Add an option that takes settings of class `model`; its default is the default settings."""
+    help_text = f"{model.__name__} as JSON, or a file of it" + (f": {about}" if about else "")
+    parser.add_argument(option, type=settings_type(option, model), default="{}", metavar="JSON", help=help_text)
+
+
+def read_stage(text: str) -> Stage:
+    """Read the resolved stage of `--stage` from JSON text or a JSON file; the stage.json of a result is such a file.
+
+    Raises:
+        InputError: it is not readable, or not a stage.
+    """
+    from magic123.settings.settings_file import validate
+    from magic123.settings.stage import Stage
+
+    values = read_json_object("--stage", text)
+    return validate(Stage, values.get("settings", values), "--stage")
+
+
+def add_device(parser: argparse.ArgumentParser, default: str = "cuda where there is one") -> None:
+    """Add the option --device; `default` describes what is used without it."""
+    parser.add_argument("--device", help=f"cpu, cuda, ...; default: {default}")
+
+
+def device_or_default(device: str | None) -> str:
+    """Return the device that --device names; by default cuda where there is one, else the CPU."""
+    import torch
+
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose_device(stage: Stage, device: str | None) -> str:
+    """Return the device of a stage's scene and priors.
+
+    Args:
+        stage: the settings.
+        device: what --device names; None: cuda if anything is in half precision and there is one, else the CPU.
+
+    Raises:
+        InputError: a CUDA device is named and there is none.
+    """
+    import torch
+
+    if device and device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device is {device}, and this machine has no CUDA device: leave it out, or set it to cpu")
+    if device:
+        return device
+    half = stage.dtype != "float32" or any(prior.dtype != "float32" for prior in stage.priors.values())
+    return "cuda" if half and torch.cuda.is_available() else "cpu"
+
+
+def add_loop(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a resumable loop: how often it is saved, and how its networks are run."""
+    from magic123.settings.priors import Speed
+
+    parser.add_argument("--save-steps", type=int, default=0, metavar="N", help="save what is unfinished every N steps")
+    parser.add_argument("--save-seconds", type=float, default=60, metavar="S", help="and every S seconds (0: no); default 60")
+    add_settings(parser, Speed, "--speed", "how the networks are run; changes rounding alone")
+
+
+def add_configuration(parser: argparse.ArgumentParser) -> None:
+    """Add the positional configuration files of a run."""
+    parser.add_argument("configuration", nargs="*", type=Path, help="files laid over config/config.yaml, as for snakemake")
+
+
+def add_registry(parser: argparse.ArgumentParser) -> None:
+    """Add the option --registry, the file of registered weights."""
+    parser.add_argument("--registry", default="config/weights.yaml", help="the weights registry")
+
+
+def registered_weights(registry: str, name: str, origin: str) -> dict[str, Weights]:
+    """Return all entries of a weights registry, after checking one that a command is to fetch or convert.
+
+    Args:
+        registry: the registry's file.
+        name: the entry.
+        origin: where it must come from: "fetched" or "converted".
+
+    Raises:
+        InputError: there is no such entry, or it comes from elsewhere.
+    """
+    from magic123.run.suite import load_weights
+    from magic123.settings.settings_file import choose_from
+
+    entries = load_weights(registry)
+    if name not in entries:
+        raise InputError(f"{registry} has no weights {name!r}; {choose_from(name, list(entries))}")
+    if entries[name].origin != origin:
+        raise InputError(f"the weights {name} are {entries[name].origin}, not {origin}: nothing to do")
+    return entries
+
+
+def named_folder(text: str) -> tuple[str, str]:
+    """Return (name, folder) of NAME=FOLDER. Raises InputError for other text."""
+    name, equals, folder = text.partition("=")
+    if not equals:
+        raise InputError(f"--weights {text!r} must be NAME=FOLDER")
+    return name, folder
+
+
+def say(line: str) -> None:
+    """Print a line of progress to stderr at once."""
+    print(line, file=sys.stderr, flush=True)
