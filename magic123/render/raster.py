@@ -90,8 +90,8 @@ def render_mesh(
         clip = torch.nn.functional.pad(vertices, (0, 1), value=1.0) @ matrices.mT  # [B, V, 4]
     attributes = torch.cat([vertices, vertex_normals(vertices, faces)], -1)
     visible = backend(clip, faces, height, width, edges)
-    pixel, seen = visible.interpolate(attributes)
-    points, normals, distance = seen[:, :3], seen[:, 3:6], seen[:, 6:]
+    pixel, surface = visible.interpolate(attributes)
+    points, normals, distance = surface[:, :3], surface[:, 3:6], surface[:, 6:]
     normals = torch.nn.functional.normalize(normals, dim=-1)
     values = torch.cat([shade(points, normals), torch.ones_like(distance), distance, normals], -1)
     picture = torch.zeros(len(camera) * height * width, 8, device=vertices.device).index_copy(0, pixel, values.float())

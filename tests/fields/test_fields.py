@@ -134,7 +134,7 @@ def test_triton_is_for_cuda():
         HashGrid(HashGridSettings(**SMALL, backend="triton"))(torch.zeros(1, 3))
 
 
-def test_what_keeps_triton_from_running_is_said(monkeypatch):
+def test_triton_problems_are_reported(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/gcc" if name == "gcc" else None)
     assert triton_problem((9, 0)) is None
     assert "no CUDA device" in triton_problem(None) and "6.1" in triton_problem((6, 1))
@@ -211,12 +211,12 @@ def test_initial_values_and_choice_of_backend():
     "changes, word",
     [({"finest_resolution": 2}, "finest_resolution"), ({"log2_entries": 1}, "log2_entries")],
 )
-def test_settings_that_cannot_work_are_refused(changes, word):
+def test_contradictory_settings_are_refused(changes, word):
     with pytest.raises(InputError, match=word):
         HashGrid(HashGridSettings(**{**SMALL, **changes}))
 
 
-def test_a_missing_tinycudann_is_said(monkeypatch):
+def test_a_missing_tinycudann_is_an_error(monkeypatch):
     monkeypatch.setattr("magic123.fields.encoding._have_tinycudann", lambda: False)
     with pytest.raises(InputError, match="not installed"):
         HashGrid(HashGridSettings(**SMALL, backend="tinycudann"))
@@ -323,7 +323,7 @@ def test_gradients_stay_finite_at_extreme_densities(bias):
 
 
 def test_a_field_learns_a_shape():
-    """300 points inside and outside a box, told apart after a few dozen steps: gradients reach grid and network."""
+    """It classifies 300 points inside and outside a box after 60 steps: gradients reach grid and network."""
     field = small_field(blob_density=0.0)
     x = points(300)
     inside = ((x.abs() < torch.tensor([0.6, 0.4, 0.5])).all(-1)).float()

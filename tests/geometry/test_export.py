@@ -153,7 +153,7 @@ def test_a_flat_sheet_bakes_exactly():
     assert np.abs(texture[inside][:, :2] - expected[inside]).max() < 0.006
 
 
-def test_a_picture_of_the_other_hand_is_told_apart():
+def test_mirrored_pictures_differ():
     """The rasteriser itself: +x is on the right of the front view, and the view from behind swaps it."""
     camera = Camera.orbit(90.0, [0.0, 180.0], 1.8, 40.0, 32)
     vertices, faces = lopsided()

@@ -79,7 +79,7 @@ def test_each_loss_by_hand():
     assert values["depth"] == pytest.approx(1, abs=1e-4) and values["normal"] == pytest.approx(1, abs=1e-4)
 
 
-def test_near_and_far_are_told_apart():
+def test_depth_increases_with_distance():
     """Stored depth is inverse (near is large): a bump towards the camera agrees, a dent does not."""
     example = disc_example()
     bump, dent = (1.8 + sign * example.depth[None] for sign in (-0.5, 0.5))
@@ -133,7 +133,7 @@ def test_eroded_edges_are_free_to_differ_in_colour_but_not_in_mask():
     assert reference_view_losses(smaller, example, erode_edges=True)["mask"] > 0.01
 
 
-def test_losses_switched_off_are_not_asked_for():
+def test_losses_without_weight_are_not_computed():
     example = disc_example(depth=None, normal=None)
     values = reference_view_losses(perfect(disc_example()), example, Losses(rgb=1, mask=0, depth=0, normal=0))
     assert list(values) == ["rgb"]
@@ -165,7 +165,7 @@ def test_orientation():
     weights = torch.tensor([1.0, 0.5, 1.0], requires_grad=True)
     value = losses.orientation(weights, normals, directions)
     assert value.item() == pytest.approx((0 + 0.5 * 1 + 0.36) / 3)
-    assert not value.requires_grad  # the weights take none
+    assert not value.requires_grad  # the weights get no gradient
     assert losses.orientation(weights[:0], normals[:0], directions[:0]) == 0
 
 
@@ -186,7 +186,7 @@ def test_blur_is_a_gaussian():
 
 
 def test_normal_image():
-    """Colours (n + 1) / 2 on black, in proportion to opacity; opacity takes no gradient."""
+    """Colours (n + 1) / 2 on black, in proportion to opacity; opacity gets no gradient."""
     opacity = torch.tensor([1.0, 0.5, 0.0], requires_grad=True)
     n = torch.tensor([0.0, 0.6, -0.8])
     rendering = Rendering(
@@ -226,21 +226,21 @@ def test_opacity_and_ramp():
 
 
 def test_the_table_names_every_weight():
-    """Each weight of the settings has a row, and each row asks for something that there is."""
+    """Each weight of the settings has a row, and each row needs a known kind of input."""
     assert set(losses.LOSSES) == set(Losses.model_fields)
     assert {row.needs for row in losses.LOSSES.values()} == set(losses.NEEDS)
 
 
 def test_only_what_has_a_weight_is_computed():
-    """What a loss needs is not asked for without a weight or where the rendering lacks it."""
-    asked = []
+    """Inputs are not requested for losses without a weight; losses without inputs are skipped."""
+    requested = []
     weights = Losses(**{name: 0 for name in Losses.model_fields} | {"normal_smoothness": 1, "normal_blur": 1, "entropy": 1})
     image = torch.rand(1, 8, 8, 3, generator=torch.Generator().manual_seed(0))
-    given = {
-        "normal_image": lambda: asked.append("normal_image") or (image,),
-        "opacity": lambda: asked.append("opacity") or (image[..., :1],),
+    inputs = {
+        "normal_image": lambda: requested.append("normal_image") or (image,),
+        "opacity": lambda: requested.append("opacity") or (image[..., :1],),
         "weights": lambda: None,
     }
-    values = losses.compute(weights, given)
-    assert list(values) == ["normal_smoothness", "normal_blur"] and asked == ["normal_image"] * 2
+    values = losses.compute(weights, inputs)
+    assert list(values) == ["normal_smoothness", "normal_blur"] and requested == ["normal_image"] * 2
     assert values["normal_smoothness"] == losses.smoothness(image)

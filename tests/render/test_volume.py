@@ -36,7 +36,7 @@ def outward(x):
 
 
 # ---------------------------------------------------------------------------------------------------------- marching
-def test_widths_add_up_to_the_way_inside():
+def test_widths_add_up_to_the_length_inside():
     origins, directions = rays()
     near, far = box_span(origins, directions, -1.0, 1.0, 0.1)
     for generator in (None, torch.Generator().manual_seed(0)):
@@ -194,7 +194,7 @@ def test_transmittance_is_precise_behind_many_opaque_rays():
     assert torch.allclose(light[-50:], torch.exp(-0.01 * torch.arange(50.0)), atol=1e-6)
 
 
-def test_hidden_samples_are_not_looked_at_twice():
+def test_hidden_samples_are_evaluated_once():
     """What `visible` drops is exactly what lies behind 1e-4 of the light, in however many rounds."""
     origins, directions = rays()
     samples = march(origins, directions, occupied=None, max_samples=200)

@@ -1,4 +1,4 @@
-"""Ray marching in Triton against plain torch: in Triton's interpreter here, on the card where there is one; and compiled."""
+"""Ray marching in Triton against plain torch: in Triton's interpreter, on a GPU if there is one, and compiled."""
 
 import math
 import types
@@ -40,12 +40,12 @@ def grid_of(density=blobs, resolution=16) -> OccupancyGrid:
 def both_marches(fast, device: str, dtype: torch.dtype, max_samples: int, seed: int | None, box: bool, resolution: int = 16):
     grid = grid_of(resolution=resolution).to(device)
     origins, directions = (v.to(device) for v in rays(16, dtype))
-    found = []
-    for march, where in ((volume.march, {"occupied": grid.occupied}), (fast.march, {"cells": grid.cells})):
-        chance = None if seed is None else torch.Generator().manual_seed(seed)
+    results = []
+    for march, cells in ((volume.march, {"occupied": grid.occupied}), (fast.march, {"cells": grid.cells})):
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
         limits = grid.box.to(dtype) if box else None
-        found.append(march(origins, directions, max_samples=max_samples, generator=chance, box=limits, **where))
-    return found
+        results.append(march(origins, directions, max_samples=max_samples, generator=generator, box=limits, **cells))
+    return results
 
 
 def marches_agree(fast, device: str, dtype: torch.dtype) -> None:
@@ -139,12 +139,12 @@ def test_rendering_agrees(monkeypatch):
 
 
 @pytest.mark.parametrize("first", [1, 8, 1000])
-def test_what_light_does_not_reach_is_dropped(first):
+def test_hidden_samples_are_dropped(first):
     fast, (origins, directions) = fast_twin(), rays(20)
     samples = volume.march(origins, directions, occupied=None, max_samples=200)
     expected = volume.visible(samples, blobs, len(origins))
-    found = fast.visible(samples, blobs, len(origins), first)
-    assert torch.equal(expected.points, found.points) and len(found.ray) < 0.9 * len(samples.ray)
+    kept = fast.visible(samples, blobs, len(origins), first)
+    assert torch.equal(expected.points, kept.points) and len(kept.ray) < 0.9 * len(samples.ray)
     for visible in (volume.visible, fast.visible):  # a NaN ends its ray, and is still seen
         broken = visible(samples, lambda x: torch.full_like(x[:, 0], math.nan), len(origins), first)
         assert torch.equal(broken.ray.unique(), samples.ray.unique())
@@ -158,7 +158,7 @@ def test_a_nan_reaches_the_picture():
     assert total[0].isnan().all() and total[1:].isfinite().all()
 
 
-def test_nothing_at_all():
+def test_no_samples_and_no_rays():
     fast, (origins, directions) = fast_twin(), rays(6)
     empty = torch.zeros(16**3, dtype=torch.bool)
     samples = fast.march(origins, directions, cells=empty, max_samples=50)
