@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from eval.pictures.adopt import _listed, adopt_mesh, adopt_views, check_names, planned_cameras
+from eval.pictures.adopt import adopt_mesh, adopt_views, check_names, listed, planned_cameras
 from eval.pictures.pictures import REFERENCE
 from magic123.records.cameras import read_poses
 from magic123.records.errors import InputError
@@ -30,17 +30,17 @@ def main(argv: list[str]) -> None:
     except (json.JSONDecodeError, KeyError, TypeError) as problem:
         raise InputError(f"--settings or {given.example}/example.json do not describe cameras ({problem!r})") from problem
     if given.cameras:
-        listed: dict[str, list[dict]] = {REFERENCE: planned[REFERENCE]}
+        true_views: dict[str, list[dict]] = {REFERENCE: planned[REFERENCE]}
         for view, pose in read_poses(given.cameras.parent).items():
             camera = dict(zip(("polar", "azimuth", "radius", "fov"), pose, strict=True))
-            listed.setdefault(view.split("/")[0], []).append({"file": f"{view}.png", **camera})
-        planned = listed
+            true_views.setdefault(view.split("/")[0], []).append({"file": f"{view}.png", **camera})
+        planned = true_views
     check_names(given.renders, planned)
     own = given.renders / "cameras.json"
     if own.is_file():
         poses = read_poses(given.renders)
         if missing := {camera["file"].removesuffix(".png") for cameras in planned.values() for camera in cameras} - set(poses):
-            raise InputError(f"{own} has no camera for {_listed(missing)}; give every view a camera, or remove the file")
+            raise InputError(f"{own} has no camera for {listed(missing)}; give every view a camera, or remove the file")
     views, mesh = (path.with_name(f".{path.name}.{os.getpid()}.part") for path in (given.out, given.mesh))
     try:
         adopt_views(given.renders, planned, views)

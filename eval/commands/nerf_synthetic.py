@@ -57,8 +57,8 @@ def main(argv: list[str]) -> None:
             rgba = unroll(read_picture(check(f"{name}.png"), 4), roll)
             file = f"{SET}/{len(cameras):03d}.png"
             cv2.imwrite(str(part / file), rgba[..., [2, 1, 0, 3]])
-            source = {"frame": name, "roll": round(float(np.degrees(roll)), 4)}
-            cameras.append({"file": file, **place, "fov": given.fov, **source})
+            degrees = round(float(np.degrees(roll)), 4)
+            cameras.append({"file": file, **place, "fov": given.fov, "frame": name, "roll": degrees})
         content = {"sets": {SET: cameras}, "reference": given.reference, "hashes": str(given.hashes) if given.hashes else None}
         (part / "cameras.json").write_text(json.dumps(content, indent=1) + "\n")
         shutil.rmtree(given.out, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What `score` is given, read and checked: the reference picture, captions, the record of the stage, shaded views, the mesh."""
+"""Read and check the inputs of `score`: reference picture, captions, record of the stage, shaded views, mesh."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ NO_PICTURE = "this example is a caption alone: there is no picture to compare wi
 
 @dataclass(frozen=True)
 class Reference:
-    """The picture a result was made from, [H, W, 4] uint8, and the convention its alpha is stored in."""
+    """The picture that a result was made from.
+
+    Attributes:
+        rgba: [H, W, 4] uint8.
+        alpha: The convention of its alpha: straight, premultiplied, hard or none.
+    """
 
     rgba: np.ndarray
     alpha: str
@@ -28,16 +33,31 @@ class Reference:
 
 @dataclass(frozen=True)
 class Captions:
-    """What retrieval by text chooses from: the example's own caption, and the different ones of its dataset."""
+    """The captions that CLIP R-precision chooses from.
+
+    Attributes:
+        own: Caption of the example.
+        others: The different captions of the other examples of its dataset.
+    """
 
     own: str
     others: tuple[str, ...]
 
 
 def read_reference(folder: Path, protocol: Protocol, alpha: str | None) -> Reference | None:
-    """rgba.png of a prepared example (example.json beside it: straight alpha, square) or of a dataset's own folder.
+    """Read the reference picture.
 
-    None where the example says that it is a caption alone.
+    Args:
+        folder: A prepared example (rgba.png with straight alpha, and example.json), a dataset's folder with rgba.png, or a
+            picture file.
+        protocol: `as-published` needs the untouched picture, not the prepared one.
+        alpha: The convention of the picture's alpha where there is no example.json; else None.
+
+    Returns:
+        The picture; None for an example that consists of a caption alone.
+
+    Raises:
+        InputError: The picture is missing, or the wrong one for the protocol, or its alpha convention is unknown.
     """
     if protocol.name == "corrected" and is_caption(folder):
         return None
@@ -57,27 +77,42 @@ def read_reference(folder: Path, protocol: Protocol, alpha: str | None) -> Refer
 
 
 def is_caption(folder: Path) -> bool:
-    """Whether a prepared example says that it has no picture."""
+    """Return whether a prepared example has a caption but no picture."""
     card = folder / "example.json"
     return folder.is_dir() and card.is_file() and read_json(card, "example").get("pictured", True) is False
 
 
 def read_captions(own: str | None, every: str | None) -> tuple[Captions | None, str]:
-    """The captions to choose from, or None and why there is no choice."""
+    """Read the captions of a dataset.
+
+    Args:
+        own: Caption of the example.
+        every: All captions of the dataset, as a JSON list.
+
+    Returns:
+        The captions, or None where there are no options; and the reason where there is only one caption.
+
+    Raises:
+        InputError: `every` is no JSON list, or does not contain `own`.
+    """
     if own is None and every is None:
         return None, ""
     try:
-        known = json.loads(every or "")
+        captions = json.loads(every or "")
     except json.JSONDecodeError as problem:
         raise InputError(f"--captions is not valid JSON ({problem}); give a list of the dataset's captions") from problem
-    if not isinstance(known, list) or own not in known:
-        raise InputError(f"--captions must be a list that holds --caption {own!r}; give every caption of the dataset")
-    others = tuple(caption for caption in dict.fromkeys(known) if caption != own)
+    if own is None or not isinstance(captions, list) or own not in captions:
+        raise InputError(f"--captions must be a list that contains --caption {own!r}; give every caption of the dataset")
+    others = tuple(caption for caption in dict.fromkeys(captions) if caption != own)
     return Captions(own, others), "" if others else "the dataset has one caption, so there is no choice"
 
 
 def read_made(stage: Path | None) -> Made | None:
-    """What stage.json says of how a result was made. InputError where a field is absent."""
+    """Read from stage.json how a result was made; None without a file.
+
+    Raises:
+        InputError: A field is missing or wrong.
+    """
     if stage is None:
         return None
     content = read_json(stage, "stage record")
@@ -88,13 +123,23 @@ def read_made(stage: Path | None) -> Made | None:
 
 
 def rendering_kernels(views: Path) -> dict[str, str]:
-    """Which implementations rendered the views, as their cameras.json says; empty where it does not."""
+    """Return the implementations that rendered the views, from their cameras.json; empty where it lists none."""
     file = views / "cameras.json"
     return dict(read_json(file, "cameras").get("kernels", {})) if file.is_file() else {}
 
 
 def find_mesh(mesh: Path | None) -> tuple[Path | None, str]:
-    """The mesh, or None and why there is none: the method makes none, or none.json in its place says the reason."""
+    """Find the mesh of a result.
+
+    Args:
+        mesh: Its file, or None for a method that makes no mesh.
+
+    Returns:
+        The file, or None and the reason, which none.json beside it states.
+
+    Raises:
+        InputError: There is neither a mesh nor none.json.
+    """
     if mesh is None:
         return None, NO_MESH_MADE
     reason = mesh.with_name("none.json")
@@ -104,13 +149,17 @@ def find_mesh(mesh: Path | None) -> tuple[Path | None, str]:
 
 
 def read_shaded(folder: Path, truth: Path | None, views: list[View]) -> list[View]:
-    """The shaded renders of the same views, or none. InputError when they are not the same views."""
+    """Read the shaded renders of the same views; an empty list where there are none.
+
+    Raises:
+        InputError: Some of the views have no shaded render.
+    """
     if not (folder / "shaded").is_dir():
         return []
     names = {view.name for view in views}
     pictured = any(view.set == REFERENCE for view in views)
     shaded = [view for view in read_views(folder / "shaded", truth, pictured) if view.name in names]
     if [view.name for view in shaded] != [view.name for view in views]:
-        lacking = min(names - {view.name for view in shaded})
-        raise InputError(f"{folder}/shaded lacks {lacking}.png; every view is shaded or none")
+        missing = min(names - {view.name for view in shaded})
+        raise InputError(f"{folder}/shaded lacks {missing}.png; render all views shaded, or none")
     return shaded

@@ -1,4 +1,4 @@
-"""Reading folders of pictures: uint8, RGB order, square or not."""
+"""Read pictures and folders of views."""
 
 from __future__ import annotations
 
@@ -21,33 +21,44 @@ from magic123.records.files import need_file, need_folder
 
 REFERENCE = "reference"
 PNG = b"\x89PNG\r\n\x1a\n"
-MOST_PIXELS = 2**24  # of any picture: a larger size in a header is damage, or an attack
+MOST_PIXELS = 2**24  # of a picture: a header with a larger size is damaged or an attack
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True)
 class View:
-    """One render, and what the camera should have seen where that is known."""
+    """A render, and the true picture from the same camera where there is one.
+
+    Attributes:
+        set: Name of its view set.
+        index: Name of its file without the suffix: `000`.
+        render: [S, S, 3] uint8.
+        truth: [T, T, 4] uint8 with straight alpha, or None.
+    """
 
     set: str
     index: str
-    render: np.ndarray  # [S, S, 3] uint8
-    truth: np.ndarray | None = None  # [T, T, 4] uint8, straight alpha
+    render: np.ndarray
+    truth: np.ndarray | None = None
 
     @property
     def name(self) -> str:
+        """Return the name of the view among all views of a result: SET/INDEX."""
         return f"{self.set}/{self.index}"
 
 
 def picture_bytes(path: Path) -> bytes:
-    """A picture file's content, its header looked at: what declares more than MOST_PIXELS is refused before it is decoded.
+    """Return the content of a picture file, after a check of its header.
 
-    Decoders are to read these bytes, not the file: they ask a file for as many as a damaged header claims.
+    Decoders get these bytes instead of the file, from which they would request as many bytes as a damaged header claims.
+
+    Raises:
+        InputError: The file is missing or damaged, or declares more than MOST_PIXELS.
     """
     content = need_file(path, "picture").read_bytes()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below replaces it
             width, height = Image.open(io.BytesIO(content)).size
     except (*DAMAGE, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as a picture ({first_line(error)}); make it again") from error
@@ -59,7 +70,7 @@ def picture_bytes(path: Path) -> bytes:
 
 
 def _chunks_fit(content: bytes) -> bool:
-    """Whether a PNG holds all bytes that its chunks claim: a decoder would take memory for up to 2 GiB of them."""
+    """Return whether a PNG holds all bytes that its chunks claim; a decoder would allocate up to 2 GiB for them."""
     place = len(PNG)
     kind = b""
     while place + 8 <= len(content) and kind != b"IEND":
@@ -69,7 +80,11 @@ def _chunks_fit(content: bytes) -> bool:
 
 
 def open_picture(path: Path) -> Image.Image:
-    """A decoded picture of any mode."""
+    """Return a decoded picture of any mode.
+
+    Raises:
+        InputError: The file is missing or damaged.
+    """
     try:
         image = Image.open(io.BytesIO(picture_bytes(path)))
         image.load()
@@ -79,7 +94,11 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def decode(path: Path) -> np.ndarray:
-    """A picture as it is stored: [H, W] or [H, W, channels], BGR order."""
+    """Return the pixels as they are stored: [H, W] or [H, W, channels] in BGR order.
+
+    Raises:
+        InputError: The file is missing or damaged.
+    """
     content = picture_bytes(path)
     try:
         picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -91,10 +110,21 @@ def decode(path: Path) -> np.ndarray:
 
 
 def read_picture(path: Path, channels: int) -> np.ndarray:
-    """An 8-bit PNG as [H, W, channels]; a missing alpha is 255, an alpha not asked for is blended on white."""
+    """Read a picture with 8 bits per channel.
+
+    Args:
+        path: The file.
+        channels: 3 blends a picture with alpha on white; 4 gives a picture without alpha an alpha of 255.
+
+    Returns:
+        [H, W, channels] uint8 in RGB order.
+
+    Raises:
+        InputError: The file is missing or damaged, or has another depth or number of channels.
+    """
     picture = decode(path)
     if picture.dtype != np.uint8:
-        raise InputError(f"{path} has {picture.dtype} pixels; save it with 8 bits a channel")
+        raise InputError(f"{path} has {picture.dtype} pixels; save it with 8 bits per channel")
     if picture.ndim == 2:
         picture = np.repeat(picture[..., None], 3, axis=2)
     if picture.shape[2] not in (3, 4):
@@ -113,25 +143,31 @@ def _numbered(folder: Path) -> list[Path]:
 
 
 def view_sets(folder: Path) -> list[str]:
-    """Names of the sub-folders that hold numbered pictures, the reference first."""
+    """Return the names of the sub-folders that hold numbered pictures; the reference comes first."""
     names = [p.name for p in need_folder(folder, "folder of views").iterdir() if p.is_dir() and p.name not in NOT_VIEWS]
     return sorted((name for name in names if _numbered(folder / name)), key=lambda name: (name != REFERENCE, name))
 
 
 def read_views(folder: Path, truth: Path | None, pictured: bool = True) -> list[View]:
-    """All views below `folder`, set by set. With `truth`, its sets and files must be the same as the novel views'.
+    """Read all views of a result, set by set.
 
-    A view with no truth, or a truth with no view, raises InputError: a mean over what happens to be there is no score.
-    `pictured`: there was an input picture, so its own view must be there too.
+    Args:
+        folder: Holds SET/000.png, SET/001.png, ...
+        truth: Folder of true novel views of the same sets and names, or None. A view without a truth, or a truth without
+            a view, is refused, because a mean over whichever pictures exist is no score.
+        pictured: Whether the result was made from a picture, so that the set `reference` must exist.
+
+    Raises:
+        InputError: Views are missing, damaged or not square, or do not correspond to `truth`.
     """
     sets = view_sets(folder)
     if pictured and REFERENCE not in sets:
         raise InputError(f"{folder}/{REFERENCE}/000.png is missing: render the reference view first")
     novel = [name for name in sets if name != REFERENCE]
     if truth is not None:
-        known = [name for name in view_sets(truth) if name != REFERENCE]
-        if sorted(known) != sorted(novel):
-            raise InputError(f"{folder} has the novel view sets {novel} but {truth} has {known}; they must be the same")
+        true_sets = [name for name in view_sets(truth) if name != REFERENCE]
+        if sorted(true_sets) != sorted(novel):
+            raise InputError(f"{folder} has the novel view sets {novel} but {truth} has {true_sets}; they must be the same")
     views = []
     for name in sets:
         files = _numbered(folder / name)
@@ -140,10 +176,10 @@ def read_views(folder: Path, truth: Path | None, pictured: bool = True) -> list[
             if differing:
                 raise InputError(f"{folder / name} and {truth / name} differ in {min(differing)}; every view needs its truth")
         for path in files:
-            answer = read_picture(truth / name / path.name, 4) if truth is not None and name != REFERENCE else None
+            true_view = read_picture(truth / name / path.name, 4) if truth is not None and name != REFERENCE else None
             render = read_picture(path, 3)
-            for picture, source in ((render, path), (answer, truth)):
+            for picture, source in ((render, path), (true_view, truth)):
                 if picture is not None and picture.shape[0] != picture.shape[1]:
                     raise InputError(f"{source} holds a picture of {picture.shape[1]}x{picture.shape[0]} px; views are square")
-            views.append(View(name, path.stem, render, answer))
+            views.append(View(name, path.stem, render, true_view))
     return views

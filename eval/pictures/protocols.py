@@ -1,11 +1,11 @@
-"""How a picture becomes comparable: two declared protocols, whose numbers never share a column.
+"""The two protocols by which pictures are made comparable. Their numbers never share a column of a table.
 
-`as-published` repeats Magic123's released metric script and its way of saving renders, flaw for flaw: the reference
-picture keeps the raw colour of every pixel whose alpha is not exactly 0, is squashed to a square, and renders are
-stretched to their own minimum and maximum and saved as JPEG. It serves to compare with printed numbers, not to rank.
-`corrected` blends by the alpha convention the picture was stored in, pads to a square, and leaves renders alone.
+`as-published` reproduces Magic123's released metric script and the way it saves renders, including their flaws: the
+reference picture keeps the raw colour of every pixel whose alpha is not exactly 0 and is squashed to a square; renders are
+stretched to their own minimum and maximum and saved as JPEG. Use it to compare with published numbers, not to rank.
+`corrected` blends by the alpha convention of the picture, pads it to a square, and does not change renders.
 
-Pictures here are uint8 arrays [H, W, 3] (RGB) or [H, W, 4] (RGBA); area resizing is OpenCV's INTER_AREA, which
+Pictures are uint8 arrays [H, W, 3] (RGB) or [H, W, 4] (RGBA); area resizing is OpenCV's INTER_AREA, which
 averages when it shrinks and interpolates linearly when it enlarges.
 """
 
@@ -19,20 +19,30 @@ import numpy as np
 
 from magic123.records.errors import InputError
 
-Alpha = Literal["straight", "premultiplied", "hard", "none"]
-
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way of scoring. A `psnr_size` of None means the smaller of render and truth."""
+    """One way of scoring.
+
+    Attributes:
+        name: What `--protocol` and the columns of a table call it.
+        blend: How alpha is removed from the reference picture: alpha 0 becomes white and all else stays, or by the
+            convention that the picture declares.
+        aspect: How a picture becomes a square.
+        stretch: Whether each render is stretched to (v - min) / (max - min + 1e-6).
+        jpeg_quality: Quality of the JPEG that renders are saved as; None for PNG.
+        psnr_size: Side in pixels at which PSNR compares; None for the smaller of render and truth.
+        clip_views: Whether the reference view counts in the mean CLIP similarity.
+        background: Colour behind the object.
+    """
 
     name: str
-    blend: Literal["zero-is-white", "declared"]  # how the reference picture loses its alpha
-    aspect: Literal["squash", "pad"]  # how a picture that is not square becomes so
-    stretch: bool  # renders: (v - min) / (max - min + 1e-6), each by itself
-    jpeg_quality: int | None  # renders: saved as JPEG, or as PNG when None
+    blend: Literal["zero-is-white", "declared"]
+    aspect: Literal["squash", "pad"]
+    stretch: bool
+    jpeg_quality: int | None
     psnr_size: int | None
-    clip_views: Literal["all", "novel"]  # whether the reference view counts in the mean CLIP similarity
+    clip_views: Literal["all", "novel"]
     background: str = "white"
 
 
@@ -42,13 +52,29 @@ PROTOCOLS = {protocol.name: protocol for protocol in (AS_PUBLISHED, CORRECTED)}
 
 
 def protocol_named(name: str) -> Protocol:
+    """Return a protocol of PROTOCOLS.
+
+    Raises:
+        InputError: There is no protocol of this name.
+    """
     if name not in PROTOCOLS:
         raise InputError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
 
 
-def blend_on_white(rgba: np.ndarray, alpha: Alpha) -> np.ndarray:
-    """[H, W, 4] uint8 in the given convention -> [H, W, 3] float32 in [0, 1]."""
+def blend_on_white(rgba: np.ndarray, alpha: str) -> np.ndarray:
+    """Blend a picture with a white background.
+
+    Args:
+        rgba: [H, W, 4] uint8.
+        alpha: The convention of its alpha: straight, premultiplied, hard or none (see `magic123.records.alpha`).
+
+    Returns:
+        [H, W, 3] float32 in [0, 1].
+
+    Raises:
+        InputError: `alpha` is none of these.
+    """
     colour = rgba[..., :3].astype(np.float32) / 255
     opacity = rgba[..., 3:].astype(np.float32) / 255
     if alpha == "premultiplied":
@@ -59,7 +85,7 @@ def blend_on_white(rgba: np.ndarray, alpha: Alpha) -> np.ndarray:
 
 
 def pad_to_square(picture: np.ndarray, value: float) -> np.ndarray:
-    """Centre [H, W, C] in a square of the longer side, filled with `value`."""
+    """Return [H, W, ...] centred in a square of the longer side, with `value` around it."""
     height, width = picture.shape[:2]
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
@@ -69,20 +95,29 @@ def pad_to_square(picture: np.ndarray, value: float) -> np.ndarray:
 
 
 def resize_area(picture: np.ndarray, size: int) -> np.ndarray:
-    """[H, W, ...] -> [size, size, ...], area-averaged; keeps the dtype."""
+    """Return [H, W, ...] as [size, size, ...], averaged over areas, in the same dtype."""
     if picture.shape[:2] == (size, size):
         return picture
     return cv2.resize(np.ascontiguousarray(picture), (size, size), interpolation=cv2.INTER_AREA)
 
 
 def to_bytes(picture: np.ndarray) -> np.ndarray:
-    """Floats in [0, 1] -> uint8, rounded: what a PNG of them holds."""
+    """Return floats in [0, 1] as uint8, rounded: what a PNG of them holds."""
     return np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
 
 
-def without_alpha(protocol: Protocol, rgba: np.ndarray, alpha: Alpha) -> np.ndarray:
-    """[H, W, 4] uint8 -> [H, W, 3] as this protocol blends and pads it, at full size (uint8, or floats in [0, 1])."""
-    if protocol.blend == "zero-is-white":  # `alpha` is not consulted: that is the flaw
+def without_alpha(protocol: Protocol, rgba: np.ndarray, alpha: str) -> np.ndarray:
+    """Return a picture as a protocol blends and pads it, at full size.
+
+    Args:
+        protocol: Decides how alpha is removed, and whether the picture is padded.
+        rgba: [H, W, 4] uint8.
+        alpha: The convention of its alpha.
+
+    Returns:
+        [H, W, 3], or [max(H, W), max(H, W), 3] where the protocol pads; uint8, or floats in [0, 1].
+    """
+    if protocol.blend == "zero-is-white":  # ignores `alpha`, which is the flaw of the published script
         colour = rgba[..., :3].copy()
         colour[rgba[..., 3] == 0] = 255
     else:
@@ -92,19 +127,22 @@ def without_alpha(protocol: Protocol, rgba: np.ndarray, alpha: Alpha) -> np.ndar
     return colour
 
 
-def reference_picture(protocol: Protocol, rgba: np.ndarray, size: int, alpha: Alpha) -> np.ndarray:
-    """The reference picture as this protocol sees it: [H, W, 4] uint8 -> [size, size, 3] uint8."""
+def reference_picture(protocol: Protocol, rgba: np.ndarray, size: int, alpha: str) -> np.ndarray:
+    """Return the reference picture [H, W, 4] uint8 as a protocol compares it: [size, size, 3] uint8."""
     return bytes_at(without_alpha(protocol, rgba, alpha), size)
 
 
 def bytes_at(colour: np.ndarray, size: int) -> np.ndarray:
-    """A blended picture at [size, size, 3] uint8. Renders arrive in eight bits: a flawless one then equals it exactly."""
+    """Return a blended picture as [size, size, 3] uint8.
+
+    Renders have eight bits too, so that a perfect one is equal to it.
+    """
     colour = resize_area(colour, size)
     return colour if colour.dtype == np.uint8 else to_bytes(colour)
 
 
 def reference_mask(protocol: Protocol, rgba: np.ndarray, size: int) -> np.ndarray:
-    """Where the object is, [size, size] bool: alpha above one half after the same padding and resizing."""
+    """Return where the object is, [size, size] bool: alpha above one half after the protocol's padding and resizing."""
     alpha = rgba[..., 3].astype(np.float32) / 255
     if protocol.aspect == "pad":
         alpha = pad_to_square(alpha, 0.0)
@@ -112,15 +150,23 @@ def reference_mask(protocol: Protocol, rgba: np.ndarray, size: int) -> np.ndarra
 
 
 def render_as_saved(protocol: Protocol, render: np.ndarray) -> np.ndarray:
-    """A render [H, W, 3], uint8 or float in [0, 1], as this protocol would read it back from disk (uint8)."""
+    """Return a render as a protocol saves it and reads it back.
+
+    Args:
+        protocol: Decides on stretching and JPEG compression.
+        render: [H, W, 3], uint8 or floats in [0, 1].
+
+    Returns:
+        [H, W, 3] uint8.
+    """
     if not protocol.stretch and protocol.jpeg_quality is None:
         return render if render.dtype == np.uint8 else to_bytes(render)
     values = render.astype(np.float32) / 255 if render.dtype == np.uint8 else render.astype(np.float32)
     if protocol.stretch:
         low, high = values.min(), values.max()
         values = (values - low) / (high - low + 1e-6)
-    saved = (np.clip(values, 0, 1) * 255).astype(np.uint8)  # truncated, not rounded
+    saved = (np.clip(values, 0, 1) * 255).astype(np.uint8)  # truncated, as in the released code
     if protocol.jpeg_quality is None:
         return saved
     _, encoded = cv2.imencode(".jpg", saved[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, protocol.jpeg_quality])
-    return np.ascontiguousarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1])
+    return np.ascontiguousarray(np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))[..., ::-1])

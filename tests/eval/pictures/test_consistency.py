@@ -39,7 +39,7 @@ def test_every_even_view_meets_its_two_odd_neighbours():
     assert names == [("000", "001"), ("000", "005"), ("002", "003"), ("002", "001"), ("004", "005"), ("004", "003")]
     assert why == ""
     assert neighbours(views, {}) == (pairs, "")  # without cameras the order is taken at its word
-    assert "cannot be dealt" in neighbours(views[:-1], {})[1]
+    assert "cannot be split" in neighbours(views[:-1], {})[1]
     arc = {name: (90.0, 10.0 * i, 1.8, 40.0) for i, name in enumerate(ring_of(6))}
     assert neighbours(views, arc) == ([], "the cameras of ring are not a ring")
     assert neighbours(views[:1], {}) == ([], "there are no novel views")
