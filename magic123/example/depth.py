@@ -1,12 +1,14 @@
-"""Inverse depth of the object: from a file's values, or from a DPT network (Ranftl et al. 2021).
+"""Inverse depth of the object: from the values of a file, or from a DPT network (Ranftl et al. 2021, arXiv 2103.13413).
 
-What is stored is inverse depth, known up to scale and shift: near is large, 0..1 over the object, 0 outside.
+An example stores inverse depth, which is known up to scale and shift: 1 at the nearest point of the object, 0 at the farthest
+and outside of it.
 """
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,35 +16,61 @@ from magic123.records.errors import InputError
 
 
 def inverse_of_distance(distance: np.ndarray, inside: np.ndarray, source: str) -> np.ndarray:
-    """1 / distance [H, W]. Where `inside` is true, distances must be positive; elsewhere 0 may mean "unknown"."""
+    """Return 1 / distance [H, W], and 0 where the distance is not positive.
+
+    Args:
+        distance: [H, W], any unit; 0 may stand for "unknown" outside the object.
+        inside: bool [H, W], the object.
+        source: how an error sentence names the depth map, e.g. "depth mug.npy".
+
+    Raises:
+        InputError: a distance on the object is not positive.
+    """
     if not (distance[inside] > 0).all():
-        raise InputError(f"{source} has distances <= 0 (or NaN) on the object; a distance there must be positive")
+        raise InputError(f"{source} has distances <= 0 (or NaN) on the object; distances there must be positive")
     return np.where(distance > 0, 1 / np.where(distance > 0, distance, 1), 0).astype(np.float32)
 
 
 def normalized(values: np.ndarray, inside: np.ndarray, source: str) -> np.ndarray:
-    """Min-max of values [H, W] to [0, 1] over `inside` (bool [H, W]), 0 elsewhere, as the published code does.
+    """Scale values to [0, 1] over the object by their minimum and maximum there, as Magic123's preprocessing does.
 
-    Raises InputError where there is nothing to normalise: non-finite or constant values. `source` opens the sentence.
+    Args:
+        values: [H, W].
+        inside: bool [H, W], the object.
+        source: how an error sentence names the depth map, e.g. "depth mug.npy".
+
+    Returns:
+        float32 [H, W], 0 outside the object.
+
+    Raises:
+        InputError: the values on the object are not finite, or all the same.
     """
-    seen = values[inside]
-    if not np.isfinite(seen).all():
-        bad = int((~np.isfinite(seen)).sum())
-        raise InputError(f"{source} has {bad} NaN or infinite values on the object; repair it, or set depth: dpt or none")
-    low, high = float(seen.min()), float(seen.max())
+    on_object = values[inside]
+    if not np.isfinite(on_object).all():
+        invalid = int((~np.isfinite(on_object)).sum())
+        raise InputError(f"{source} has {invalid} NaN or infinite values on the object; repair it, or set depth: dpt or none")
+    low, high = float(on_object.min()), float(on_object.max())
     if high - low <= 1e-6 * max(abs(low), abs(high)):
-        raise InputError(f"{source} is constant on the object ({low:g}), so it holds no shape; repair it, or set depth: none")
+        raise InputError(f"{source} is constant on the object ({low:g}), so it has no shape; repair it, or set depth: none")
     return np.where(inside, (values.astype(np.float64) - low) / (high - low), 0).astype(np.float32)
 
 
 def predict(rgb: np.ndarray, weights: Path | None) -> tuple[np.ndarray, dict]:
-    """DPT on rgb [H, W, 3] -> (inverse depth [H, W], any scale; record of the weights).
+    """Predict inverse depth with a DPT network.
 
-    `weights` is a folder in transformers' format (config, processor, model.safetensors). Raises InputError naming the
-    file that is missing or does not fit; no weight is ever left at random, nothing is downloaded.
+    Args:
+        rgb: [H, W, 3] in [0, 1].
+        weights: folder with a model of transformers (config.json, preprocessor_config.json, model.safetensors).
+
+    Returns:
+        Inverse depth [H, W] at an unknown scale and shift, and a record of the weights: folder, SHA-256 and input size.
+
+    Raises:
+        InputError: a file of the model is missing, cannot be loaded or lacks parameters. Nothing is downloaded, and no
+            parameter is left at its random initial value.
     """
     if weights is None:
-        raise InputError("depth: dpt needs --depth-weights, the folder with the DPT model; or give --depth and depth: file")
+        raise InputError("depth: dpt needs --depth-weights, the folder of the DPT model; or set depth: file and give --depth")
     folder = Path(weights)
     for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
         if not (folder / name).is_file():
@@ -55,14 +83,16 @@ def predict(rgb: np.ndarray, weights: Path | None) -> tuple[np.ndarray, dict]:
     logging.disable_progress_bar()
     try:
         processor = DPTImageProcessor.from_pretrained(folder, local_files_only=True)
-        model, loading = DPTForDepthEstimation.from_pretrained(
+        loaded: Any = DPTForDepthEstimation.from_pretrained(  # annotated as the model alone, though it is a pair here
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
-    except Exception as error:  # safetensors, json, transformers: each has exceptions of its own
+        model: DPTForDepthEstimation = loaded[0]
+        report: dict[str, set[str]] = loaded[1]
+    except Exception as error:  # safetensors, json and transformers have their own exception types
         raise InputError(f"the DPT folder {folder} cannot be loaded ({type(error).__name__}: {error})") from error
-    absent = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
-    if absent:
-        raise InputError(f"{folder}/model.safetensors lacks {len(absent)} weights of its config.json, such as {absent[0]}")
+    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if missing:
+        raise InputError(f"{folder}/model.safetensors lacks {len(missing)} weights of its config.json, such as {missing[0]}")
 
     picture = np.rint(rgb * 255).astype(np.uint8)
     with torch.inference_mode():

@@ -1,8 +1,8 @@
-"""A prepared picture: what every stage trains towards, and what it is scored against.
+"""A prepared picture: the target of every stage, and the reference of the metrics.
 
-A folder written by `prepare` holds rgba.png (8 bit, square, straight alpha), depth.png (16 bit inverse depth, optional),
-normal.png (optional) and example.json. An example of a caption alone has example.json and nothing else. Tensors are float32,
-channels last, in [0, 1].
+`magic123 prepare` writes a folder with rgba.png (8 bit, square, straight alpha), depth.png (16 bit inverse depth, optional),
+normal.png (optional) and example.json. An example that is only a caption has example.json and nothing else. Tensors are
+float32, channels last, in [0, 1].
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import io
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -22,60 +23,89 @@ from torch import Tensor
 from magic123.records.errors import InputError
 from magic123.settings.cameras import ReferenceCamera
 
-EDGE = 0.1  # how much alpha may grow under the 5 x 5 dilation before a pixel counts as edge
-
-MOST_PIXELS = 2**26  # of a prepared picture: a larger size in a file is damage
+EDGE = 0.1  # a pixel is at the edge if a 5 x 5 dilation increases its alpha by more than this
+MAX_PIXELS = 2**26  # of a prepared picture; a file that declares more is damaged
 
 
 @dataclass(frozen=True)
 class Example:
-    """One picture of one object, H x W pixels (square); or its caption alone, and then there are no tensors."""
+    """A square picture of one object with H = W pixels, or only a caption; then all tensors are None.
+
+    Attributes:
+        name: of the example.
+        rgb: [H, W, 3] composited on white.
+        alpha: [H, W, 1].
+        mask: bool [H, W, 1], the object: alpha > 0.5.
+        depth: [H, W, 1] inverse depth as stored: 1 at the nearest point, 0 outside the object. None if there is no depth map.
+        normal: [H, W, 3] normals in camera space as stored, (n + 1) / 2; 0 outside the object. None if there is no normal map.
+        camera: from which the picture was taken.
+        prompt: a plain caption, such as "a red dog".
+        token: a learned word for the object, if there is one.
+    """
 
     name: str
-    rgb: Tensor | None  # [H, W, 3] composited on white
-    alpha: Tensor | None  # [H, W, 1]
-    mask: Tensor | None  # [H, W, 1] bool: where the object is, alpha > 0.5
-    depth: Tensor | None  # [H, W, 1] inverse depth as stored: near is large, 0 outside the object
-    normal: Tensor | None  # [H, W, 3] camera-space normals as stored, (n + 1) / 2; 0 outside the object
+    rgb: Tensor | None
+    alpha: Tensor | None
+    mask: Tensor | None
+    depth: Tensor | None
+    normal: Tensor | None
     camera: ReferenceCamera
-    prompt: str  # a plain caption, "a red dog"
-    token: str | None = None  # a learned word for the object
+    prompt: str
+    token: str | None = None
 
     @property
     def pictured(self) -> bool:
+        """Whether there is a picture, not only a caption."""
         return self.rgb is not None
 
-    def resized(self, size: int) -> Example:
-        """The example at size x size pixels, by area averaging (linear where it has to enlarge).
+    def require(self, name: Literal["rgb", "alpha", "mask", "depth", "normal"]) -> Tensor:
+        """Return the tensor of that name.
 
-        Averaging the picture composited on white is the same as averaging premultiplied colours and compositing after.
+        Raises:
+            InputError: the example has none.
         """
-        if size == self.rgb.shape[0]:
+        tensor: Tensor | None = getattr(self, name)
+        if tensor is None:
+            why = f"has no {name} map" if self.pictured else "is only a caption, but its picture is needed"
+            raise InputError(f"example {self.name} {why}")
+        return tensor
+
+    def resized(self, size: int) -> Example:
+        """Return the example at size x size pixels, by area averaging (bilinear interpolation where it is enlarged).
+
+        Averaging the picture composited on white equals averaging premultiplied colours and compositing afterwards.
+
+        Raises:
+            InputError: the example is only a caption.
+        """
+        rgb, alpha = self.require("rgb"), self.require("alpha")
+        if size == rgb.shape[0]:
             return self
 
-        def area(values: Tensor | None) -> Tensor | None:
-            if values is None:
-                return None
+        def area(values: Tensor) -> Tensor:
             small = cv2.resize(values.cpu().numpy(), (size, size), interpolation=cv2.INTER_AREA)
             return torch.from_numpy(small.reshape(size, size, -1)).clamp(0, 1).to(values.device)
 
-        rgb, alpha, depth, normal = (area(values) for values in (self.rgb, self.alpha, self.depth, self.normal))
-        return replace(self, rgb=rgb, alpha=alpha, mask=alpha > 0.5, depth=depth, normal=normal)
+        alpha = area(alpha)
+        depth, normal = (None if values is None else area(values) for values in (self.depth, self.normal))
+        return replace(self, rgb=area(rgb), alpha=alpha, mask=alpha > 0.5, depth=depth, normal=normal)
 
 
 def target_depth(example: Example) -> Tensor:
-    """Depth to train towards: [H, W, 1], 0 (nearest) to 1 (farthest) on the object, 0 outside.
+    """Return the target of the depth loss: [H, W, 1], from 0 (nearest) to 1 (farthest) on the object, 0 outside.
 
-    d = 1 - stored value, then the "nonzero-min" normalisation of the published code over the mask: subtract the smallest
-    positive d, divide by the largest that remains, clamp. Known up to scale and shift only.
-    Raises InputError without a depth map, or where the map has become constant at this size.
+    With d = 1 - stored value, this is the "nonzero-min" normalisation of Magic123's published code over the mask: subtract the
+    smallest positive d, divide by the largest remaining value, clamp to [0, 1]. It is known up to scale and shift.
+
+    Raises:
+        InputError: there is no depth map, or it is constant on the object at this size.
     """
     if example.depth is None:
         raise InputError(
             f"example {example.name} has no depth map, but the depth loss needs one; "
             "prepare it with depth: dpt or file, or set losses.depth to 0"
         )
-    mask, distance = example.mask, 1 - example.depth
+    mask, distance = example.require("mask"), 1 - example.depth
     positive = distance[mask & (distance > 0)]
     nearest = positive.min() if positive.numel() else distance.new_zeros(())
     shifted = (distance - nearest).clamp_min(0) * mask
@@ -85,22 +115,27 @@ def target_depth(example: Example) -> Tensor:
 
 
 def rgb_pixels(example: Example) -> Tensor:
-    """Pixels that take part in the colour loss: [H, W, 1] bool, all but those at the object's outer edge.
+    """Return the pixels of the colour loss: bool [H, W, 1], all except those at the object's outer edge.
 
-    edge = |dilate(alpha, 5 x 5) - alpha| > 0.1, the erosion of Magic123's fine stage: colours next to a cut are a mixture.
+    As in Magic123's fine stage, the edge is |dilate(alpha, 5 x 5) - alpha| > 0.1: colours there are mixed with the background.
     """
-    alpha = np.rint(example.alpha[..., 0].cpu().numpy() * 255).astype(np.uint8)
-    grown = cv2.dilate(alpha, np.ones((5, 5), np.uint8))
-    edge = torch.from_numpy(cv2.absdiff(grown, alpha).astype(np.float32) / 255) > EDGE
-    return ~edge[..., None].to(example.alpha.device)
+    alpha = example.require("alpha")
+    stored = np.rint(alpha[..., 0].cpu().numpy() * 255).astype(np.uint8)
+    dilated = cv2.dilate(stored, np.ones((5, 5), np.uint8))
+    edge = torch.from_numpy(cv2.absdiff(dilated, stored).astype(np.float32) / 255) > EDGE
+    return ~edge[..., None].to(alpha.device)
 
 
 def load_example(folder: str | Path) -> Example:
-    """Read a folder that `prepare` wrote. InputError names the file that is missing, damaged or of another size."""
+    """Read a folder that `magic123 prepare` wrote.
+
+    Raises:
+        InputError: a file is missing, damaged or of another size; the sentence names it.
+    """
     folder = Path(folder)
     file = folder / "example.json"
     if not file.is_file():
-        raise InputError(f"example {folder}: example.json is missing; make the folder with `magic123 prepare`")
+        raise InputError(f"example {folder}: example.json is missing; create the folder with `magic123 prepare`")
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         camera = ReferenceCamera(**record["camera"])
@@ -131,18 +166,18 @@ def load_example(folder: str | Path) -> Example:
 
 
 def _stored(folder: Path, name: str, mode: str, size: tuple[int, int] | None) -> np.ndarray:
-    """One picture of the folder as float32 [H, W, C], checked for presence, mode and size (height, width; None: square)."""
+    """Read a PNG of the folder as float32 [H, W, C], after checking its mode and its size (height, width; None: square)."""
     file = folder / name
     if not file.is_file():
         raise InputError(f"example {folder}: {name} is missing, though example.json names it; prepare the example again")
     try:
-        # from memory: of a file, Pillow asks for as many bytes as a damaged chunk claims, and the memory for them is taken
+        # from memory: given a file, Pillow allocates as many bytes as the header of a chunk declares, even if it is damaged
         with Image.open(io.BytesIO(file.read_bytes()), formats=["PNG"]) as image:
-            if image.width * image.height > MOST_PIXELS:
+            if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"example {folder}: {name} declares {image.width} x {image.height} pixels; prepare it again")
             if image.mode != mode:
                 raise InputError(f"example {folder}: {name} is {image.mode}, not {mode}; prepare the example again")
-            # before any pixel is decoded: a damaged header may declare millions of them
+            # before decoding: a damaged header may declare millions of pixels
             if size is None and image.width != image.height:
                 raise InputError(
                     f"example {folder}: {name} is {image.width} x {image.height} pixels, not square; prepare the example again"

@@ -1,7 +1,7 @@
-"""From a picture of any shape to a square one: which part is shown, and exact area resampling of that part.
+"""Make a square of a picture of any shape: choose the part of the source to show, and resample it by area averaging.
 
-A Window is a rectangle in source pixels that may reach beyond the picture; what lies outside is transparent. Padding,
-distorting and re-centring are three ways to choose it.
+A Window is a rectangle in source pixels. It may extend beyond the picture, where everything is transparent. Padding, squashing
+and centring on the object are three ways to choose it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from magic123.settings.prepare import PrepareSettings
 
 @dataclass(frozen=True)
 class Window:
-    """The part of the source that becomes the square: pixels [left, left + width) x [top, top + height)."""
+    """The part of the source that the square shows: pixels [left, left + width) x [top, top + height)."""
 
     left: int
     top: int
@@ -25,7 +25,7 @@ class Window:
     height: int
 
     def padding(self, size: tuple[int, int]) -> dict[str, int]:
-        """Source pixels added on each side of a picture of `size` (width, height); negative where it was cut."""
+        """Return the source pixels added on each side of a picture of `size` (width, height); negative where it is cropped."""
         return {
             "left": -self.left,
             "top": -self.top,
@@ -35,17 +35,25 @@ class Window:
 
 
 def object_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of the true pixels of mask [H, W], right and bottom exclusive."""
+    """Return the bounding box (left, top, right, bottom) of mask, bool [H, W], not empty; right and bottom are exclusive."""
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def choose_window(mask: np.ndarray, settings: PrepareSettings) -> Window:
-    """The window for a picture whose object is mask [H, W] (bool, not empty)."""
+    """Return the window that the settings ask for.
+
+    Args:
+        mask: bool [H, W], the object; not empty.
+        settings: aspect and object_share are read.
+
+    Raises:
+        InputError: both aspect: squash and object_share are set.
+    """
     height, width = mask.shape
     if settings.aspect == "squash":
         if settings.object_share is not None:
-            raise InputError("the prepare settings ask for aspect: squash and an object_share; use object_share with pad")
+            raise InputError("the prepare settings set both aspect: squash and object_share; object_share needs aspect: pad")
         return Window(0, 0, width, height)
     if settings.object_share is None:
         side = max(width, height)
@@ -56,22 +64,31 @@ def choose_window(mask: np.ndarray, settings: PrepareSettings) -> Window:
 
 
 def square_side(window: Window, settings: PrepareSettings) -> int:
-    """Pixels of the square that shows the window: at most `resolution`, and no more than the window has."""
+    """Return the side of the square in pixels: at most `resolution`, and never larger than the window."""
     return min(settings.resolution, window.width, window.height)
 
 
 def area_resample(values: np.ndarray, window: Window, side: int) -> np.ndarray:
-    """Average of values [H, W, C] over each of side x side equal cells of the window (0 outside the picture)."""
+    """Resample by averaging over equal cells of the window, exactly, with 0 outside the picture.
+
+    Args:
+        values: [H, W, C].
+        window: the part to resample.
+        side: of the result in pixels; at most the window's width and height.
+
+    Returns:
+        [side, side, C].
+    """
     height, width, channels = values.shape
     rows = _cell_weights(window.top, window.height, height, side)
     columns = _cell_weights(window.left, window.width, width, side)
-    half = (rows @ values.reshape(height, width * channels)).reshape(side, width, channels)
-    turned = np.ascontiguousarray(half.transpose(1, 0, 2)).reshape(width, side * channels)
-    return np.ascontiguousarray((columns @ turned).reshape(side, side, channels).transpose(1, 0, 2))
+    rows_done = (rows @ values.reshape(height, width * channels)).reshape(side, width, channels)
+    transposed = np.ascontiguousarray(rows_done.transpose(1, 0, 2)).reshape(width, side * channels)
+    return np.ascontiguousarray((columns @ transposed).reshape(side, side, channels).transpose(1, 0, 2))
 
 
 def _cell_weights(start: int, length: int, source: int, cells: int) -> sparse.csr_matrix:
-    """[cells, source]: the share of each cell that each source pixel covers. `cells` <= `length`."""
+    """Return the fraction of each cell that each source pixel covers: [cells, source]. `cells` <= `length`."""
     edges = start + np.arange(cells + 1) * (length / cells)
     first = np.floor(edges[:-1]).astype(int)
     taps = int(np.ceil(length / cells)) + 1

@@ -1,8 +1,8 @@
-"""Reading pictures, masks and depth maps from files that nobody has checked before.
+"""Read pictures, masks and depth maps from untrusted files.
 
-Whatever a file holds (1, 8 or 16 bits, grey, palette, colour, with or without alpha, turned by its EXIF tag), the
-caller sees float32 in [0, 1], upright, channels last, and the SHA-256 of the bytes that were decoded. Colours are as
-stored: what a soft alpha did to them is the business of `alpha`. Every defect is an InputError that names the file.
+Whatever a file holds (1, 8 or 16 bits; grey, palette or colour; with or without alpha; rotated by an EXIF tag), the result is
+float32 in [0, 1], upright, channels last, with the SHA-256 of the decoded bytes. Colours are returned as stored, whether
+straight or premultiplied (see `alpha`). Every defect raises an InputError that names the file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from magic123.records.errors import InputError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error, zlib.error, tokenize.TokenError)
-# EXIF orientation: how the stored array has to be turned to stand upright
+# EXIF orientation -> the operation that makes the stored array upright
 UPRIGHT = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -38,21 +38,36 @@ UPRIGHT = {
 
 @dataclass(frozen=True)
 class Picture:
-    """One decoded picture."""
+    """A decoded picture.
 
-    rgb: np.ndarray  # [H, W, 3] float32 in [0, 1], as stored
-    alpha: np.ndarray | None  # [H, W] float32 in [0, 1]; None where the file has no alpha
-    stored: str  # format, mode and bits of the file, e.g. "PNG RGBA 8 bit"
+    Attributes:
+        rgb: [H, W, 3] float32 in [0, 1], as stored.
+        alpha: [H, W] float32 in [0, 1]; None if the file has no alpha.
+        stored: format, mode and bits of the file, e.g. "PNG RGBA 8 bit".
+        sha256: of the file's bytes.
+    """
+
+    rgb: np.ndarray
+    alpha: np.ndarray | None
+    stored: str
     sha256: str
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height)"""
+        """Width and height in pixels."""
         return self.rgb.shape[1], self.rgb.shape[0]
 
 
 def read_bytes(path: Path, what: str) -> bytes:
-    """The content of a regular, non-empty file; `what` names its role in error messages."""
+    """Return the content of a regular, non-empty file.
+
+    Args:
+        path: of the file.
+        what: its role in error sentences, e.g. "mask".
+
+    Raises:
+        InputError: the file is missing, empty, not a regular file or not readable.
+    """
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{what} {path} is a folder; give the file inside it")
@@ -65,16 +80,25 @@ def read_bytes(path: Path, what: str) -> bytes:
     except OSError as error:
         raise InputError(f"{what} {path} cannot be read ({error.strerror}); check its permissions") from error
     if not data:
-        raise InputError(f"{what} {path} is empty (0 bytes); it was probably never fully written or downloaded")
+        raise InputError(f"{what} {path} is empty (0 bytes); it was probably not completely written or downloaded")
     return data
 
 
 def read_picture(path: Path, max_pixels: int, what: str = "picture") -> Picture:
-    """Decode a PNG, JPEG, WebP or BMP file."""
+    """Decode a PNG, JPEG, WebP or BMP file.
+
+    Args:
+        path: of the file.
+        max_pixels: refuse pictures with more pixels than this.
+        what: its role in error sentences, e.g. "mask".
+
+    Raises:
+        InputError: the file is not such a picture, is damaged, animated, empty or too large.
+    """
     data = read_bytes(path, what)
     accepted = "PNG, JPEG, WebP or BMP"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is checked below
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         except Image.UnidentifiedImageError as error:
@@ -90,16 +114,17 @@ def read_picture(path: Path, max_pixels: int, what: str = "picture") -> Picture:
             "shrink it, or raise max_pixels in the prepare settings"
         )
     if width * height == 0:
-        raise InputError(f"{what} {path} has {width} x {height} pixels: there is nothing in it")
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        raise InputError(f"{what} {path} is an animation of {image.n_frames} frames; save the one frame that you mean")
+        raise InputError(f"{what} {path} has {width} x {height} pixels, so there is nothing in it")
+    frames: int = getattr(image, "n_frames", 1)
+    if image.format != "MPO" and frames > 1:
+        raise InputError(f"{what} {path} is an animation of {frames} frames; save a single frame")
     try:
         image.load()
         orientation = image.getexif().get(0x0112, 1)
+        values = _decoded(image, data)
     except DAMAGE as error:
         raise InputError(f"{what} {path} is damaged or cut off ({error}); export or download it again") from error
 
-    values = _decoded(image, data)
     values = np.ascontiguousarray(UPRIGHT.get(orientation, lambda a: a)(values))
     bits = values.dtype.itemsize * 8
     values = values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
@@ -110,11 +135,13 @@ def read_picture(path: Path, max_pixels: int, what: str = "picture") -> Picture:
 
 
 def _decoded(image: Image.Image, data: bytes) -> np.ndarray:
-    """Pixels as unsigned integers [H, W, 1 | 2 | 3 | 4]: grey, grey-alpha, RGB or RGBA."""
-    # Pillow cuts 16-bit colour down to 8 bits; the PNG header tells (bit depth at byte 24, colour type at byte 25)
+    """Return the pixels as unsigned integers [H, W, 1 | 2 | 3 | 4]: grey, grey and alpha, RGB or RGBA."""
+    # Pillow reduces 16-bit colour to 8 bits; the PNG header has the bit depth at byte 24 and the colour type at byte 25
     if image.format == "PNG" and data[24] == 16 and data[25] in (2, 4, 6):
-        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        return cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA if values.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+        deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if deep is None:
+            raise ValueError("OpenCV cannot decode this 16-bit PNG")
+        return cv2.cvtColor(deep, cv2.COLOR_BGRA2RGBA if deep.shape[2] == 4 else cv2.COLOR_BGR2RGB)
     if image.mode.startswith("I"):  # 16-bit grey; some decoders widen it to 32 bits
         return np.asarray(image).astype(np.uint16)[..., None]
     if "transparency" in image.info or image.mode in ("PA", "La", "RGBa"):
@@ -128,21 +155,35 @@ def _decoded(image: Image.Image, data: bytes) -> np.ndarray:
 
 
 def read_mask(path: Path, max_pixels: int) -> tuple[np.ndarray, str]:
-    """A mask file -> ([H, W] float32 in [0, 1], SHA-256). Its alpha counts where it has one that varies, else its grey."""
+    """Read a mask: its alpha channel if it has one that varies, otherwise its grey values.
+
+    Returns:
+        The mask [H, W] float32 in [0, 1], and the file's SHA-256.
+
+    Raises:
+        InputError: as for `read_picture`, or the picture is coloured or holds only the values 0 and 1.
+    """
     picture = read_picture(path, max_pixels, "mask")
     if picture.alpha is not None and picture.alpha.min() < picture.alpha.max():
         mask = picture.alpha
     else:
         mask = picture.rgb[..., 0]
         if np.abs(picture.rgb - mask[..., None]).max() > 2 / 255:
-            raise InputError(f"mask {path} is a colour picture; a mask is black and white, or an alpha channel")
+            raise InputError(f"mask {path} is a colour picture; a mask must be grey, or have an alpha channel")
     if 0 < mask.max() <= 1.5 / 255:
         raise InputError(f"mask {path} only holds the values 0 and 1; save it with 0 (background) and 255 (object)")
     return mask, picture.sha256
 
 
 def read_depth(path: Path, max_pixels: int) -> tuple[np.ndarray, str]:
-    """A depth file -> ([H, W] float32, any scale, maybe non-finite, SHA-256). PNG (first channel) or .npy (H x W)."""
+    """Read a depth map: the first channel of a PNG, or a .npy array [H, W] or [H, W, 1].
+
+    Returns:
+        The values [H, W] float32 at any scale, which may not all be finite, and the file's SHA-256.
+
+    Raises:
+        InputError: the file is of another type, damaged or of another shape.
+    """
     path = Path(path)
     if path.suffix.lower() == ".png":
         picture = read_picture(path, max_pixels, "depth")

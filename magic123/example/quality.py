@@ -1,9 +1,11 @@
-"""Is this mask fit to reconstruct from? Numbers, reasons to refuse, remarks.
+"""Check whether a mask can be used for reconstruction: measures, a reason to refuse it, and warnings.
 
-The mask is judged as it lies in the picture that was given, before padding: only there can an object touch the border.
+The mask is measured in the frame of the given picture, before padding, because only there can an object touch the border.
 """
 
 from __future__ import annotations
+
+from typing import TypedDict
 
 import cv2
 import numpy as np
@@ -11,8 +13,23 @@ import numpy as np
 from magic123.settings.prepare import QualityLimits
 
 
-def measure(alpha: np.ndarray) -> dict:
-    """Figures of a mask alpha [H, W] in [0, 1]; a pixel belongs to the object above 0.5. Shares are of the picture."""
+class MaskMeasures(TypedDict):
+    """Measures of a mask; shares are fractions in [0, 1]."""
+
+    width: int
+    height: int
+    largest_alpha: float
+    area_share: float  # of the picture
+    border_share: float  # of the picture's border pixels
+    middle_share: float  # of the middle third of the picture in both directions
+    components: int  # 8-connected
+    main_component_share: float  # of the mask: its largest component
+    soft_edge_share: float  # pixels with 0.05 < alpha < 0.95, relative to the area of the mask
+    box: list[int]  # left, top, right, bottom; right and bottom exclusive
+
+
+def measure(alpha: np.ndarray) -> MaskMeasures:
+    """Return the measures of a mask, alpha [H, W] in [0, 1]; pixels above 0.5 are the object."""
     mask = alpha > 0.5
     height, width = mask.shape
     inside = int(mask.sum())
@@ -22,7 +39,7 @@ def measure(alpha: np.ndarray) -> dict:
     largest = int(statistics[1:, cv2.CC_STAT_AREA].max()) if count > 1 else 0
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     box = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1] if inside else [0, 0, 0, 0]
-    half = int(((alpha > 0.05) & (alpha < 0.95)).sum())
+    soft = int(((alpha > 0.05) & (alpha < 0.95)).sum())
     return {
         "width": width,
         "height": height,
@@ -32,19 +49,21 @@ def measure(alpha: np.ndarray) -> dict:
         "middle_share": float(middle.mean()) if middle.size else 0.0,
         "components": count - 1,
         "main_component_share": largest / max(inside, 1),
-        "soft_edge_share": half / max(inside, 1),
+        "soft_edge_share": soft / max(inside, 1),
         "box": box,
     }
 
 
-def refusal(measured: dict, limits: QualityLimits) -> str | None:
-    """Why nothing can be reconstructed from this mask, or None. The sentence continues one that names the picture."""
+def refusal(measured: MaskMeasures, limits: QualityLimits) -> str | None:
+    """Return why the mask cannot be used, as the predicate of a sentence about the picture; None if it can."""
     area = measured["area_share"]
     pixels = round(area * measured["width"] * measured["height"])
     if measured["largest_alpha"] <= 0:
-        return "is fully transparent: there is no object in it"
+        return "is fully transparent, so there is no object in it"
     if pixels == 0:
-        return f"is nowhere more than half opaque (at most {measured['largest_alpha']:.0%}): there is no object in it"
+        return (
+            f"is at most {measured['largest_alpha']:.0%} opaque, and nowhere more than half opaque, so there is no object in it"
+        )
     if area < limits.refuse_area_below:
         return (
             f"has an object of only {pixels} pixel{'s' * (pixels != 1)} ({area:.3%} of the picture, at least "
@@ -64,25 +83,25 @@ def refusal(measured: dict, limits: QualityLimits) -> str | None:
     return None
 
 
-def remarks(measured: dict, limits: QualityLimits) -> list[str]:
-    """What a person should look at before spending hours on this example; one sentence each."""
-    found = []
+def remarks(measured: MaskMeasures, limits: QualityLimits) -> list[str]:
+    """Return warnings about the mask, one sentence each: what to check before spending hours on this example."""
+    warnings = []
     area, border = measured["area_share"], measured["border_share"]
     if border > limits.warn_border_contact:
-        found.append(f"the object touches the picture's border ({border:.1%} of it): it is cut off there")
+        warnings.append(f"the object touches the picture's border ({border:.1%} of it): it is cut off there")
     if area < limits.warn_area_below:
-        found.append(f"the object is small ({area:.1%} of the picture): object_share can enlarge it")
+        warnings.append(f"the object is small ({area:.1%} of the picture): object_share can enlarge it")
     if area > limits.warn_area_above:
-        found.append(f"the object fills {area:.0%} of the picture: object_share can make room around it")
+        warnings.append(f"the object fills {area:.0%} of the picture: object_share can make room around it")
     left, top, right, bottom = measured["box"]
     if max(right - left, bottom - top) < limits.warn_pixels_below:
-        found.append(f"the object is only {right - left} x {bottom - top} pixels: there is little detail to learn from")
+        warnings.append(f"the object is only {right - left} x {bottom - top} pixels: there is little detail to learn from")
     main = measured["main_component_share"]
     if main < limits.warn_main_component_below:
-        found.append(
+        warnings.append(
             f"the mask has {measured['components']} parts, the largest is {main:.0%} of it: are all of them the object?"
         )
     soft = measured["soft_edge_share"]
     if soft > limits.warn_soft_edge_above:
-        found.append(f"half-transparent pixels are {soft:.0%} of the mask's area: the edge is very soft")
-    return found
+        warnings.append(f"half-transparent pixels are {soft:.0%} of the mask's area: the edge is very soft")
+    return warnings

@@ -1,30 +1,41 @@
-"""The quality report as one picture: what was given, what was cut out, how deep it is, how its alpha was read."""
+"""Draw the quality report of an example: the input, the mask, the depth map and the alpha convention in one picture."""
 
 from __future__ import annotations
 
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from magic123.example.picture_file import Picture
+from magic123.example.quality import MaskMeasures
 from magic123.records.alpha import premultiplied
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 WIDTH, HEIGHT = 19.0, 5.0  # inches
-PANEL = 4.1  # inches; a panel shows at most SIDE pixels
-SIDE = 512
+PANEL = 4.1  # inches
+SIDE = 512  # most pixels that a panel shows
 CROP = 40  # source pixels of the enlarged edge
-OUTLINE, GOOD, BAD, QUIET = "#ed1a8c", "#1a7f37", "#b3261e", "0.42"
+OUTLINE, GREEN, RED, GREY = "#ed1a8c", "#1a7f37", "#b3261e", "0.42"
 
 
 def draw(source: Picture, rgba: np.ndarray, depth: np.ndarray | None, record: dict, qa: dict, file: Path) -> None:
     """Write the report as a PNG.
 
-    source: the picture as read. rgba: the prepared square [S, S, 4] uint8, straight. depth: its inverse depth [S, S] in
-    [0, 1]. record and qa: the contents of example.json and qa.json.
+    Args:
+        source: the picture as read.
+        rgba: the prepared square [S, S, 4] uint8, straight alpha.
+        depth: its inverse depth [S, S] in [0, 1], or None.
+        record: the content of example.json.
+        qa: the content of qa.json.
+        file: to write.
     """
-    # pyplot would look for a display; a bare figure needs none
+    # pyplot looks for a display; a bare figure needs none
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -40,8 +51,8 @@ def draw(source: Picture, rgba: np.ndarray, depth: np.ndarray | None, record: di
     FigureCanvasAgg(figure).print_png(str(file))
 
 
-def _axis(figure, left: float, bottom: float, width: float, height: float):
-    """Bare axes at a place given in inches, a thin grey line round them."""
+def _axis(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Add axes without ticks and with a thin grey frame; the position is in inches."""
     axis = figure.add_axes((left / WIDTH, bottom / HEIGHT, width / WIDTH, height / HEIGHT))
     axis.set_xticks([])
     axis.set_yticks([])
@@ -51,7 +62,7 @@ def _axis(figure, left: float, bottom: float, width: float, height: float):
 
 
 def _reduced(values: np.ndarray) -> np.ndarray:
-    """Values [H, W] or [H, W, C] at no more than SIDE pixels a side."""
+    """Return values [H, W] or [H, W, C] reduced to at most SIDE pixels a side."""
     scale = SIDE / max(values.shape[:2])
     if scale >= 1:
         return values
@@ -59,33 +70,33 @@ def _reduced(values: np.ndarray) -> np.ndarray:
     return cv2.resize(np.ascontiguousarray(values), size, interpolation=cv2.INTER_AREA)
 
 
-def _draw_input(axis, source: Picture, convention: str) -> None:
-    """The picture as given, transparent parts on a checkerboard."""
+def _draw_input(axis: Axes, source: Picture, convention: str) -> None:
+    """Draw the picture as given, on a checkerboard where it is transparent."""
     if source.alpha is None:
-        seen = _reduced(source.rgb)
+        shown = _reduced(source.rgb)
     else:
         behind = _reduced(1 - source.alpha)[..., None]
         cell = max(4, max(behind.shape) // 40)
         rows, columns = np.arange(behind.shape[0]) // cell, np.arange(behind.shape[1]) // cell
         board = np.where((rows[:, None] + columns) % 2, 0.95, 0.82)[..., None]
-        seen = _reduced(premultiplied(source.rgb, source.alpha, convention)) + behind * board
-    axis.imshow(seen.clip(0, 1))
+        shown = _reduced(premultiplied(source.rgb, source.alpha, convention)) + behind * board
+    axis.imshow(shown.clip(0, 1))
     axis.set_title(f"input: {source.size[0]} x {source.size[1]}, {source.stored}", fontsize=10)
 
 
-def _draw_example(axis, square: np.ndarray) -> None:
-    """The square on white, with the outline of its mask."""
+def _draw_example(axis: Axes, square: np.ndarray) -> None:
+    """Draw the square on white, with the outline of its mask."""
     alpha = square[..., 3:]
     axis.imshow(_reduced(square[..., :3] * alpha + (1 - alpha)).clip(0, 1))
     axis.contour(_reduced(square[..., 3]), levels=[0.5], colors=[OUTLINE], linewidths=1.1)
     axis.set_title(f"example: {len(square)} x {len(square)} on white, outline of the mask", fontsize=10)
 
 
-def _draw_depth(axis, bar, alpha: np.ndarray, depth: np.ndarray | None) -> None:
-    """Inverse depth in colours, stretched over the object without its outermost values."""
+def _draw_depth(axis: Axes, bar: Axes, alpha: np.ndarray, depth: np.ndarray | None) -> None:
+    """Draw inverse depth in colours, from its 1st to its 99th percentile on the object."""
     axis.set_title("inverse depth (stretched over the object)", fontsize=10)
     if depth is None:
-        axis.text(0.5, 0.5, "no depth map", ha="center", va="center", fontsize=12, color=QUIET)
+        axis.text(0.5, 0.5, "no depth map", ha="center", va="center", fontsize=12, color=GREY)
         bar.set_visible(False)
         return
     low, high = np.percentile(depth[alpha > 0.5], (1, 99))
@@ -96,9 +107,11 @@ def _draw_depth(axis, bar, alpha: np.ndarray, depth: np.ndarray | None) -> None:
     bar.text(1.4, 0, "far", transform=bar.transAxes, va="bottom", fontsize=9.5)
 
 
-def _draw_edge(axes, source: Picture, convention: str) -> None:
-    """The same bit of soft edge on white, once in either convention; the one that was read has a bold title."""
-    crops = None if convention in ("hard", "none") else _edge_crops(source)
+def _draw_edge(axes: list[Axes], source: Picture, convention: str) -> None:
+    """Draw the same part of the soft edge on white in both conventions; the detected one has a bold title."""
+    crops = None
+    if source.alpha is not None and convention not in ("hard", "none"):
+        crops = _edge_crops(source.rgb, source.alpha)
     for axis, name in zip(axes, ("straight", "premultiplied"), strict=True):
         if crops is None:
             axis.set_visible(False)
@@ -109,35 +122,34 @@ def _draw_edge(axes, source: Picture, convention: str) -> None:
             f"edge as {name}" if chosen else f"(as {name})",
             fontsize=9,
             weight="bold" if chosen else "normal",
-            color="black" if chosen else QUIET,
+            color="black" if chosen else GREY,
         )
         for side in axis.spines.values():
             side.set(color="black" if chosen else "0.75", linewidth=1.5 if chosen else 0.8)
 
 
-def _edge_crops(source: Picture) -> dict[str, np.ndarray]:
-    """CROP x CROP pixels composited on white both ways, from where the two differ most."""
-    rgb, alpha = source.rgb, source.alpha
-    gap = rgb.max(-1) * (1 - alpha) * (alpha > 0)
-    # averaged over blocks: one odd pixel must not choose the place
-    size = min(CROP, *gap.shape)
-    height, width = gap.shape[0] // size, gap.shape[1] // size
-    blocks = gap[: height * size, : width * size].reshape(height, size, width, size).sum((1, 3))
+def _edge_crops(rgb: np.ndarray, alpha: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the CROP x CROP pixels where the two conventions differ most, composited on white in both."""
+    difference = rgb.max(-1) * (1 - alpha) * (alpha > 0)
+    # summed over blocks, so that a single outlier does not choose the place
+    size = min(CROP, *difference.shape)
+    height, width = difference.shape[0] // size, difference.shape[1] // size
+    blocks = difference[: height * size, : width * size].reshape(height, size, width, size).sum((1, 3))
     row, column = np.unravel_index(blocks.argmax(), blocks.shape)
     part = np.s_[row * size : (row + 1) * size, column * size : (column + 1) * size]
     white = 1 - alpha[part][..., None]
     return {name: premultiplied(rgb[part], alpha[part], name) + white for name in ("straight", "premultiplied")}
 
 
-def _facts(record: dict, measured: dict) -> dict[str, str]:
-    """What the column of text says about the example: name -> value."""
+def _facts(record: dict, measured: MaskMeasures) -> dict[str, str]:
+    """Return the column of text about the example: name -> value."""
     left, top, right, bottom = measured["box"]
     evidence, depth, camera = record["alpha_evidence"], record["depth"], record["camera"]
-    seen = evidence["share_below_alpha"]
-    told = "" if seen is None else f", {seen:.1%} of {evidence['soft_pixels']} soft pixels are no brighter than alpha"
+    share = evidence["share_below_alpha"]
+    why = "" if share is None else f", {share:.1%} of {evidence['soft_pixels']} soft pixels are no brighter than alpha"
     sides = ", ".join(f"{side} {pixels}" for side, pixels in record["padding"].items() if pixels)
     return {
-        "alpha": record["alpha"] + told,
+        "alpha": record["alpha"] + why,
         "mask": record["mask_source"],
         "object": f"{measured['area_share']:.1%} of the picture",
         "its box": f"{right - left} x {bottom - top} pixels",
@@ -150,22 +162,22 @@ def _facts(record: dict, measured: dict) -> dict[str, str]:
     }
 
 
-def _write_text(axis, record: dict, qa: dict) -> None:
-    """The facts, then the warnings in red, or one green line where there are none; smaller where there are many."""
+def _write_text(axis: Axes, record: dict, qa: dict) -> None:
+    """Write the facts, then the warnings in red, or one green line if there are none; in smaller type if there are many."""
     axis.set_axis_off()
     facts = [(name, textwrap.wrap(value, 33)) for name, value in _facts(record, qa["measures"]).items()]
-    ends = [textwrap.wrap(warning, 50) for warning in qa["warnings"]] or [["no warnings"]]
-    colour = BAD if qa["warnings"] else GOOD
-    lines = sum(len(text) for _, text in facts) + sum(len(text) for text in ends)
-    gaps = 0.2 * len(facts) + 0.5 + 0.35 * len(ends)  # in lines
+    messages = [textwrap.wrap(warning, 50) for warning in qa["warnings"]] or [["no warnings"]]
+    colour = RED if qa["warnings"] else GREEN
+    lines = sum(len(text) for _, text in facts) + sum(len(text) for text in messages)
+    gaps = 0.2 * len(facts) + 0.5 + 0.35 * len(messages)  # in lines
     line = min(0.047, 1 / (lines + gaps))
     size = 9.5 * line / 0.047
     top = 1.0
     for name, text in facts:
-        axis.text(0, top, name, fontsize=size, color=QUIET, va="top")
+        axis.text(0, top, name, fontsize=size, color=GREY, va="top")
         axis.text(0.28, top, "\n".join(text), fontsize=size, va="top")
         top -= line * (len(text) + 0.2)
     top -= line / 2
-    for text in ends:
+    for text in messages:
         axis.text(0, top, "\n".join(text), fontsize=size, color=colour, va="top")
         top -= line * (len(text) + 0.35)

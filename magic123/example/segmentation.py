@@ -1,6 +1,7 @@
-"""Finding the object in an opaque photograph: OpenCV's GrabCut (no weights needed) or rembg's networks.
+"""Segment the object in an opaque photograph: with OpenCV's GrabCut, which needs no weights, or with rembg's networks.
 
-Both take rgb [H, W, 3] float32 in [0, 1] and return a mask [H, W] float32 in [0, 1]. Neither is ever chosen for the user.
+Both take rgb [H, W, 3] float32 in [0, 1] and return a mask [H, W] float32 in [0, 1]. Neither is used unless the
+settings ask for it.
 """
 
 from __future__ import annotations
@@ -14,17 +15,25 @@ import numpy as np
 
 from magic123.records.errors import InputError
 
-GRABCUT_SIDE = 320  # GrabCut works on a picture reduced to this longer side
-STANDS_OUT = 3.0  # standard deviations from the background's colour at which a pixel starts as object
-SPECK = 0.05  # components smaller than this share of the largest are dropped
+GRABCUT_SIDE = 320  # pixels of the longer side, to which the picture is reduced first
+FOREGROUND_DISTANCE = 3.0  # standard deviations from the background's colour above which a pixel starts as foreground
+MIN_COMPONENT = 0.05  # components with less than this fraction of the largest one's area are dropped
 
 
 def grabcut(rgb: np.ndarray, margin: float, iterations: int) -> np.ndarray:
-    """GrabCut (Rother et al. 2004) -> hard mask. `margin` of each side is surely background.
+    """Segment with GrabCut (Rother et al. 2004) and return a hard mask [H, W].
 
-    Elsewhere a pixel starts as object where its colour departs from the background's (`departure`); starting with all of
-    the middle as object, GrabCut keeps whole patches of background. The same picture gives the same mask: OpenCV's random
-    generator is seeded here. Raises InputError where nothing stands out.
+    Pixels start as foreground where their colour differs from the background's (`background_distance`); if the whole middle
+    started as foreground, GrabCut would keep patches of background. OpenCV's random generator is seeded, so that the same
+    picture always gives the same mask.
+
+    Args:
+        rgb: [H, W, 3] in [0, 1].
+        margin: width of the border that is certainly background, as a fraction of each side.
+        iterations: of GrabCut.
+
+    Raises:
+        InputError: the picture is too small, or nothing differs from the background.
     """
     height, width = rgb.shape[:2]
     scale = min(1.0, GRABCUT_SIDE / max(height, width))
@@ -36,7 +45,7 @@ def grabcut(rgb: np.ndarray, margin: float, iterations: int) -> np.ndarray:
         raise InputError(f"the picture ({width} x {height} pixels) is too small for grabcut; give a mask file")
     rim = np.ones((rows, columns), bool)
     rim[inset_y : rows - inset_y, inset_x : columns - inset_x] = False
-    labels = np.where(departure(small, rim) > STANDS_OUT, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    labels = np.where(background_distance(small, rim) > FOREGROUND_DISTANCE, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[rim] = cv2.GC_BGD
     nothing = InputError("grabcut finds no object that stands out from this picture's background; give a mask file")
     if not (labels == cv2.GC_PR_FGD).any():
@@ -44,45 +53,63 @@ def grabcut(rgb: np.ndarray, margin: float, iterations: int) -> np.ndarray:
     picture = np.ascontiguousarray(np.rint(small * 255).astype(np.uint8)[..., ::-1])
     cv2.setRNGSeed(0)
     try:
-        cv2.grabCut(picture, labels, None, np.zeros((1, 65)), np.zeros((1, 65)), iterations, cv2.GC_INIT_WITH_MASK)
-    except cv2.error as error:  # too few colours for its mixtures
+        no_box = (0, 0, 0, 0)  # the mask alone is read
+        models = np.zeros((1, 65)), np.zeros((1, 65))
+        cv2.grabCut(picture, labels, no_box, *models, iterations, cv2.GC_INIT_WITH_MASK)
+    except cv2.error as error:  # too few colours for its Gaussian mixtures
         raise nothing from error
-    found = _without_specks(cv2.medianBlur((labels == cv2.GC_PR_FGD).astype(np.uint8), 5))
-    if not found.any():
+    mask = _large_components(cv2.medianBlur((labels == cv2.GC_PR_FGD).astype(np.uint8), 5))
+    if not mask.any():
         raise nothing
-    large = cv2.resize(found.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    large = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     return (large > 0.5).astype(np.float32)
 
 
-def departure(rgb: np.ndarray, rim: np.ndarray) -> np.ndarray:
-    """How far each colour of rgb [H, W, 3] is from the background's there, in standard deviations: [H, W].
+def background_distance(rgb: np.ndarray, rim: np.ndarray) -> np.ndarray:
+    """Return the Mahalanobis distance of each colour from the background's at that place: [H, W].
 
-    The background is a quadratic polynomial of the position, per CIELAB channel, fitted to the pixels of rim (bool [H, W]);
-    its spread is the covariance of what the fit leaves over.
+    The background is a quadratic polynomial of the position in each CIELAB channel, fitted to the pixels of the rim; its
+    covariance is that of the residuals.
+
+    Args:
+        rgb: [H, W, 3] in [0, 1].
+        rim: bool [H, W], pixels that are certainly background.
     """
     height, width = rim.shape
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1)
     lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB).astype(np.float64)
     fitted, *_ = np.linalg.lstsq(terms[rim], lab[rim], rcond=None)
-    left_over = lab - terms @ fitted
-    spread = np.cov(left_over[rim].T) + np.eye(3)  # CIELAB differences of 1 are invisible: no finer spread than that
-    return np.sqrt(np.einsum("hwi,ij,hwj->hw", left_over, np.linalg.inv(spread), left_over))
+    residual = lab - terms @ fitted
+    covariance = np.cov(residual[rim].T) + np.eye(3)  # CIELAB differences below 1 are invisible
+    return np.sqrt(np.einsum("hwi,ij,hwj->hw", residual, np.linalg.inv(covariance), residual))
 
 
-def _without_specks(mask: np.ndarray) -> np.ndarray:
-    """Components (8-connected) of mask [H, W] uint8 that are not small beside the largest."""
+def _large_components(mask: np.ndarray) -> np.ndarray:
+    """Return mask [H, W] uint8 without the (8-connected) components that are small compared to the largest one."""
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     if count <= 1:
         return mask
     areas = statistics[:, cv2.CC_STAT_AREA]
-    keep = areas >= SPECK * areas[1:].max()
+    keep = areas >= MIN_COMPONENT * areas[1:].max()
     keep[0] = False
     return keep[labels].astype(np.uint8)
 
 
 def rembg(rgb: np.ndarray, model: str, weights: Path | None) -> tuple[np.ndarray, str]:
-    """rembg with `weights`/<model>.onnx -> (soft mask, SHA-256 of that file). Nothing is ever downloaded."""
+    """Segment with a network of rembg. Nothing is downloaded.
+
+    Args:
+        rgb: [H, W, 3] in [0, 1].
+        model: rembg's name of the network, e.g. "u2net".
+        weights: folder that holds <model>.onnx.
+
+    Returns:
+        A soft mask [H, W], and the SHA-256 of the .onnx file.
+
+    Raises:
+        InputError: the file or the packages are missing, or the file cannot be used.
+    """
     if weights is None:
         raise InputError(f"mask: rembg needs --mask-weights, the folder that holds {model}.onnx")
     file = Path(weights) / f"{model}.onnx"
@@ -91,8 +118,8 @@ def rembg(rgb: np.ndarray, model: str, weights: Path | None) -> tuple[np.ndarray
             f"mask: rembg needs the file {file}, which does not exist; download {model}.onnx from the rembg project's "
             "releases and put it there, or choose mask: grabcut or a mask file"
         )
-    kept = {name: os.environ.get(name) for name in ("U2NET_HOME", "MODEL_CHECKSUM_DISABLED", "HF_HUB_OFFLINE")}
-    # a file that is there is taken as it is; its hash goes into the record
+    saved = {name: os.environ.get(name) for name in ("U2NET_HOME", "MODEL_CHECKSUM_DISABLED", "HF_HUB_OFFLINE")}
+    # rembg would compare the file with a checksum that it downloads; its hash is recorded instead
     os.environ |= {"U2NET_HOME": str(Path(weights).resolve()), "MODEL_CHECKSUM_DISABLED": "1", "HF_HUB_OFFLINE": "1"}
     try:
         from PIL import Image
@@ -101,15 +128,15 @@ def rembg(rgb: np.ndarray, model: str, weights: Path | None) -> tuple[np.ndarray
         picture = Image.fromarray(np.rint(rgb * 255).astype(np.uint8))
         session = new_session(model, providers=["CPUExecutionProvider"])
         mask = np.asarray(remove(picture, session=session, only_mask=True))
-    except (ImportError, SystemExit) as error:  # rembg ends the process where onnxruntime is missing
+    except (ImportError, SystemExit) as error:  # rembg exits if onnxruntime is missing
         raise InputError(
             "mask: rembg needs the packages rembg and onnxruntime; install the project's extra `rembg`, "
             "or choose mask: grabcut or a mask file"
         ) from error
-    except Exception as error:  # onnxruntime has its own exception types, which must not be imported here
+    except Exception as error:  # onnxruntime, which may be absent, has its own exception types
         raise InputError(f"rembg cannot use {file} ({type(error).__name__}: {error}); download it again") from error
     finally:
-        for name, value in kept.items():
+        for name, value in saved.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
