@@ -33,7 +33,8 @@ def start_scene(stage: Stage, example: Example, init: Path | None, device: str =
         )
         raise InputError(f"the stage {asked}")
     if init is None:
-        return build_scene(stage, {"rgb": example.rgb, "alpha": example.alpha}).to(device)
+        picture = {"rgb": example.rgb, "alpha": example.alpha}
+        return build_scene(stage, {name: value for name, value in picture.items() if value is not None}).to(device)
     before = load_scene(init)[0].to(device)
     try:
         return SCENES[stage.scene].hand_over(before, example, stage).to(device)

@@ -11,6 +11,7 @@ from functools import cache
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from magic123.device import to_device
@@ -40,8 +41,14 @@ MARGIN = 0.1  # around the occupied extent, world units; on coarse lattices 5 / 
 class DMTet(Scene):
     """Magic123's fine scene. Without a hand-over it starts as a ball of radius 0.5 and an untrained field.
 
-    `handover` says, after `from_nerf`, how the first surface was found (plain data, for the result's record).
+    Args:
+        field: settings of the field.
+        dmtet: settings of the lattice and of the rasteriser.
     """
+
+    lattice: Tensor  # [V, 3] vertices of the undeformed lattice in [-1, 1]^3
+    tets: Tensor  # [T, 4] its tetrahedra
+    scale: Tensor  # [3] of the lattice along each axis
 
     def __init__(self, field: FieldSettings, dmtet: DMTetSettings):
         super().__init__()
@@ -54,7 +61,9 @@ class DMTet(Scene):
         self.sdf = nn.Parameter(0.5 - lattice.vertices.norm(dim=-1))
         self.deform = nn.Parameter(torch.zeros_like(lattice.vertices))
         self._step = 0
-        self._last: tuple | None = None  # (weak reference to a rendering, the mesh that it shows)
+        self._last: tuple[weakref.ref[Rendering], tuple[Tensor, Tensor, Edges]] | None = (
+            None  # (weak reference to a rendering, the mesh that it shows)
+        )
 
     @classmethod
     def build(cls, stage: Stage, given: dict[str, Tensor]) -> DMTet:
@@ -67,7 +76,7 @@ class DMTet(Scene):
         return cls.from_nerf(before, stage) if isinstance(before, NeRF) else super().hand_over(before, example, stage)
 
     def __getstate__(self) -> dict:
-        """Copies do not take the last rendering's mesh along."""
+        """Return the state to copy or pickle, without the mesh of the last rendering."""
         return {**self.__dict__, "_last": None}
 
     def _surface(self) -> tuple[Tensor, Tensor, Edges]:
@@ -89,15 +98,16 @@ class DMTet(Scene):
         *,
         mode: str = "albedo",
         ambient: float = 1.0,
-        light: Tensor | None = None,
-        background: Tensor | None = None,
+        light: Float[Tensor, "*B 3"] | None = None,
+        background: Float[Tensor, "*pixels 3"] | None = None,
         generator: torch.Generator | None = None,
-        origins_offset: Tensor | None = None,
-        directions_offset: Tensor | None = None,
+        origins_offset: Float[Tensor, " 3"] | None = None,
+        directions_offset: Float[Tensor, " 3"] | None = None,
     ) -> Rendering:
-        """As `Scene.render`, of the surface; the offsets do nothing. Normals are there in every mode.
+        """Render the surface as `Scene.render` describes. Every mode has normals; the offsets are ignored.
 
-        Raises InputError when the surface has vanished, or when the rasterizer asked for cannot run.
+        Raises:
+            InputError: the surface has vanished, or the rasteriser that the settings ask for cannot run.
         """
         camera = camera.to(self.sdf.device)
         background = torch.ones(3, device=self.sdf.device) if background is None else to_device(background, self.sdf.device)
@@ -113,18 +123,24 @@ class DMTet(Scene):
                 albedo = self.field.albedo(points) if mode in ("albedo", "lambertian") else torch.ones_like(points)
                 return shade_colors(albedo, normals, None if light is None else light[index], ambient, mode)
 
-            how = {
-                "shade": shade,
-                "background": background[index : index + 1] if background.dim() == 4 else background,
-                "rasterizer": self.settings.rasterizer,
-                "edges": surface[2],
-            }
-            pictures.append(render_mesh(*surface[:2], camera[index], **how))
-        rendering = Rendering(*(torch.cat([getattr(p, k) for p in pictures]) for k in ("rgb", "opacity", "depth", "normal")))
+            pictures.append(
+                render_mesh(
+                    *surface[:2],
+                    camera[index],
+                    shade=shade,
+                    background=background[index : index + 1] if background.dim() == 4 else background,
+                    rasterizer=self.settings.rasterizer,
+                    edges=surface[2],
+                )
+            )
+        parts = (torch.cat([getattr(p, name) for p in pictures]) for name in ("rgb", "opacity", "depth", "normal"))
+        rgb, opacity, depth, normal = parts
+        rendering = Rendering(rgb, opacity, depth, normal)
         self._last = (weakref.ref(rendering), surface)
         return rendering
 
     def parameter_groups(self, rates: LearningRates) -> list[dict]:
+        """Return the groups of the hash grid, of the network and of the geometry."""
         grid = self.field.grid.table
         network = [p for p in self.field.parameters() if p is not grid]
         return [
@@ -134,7 +150,7 @@ class DMTet(Scene):
         ]
 
     def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:
-        """Level mask of the field: off, unless `texture_levels_masked`."""
+        """Set the level mask of the field: off, unless the settings have `texture_levels_masked`."""
         self._step = step
         self.field.set_progress(step / max(steps, 1) if self.settings.texture_levels_masked else 1.0)
 
@@ -143,21 +159,27 @@ class DMTet(Scene):
 
         @cache
         def surface() -> tuple[Tensor, Tensor, Edges]:
-            shown = self._last is not None and self._last[0]() is rendering
-            return self._last[1] if shown else self._surface()
+            if self._last is not None and self._last[0]() is rendering:
+                return self._last[1]
+            return self._surface()
 
         return losses.compute(weights, losses.rendering_inputs(rendering) | {"mesh": surface})
 
     @torch.no_grad()
-    def mesh(self, resolution: int = 256) -> tuple[Tensor, Tensor]:
-        """Return vertices [V, 3] and faces [F, 3]. Raises InputError where the surface is lost."""
+    def mesh(self, resolution: int = 256) -> tuple[Float[Tensor, "V 3"], Int64[Tensor, "F 3"]]:
+        """Return vertices [V, 3] and faces [F, 3] int64.
+
+        Raises:
+            InputError: the surface has vanished.
+        """
         return self._surface()[:2]
 
-    def albedo(self, points: Tensor) -> Tensor:
-        """[N, 3] in [-1, 1] -> [N, 3] in [0, 1]."""
+    def albedo(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """Return colours [N, 3] in [0, 1] at points [N, 3] in [-1, 1]."""
         return self.field.albedo(points)
 
     def kernels(self) -> dict[str, str]:
+        """Return the implementations of the rasteriser, the hash grid and marching tetrahedra."""
         rasterizer = choose_rasterizer(self.settings.rasterizer, self.sdf.device)
         if rasterizer == "numba" and self.sdf.device.type != "cpu":
             rasterizer = "numba (visibility on the CPU)"
@@ -165,14 +187,16 @@ class DMTet(Scene):
 
     @classmethod
     @torch.no_grad()
-    def from_nerf(cls, nerf: nn.Module, stage: Stage) -> DMTet:
-        """The fine scene of `stage` that starts from a trained coarse scene (a scenes.nerf.NeRF), on its device.
+    def from_nerf(cls, nerf: NeRF, stage: Stage) -> DMTet:
+        """Return the fine scene of `stage` that starts from a trained coarse scene, on its device.
 
         Published rule: sdf = clamp(density - level, -1, 1) with the occupancy grid's threshold as level, on a lattice
         shrunk per axis to the occupied extent plus 0.1 (more below resolution 50). Where that gives no usable surface
         (`mesh_problem`), the level is chosen whose silhouettes agree best with the coarse scene's at four views;
         `handover` records which and why.
-        Raises InputError if no level gives a surface, or if the two fields are not of the same make.
+
+        Raises:
+            InputError: no level gives a surface, or the two fields have different settings.
         """
         _check_same_field(nerf.field.settings, stage.field)
         scene = cls(stage.field, stage.dmtet).to(next(nerf.parameters()).device)
@@ -221,10 +245,13 @@ class DMTet(Scene):
         }  # fmt: skip
         return scene
 
-    def _take_level(self, nerf: nn.Module, density: Tensor, level: float) -> str | None:
-        """Set scale and sdf from the density above `level`; what is wrong with the surface, if anything.
+    def _take_level(self, nerf: NeRF, density: Tensor, level: float) -> str | None:
+        """Set scale and sdf from the density above `level`, and return what is wrong with the surface, if anything.
 
-        density: the coarse scene's at the unscaled lattice, [V].
+        Args:
+            nerf: the coarse scene.
+            density: its density at the unscaled lattice, [V].
+            level: the density at which the surface lies.
         """
         occupied = self.lattice[density > level]
         if not len(occupied):
@@ -236,17 +263,21 @@ class DMTet(Scene):
         return mesh_problem(vertices.cpu().numpy(), faces.cpu().numpy(), self.scale.cpu().numpy())
 
     def _silhouette_iou(self, views: Camera, seen: Tensor) -> float:
-        """Agreement of this surface's opacity with another's at the same views: sum of minima / sum of maxima, in 0..1."""
+        """Return the agreement of this surface's opacity with another's at the same views: sum of minima / sum of maxima."""
         own = self.render(views, mode="normal").opacity
         return float(torch.minimum(own, seen).sum() / torch.maximum(own, seen).sum().clamp_min(1e-6))
 
 
-def _density(nerf: nn.Module, points: Tensor, chunk: int = 2**18) -> Tensor:
+def _density(nerf: NeRF, points: Tensor, chunk: int = 2**18) -> Tensor:
     return torch.cat([nerf.field.density(part) for part in points.split(chunk)])
 
 
 def _check_same_field(coarse: FieldSettings, fine: FieldSettings) -> None:
-    """Whether weights of one fit the other and mean the same there. Raises InputError that names the difference."""
+    """Check that the weights of one field fit the other and mean the same there.
+
+    Raises:
+        InputError: they do not; names the difference.
+    """
 
     def essence(settings: FieldSettings) -> dict:
         values = settings.model_dump()

@@ -1,7 +1,7 @@
-"""A point cloud from what another scene shows: the known view first, then what it does not show, view by view.
+"""Lifts a point cloud from renderings of another scene: the reference view first, then other views in turn.
 
-The input picture colours what the known view sees; everything else has the other scene's own colours. A later view adds the
-points that none before it has, and none that would stand in front of the known view's or beside the object there.
+Points that the reference view sees are coloured by the input picture, the others by the scene. A later view adds only points
+that the cloud lacks, and none in front of the reference view's points or beside the object there.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from magic123.example.example import Example
 from magic123.geometry.camera import Camera, angle_between
 from magic123.records.errors import InputError
 from magic123.render.points import project, splat
+from magic123.scenes.scene import Scene
 from magic123.settings.scenes import PointsSettings
 
 SEEN = 0.5  # opacity from which a pixel shows something
@@ -27,25 +29,39 @@ COVERED = 0.97  # coverage from which points leave no gap
 class Cloud:
     """N points in the world."""
 
-    positions: Tensor  # [N, 3]
-    normals: Tensor  # [N, 3] unit
-    colours: Tensor  # [N, 3] in [0, 1]
-    sizes: Tensor  # [N] spacing of the picture that they come from, at their distance
-    known: Tensor  # [N] bool: coloured by the input picture
+    positions: Float[Tensor, "N 3"]
+    normals: Float[Tensor, "N 3"]  # unit
+    colours: Float[Tensor, "N 3"]  # in [0, 1]
+    sizes: Float[Tensor, " N"]  # spacing of the picture that they come from, at their distance
+    known: Bool[Tensor, " N"]  # coloured by the input picture
 
     def plus(self, other: Cloud) -> Cloud:
-        return Cloud(*(torch.cat([getattr(one, name) for one in (self, other)]) for name in vars(self)))
+        """Return the points of both clouds."""
+        return Cloud(*(torch.cat([getattr(cloud, name) for cloud in (self, other)]) for name in vars(self)))
 
 
 @torch.no_grad()
-def lift(scene, example: Example, settings: PointsSettings, size: int, device) -> tuple[Cloud, dict]:
-    """The cloud of what `scene` (anything with `render`) shows at `size` pixels a side, and figures about it, plain data.
+def lift(scene: Scene, example: Example, settings: PointsSettings, size: int, device: torch.device | str) -> tuple[Cloud, dict]:
+    """Lift a point cloud from a scene.
 
-    Raises InputError where the scene shows nothing of the object at the known view.
+    Args:
+        scene: a trained scene.
+        example: the example, with a picture.
+        settings: of the points.
+        size: side of the renderings in pixels.
+        device: where the cloud is made.
+
+    Returns:
+        The cloud, and figures about it as JSON data: points of the reference view, of each other view, and in all.
+
+    Raises:
+        InputError: the example has no picture, or the scene shows nothing of the object at the reference view.
     """
     c = example.camera
     known = Camera.orbit(c.polar, c.azimuth, c.radius, c.fov, size, device=device)
     small = example.resized(size)
+    if small.rgb is None or small.alpha is None or small.mask is None:
+        raise InputError(f"points are lifted with the picture of an example, and {example.name} is a caption alone")
     mask, rgb = small.mask[..., 0].to(device), small.rgb.to(device)
     shown = look(scene, known)
     if not (shown.solid & mask).any():
@@ -58,7 +74,8 @@ def lift(scene, example: Example, settings: PointsSettings, size: int, device) -
     alpha = small.alpha.to(device)
     straight = ((rgb - (1 - alpha)) / alpha.clamp_min(SEEN)).clamp(0, 1)  # on white -> as it is
     cloud = unproject(known, depth, mask, normal, straight, True)
-    figures = {"known": len(cloud.positions), "views": [], "size": size}
+    count = len(cloud.positions)
+    views: list[list[float]] = []
     far = torch.where(mask, depth, torch.full_like(depth, torch.inf))  # beside the object nothing is behind it
     for view in other_views(known, settings):
         new = unseen(look(scene, view), cloud, view, settings)
@@ -66,14 +83,13 @@ def lift(scene, example: Example, settings: PointsSettings, size: int, device) -
         column, row = x.floor().long().clamp(0, size - 1), y.floor().long().clamp(0, size - 1)
         behind = distance > far[row, column] + settings.tolerance
         new = Cloud(*(value[behind] for value in vars(new).values()))
-        figures["views"].append([float(view.polar), float(view.azimuth), len(new.positions)])
+        views.append([float(view.polar), float(view.azimuth), len(new.positions)])
         cloud = cloud.plus(new)
-    figures["points"] = len(cloud.positions)
-    return cloud, figures
+    return cloud, {"known": count, "views": views, "size": size, "points": len(cloud.positions)}
 
 
 def other_views(known: Camera, settings: PointsSettings) -> list[Camera]:
-    """The circles' cameras at the known one's distance and field of view, in order of their angle to it."""
+    """Return the cameras of the circles, at the distance and field of view of `known`, in order of their angle to it."""
     turns = [float(known.azimuth) + 360 * k / settings.azimuths for k in range(settings.azimuths)]
     places = [(polar, turn) for polar in settings.polars for turn in turns]
     polar, azimuth = zip(*places, strict=True)
@@ -84,25 +100,27 @@ def other_views(known: Camera, settings: PointsSettings) -> list[Camera]:
 
 @dataclass(frozen=True)
 class Look:
-    """What a scene shows of itself at one view, H x W pixels."""
+    """A scene at one view, H x W pixels."""
 
-    depth: Tensor  # [H, W], where solid
-    normal: Tensor  # [H, W, 3] unit, where solid
-    colour: Tensor  # [H, W, 3], without the background
-    solid: Tensor  # [H, W] bool
+    depth: Float[Tensor, "H W"]  # where solid
+    normal: Float[Tensor, "H W 3"]  # unit, where solid
+    colour: Float[Tensor, "H W 3"]  # without the background
+    solid: Bool[Tensor, "H W"]
 
 
-def look(scene, view: Camera) -> Look:
+def look(scene: Scene, view: Camera) -> Look:
+    """Render a scene at one view."""
     # lambertian under full ambient light is albedo, and unlike the mode "albedo" has normals with every scene
     seen = scene.render(view, mode="lambertian", ambient=1.0)
     opacity = seen.opacity[0].clamp_min(1e-6)
     colour = ((seen.rgb[0] - (1 - opacity)) / opacity).clamp(0, 1)
+    assert seen.normal is not None  # "lambertian" renders normals
     normal = F.normalize(seen.normal[0], dim=-1)
     return Look((seen.depth[0] / opacity)[..., 0], normal, colour, seen.opacity[0, ..., 0] > SEEN)
 
 
 def unseen(seen: Look, cloud: Cloud, view: Camera, settings: PointsSettings) -> Cloud:
-    """The points of a view that the cloud lacks: solid, off the outline, and not near one of the cloud's."""
+    """Return the points of a view that the cloud lacks: solid, off the outline, and not near one of the cloud's."""
     depth = filled(seen.depth, seen.solid)  # the median is on a surface also where a ray's mean is between two
     inner = -F.max_pool2d(-seen.solid.float()[None, None], 3, stride=1, padding=1)[0, 0] > 0
     splats = splat(cloud.positions, settings.radius * cloud.sizes, view, settings.per_pixel)
@@ -113,8 +131,24 @@ def unseen(seen: Look, cloud: Cloud, view: Camera, settings: PointsSettings) -> 
     return unproject(view, depth, seen.solid & inner & new, seen.normal, seen.colour, False)
 
 
-def unproject(view: Camera, depth: Tensor, chosen: Tensor, normal: Tensor, colour: Tensor, known: bool) -> Cloud:
-    """Points at the centres of the chosen pixels [H, W]. depth [H, W] along the optical axis; normal and colour [H, W, 3]."""
+def unproject(
+    view: Camera,
+    depth: Float[Tensor, "H W"],
+    chosen: Bool[Tensor, "H W"],
+    normal: Float[Tensor, "H W 3"],
+    colour: Float[Tensor, "H W 3"],
+    known: bool,
+) -> Cloud:
+    """Return points at the centres of chosen pixels.
+
+    Args:
+        view: one camera.
+        depth: [H, W] along the optical axis.
+        chosen: [H, W] bool.
+        normal: [H, W, 3], unit.
+        colour: [H, W, 3] in [0, 1].
+        known: whether the input picture coloured them.
+    """
     origins, directions = view.rays()
     forward = -view.camera_to_world[0, :3, 2]
     along = depth[chosen][:, None]
@@ -125,8 +159,8 @@ def unproject(view: Camera, depth: Tensor, chosen: Tensor, normal: Tensor, colou
     return Cloud(positions, normal[chosen], colour[chosen], sizes, flags)
 
 
-def nearest(values: Tensor, valid: Tensor) -> Tensor:
-    """values [H, W, ...] with those of the nearest valid pixel wherever it is not valid itself; unchanged if none is."""
+def nearest(values: Shaped[Tensor, "H W *C"], valid: Bool[Tensor, "H W"]) -> Shaped[Tensor, "H W *C"]:
+    """Return values [H, W, ...] in which invalid pixels have the value of the nearest valid one; unchanged if none is."""
     from scipy.ndimage import distance_transform_edt
 
     if not valid.any():
@@ -135,8 +169,8 @@ def nearest(values: Tensor, valid: Tensor) -> Tensor:
     return values[torch.from_numpy(row).long().to(values.device), torch.from_numpy(column).long().to(values.device)]
 
 
-def filled(depth: Tensor, valid: Tensor) -> Tensor:
-    """Depth [H, W] as the median of 3 x 3 neighbours, invalid pixels taken from the nearest valid one."""
+def filled(depth: Float[Tensor, "H W"], valid: Bool[Tensor, "H W"]) -> Float[Tensor, "H W"]:
+    """Return depth [H, W] as the median of 3 x 3 neighbours, where invalid pixels count as the nearest valid one."""
     from scipy.ndimage import median_filter
 
     whole = nearest(depth, valid).cpu().numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from magic123.device import require_triton, to_device, triton_problem_on
@@ -22,7 +23,10 @@ from magic123.settings.stage import Stage
 class NeRF(Scene):
     """Magic123's coarse scene in the cube [-1, 1]^3.
 
-    Without gradients pictures are rendered in pieces of `ray_chunk` rays and carry no samples.
+    Args:
+        field: settings of the field.
+        nerf: settings of the occupancy grid and of ray marching.
+        ray_chunk: rays rendered at once where no gradients are computed; such renderings carry no samples.
     """
 
     def __init__(self, field: FieldSettings, nerf: NeRFSettings, ray_chunk: int = 2**15):
@@ -44,11 +48,11 @@ class NeRF(Scene):
         *,
         mode: str = "albedo",
         ambient: float = 1.0,
-        light: Tensor | None = None,
-        background: Tensor | None = None,
+        light: Float[Tensor, "*B 3"] | None = None,
+        background: Float[Tensor, "*pixels 3"] | None = None,
         generator: torch.Generator | None = None,
-        origins_offset: Tensor | None = None,
-        directions_offset: Tensor | None = None,
+        origins_offset: Float[Tensor, " 3"] | None = None,
+        directions_offset: Float[Tensor, " 3"] | None = None,
     ) -> Rendering:
         """Render by ray marching, as `Scene.render` describes. Mode "albedo" computes no normals."""
         device = self.field.grid.table.device
@@ -83,7 +87,17 @@ class NeRF(Scene):
             samples=samples,
         )
 
-    def _render_rays(self, origins, directions, background, light=None, *, mode, ambient, generator) -> RayRendering:
+    def _render_rays(
+        self,
+        origins: Tensor,
+        directions: Tensor,
+        background: Tensor,
+        light: Float[Tensor, "*B 3"] | None = None,
+        *,
+        mode: str,
+        ambient: float,
+        generator: torch.Generator | None,
+    ) -> RayRendering:
         def shade(albedo: Tensor, normals: Tensor | None, rays: Tensor) -> Tensor:
             return shade_colors(albedo, normals, None if light is None else light.index_select(0, rays), ambient, mode)
 
@@ -102,19 +116,24 @@ class NeRF(Scene):
             box=self.occupancy.box,
         )
 
-    def _render_pieces(self, rays: list[Tensor], **how) -> RayRendering:
-        pieces = [self._render_rays(*part, **how) for part in zip(*(v.split(self.ray_chunk) for v in rays), strict=True)]
-        normal = None if pieces[0].normal is None else torch.cat([p.normal for p in pieces])
+    def _render_pieces(
+        self, rays: list[Tensor], *, mode: str, ambient: float, generator: torch.Generator | None
+    ) -> RayRendering:
+        parts = zip(*(v.split(self.ray_chunk) for v in rays), strict=True)
+        pieces = [self._render_rays(*part, mode=mode, ambient=ambient, generator=generator) for part in parts]
+        normals = [piece.normal for piece in pieces if piece.normal is not None]
+        normal = torch.cat(normals) if normals else None
         rgb, opacity, depth = (torch.cat([getattr(p, name) for p in pieces]) for name in ("rgb", "opacity", "depth"))
         return RayRendering(rgb, opacity, depth, normal, Samples(opacity.new_zeros(0), *(opacity.new_zeros(0, 3),) * 2))
 
     def parameter_groups(self, rates: LearningRates) -> list[dict]:
+        """Return the groups of the hash grid and of the network."""
         grid = self.field.grid.table
         network = [p for p in self.field.parameters() if p is not grid]
         return [{"params": [grid], "lr": rates.grid}, {"params": network, "lr": rates.network}]
 
     def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:
-        """Level mask and, every `occupancy_interval` steps from step 0 on, the occupancy grid."""
+        """Set the level mask and, at every `occupancy_interval`-th step, update the occupancy grid."""
         self._generator = generator
         self.field.set_progress(step / max(steps, 1))
         if step % self.settings.occupancy_interval == 0:
@@ -126,16 +145,22 @@ class NeRF(Scene):
         given = losses.rendering_inputs(rendering) | losses.sample_inputs(rendering.samples) | {"density": density}
         return losses.compute(weights, given)
 
-    def albedo(self, points: Tensor) -> Tensor:
-        """[N, 3] in [-1, 1] -> [N, 3] in [0, 1]."""
+    def albedo(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """Return colours [N, 3] in [0, 1] at points [N, 3] in [-1, 1]."""
         return self.field.albedo(points)
 
     @torch.no_grad()
-    def mesh(self, resolution: int = 256) -> tuple[Tensor, Tensor]:
-        """Marching cubes (Lewiner) where density equals the occupancy threshold: vertices [V, 3], faces [F, 3] (int64).
+    def mesh(self, resolution: int = 256) -> tuple[Float[Tensor, "V 3"], Int64[Tensor, "F 3"]]:
+        """Return the surface where density equals the occupancy threshold, by marching cubes (Lewiner).
 
-        Closed (what reaches the cube's sides is capped), faces counter-clockwise from outside. Interpolates the logarithm of
-        density: it is what varies smoothly, and its zero set is the same. No surface: both are empty.
+        The logarithm of density is interpolated, which varies smoothly and has the same level set.
+
+        Args:
+            resolution: samples along each axis.
+
+        Returns:
+            Vertices [V, 3] and faces [F, 3] int64, counter-clockwise from outside, closed (what reaches the cube's sides is
+            capped); both are empty where there is no surface.
         """
         from skimage.measure import marching_cubes
 
@@ -155,7 +180,11 @@ class NeRF(Scene):
 
     @property
     def marching_used(self) -> str:
-        """What marches where the scene now lies: 'torch' or 'triton'. Raises InputError where what is asked for cannot run."""
+        """The ray marcher on the scene's device, "torch" or "triton".
+
+        Raises:
+            InputError: the one that the settings ask for cannot run there.
+        """
         asked, device = self.settings.ray_marching, self.occupancy.cells.device
         if asked == "triton":
             require_triton("nerf.ray_marching", device)
@@ -164,4 +193,5 @@ class NeRF(Scene):
         return asked
 
     def kernels(self) -> dict[str, str]:
+        """Return the implementations of the hash grid and of ray marching."""
         return {"hash_grid": self.field.grid.backend_used, "ray_marching": self.marching_used}

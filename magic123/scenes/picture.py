@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from magic123.geometry.camera import Camera
@@ -14,12 +15,20 @@ from magic123.settings.stage import Stage
 
 
 class Picture(FixedPictures):
-    """rgb [H, W, 3] composited on white, alpha [H, W, 1], both in [0, 1] (an Example's). Nothing in it is trained.
+    """A card at the origin that turns to face each camera and fills its picture. Nothing in it is trained.
 
-    It behaves as a card at the origin that turns to face each camera and fills its picture.
+    Args:
+        rgb: [H, W, 3] in [0, 1], composited on white (an example's).
+        alpha: [H, W, 1] in [0, 1].
+
+    Raises:
+        ValueError: the shapes differ.
     """
 
-    def __init__(self, rgb: Tensor, alpha: Tensor):
+    rgb: Tensor
+    alpha: Tensor
+
+    def __init__(self, rgb: Float[Tensor, "H W 3"], alpha: Float[Tensor, "H W 1"]):
         super().__init__()
         if rgb.shape[:2] != alpha.shape[:2] or rgb.shape[2:] != (3,) or alpha.shape[2:] != (1,):
             raise ValueError(f"expected rgb [H, W, 3] and alpha [H, W, 1], got {list(rgb.shape)} and {list(alpha.shape)}")
@@ -37,13 +46,16 @@ class Picture(FixedPictures):
         *,
         mode: str = "albedo",
         ambient: float = 1.0,
-        light: Tensor | None = None,
-        background: Tensor | None = None,
+        light: Float[Tensor, "*B 3"] | None = None,
+        background: Float[Tensor, "*pixels 3"] | None = None,
         generator: torch.Generator | None = None,
-        origins_offset: Tensor | None = None,
-        directions_offset: Tensor | None = None,
+        origins_offset: Float[Tensor, " 3"] | None = None,
+        directions_offset: Float[Tensor, " 3"] | None = None,
     ) -> Rendering:
-        """As `Scene.render`; resized by area, the offsets do nothing. Depth is the camera's radius, normals face the camera."""
+        """Render as `Scene.render` does: the picture resized by area. Depth is the camera's radius, normals face the camera.
+
+        The offsets are ignored.
+        """
         camera = camera.to(self.rgb.device)
         size = (len(camera), camera.height, camera.width)
         premultiplied = self.rgb - (1 - self.alpha)
@@ -57,8 +69,8 @@ class Picture(FixedPictures):
             light = light[:, None, None].expand(*size, 3)
         # shading is linear in albedo, but for "textureless" and "normal", which replace it: those are premultiplied here
         straight = premultiplied if mode in ("albedo", "lambertian") else torch.ones_like(premultiplied)
-        flat = (v if v is None else v.reshape(-1, 3) for v in (straight, normal, light if mode != "albedo" else None))
-        shaded = shade_colors(*flat, ambient, mode).reshape(*size, 3)
+        lights = None if light is None or mode == "albedo" else light.reshape(-1, 3)
+        shaded = shade_colors(straight.reshape(-1, 3), normal.reshape(-1, 3), lights, ambient, mode).reshape(*size, 3)
         if mode not in ("albedo", "lambertian"):
             shaded = shaded * alpha
         background = torch.ones(3, device=alpha.device) if background is None else background.to(alpha.device)

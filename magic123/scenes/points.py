@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from magic123.example.example import Example
@@ -29,10 +30,18 @@ EDGE = 1e-3  # colours are kept this far from 0 and 1 where a logit is taken of 
 
 
 class Points(Scene):
-    """A cloud of N points. A new one of a size alone (zeros) is there to be loaded into.
+    """A cloud of N points with learned colours and features, and the network that renders them.
 
-    `handover` says, after `from_scene`, where the points come from (plain data, for the result's record).
+    Args:
+        settings: of the points.
+        cloud: where the points are, and the colours with which they start.
     """
+
+    positions: Tensor  # [N, 3]
+    normals: Tensor  # [N, 3] unit
+    colours: Tensor  # [N, 3] as lifted
+    sizes: Tensor  # [N] world units
+    known: Tensor  # [N] bool: coloured by the input picture
 
     def __init__(self, settings: PointsSettings, cloud: Cloud):
         super().__init__()
@@ -46,6 +55,7 @@ class Points(Scene):
 
     @classmethod
     def of_size(cls, settings: PointsSettings, count: int) -> Points:
+        """Return a cloud of `count` points that are all zeros, to load a state dict into."""
         flat, solid = torch.zeros(count), torch.zeros(count, 3)
         return cls(settings, Cloud(solid, solid.clone(), solid.clone(), flat, flat.bool()))
 
@@ -63,9 +73,10 @@ class Points(Scene):
 
     @classmethod
     def from_scene(cls, scene: Scene, example: Example, stage: Stage) -> Points:
-        """The points of `stage`, lifted from a trained scene at the size at which the known view is trained, on its device.
+        """Return the points of `stage`, lifted from a trained scene at the training size of the reference view, on its device.
 
-        Raises InputError as `lift`.
+        Raises:
+            InputError: as `lift`.
         """
         device = next(scene.parameters()).device
         cloud, figures = lift(scene, example, stage.points, round(stage.resolution * stage.reference_scale), device)
@@ -79,15 +90,15 @@ class Points(Scene):
         *,
         mode: str = "albedo",
         ambient: float = 1.0,
-        light: Tensor | None = None,
-        background: Tensor | None = None,
+        light: Float[Tensor, "*B 3"] | None = None,
+        background: Float[Tensor, "*pixels 3"] | None = None,
         generator: torch.Generator | None = None,
-        origins_offset: Tensor | None = None,
-        directions_offset: Tensor | None = None,
+        origins_offset: Float[Tensor, " 3"] | None = None,
+        directions_offset: Float[Tensor, " 3"] | None = None,
     ) -> Rendering:
-        """As `Scene.render`, of the points; the offsets do nothing. Normals are there in every mode.
+        """Render the points as `Scene.render` describes. Every mode has normals; the offsets are ignored.
 
-        Depth and normal are the nearest points' own means, without gradient.
+        Depth and normal are means over the nearest points, without gradient.
         """
         device = self.positions.device
         camera = camera.to(device)
@@ -96,29 +107,29 @@ class Points(Scene):
             light = light_direction(camera, generator)
         pictures = []
         for index in range(len(camera)):  # one by one: each sees other points
-            one = camera[index]
-            albedo, opacity, depth, normal = self._see(one)
+            albedo, opacity, depth, normal = self._render_one(camera[index])
             towards = None if light is None else light.to(device).expand(len(camera), 3)[index]
             shaded = shade_colors(albedo.reshape(-1, 3), normal.reshape(-1, 3), towards, ambient, mode).reshape(albedo.shape)
             behind = background[index] if background.dim() == 4 else background
             rgb = opacity * shaded + (1 - opacity) * behind
             pictures.append((rgb, opacity, depth * opacity, normal * opacity))
-        return Rendering(*(torch.stack(values) for values in zip(*pictures, strict=True)))
+        rgb, opacity, depth, normal = (torch.stack(values) for values in zip(*pictures, strict=True))
+        return Rendering(rgb, opacity, depth, normal)
 
-    def _see(self, camera: Camera) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Colour [H, W, 3], opacity [H, W, 1], depth [H, W, 1] and unit normal [H, W, 3] of one camera, none premultiplied."""
+    def _render_one(self, camera: Camera) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return colour [H, W, 3], opacity [H, W, 1], depth [H, W, 1] and unit normal [H, W, 3], none premultiplied."""
         carried = torch.cat([self.colour, self.feature, torch.ones_like(self.sizes)[:, None]], -1)
-        splats, seen = [], []  # finest first; of each picture the channels of the points, and the opacity
+        splats, layers = [], []  # finest first; of each picture the channels of the points, and the opacity
         for scale in range(self.settings.scales):
             size = (-(-camera.height // 2**scale), -(-camera.width // 2**scale))
             splats.append(
                 splat(self.positions, self.settings.radius * self.sizes, camera.resized(size), self.settings.per_pixel)
             )
             values, coverage = splats[-1].picture(carried).split([carried.shape[1] - 1, 1], -1)
-            seen.append((values / coverage.clamp_min(EDGE), solidity(coverage)))
-        inputs = [torch.cat([values * opacity, opacity], -1).permute(2, 0, 1)[None] for values, opacity in seen]
+            layers.append((values / coverage.clamp_min(EDGE), solidity(coverage)))
+        inputs = [torch.cat([values * opacity, opacity], -1).permute(2, 0, 1)[None] for values, opacity in layers]
         colour = self.renderer(inputs)[0].permute(1, 2, 0)
-        values, opacity = seen[0]
+        values, opacity = layers[0]
         if self.settings.residual:
             colour = colour + values[..., :3].clamp(EDGE, 1 - EDGE).logit()
         with torch.no_grad():
@@ -128,6 +139,7 @@ class Points(Scene):
         return colour.sigmoid(), opacity, depth, normal
 
     def parameter_groups(self, rates: LearningRates) -> list[dict]:
+        """Return the groups of the points and of the network."""
         return [
             {"params": [self.colour, self.feature], "lr": rates.points},
             {"params": list(self.renderer.parameters()), "lr": rates.network},
@@ -142,14 +154,15 @@ class Points(Scene):
         return None
 
     @torch.no_grad()
-    def cloud(self) -> tuple[Tensor, Tensor]:
-        """Positions and colours in [0, 1] as learned, [N, 3] each: what a point cloud file holds."""
+    def cloud(self) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
+        """Return positions and learned colours in [0, 1], [N, 3] each."""
         return self.positions, self.colour.clamp(0, 1)
 
     def kernels(self) -> dict[str, str]:
+        """Return the kernel that splats points."""
         return {"points": "torch"}
 
 
-def solidity(coverage: Tensor) -> Tensor:
-    """The opacity that a coverage by points means: 0 up to CLEAR, 1 from SOLID on, linear between."""
+def solidity(coverage: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return opacities from coverages by points: 0 up to CLEAR, 1 from SOLID on, linear between."""
     return ((coverage - CLEAR) / (SOLID - CLEAR)).clamp(0, 1)

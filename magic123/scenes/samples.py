@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from magic123.geometry.camera import Camera
@@ -20,7 +21,13 @@ BATCH = 8
 
 
 def draw(sample: Callable[[Camera], Tensor], cameras: Iterable[Camera], say: Callable[[str], None]) -> Samples:
-    """A scene of all views of `cameras`, each place drawn once. sample: cameras -> rgb [B, R, R, 3] in [0, 1]."""
+    """Return a scene of all views of `cameras`, each place drawn once.
+
+    Args:
+        sample: cameras -> rgb [B, R, R, 3] in [0, 1].
+        cameras: batches of cameras; a place that several of them share is drawn once.
+        say: called with a line of progress after each batch.
+    """
     places = torch.cat([_places(camera) for camera in cameras])
     kept = [i for i in range(len(places)) if not any(_same(places[i], places[j]) for j in range(i))]
     places, pictures = places[kept], []
@@ -42,9 +49,19 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 class Samples(FixedPictures):
-    """pictures [N, R, R, 3] uint8 on white, and where each is seen from: places [N, 4], polar, azimuth, radius, fov."""
+    """Pictures drawn from a prior, one for each camera.
+
+    Args:
+        pictures: [N, R, R, 3] uint8 on white.
+        places: [N, 4] the camera of each: polar, azimuth and fov in degrees, radius in world units.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
 
     drawn_from_prior = True
+    pictures: Tensor
+    places: Tensor
 
     def __init__(self, pictures: Tensor, places: Tensor):
         super().__init__()
@@ -60,19 +77,35 @@ class Samples(FixedPictures):
         """Return the scene of drawn pictures: `given` holds pictures [N, R, R, 3] and places [N, 4]."""
         return cls(given["pictures"], given["places"])
 
-    def render(self, camera: Camera, *, background: Tensor | None = None, **unused) -> Rendering:
-        """The pictures drawn for these very cameras. InputError for any other. Shading does nothing: it is in the picture.
+    def render(
+        self,
+        camera: Camera,
+        *,
+        mode: str = "albedo",
+        ambient: float = 1.0,
+        light: Float[Tensor, "*B 3"] | None = None,
+        background: Float[Tensor, "*pixels 3"] | None = None,
+        generator: torch.Generator | None = None,
+        origins_offset: Float[Tensor, " 3"] | None = None,
+        directions_offset: Float[Tensor, " 3"] | None = None,
+    ) -> Rendering:
+        """Return the pictures that were drawn for these cameras; shading is ignored, because the pictures contain it.
 
-        Opacity is a guess, see WHITE. Depth is the camera's radius, and normals face the camera.
+        Opacity is estimated, see WHITE. Depth is the camera's radius, and normals face the camera.
+
+        Raises:
+            InputError: no picture was drawn for one of the cameras.
         """
-        found = []
+        chosen = []
         for place in _places(camera):
-            known = [i for i in range(len(self.places)) if _same(place, self.places[i].cpu())]
-            if not known:
-                where = ", ".join(f"{value:g}" for value in place.tolist())
-                raise InputError(f"no view was drawn from polar, azimuth, radius, fov = {where}: reconstruct with these views")
-            found.append(self.pictures[known[0]])
-        image = torch.stack(found).permute(0, 3, 1, 2).float() / 255
+            matches = [i for i in range(len(self.places)) if _same(place, self.places[i].cpu())]
+            if not matches:
+                position = ", ".join(f"{value:g}" for value in place.tolist())
+                raise InputError(
+                    f"no view was drawn from polar, azimuth, radius, fov = {position}: reconstruct with these views"
+                )
+            chosen.append(self.pictures[matches[0]])
+        image = torch.stack(chosen).permute(0, 3, 1, 2).float() / 255
         size = (camera.height, camera.width)
         if image.shape[-1] > camera.width:
             image = F.interpolate(image, size, mode="area")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from magic123.example.example import Example
@@ -27,6 +29,11 @@ class Scene(nn.Module, ABC):
     """
 
     drawn_from_prior: ClassVar[bool] = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where the scene's tensors are."""
+        return next(itertools.chain(self.parameters(), self.buffers())).device
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,11 +74,11 @@ class Scene(nn.Module, ABC):
         *,
         mode: str = "albedo",
         ambient: float = 1.0,
-        light: Tensor | None = None,
-        background: Tensor | None = None,
+        light: Float[Tensor, "*B 3"] | None = None,
+        background: Float[Tensor, "*pixels 3"] | None = None,
         generator: torch.Generator | None = None,
-        origins_offset: Tensor | None = None,
-        directions_offset: Tensor | None = None,
+        origins_offset: Float[Tensor, " 3"] | None = None,
+        directions_offset: Float[Tensor, " 3"] | None = None,
     ) -> Rendering:
         """Render a batch of B cameras.
 
@@ -102,18 +109,18 @@ class Scene(nn.Module, ABC):
         """Return the unweighted losses of the LOSSES table, scalars, that have a weight and that this rendering allows."""
 
     @abstractmethod
-    def mesh(self, resolution: int = 256) -> tuple[Tensor, Tensor] | None:
+    def mesh(self, resolution: int = 256) -> tuple[Float[Tensor, "V 3"], Int64[Tensor, "F 3"]] | None:
         """Return the surface: vertices [V, 3], faces [F, 3] int64, counter-clockwise from outside. None: it has none.
 
         Args:
             resolution: samples along each axis, where the surface is that of a density.
         """
 
-    def cloud(self) -> tuple[Tensor, Tensor] | None:
+    def cloud(self) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]] | None:
         """Return the points of a point cloud, positions [N, 3] and colours [N, 3] in [0, 1]; None for other scenes."""
         return None
 
-    def albedo(self, points: Tensor) -> Tensor:
+    def albedo(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """Return colours [N, 3] in [0, 1] at points [N, 3] in [-1, 1], for a scene with a mesh."""
         raise NotImplementedError(f"a {type(self).__name__} has no mesh to colour")
 
