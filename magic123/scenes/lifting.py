@@ -7,6 +7,7 @@ that the cloud lacks, and none in front of the reference view's points or beside
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,11 +19,20 @@ from magic123.example.example import Example
 from magic123.geometry.camera import Camera, angle_between
 from magic123.records.errors import InputError
 from magic123.render.points import project, splat
-from magic123.scenes.scene import Scene
+from magic123.render.rendering import Rendering
 from magic123.settings.scenes import PointsSettings
 
 SEEN = 0.5  # opacity from which a pixel shows something
 COVERED = 0.97  # coverage from which points leave no gap
+
+
+@runtime_checkable
+class Renderable(Protocol):
+    """What points can be lifted from: every scene, and whatever else renders."""
+
+    def render(self, camera: Camera, *, mode: str, ambient: float) -> Rendering:
+        """Render one camera as `Scene.render` does."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,9 @@ class Cloud:
 
 
 @torch.no_grad()
-def lift(scene: Scene, example: Example, settings: PointsSettings, size: int, device: torch.device | str) -> tuple[Cloud, dict]:
+def lift(
+    scene: Renderable, example: Example, settings: PointsSettings, size: int, device: torch.device | str
+) -> tuple[Cloud, dict]:
     """Lift a point cloud from a scene.
 
     Args:
@@ -108,7 +120,7 @@ class Look:
     solid: Bool[Tensor, "H W"]
 
 
-def look(scene: Scene, view: Camera) -> Look:
+def look(scene: Renderable, view: Camera) -> Look:
     """Render a scene at one view."""
     # lambertian under full ambient light is albedo, and unlike the mode "albedo" has normals with every scene
     seen = scene.render(view, mode="lambertian", ambient=1.0)

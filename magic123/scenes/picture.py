@@ -28,7 +28,7 @@ class Picture(FixedPictures):
     rgb: Tensor
     alpha: Tensor
 
-    def __init__(self, rgb: Float[Tensor, "H W 3"], alpha: Float[Tensor, "H W 1"]):
+    def __init__(self, rgb: Tensor, alpha: Tensor):
         super().__init__()
         if rgb.shape[:2] != alpha.shape[:2] or rgb.shape[2:] != (3,) or alpha.shape[2:] != (1,):
             raise ValueError(f"expected rgb [H, W, 3] and alpha [H, W, 1], got {list(rgb.shape)} and {list(alpha.shape)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -41,7 +41,7 @@ class Scene(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def build(cls, stage: Stage, given: dict[str, Tensor]) -> Self:
+    def build(cls, stage: Stage, given: dict[str, Tensor]) -> Scene:
         """Return the untrained scene of a stage, on the CPU.
 
         Args:
@@ -51,7 +51,7 @@ class Scene(nn.Module, ABC):
         """
 
     @classmethod
-    def hand_over(cls, before: Scene, example: Example, stage: Stage) -> Self:
+    def hand_over(cls, before: Scene, example: Example, stage: Stage) -> Scene:
         """Return the scene of a stage that starts from a finished scene; by default one of the same class and sizes.
 
         Raises:

@@ -36,11 +36,11 @@ def scene():
     return DMTet(FIELD, STAGE.dmtet)
 
 
-class Coarse(nn.Module):
+class Coarse(NeRF):
     """A coarse scene with a density of our choice; its silhouettes are those of a ball of radius 0.4."""
 
     def __init__(self, density, threshold=10.0, radius=0.4):
-        super().__init__()
+        nn.Module.__init__(self)
         self.field = Field(FIELD)
         self.field.density = density
         self.occupancy = SimpleNamespace(threshold_value=lambda: threshold)
