@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     if given.reference not in poses:
         raise InputError(f"{given.scene}/transforms_test.json has no frame {given.reference}; name one such as {frames[0][0]}")
     part = given.out.with_name(f".{given.out.name}.{os.getpid()}.part")
-    cameras: list[dict[str, str | float]] = []
+    cameras: list[dict[str, object]] = []
     try:
         (part / SET).mkdir(parents=True)
         for name, pose in [frame for frame in frames[:: given.every] if frame[0] != given.reference]:

@@ -1,4 +1,4 @@
-"""What goes into a page of limited size: everything at the best level that fits, else the most telling things of it."""
+"""The choice of what is embedded in a page of limited size: everything at the best level that fits, else the most useful."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ from dataclasses import dataclass, field
 
 from eval.page.media import LEVELS, Medium
 
-KINDS = ("input", "truth", "colour", "own", "film", "normal", "depth", "mesh")  # what is given up last comes first
+KINDS = ("input", "truth", "colour", "own", "film", "normal", "depth", "mesh")  # the first is given up last
 ENVELOPE = 120  # bytes of markup around a medium
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What was chosen. `data` by the medium's key."""
+    """The media that were chosen.
+
+    Attributes:
+        level: Level of compression, an index of eval.page.media.LEVELS.
+        data: The bytes of each embedded medium, by its key.
+        left_out: The media that did not fit.
+    """
 
     level: int
     data: dict[str, bytes] = field(default_factory=dict)
@@ -20,15 +26,19 @@ class Packed:
 
 
 def embedded_size(content: bytes) -> int:
-    """Bytes of a medium in the page: base64 and the markup around it."""
+    """Return how many bytes a medium takes in the page: base64 and the markup around it."""
     return 4 * (-(-len(content) // 3)) + ENVELOPE
 
 
 def pack(media: list[Medium], limit: int) -> Packed:
-    """Everything at the first level of economy whose total stays within `limit` bytes; else, at the last, what fits.
+    """Encode everything at the first level whose total stays within the limit; else, at the last level, what fits.
 
-    Then kinds go in by their order and, within one, all in the order given: of two methods neither gets a film before
-    both have their pictures.
+    In the latter case media are added kind by kind, and within a kind in the order given: all methods get their pictures
+    before any gets a film.
+
+    Args:
+        media: The media, in the order of the page.
+        limit: Largest total size in the page, bytes.
     """
     for level in range(len(LEVELS) - 1):
         data = _all_within(media, level, limit)
@@ -47,7 +57,7 @@ def pack(media: list[Medium], limit: int) -> Packed:
 
 def _all_within(media: list[Medium], level: int, limit: int) -> dict[str, bytes] | None:
     data, room = {}, limit
-    # the largest kinds first, so that a level that does not fit is given up before much is encoded
+    # the largest kinds first, so that a level that does not fit is abandoned early
     for medium in sorted(media, key=lambda medium: KINDS.index(medium.kind), reverse=True):
         data[medium.key] = medium.encode(level)
         room -= embedded_size(data[medium.key])

@@ -104,7 +104,7 @@
     const many = losses && losses.bin > 1 ? ` Each point is the mean of ${losses.bin} steps.` : "";
     find("losses-help").textContent = losses && losses.series.length
       ? `Unweighted losses and gradient norms over ${losses.total} steps. Below each: first → last, lowest to highest.${many}`
-      : "No losses: nothing was optimised here, or the record is not at hand.";
+      : "No losses: nothing was optimised here, or the record is missing.";
   }
 
   const line = (name, value) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, value));
@@ -125,7 +125,7 @@
         return shown;
       }),
     );
-    find("closer-run").replaceChildren(...(cell.run.length ? cell.run : [["record", "none at hand"]]).map(([label, value]) => line(label, value)));
+    find("closer-run").replaceChildren(...(cell.run.length ? cell.run : [["record", "missing"]]).map(([label, value]) => line(label, value)));
     showPictures(cell, name);
     showFilm(cell, name);
     showLosses(cell);

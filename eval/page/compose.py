@@ -1,6 +1,6 @@
-"""Everything gathered -> one HTML text. Names, reasons and logs are foreign text: the template escapes all it prints.
+"""The collected data -> the text of the HTML page. Names, reasons and logs are untrusted: the template escapes all text.
 
-The page carries its own policy: nothing may be fetched, and only the scripts and the style whose hashes it names may run.
+The page has a content security policy: it may fetch nothing, and run only the scripts and the style whose hashes it lists.
 """
 
 from __future__ import annotations
@@ -32,18 +32,19 @@ from magic123.records.cards import Flag
 HERE = Path(__file__).parent
 SCRIPTS = ("vendor/three.min.js", "page.js", "sorting.js", "gallery.js", "viewer.js", "closer.js")
 TILES = 4
-KIND_WORDS = {"input": "input pictures", "truth": "true views", "colour": "pictures", "own": "pictures of the reference view"}
-KIND_WORDS |= {"normal": "normal maps", "depth": "depth maps", "film": "turntable films", "mesh": "meshes"}
+Key = tuple[str, str, str, str]  # data set, example, method, stage
+KIND_NAMES = {"input": "input pictures", "truth": "true views", "colour": "pictures", "own": "pictures of the reference view"}
+KIND_NAMES |= {"normal": "normal maps", "depth": "depth maps", "film": "turntable films", "mesh": "meshes"}
 
 
 @dataclass(frozen=True)
 class Page:
-    """All that a page shows, before the media are chosen."""
+    """Everything that a page shows, before the media are chosen."""
 
     table: ResultTable
     published: list[Reported]
     exhibition: Exhibition
-    losses: dict[tuple[str, str, str, str], LossCurves | None]
+    losses: dict[Key, LossCurves | None]
     costs: list[Cost]
     missing: list[MissingResult]
     cards: list[CardSummary]
@@ -52,7 +53,7 @@ class Page:
 
 
 def duration(seconds: float) -> str:
-    """0.8 s, 47 s, 3 min 20 s, 2 h 05 min."""
+    """Format seconds: 0.8 s, 47 s, 3 min 20 s, 2 h 05 min."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -89,27 +90,30 @@ def _policy(style: str, scripts: list[str]) -> str:
 
 
 def tiles(page: Page) -> list[dict]:
-    """The headline: how much there is, and who leads the first columns that can be ranked, unseen views before the input's."""
+    """Return the headline: how many results there are, and the best row of the first columns that can be ranked.
+
+    Columns over unseen views come before those over the reference view.
+    """
     table = page.table
     results = dict.fromkeys(entry.cell for entry in table.entries)
-    lacking = {entry.cell for entry in table.entries if entry.status not in ("ok", "not scored")}
-    found = [{"value": f"{len(results) - len(lacking)} of {len(results)}", "label": "results", "who": ""}]
+    missing = {entry.cell for entry in table.entries if entry.status not in ("ok", "not scored")}
+    headline = [{"value": f"{len(results) - len(missing)} of {len(results)}", "label": "results", "who": ""}]
     laid = grid(table, [])
-    seen = [column.view_set == "reference" for _ in table.datasets for column in table.columns]
-    for index in sorted(range(len(laid.header)), key=lambda index: seen[index]):
+    of_reference = [column.view_set == "reference" for _ in table.datasets for column in table.columns]
+    for index in sorted(range(len(laid.header)), key=lambda index: of_reference[index]):
         dataset, label, up, views = laid.header[index]
         for row, texts in laid.body:
             if texts[index].best and texts[index].mean != NOTHING:
-                where = f"{dataset}, {views}" if len(table.datasets) > 1 else views
-                # where results are missing, the number that rows were ranked by: the mean over what they share
+                scope = f"{dataset}, {views}" if len(table.datasets) > 1 else views
+                # where results are missing, the number that rows were ranked by: the mean over the shared examples
                 value, _, over = (texts[index].shared or texts[index].mean).partition(" ")
-                said = f"{label} {'↑' if up else '↓'} {where}{f', {over}' if over else ''}"
-                found.append({"value": value, "label": said, "who": row})
-    return found[: TILES + 1]
+                caption = f"{label} {'↑' if up else '↓'} {scope}{f', {over}' if over else ''}"
+                headline.append({"value": value, "label": caption, "who": row})
+    return headline[: TILES + 1]
 
 
 def difference_rows(table: ResultTable) -> list[dict]:
-    """Every row less the baseline: per column the mean with its interval, whether that leaves out zero, or a reason."""
+    """Return every row less the baseline: for each column the mean and its interval, or a reason why there is none."""
     rows: dict[tuple, dict] = {}
     for line in differences(table):
         label = f"{line.dataset}: {line.label}" if len(table.datasets) > 1 else line.label
@@ -122,8 +126,8 @@ def difference_rows(table: ResultTable) -> list[dict]:
     return list(rows.values())
 
 
-def _cell(page: Page, packed: Packed, key: tuple[str, str, str, str]) -> dict:
-    """What the scripts know of one example with one row."""
+def _cell(page: Page, packed: Packed, key: Key) -> dict:
+    """Return the data of one example with one row for the scripts."""
     table, exhibit, losses = page.table, page.exhibition.exhibits[key], page.losses[key]
     entries = [entry for entry in table.entries if entry.cell == exhibit.cell]
     scores = []
@@ -140,7 +144,7 @@ def _cell(page: Page, packed: Packed, key: tuple[str, str, str, str]) -> dict:
         "leftOut": sorted(set(exhibit.media) - set(shown)),
         "noMesh": exhibit.no_mesh,
         "scores": scores,
-        "flags": [_flag(flag) for cell, found in table.results if cell == exhibit.cell for flag in found.flags],
+        "flags": [_flag(flag) for cell, of_cell in table.results if cell == exhibit.cell for flag in of_cell.flags],
         "losses": losses and {**vars(losses), "series": _rounded(losses.series)},
         "run": [[name.replace("_", " "), str(value)] for name, value in run.items() if isinstance(value, str | int | float)],
     }
@@ -155,25 +159,35 @@ def _rounded(series: list[tuple[str, list[float | None]]]) -> list:
     return [[name, [None if value is None else float(f"{value:.4g}") for value in values]] for name, values in series]
 
 
-def _headline_value(page: Page, key: tuple[str, str, str, str]) -> str:
-    """The number under a tile of the gallery: the first column that concerns unseen views, else the first."""
+def _headline_value(page: Page, key: Key) -> str:
+    """Return the number under a picture of the gallery: of the first column over unseen views, else of the first."""
     columns = page.table.columns
     column = next((column for column in columns if column.view_set == "novel"), columns[0])
     cell = page.exhibition.exhibits[key].cell
     value = next(entry.value for entry in page.table.entries if entry.cell == cell and entry.column == column)
-    known = describe(column.metric)
-    return "" if value is None else f"{known.label} {value:.{known.digits}f}{f' {known.unit}' if known.unit else ''}"
+    metric = describe(column.metric)
+    return "" if value is None else f"{metric.label} {value:.{metric.digits}f}{f' {metric.unit}' if metric.unit else ''}"
 
 
 def compose(page: Page, packed: Packed, limit: int) -> str:
-    """The page's text."""
+    """Return the page's text.
+
+    Args:
+        page: The data.
+        packed: The media to embed.
+        limit: Largest size of the page, bytes; only printed.
+    """
     table, shown = page.table, page.exhibition
-    rows = [{"key": f"{method}/{stage}", "label": label, "of": (method, stage)} for method, stage, label in table.rows]
+    rows = [{"key": f"{method}/{stage}", "label": label} for method, stage, label in table.rows]
     examples = []
     for (dataset, example), subject in shown.subjects.items():
         root = next(key for key in shown.exhibits if key[:2] == (dataset, example))
         record = optional_json(shown.exhibits[root].cell.path.parents[2] / "example" / "example.json", "example")
-        keys = {row["key"]: (dataset, example, *row["of"]) for row in rows if (dataset, example, *row["of"]) in shown.exhibits}
+        keys: dict[str, Key] = {
+            f"{method}/{stage}": (dataset, example, method, stage)
+            for method, stage, _ in table.rows
+            if (dataset, example, method, stage) in shown.exhibits
+        }
         examples.append(
             {
                 "key": f"{dataset}/{example}",
@@ -185,15 +199,15 @@ def compose(page: Page, packed: Packed, limit: int) -> str:
                 "values": {row: _headline_value(page, key) for row, key in keys.items()},
             }
         )
-    words = [KIND_WORDS[kind] for kind in dict.fromkeys(medium.kind for medium in packed.left_out)]
+    kinds = [KIND_NAMES[kind] for kind in dict.fromkeys(medium.kind for medium in packed.left_out)]
     left_out = [
-        f"{len([m for m in packed.left_out if KIND_WORDS[m.kind] == word])} of "
-        f"{len([m for m in shown.media if KIND_WORDS[m.kind] == word])} {word}"
-        for word in words
+        f"{len([m for m in packed.left_out if KIND_NAMES[m.kind] == kind])} of "
+        f"{len([m for m in shown.media if KIND_NAMES[m.kind] == kind])} {kind}"
+        for kind in kinds
     ]
     style, scripts = _asset("style.css"), [_asset(name) for name in SCRIPTS]
     data = {
-        "rows": [{"key": row["key"], "label": row["label"]} for row in rows],
+        "rows": rows,
         "examples": [{k: v for k, v in example.items() if k != "values"} for example in examples],
     }
     environment = Environment(
@@ -212,8 +226,8 @@ def compose(page: Page, packed: Packed, limit: int) -> str:
         costs=page.costs,
         flag_table=flag_table(table),
         differences=difference_rows(table),
-        gaps=[one for one in page.missing if one.status != "not scored"],
-        unscored=[one for one in page.missing if one.status == "not scored"],
+        gaps=[result for result in page.missing if result.status != "not scored"],
+        unscored=[result for result in page.missing if result.status == "not scored"],
         cards=page.cards,
         settings=page.settings,
         origin=page.provenance,

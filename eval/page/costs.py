@@ -1,4 +1,4 @@
-"""Time and memory of a run, step by step: from Snakemake's benchmarks and from what each stage says of itself."""
+"""Time and memory of a run, step by step: from Snakemake's benchmarks and from the record of each stage."""
 
 from __future__ import annotations
 
@@ -12,12 +12,23 @@ from eval.tables.build import ResultTable
 
 @dataclass(frozen=True)
 class Cost:
-    """One line: a step of one row over all its jobs. Seconds, and MiB (None where nothing was measured)."""
+    """One step of one row over all its jobs.
+
+    Attributes:
+        row: Label of the row, or `every row`.
+        step: Name of the step.
+        jobs: Number of measured jobs.
+        median: Wall time of a job, seconds.
+        longest: Wall time of the longest job, seconds.
+        total: Wall time of all jobs, seconds.
+        memory: Largest resident memory of a job, MiB; None where it was not measured.
+        gpu_memory: Largest GPU memory of a job, MiB; None where it was not measured.
+    """
 
     row: str
     step: str
     jobs: int
-    middle: float
+    median: float
     longest: float
     total: float
     memory: float | None
@@ -25,7 +36,15 @@ class Cost:
 
 
 def job_measure(benchmark: Path, record: dict) -> tuple[float, float | None, float | None] | None:
-    """(seconds, peak MiB, peak MiB on the GPU) of one job; None where neither Snakemake nor the stage measured it."""
+    """Read the measurements of one job.
+
+    Args:
+        benchmark: Snakemake's benchmark of the job.
+        record: The stage's own run.json; empty for other steps.
+
+    Returns:
+        Seconds, peak MiB and peak MiB on the GPU; None where neither Snakemake nor the stage measured the job.
+    """
     measured = read_benchmark(benchmark)
     seconds = measured.get("s", record.get("seconds"))
     if not isinstance(seconds, int | float):
@@ -36,7 +55,12 @@ def job_measure(benchmark: Path, record: dict) -> tuple[float, float | None, flo
 
 
 def costs(table: ResultTable, benchmarks: Path) -> list[Cost]:
-    """A line for every step of every row, stages that rows start from included, each job once."""
+    """Return a line for every step of every row, including the stages that rows start from; each job counts once.
+
+    Args:
+        table: The table.
+        benchmarks: Snakemake's folder of benchmarks.
+    """
     labels = {(method, stage): label for method, stage, label in table.rows}
     methods = {method: label for method, _, label in table.rows}
     jobs: dict[tuple[str, str], dict[str, tuple]] = {}

@@ -1,4 +1,4 @@
-"""What the page says in words and figures: gaps with their logs, metric cards, settings of every row, scores of a cell."""
+"""The page's text: missing results with their logs, metric cards, settings of every row."""
 
 from __future__ import annotations
 
@@ -14,12 +14,21 @@ from eval.tables.column_cards import column_facts
 from eval.tables.plan import Cell, Column
 from magic123.records.cards import MetricCard
 
-SHOWN_VALUES = 3  # different values of one field of a card that are written out
+SHOWN_VALUES = 3  # of one field of a card, where values differ
 
 
 @dataclass(frozen=True)
 class MissingResult:
-    """A planned cell without any value, or without some: the word for it, the reason, the end of the log that says so."""
+    """A planned result without any value, or without some.
+
+    Attributes:
+        name: Name of the result.
+        status: Its status (see eval.tables.plan).
+        reason: Why it is missing, where that is known.
+        metrics: Names of the missing metrics.
+        log_file: Path of the log of the job that failed; empty for none.
+        log: The end of that log.
+    """
 
     name: str
     status: str
@@ -31,7 +40,7 @@ class MissingResult:
 
 @dataclass(frozen=True)
 class CardSummary:
-    """The common card of one column: (field, value) with what differs between results summed up."""
+    """The metric cards of one column as (field, value); values that differ between results are summed up."""
 
     title: str
     fields: list[tuple[str, str]]
@@ -39,32 +48,32 @@ class CardSummary:
 
 @dataclass(frozen=True)
 class StageSettings:
-    """One stage of one row, as YAML; `who` are the results made exactly so."""
+    """Settings of one stage of one row as YAML; `results` names the results made with exactly these."""
 
     title: str
-    who: str
+    results: str
     text: str
 
 
 def column_title(column: Column) -> str:
-    """PSNR ring ↑ (novel), and the protocol where it is not the usual one."""
-    known = describe(column.metric)
+    """Return the heading of a column, such as `PSNR ring ↑ (novel views)`; it names a protocol other than `corrected`."""
+    metric = describe(column.metric)
     protocol = "" if column.protocol == "corrected" else f", {column.protocol}"
-    return f"{known.label} {'↑' if known.higher_is_better else '↓'} ({column.view_set} views{protocol})"
+    return f"{metric.label} {'↑' if metric.higher_is_better else '↓'} ({column.view_set} views{protocol})"
 
 
 def missing_results(table: ResultTable) -> list[MissingResult]:
     """Return one entry for each cell and state that has no value: the reason, the metrics, the end of the log."""
-    found: dict[tuple[Cell, str, str], list[str]] = {}
+    metrics_by_gap: dict[tuple[Cell, str, str], list[str]] = {}
     for entry in table.entries:
         if entry.status != "ok":
-            found.setdefault((entry.cell, entry.status, entry.reason), []).append(describe(entry.column.metric).label)
+            metrics_by_gap.setdefault((entry.cell, entry.status, entry.reason), []).append(describe(entry.column.metric).label)
     listed = []
-    for (cell, status, reason), metrics in found.items():
+    for (cell, status, reason), metrics in metrics_by_gap.items():
         file = optional_json(cell.path / "status.json", "status").get("log", "") if status != "not scored" else ""
         log = log_end(Path(file)) if file else ""
-        every = "every metric" if len(metrics) == len(table.columns) else ", ".join(dict.fromkeys(metrics))
-        listed.append(MissingResult(cell.name, status, reason, every, str(file), log))
+        names = "every metric" if len(metrics) == len(table.columns) else ", ".join(dict.fromkeys(metrics))
+        listed.append(MissingResult(cell.name, status, reason, names, str(file), log))
     return listed
 
 
@@ -88,9 +97,9 @@ def cards(table: ResultTable) -> list[CardSummary]:
         for field in MetricCard.model_fields:
             several = facts.of_cards(field)
             if isinstance(several[0], dict):
-                several = [", ".join(f"{name} {version}" for name, version in found.items()) for found in several]
+                several = [", ".join(f"{name} {version}" for name, version in versions.items()) for versions in several]
             elif field == "sets":
-                several = [", ".join(found) for found in several]
+                several = [", ".join(sets) for sets in several]
             elif field == "time":
                 several = [f"{min(several)} to {max(several)}"] if len(set(several)) > 1 else several
             fields.append((field.replace("_", " "), _summed_up(several)))
@@ -100,14 +109,14 @@ def cards(table: ResultTable) -> list[CardSummary]:
 
 
 def settings(table: ResultTable) -> list[StageSettings]:
-    """The resolved settings of every stage behind the table, once for each way in which results were made."""
+    """Return the resolved settings of every stage behind the table; results made alike share one entry."""
     labels = {method: label.removesuffix(f" ({stage})") for method, stage, label in table.rows}
-    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    by_stage: dict[tuple[str, str], dict[str, list[str]]] = {}
     for cell in dict.fromkeys(entry.cell for entry in table.entries):
         for method, stage, folder in reversed(stages_behind(cell)):
             record = optional_json(folder / "stage.json", "record")
             if record:
-                # what differs from cell to cell by itself is no setting
+                # these differ between results made alike
                 shown = {key: value for key, value in record.items() if key not in ("example", "seed", "handover")}
                 for prior in shown.get("priors", {}).values():
                     if prior.get("reference") == cell.example:
@@ -115,37 +124,37 @@ def settings(table: ResultTable) -> list[StageSettings]:
                     prior.pop("prompts", None)
                 text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100)
                 name = f"{cell.dataset}/{cell.example} seed {cell.seed}"
-                names = found.setdefault((method, stage), {}).setdefault(text, [])
+                names = by_stage.setdefault((method, stage), {}).setdefault(text, [])
                 if name not in names:
                     names.append(name)
     listed = []
-    for (method, stage), variants in found.items():
+    for (method, stage), variants in by_stage.items():
         for text, names in variants.items():
-            who = f"{len(names)} results, all alike" if len(variants) == 1 else ", ".join(names)
-            listed.append(StageSettings(f"{labels.get(method, method)}: {method}/{stage}", who, text))
+            results = f"{len(names)} results, all alike" if len(variants) == 1 else ", ".join(names)
+            listed.append(StageSettings(f"{labels.get(method, method)}: {method}/{stage}", results, text))
     return listed
 
 
 def prepared(table: ResultTable, folders: list[Path]) -> list[StageSettings]:
-    """How the examples were prepared, each way once, and with which cameras they were viewed."""
-    found: dict[tuple[str, str], list[str]] = {}
+    """Return the settings with which the examples in `folders` were prepared and the results were rendered, each once."""
+    names_by_settings: dict[tuple[str, str], list[str]] = {}
     for folder in folders:
         record = optional_json(folder / "example.json", "example")
         if record:
             shown = {key: record[key] for key in ("settings", "depth", "versions") if key in record}
             text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100)
-            found.setdefault(("prepare", text), []).append(folder.parent.name)
+            names_by_settings.setdefault(("prepare", text), []).append(folder.parent.name)
     for cell in dict.fromkeys(entry.cell for entry in table.entries):
         record = optional_json(cell.path / "views" / "cameras.json", "cameras")
         if record:
             shown = {key: record[key] for key in ("version", "conventions", "background", "depth_scale") if key in record}
             shown["sets"] = {name: _ring(listed) for name, listed in record.get("sets", {}).items()}
             text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100)
-            found.setdefault(("view", text), []).append(cell.name)
-    several = {step for step, _ in found if sum(step == other for other, _ in found) > 1}
+            names_by_settings.setdefault(("view", text), []).append(cell.name)
+    several = {step for step, _ in names_by_settings if sum(step == other for other, _ in names_by_settings) > 1}
     return [
         StageSettings(step, ", ".join(names) if step in several else f"{len(names)} results, all alike", text)
-        for (step, text), names in found.items()
+        for (step, text), names in names_by_settings.items()
     ]
 
 

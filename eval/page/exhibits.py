@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,12 +17,18 @@ from eval.tables.build import ResultTable
 from eval.tables.plan import Cell
 from magic123.records.errors import InputError
 
-TOLD = (60.0, 150.0)  # polar and azimuth, degrees: an unseen side, from above, where a view near it exists
+UNSEEN_SIDE = (60.0, 150.0)  # polar and azimuth, degrees: from behind and above; the nearest view is shown
 
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One example with one row: keys of its media by kind, and what is said where one is absent."""
+    """One example with one row.
+
+    Attributes:
+        cell: The planned result.
+        media: Keys of its media by kind.
+        no_mesh: Why there is no mesh, where the run says so.
+    """
 
     cell: Cell
     media: dict[str, str]
@@ -30,7 +37,15 @@ class Exhibit:
 
 @dataclass(frozen=True)
 class Exhibition:
-    """`exhibits` by (dataset, example, method, stage), media of the examples as `subjects`, the unseen view by dataset."""
+    """What the page shows.
+
+    Attributes:
+        seed: The seed whose media are shown.
+        views: The unseen view, SET/NNN, by data set.
+        subjects: Keys of the example's own media by kind, by (data set, example).
+        exhibits: The results by (data set, example, method, stage).
+        media: All media to embed.
+    """
 
     seed: int
     views: dict[str, str]
@@ -39,47 +54,57 @@ class Exhibition:
     media: list[Medium]
 
 
-def unseen_view(cells: list[Cell], asked: str | None) -> str | None:
-    """SET/NNN that the gallery shows: as asked, else the novel view nearest to TOLD, else the first; None without views."""
-    shown = None
+def unseen_view(cells: list[Cell], requested: str | None) -> str | None:
+    """Choose the view that the gallery shows.
+
+    Args:
+        cells: Planned results of one data set.
+        requested: The view that the user wants, SET/NNN; None for the novel view nearest to UNSEEN_SIDE.
+
+    Returns:
+        SET/NNN, the first novel view where cameras are unknown; None where no result has views.
+
+    Raises:
+        InputError: Results have views, but not the requested one.
+    """
+    folder_without = None
     for cell in cells:
         folder = cell.path / "views"
         if not folder.is_dir():
             continue
-        if asked:
-            if (folder / f"{asked}.png").is_file():
-                return asked
-            shown = folder
+        if requested:
+            if (folder / f"{requested}.png").is_file():
+                return requested
+            folder_without = folder
             continue
         sets = optional_json(folder / "cameras.json", "cameras").get("sets", {})
         cameras = [camera for name, listed in sets.items() if name != REFERENCE for camera in listed]
         if cameras:
-            nearest = min(cameras, key=_distance_from_told)
+            nearest = min(cameras, key=_distance_from_unseen_side)
             return str(Path(nearest["file"]).with_suffix(""))
         for name in view_sets(folder):
             if name != REFERENCE:
                 return f"{name}/{min(path.stem for path in (folder / name).glob('*.png') if path.stem.isdigit())}"
-    if shown is not None:
-        raise InputError(
-            f"no result has the view {asked}.png ({shown} has {', '.join(view_sets(shown))}); choose another --view"
-        )
+    if folder_without is not None:
+        views = ", ".join(view_sets(folder_without))
+        raise InputError(f"no result has the view {requested}.png ({folder_without} has {views}); choose another --view")
     return None
 
 
-def _distance_from_told(camera: dict) -> float:
-    around = abs((camera["azimuth"] - TOLD[1] + 180) % 360 - 180)
-    return abs(camera["polar"] - TOLD[0]) + around
+def _distance_from_unseen_side(camera: dict) -> float:
+    around = abs((camera["azimuth"] - UNSEEN_SIDE[1] + 180) % 360 - 180)
+    return abs(camera["polar"] - UNSEEN_SIDE[0]) + around
 
 
 def depth_span(folders: list[Path], view: str) -> tuple[float, float] | None:
-    """Nearest and farthest depth (world units, extreme pixels aside) in the depth maps of one view; None without any."""
-    found = []
+    """Return the 1st and 99th percentile of depth (world units) over the depth maps of one view; None without any."""
+    depths = []
     for folder in folders:
         file = folder / "depth" / f"{view}.png"
         if file.is_file() and (scale := depth_scale(folder)) is not None:
             stored = media.read_depth(file)
-            found.append(stored[stored > 0] / scale)
-    pixels = np.concatenate(found) if found else np.zeros(0)
+            depths.append(stored[stored > 0] / scale)
+    pixels = np.concatenate(depths) if depths else np.zeros(0)
     if not pixels.size:
         return None
     near, far = np.percentile(pixels, (1, 99))
@@ -87,21 +112,27 @@ def depth_span(folders: list[Path], view: str) -> tuple[float, float] | None:
 
 
 def depth_scale(folder: Path) -> float | None:
-    """Stored depth of one world unit, by cameras.json; None where a folder has none."""
+    """Return the stored depth of one world unit by cameras.json, or None if a folder has no depth maps."""
     scale = optional_json(folder / "cameras.json", "cameras").get("depth_scale")
     return float(scale) if isinstance(scale, int | float) and scale > 0 else None
 
 
-def exhibition(table: ResultTable, truth: str, asked: str | None) -> Exhibition:
-    """`truth`: the folder of true views with {dataset} and {example} in it, or empty for none."""
+def exhibition(table: ResultTable, truth: str, requested: str | None) -> Exhibition:
+    """Collect the media of the lowest seed.
+
+    Args:
+        table: The table.
+        truth: Folder of the true views, with {dataset} and {example} in it; empty for none.
+        requested: The view that the gallery shows, SET/NNN; None to choose one.
+    """
     cells = list(dict.fromkeys(entry.cell for entry in table.entries))
     seed = min(cell.seed for cell in cells)
     cells = [cell for cell in cells if cell.seed == seed]
-    found = {dataset: unseen_view([c for c in cells if c.dataset == dataset], asked) for dataset in table.datasets}
-    views = {dataset: view for dataset, view in found.items() if view is not None}
+    by_dataset = {dataset: unseen_view([c for c in cells if c.dataset == dataset], requested) for dataset in table.datasets}
+    views = {dataset: view for dataset, view in by_dataset.items() if view is not None}
     chosen: dict[str, Medium] = {}
 
-    def show(name: str, kind: str, about: str, file: Path, mime: str, encode) -> dict[str, str]:
+    def show(name: str, kind: str, about: str, file: Path, mime: str, encode: Callable[[Path, int], bytes]) -> dict[str, str]:
         if not file.is_file():
             return {}
         key = f"m{len(chosen)}"
@@ -110,9 +141,10 @@ def exhibition(table: ResultTable, truth: str, asked: str | None) -> Exhibition:
 
     subjects, exhibits, spans = {}, {}, {}
     for dataset, example in dict.fromkeys((cell.dataset, cell.example) for cell in cells):
-        about, of = f"{dataset}/{example}", [cell for cell in cells if (cell.dataset, cell.example) == (dataset, example)]
-        subject = {}
-        for cell in of:  # a row of foreign pictures has no prepared example beside it
+        about = f"{dataset}/{example}"
+        of_example = [cell for cell in cells if (cell.dataset, cell.example) == (dataset, example)]
+        subject: dict[str, str] = {}
+        for cell in of_example:  # a row of adopted pictures has no prepared example beside it
             root = example_folder(cell)
             if not subject:
                 subject = show("input", "input", about, root / "rgba.png", "image/webp", media.picture)
@@ -120,7 +152,9 @@ def exhibition(table: ResultTable, truth: str, asked: str | None) -> Exhibition:
             file = Path(truth.format(dataset=dataset, example=example)) / f"{views[dataset]}.png"
             subject |= show("truth", "truth", about, file, "image/webp", media.picture)
         subjects[dataset, example] = subject
-        spans[dataset, example] = depth_span([cell.path / "views" for cell in of], views[dataset]) if dataset in views else None
+        spans[dataset, example] = (
+            depth_span([cell.path / "views" for cell in of_example], views[dataset]) if dataset in views else None
+        )
     for cell in cells:
         about, folder, view = f"{cell.dataset}/{cell.example} {cell.label}", cell.path / "views", views.get(cell.dataset)
         shown: dict[str, str] = {}
@@ -134,8 +168,8 @@ def exhibition(table: ResultTable, truth: str, asked: str | None) -> Exhibition:
                 shown |= show("depth", "depth", about, folder / "depth" / f"{view}.png", "image/webp", encode)
         shown |= show("film", "film", about, folder / "turntable.mp4", "video/mp4", media.film)
         shown |= show("mesh", "mesh", about, cell.path / "mesh" / "mesh.glb", "model/gltf-binary", media.mesh)
-        none = optional_json(cell.path / "mesh" / "none.json", "reason")
-        exhibits[cell.dataset, cell.example, cell.method, cell.stage] = Exhibit(cell, shown, str(none.get("reason", "")))
+        no_mesh = optional_json(cell.path / "mesh" / "none.json", "reason")
+        exhibits[cell.dataset, cell.example, cell.method, cell.stage] = Exhibit(cell, shown, str(no_mesh.get("reason", "")))
     return Exhibition(seed, views, subjects, exhibits, list(chosen.values()))
 
 
@@ -144,5 +178,5 @@ def _depth(file: Path, level: int, near: float, far: float) -> bytes:
 
 
 def example_folder(cell: Cell) -> Path:
-    """Where prepare put the cell's example: results/{dataset}/{example}/example, beside the methods."""
+    """Return the folder of the cell's prepared example: results/{dataset}/{example}/example, beside the methods."""
     return cell.path.parents[2] / "example"

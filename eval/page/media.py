@@ -1,6 +1,6 @@
-"""Pictures, films and meshes as the bytes that go into the page, at three levels of economy.
+"""Pictures, films and meshes as the bytes that are embedded in the page, at three levels of compression.
 
-Level 0 is what the run made, 1 the same at a lower rate, 2 small: thumbnails, few faces with a colour for each vertex.
+Level 0 keeps what the run made, 1 compresses it more, 2 makes it small: thumbnails, few faces with a colour for each vertex.
 """
 
 from __future__ import annotations
@@ -31,7 +31,15 @@ LEVELS = (
 
 @dataclass(frozen=True)
 class Medium:
-    """One thing to embed. `kind` orders what stays when not all fits; `encode` maps a level to bytes."""
+    """One picture, film or mesh to embed.
+
+    Attributes:
+        key: Its id in the page.
+        kind: One of eval.page.budget.KINDS, which orders what is kept when not everything fits.
+        about: What it shows.
+        mime: Its MIME type.
+        encode: Returns its bytes at a level.
+    """
 
     key: str
     kind: str
@@ -48,13 +56,13 @@ def _webp(image: Image.Image, level: int) -> bytes:
 
 
 def picture(file: Path, level: int) -> bytes:
-    """A picture of any mode on white, as WebP."""
+    """Composite a picture of any mode on white and encode it as WebP."""
     image = open_picture(file).convert("RGBA")
     return _webp(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"), level)
 
 
 def read_depth(file: Path) -> np.ndarray:
-    """A 16-bit depth map as stored, float64 [H, W]; 0 where nothing is."""
+    """Read a 16-bit depth map as stored: float64 [H, W], 0 for the background."""
     depth = np.asarray(open_picture(file)).astype(np.float64)
     if depth.ndim != 2:
         raise InputError(f"{file} is not a depth map: it has {depth.ndim} axes instead of 2")
@@ -62,7 +70,7 @@ def read_depth(file: Path) -> np.ndarray:
 
 
 def depth_picture(file: Path, near: float, far: float, level: int) -> bytes:
-    """A depth map as a picture: yellow at the stored depth `near`, violet at `far`, white where nothing is."""
+    """Encode a depth map as WebP: yellow at the stored depth `near`, violet at `far`, white for the background."""
     import matplotlib
 
     depth = read_depth(file)
@@ -71,7 +79,7 @@ def depth_picture(file: Path, near: float, far: float, level: int) -> bytes:
 
 
 def film(file: Path, level: int) -> bytes:
-    """An MP4 as it is, or encoded again at a lower rate."""
+    """Return an MP4 as it is, or encoded again at a lower rate."""
     if FILM_RATES[level] is None:
         return file.read_bytes()
     from imageio_ffmpeg import get_ffmpeg_exe
@@ -87,7 +95,7 @@ def film(file: Path, level: int) -> bytes:
 
 
 def mesh(file: Path, level: int) -> bytes:
-    """A GLB, compressed with gzip: as it is, with its texture as JPEG, or with few faces and vertex colours."""
+    """Return a GLB compressed with gzip: as it is, with its texture as JPEG, or with few faces and vertex colours."""
     content = file.read_bytes()
     if level:
         import trimesh

@@ -1,4 +1,4 @@
-"""Where a page comes from: the commit of the working tree and the versions that wrote it."""
+"""Where a page comes from: the commit of the working tree, the time and the Python version."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ NOT_SOURCES = ":(exclude)reports"  # tables that the run itself rewrites
 
 @dataclass(frozen=True)
 class Provenance:
-    """`commit` is empty outside a Git checkout, `changed` lists tracked files that differ from it."""
+    """The state of the code when a page was written.
+
+    Attributes:
+        commit: The commit; empty outside a Git checkout.
+        committed: Date of the commit.
+        changed: Tracked files that differ from the commit.
+        written: When the page was written, UTC.
+        python: Version of Python.
+    """
 
     commit: str
     committed: str
@@ -21,16 +29,16 @@ class Provenance:
     python: str
 
 
-def _git(*words: str) -> str | None:
+def _git(*arguments: str) -> str | None:
     try:
-        run = subprocess.run(["git", *words], capture_output=True, text=True, timeout=30)
+        run = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return run.stdout.rstrip("\n") if run.returncode == 0 else None
 
 
 def provenance() -> Provenance:
-    """Of the working directory, now."""
+    """Describe the current folder's checkout now."""
     commit = _git("rev-parse", "HEAD") or ""
     changed = (_git("status", "--porcelain", "--untracked-files=no", "--", ".", NOT_SOURCES) or "") if commit else ""
     return Provenance(

@@ -1,8 +1,8 @@
-"""report: a table and all that lies behind it as one HTML page that opens from disk, without a network.
+"""A table and everything behind it as one HTML page that opens from disk, without a network.
 
-Reads the plan, and of every cell what there is: scores, views, mesh, losses, records, benchmarks, logs. What is missing is
-named on the page; a partial run gives a partial page. Of large runs, pictures and meshes go in at the best level that
-keeps the page under the limit, and the page says what it left out.
+Reads the plan, and of every planned result the files that exist: scores, views, mesh, losses, records, benchmarks, logs.
+Missing results are named on the page; a partial run gives a partial page. Pictures, films and meshes are embedded at the
+best level of quality that keeps the page under the limit, and the page lists what was left out.
 """
 
 from __future__ import annotations
@@ -22,11 +22,27 @@ from eval.tables.reported import read_reported
 from magic123.records.errors import InputError
 from magic123.records.files import write_text
 
-LIMIT_MB = 19.5  # 10^6 bytes; a page beyond 20 is a burden to mail and to open
+LIMIT_MB = 19.5  # 10^6 bytes; larger pages are slow to open and too large to mail
 
 
 def write_report(plan: Path, definition: dict, reported: Path, truth: str, view: str | None, limit: int, out: Path) -> str:
-    """Write the page of at most `limit` bytes; returns what to say about it."""
+    """Write the page of a table.
+
+    Args:
+        plan: plan.json.
+        definition: The table's settings (see eval.tables.build).
+        reported: CSV file of published numbers.
+        truth: Folder of the true views, with {dataset} and {example} in it; empty for none.
+        view: The view that the gallery shows, SET/NNN; None to choose one.
+        limit: Largest size of the page, bytes.
+        out: The page, NAME-report.html.
+
+    Returns:
+        A sentence about the page: its size, and how much was left out.
+
+    Raises:
+        InputError: The page exceeds the limit even without pictures.
+    """
     name = out.stem.removesuffix("-report")
     table = build_table(name, definition, read_plan(plan))
     shown = exhibition(table, truth, view)
@@ -42,11 +58,13 @@ def write_report(plan: Path, definition: dict, reported: Path, truth: str, view:
         settings=[*prepared(table, list(examples)), *settings(table)],
         provenance=provenance(),
     )
-    bare = len(compose(page, Packed(0), limit).encode())
-    if bare >= limit:
-        raise InputError(f"{out}: the words alone take {bare / 1e6:.1f} MB of the {limit / 1e6:.1f} allowed; raise --limit-mb")
-    packed = pack(shown.media, int((limit - bare) * 0.98))  # a little room for naming what is left out
+    text_size = len(compose(page, Packed(0), limit).encode())
+    if text_size >= limit:
+        raise InputError(
+            f"{out}: the text alone takes {text_size / 1e6:.1f} MB of the {limit / 1e6:.1f} MB allowed; raise --limit-mb"
+        )
+    packed = pack(shown.media, int((limit - text_size) * 0.98))  # the rest is for the list of what is left out
     text = compose(page, packed, limit)
     write_text(out, text)
-    said = f", {len(packed.left_out)} pictures, films and meshes left out" if packed.left_out else ""
-    return f"{out}: {len(text.encode()) / 1e6:.1f} MB{said}"
+    left_out = f", {len(packed.left_out)} pictures, films and meshes left out" if packed.left_out else ""
+    return f"{out}: {len(text.encode()) / 1e6:.1f} MB{left_out}"

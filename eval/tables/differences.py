@@ -102,7 +102,7 @@ def differences(table: ResultTable) -> list[DifferenceLine]:
         return []
     measured = entries_frame(table.entries).dropna(subset="value")
     values: dict[tuple[str, ...], Values] = {
-        key: {(line.example, line.seed): line.value for line in group.itertuples()}
+        key: group.set_index(["example", "seed"])["value"].to_dict()
         for key, group in measured.groupby(["dataset", *ROW_FIELDS, *COLUMN_FIELDS])
     }
     lines = []

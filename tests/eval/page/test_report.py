@@ -157,7 +157,7 @@ def test_a_failed_and_a_deleted_result_are_named(run: Path) -> None:
     assert "This report is partial. 1 failed, 1 missing." in text and "4 of 6" in text
     assert "failed toys/dog both/fine seed 0 reconstruct: the gradient is not finite" in text
     assert "End of logs/toys/dog/both/seed0/fine/reconstruct.log step 1 step 2 error: the gradient is not finite" in text
-    assert "missing toys/cup both/coarse seed 0 The run did not come to it." in text
+    assert "missing toys/cup both/coarse seed 0 This result has not been computed." in text
     assert text.count("1/2") >= 2
 
 
@@ -299,7 +299,7 @@ def test_small_limit_is_kept_and_said(run: Path, capsys) -> None:
     assert re.search(r"Left out to stay under 0\.76 MB: .*meshes\. The files are in the results folder", text)
     assert LEVELS[2] in text and any(c["leftOut"] for e in data_of(page)["examples"] for c in e["cells"].values())
     assert main([*report_words(), "--limit-mb", "0.3"]) == 1
-    assert "the words alone take" in capsys.readouterr().err
+    assert "the text alone takes" in capsys.readouterr().err
 
 
 def loaded(content: bytes):

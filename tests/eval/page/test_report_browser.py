@@ -252,7 +252,7 @@ def test_a_failed_cell_shows_the_end_of_its_log(browser, finished: Path, tmp_pat
     fail_cell(root, "reconstruct: the gradient is not finite", "step 1\nerror: the gradient is not finite\n")
     with Witness(browser, page_in(root)) as seen:
         seen.page.get_by_role("link", name="Which, and why").click()
-        gap = seen.page.locator(".lack")
+        gap = seen.page.locator(".missing-result")
         top = "document.querySelector('#gaps-title').getBoundingClientRect().top"
         until(seen.page, f"0 <= {top} && {top} < 850")
         assert gap.locator(".status").text_content() == "failed" and gap.locator("pre").is_visible()
