@@ -196,7 +196,10 @@ def view_cameras(settings: ViewSettings, reference: ReferenceCamera | None = Non
             starts at its azimuth.
     """
     planned = planned_poses(settings.model_dump(), None if reference is None else reference.model_dump())
-    cameras = {name: Camera.orbit(*zip(*poses, strict=True), settings.size) for name, poses in planned.items()}
+    cameras = {}
+    for name, poses in planned.items():
+        polars, azimuths, radii, fovs = zip(*poses, strict=True)
+        cameras[name] = Camera.orbit(polars, azimuths, radii, fovs, settings.size)
     polar, start = (90.0, 0.0) if reference is None else (reference.polar, reference.azimuth)
     circle = ring_azimuths(start, settings.turntable_frames)
     cameras["turntable"] = Camera.orbit(polar, circle, settings.radius, settings.fov, settings.size)

@@ -103,7 +103,7 @@ def march(
     directions: Float[Tensor, "N 3"],
     *,
     cells: Bool[Tensor, " cells"],
-    max_samples: int,
+    max_samples: int | float,
     generator: torch.Generator | None = None,
     box: Float[Tensor, "2 3"] | None = None,
     nearest: float = 0.1,
@@ -128,7 +128,7 @@ def march(
         raise ValueError(f"cells have the shape {tuple(cells.shape)}, but R^3 cells of a cube are needed, in one dimension")
     origins, directions = origins.contiguous(), directions.contiguous()
     near, far, first, steps, share = ray_steps(origins, directions, max_samples, generator, box, nearest)
-    capacity = max_samples + 1  # one more than along the diagonal, because the last step may be a short one
+    capacity = math.ceil(max_samples) + 1  # one more than along the diagonal, because the last step may be a short one
     steps = steps.clamp(max=capacity)
     step = torch.full((1,), 2 * math.sqrt(3) / max_samples, dtype=kind, device=device)
     rays = (origins, directions, near, far, first, steps, share, step)
