@@ -9,15 +9,18 @@ Exit status 0: a run can start here. 1: something that it cannot do without is m
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from magic123.commands.options import add_configuration, add_registry, command_parser
+from magic123.commands.options import add_configuration, add_registry, command_parser, print_table
 from magic123.measure.machine import BROKEN, Finding, capabilities, extensions, host, python_and_torch
 from magic123.records.errors import InputError
 from magic123.run.suite import load_weights, read_suite
 from magic123.settings.registry import Weights, readable
 from magic123.weights.prefetch import is_there, weights_needed
+
+HEADER = ("what", "state", "detail", "without it")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,7 +40,13 @@ def main(argv: list[str] | None = None) -> None:
     devices = capabilities()
     findings = [*python_and_torch(devices, gpu), *extensions(devices), *host(room_needed(registry, needed))]
     findings += weights(registry, needed)
-    print(json.dumps([vars(finding) for finding in findings], indent=1) if options.json else table(findings))
+    if options.json:
+        print(json.dumps([vars(finding) for finding in findings], indent=1))
+    elif sys.stdout.isatty():
+        print_table(HEADER, table_rows(findings))
+        print("* needed")
+    else:
+        print(table(findings))
     if missing := [finding for finding in findings if finding.needed and finding.state != "present"]:
         raise InputError(
             "a run cannot start here: "
@@ -78,10 +87,9 @@ def room_needed(registry: dict[str, Weights], needed: dict[str, list[str]]) -> i
     return sum(registry[name].size for name in needed if not is_there(registry[name]))
 
 
-def table(findings: list[Finding]) -> str:
-    """Return the findings as text, with aligned columns."""
-    rows = [("what", "state", "detail", "without it")]
-    rows += [
+def table_rows(findings: list[Finding]) -> list[tuple[str, str, str, str]]:
+    """Return the cells of the table of findings, below HEADER; a star marks what a run needs."""
+    return [
         (
             ("* " if finding.needed else "  ") + finding.what,
             finding.state,
@@ -90,6 +98,11 @@ def table(findings: list[Finding]) -> str:
         )
         for finding in findings
     ]
+
+
+def table(findings: list[Finding]) -> str:
+    """Return the findings as text, with aligned columns."""
+    rows = [HEADER, *table_rows(findings)]
     width = [min(max(len(row[column]) for row in rows), limit) for column, limit in enumerate((34, 30, 60))]
     lines = []
     for row in rows:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -158,6 +158,17 @@ def named_folder(text: str) -> tuple[str, str]:
     if not equals:
         raise InputError(f"--weights {text!r} must be NAME=FOLDER")
     return name, folder
+
+
+def print_table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Print a table for a terminal, with cells wrapped to its width."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*map(str, row))
+    Console(markup=False, highlight=False).print(table)
 
 
 def say(line: str) -> None:

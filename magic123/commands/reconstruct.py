@@ -25,7 +25,7 @@ from magic123.optimise.loss_history import Losses, cost_of, say
 from magic123.priors.loading import load_priors
 from magic123.records.errors import InputError, OutOfMemory, is_out_of_memory
 from magic123.records.hashes import hash_files
-from magic123.settings.priors import Speed
+from magic123.settings.priors import Speed, Zero123Settings
 from magic123.settings.stage import Stage
 from magic123.settings.versions import VERSIONS
 from magic123.settings.view import ViewSettings
@@ -211,9 +211,10 @@ def run_stage(
     applied = apply_speed(priors.values(), speed, device)
     if scene is None:
         ((name, prior),) = priors.items()
-        guidance_scale = stage.priors[name].guidance_scale
-        assert isinstance(prior, Zero123) and guidance_scale is not None and views is not None  # as the settings demand
-        scene = draw_scene(stage, example, prior, guidance_scale, views, generator, say)
+        guidance = stage.priors[name]
+        # the settings of such a scene demand exactly this prior
+        assert isinstance(prior, Zero123) and isinstance(guidance, Zero123Settings) and views is not None
+        scene = draw_scene(stage, example, prior, guidance.guidance_scale, views, generator, say)
     record = {
         "seed": seed,
         "example": example.name,

@@ -68,7 +68,15 @@ class Estimate:
         return f"{grid}: about {self.total:.0f} GPU-hours on a {self.gpu} ({parts}{more})"
 
 
-NAMES = {"nerf": "coarse stages", "dmtet": "fine stages", "token": "textual inversions", "picture": "copies"}
+NAMES = {
+    "nerf": "coarse stages",
+    "dmtet": "fine stages",
+    "token": "textual inversions",
+    "points": "point clouds",
+    "picture": "copies",
+    "samples": "sets of samples",
+    "renders": "sets of renders",
+}
 
 
 def cost_of(suite: Suite, times: dict[str, RecordedTime]) -> Estimate:

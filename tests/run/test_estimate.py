@@ -1,6 +1,7 @@
 """What the paper run is, before anything of it is fetched or computed."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,25 @@ def test_the_demo_is_not_estimated(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert main(["estimate", str(PAPER)]) == 0
     out = capsys.readouterr().out
     assert "1140 coarse stages" in out and "40 minutes for 5000 steps at 128 on a V100 32 GB; Magic123's README" in out
+
+
+def test_every_kind_of_job_has_a_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    assert main(["estimate", "config/presets.yaml"]) == 0
+    assert "point clouds" in capsys.readouterr().out
+
+
+def test_a_terminal_gets_tables_with_the_same_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setenv("COLUMNS", "300")
+    assert main(["estimate", str(PAPER)]) == 0
+    plain = capsys.readouterr().out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["estimate", str(PAPER)]) == 0
+    tables = capsys.readouterr().out
+    assert "recorded time" in tables and "\u2502" in tables and "\u2502" not in plain
+    for words in ("760.0 GPU-hours", "40 minutes for 5000 steps at 128 on a V100 32 GB", "inversion-v100"):
+        assert words in tables and words in plain
 
 
 def test_everything_the_paper_takes_from_elsewhere_is_listed(suite_of) -> None:

@@ -30,8 +30,8 @@ def test_command_of_the_readme(command):
     if words[2] == "snakemake":
         arguments = [sys.executable, "-m", "snakemake", *words[3:], "-n", "--nolock", "--quiet", "all"]
     else:
-        assert words[2] == "python"
-        arguments = [sys.executable, *words[3:]]
+        assert words[2] == "magic123"
+        arguments = [sys.executable, "-m", *words[2:]]
     run = subprocess.run(arguments, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr[-2000:]
 
