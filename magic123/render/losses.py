@@ -63,9 +63,8 @@ def reference_target(
         device: of the tensors.
 
     Raises:
-        InputError: the example has no depth map or no normal map, but the weights ask for it.
+        InputError: the example has no picture, or lacks the depth or normal map that a weight needs.
     """
-    assert example.rgb is not None and example.mask is not None
     normal = None
     if weights.normal:
         if example.normal is None:
@@ -77,9 +76,9 @@ def reference_target(
         pose = Camera.orbit(c.polar, c.azimuth, c.radius, c.fov, 1).camera_to_world[0, :3, :3]
         normal = F.normalize(example.normal.cpu() * 2 - 1, dim=-1) @ pose.T  # from x right, y up, z towards the camera
     return Target(
-        rgb=example.rgb.to(device),
+        rgb=example.require("rgb").to(device),
         pixels=rgb_pixels(example)[..., 0].to(device) if erode_edges else None,
-        mask=example.mask[..., 0].to(device),
+        mask=example.require("mask")[..., 0].to(device),
         depth=target_depth(example)[..., 0].to(device) if weights.depth else None,
         normal=None if normal is None else normal.to(device),
     )

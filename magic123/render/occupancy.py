@@ -28,11 +28,6 @@ class OccupancyGrid(nn.Module):
     box: Tensor  # [2, 3] lower and upper corner of the occupied cells
     updates: Tensor  # [] int64, how many there were
 
-    density: Tensor  # [R^3] decaying maxima
-    cells: Tensor  # [R^3] bool: occupied
-    box: Tensor  # [2, 3] corners around the occupied cells
-    updates: Tensor  # [] int64: how many there were
-
     def __init__(self, resolution: int, decay: float = 0.95, threshold: float = 10.0):
         super().__init__()
         self.resolution, self.decay, self.threshold = resolution, decay, threshold
