@@ -7,7 +7,7 @@
   const SVG = "http://www.w3.org/2000/svg";
   const [WIDTH, HEIGHT] = [240, 80];
 
-  const wanting = (cell, kind) => (cell.leftOut.includes(kind) ? "Left out to keep this page small." : "None was made.");
+  const whyMissing = (cell, kind) => (cell.leftOut.includes(kind) ? "Left out to keep this page small." : "None was made.");
 
   function link(kind, content, type) {
     if (links[kind]) URL.revokeObjectURL(links[kind]);
@@ -24,7 +24,7 @@
     save.hidden = true;
     if (!key) {
       viewer.forget();
-      none.textContent = cell.noMesh ? `No mesh: ${cell.noMesh}.` : wanting(cell, "mesh");
+      none.textContent = cell.noMesh ? `No mesh: ${cell.noMesh}.` : whyMissing(cell, "mesh");
       return;
     }
     try {
@@ -45,7 +45,7 @@
     const key = cell.media.film;
     film.hidden = !key;
     none.hidden = Boolean(key);
-    none.textContent = key ? "" : wanting(cell, "film");
+    none.textContent = key ? "" : whyMissing(cell, "film");
     film.removeAttribute("src");
     if (!key) return;
     film.src = link("film", page.bytes(key), "video/mp4");
@@ -133,10 +133,10 @@
   }
 
   function rows() {
-    fill(row, data.rows.filter((one) => one.key in example(chosen.value).cells).map((one) => [one.key, one.label]));
+    fill(row, data.rows.filter((entry) => entry.key in example(chosen.value).cells).map((entry) => [entry.key, entry.label]));
   }
 
-  fill(chosen, data.examples.map((one) => [one.key, one.name]));
+  fill(chosen, data.examples.map((entry) => [entry.key, entry.name]));
   chosen.value = page.start.key;
   rows();
   row.selectedIndex = row.options.length - 1;
@@ -152,7 +152,7 @@
       rows();
       row.value = button.dataset.row;
       show();
-      find("closer").scrollIntoView({ behavior: page.calm() ? "auto" : "smooth" });
+      find("closer").scrollIntoView({ behavior: page.reducedMotion() ? "auto" : "smooth" });
       row.focus({ preventScroll: true });
       page.announce(`Showing ${example(chosen.value).name}, ${page.row(row.value).label}.`);
     });

@@ -12,9 +12,9 @@
 
   /* The picture's key: a row's of that kind, or what it should look like. */
   function source(name) {
-    const one = example(chosen.value);
-    if (name === TARGET) return { colour: one.media.truth, own: one.media.input }[kind.value];
-    return one.cells[name]?.media[kind.value];
+    const shown = example(chosen.value);
+    if (name === TARGET) return { colour: shown.media.truth, own: shown.media.input }[kind.value];
+    return shown.cells[name]?.media[kind.value];
   }
 
   function label(name) {
@@ -50,7 +50,7 @@
     for (const select of [left, right]) fill(select, [...rows, [TARGET, "truth or input"]]);
   }
 
-  fill(chosen, data.examples.map((one) => [one.key, one.name]));
+  fill(chosen, data.examples.map((entry) => [entry.key, entry.name]));
   chosen.value = page.start.key;
   options();
   left.selectedIndex = Math.max(0, left.options.length - 2);

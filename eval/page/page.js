@@ -23,16 +23,16 @@ const page = (() => {
     if (options.some(([value]) => value === before)) select.value = before;
   }
 
-  /* Said once by screen readers. */
+  /* Announces a change to screen readers. */
   function announce(text) {
     find("announce").textContent = text;
   }
 
-  const example = (key) => data.examples.find((one) => one.key === key);
-  const row = (key) => data.rows.find((one) => one.key === key);
-  const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const example = (key) => data.examples.find((entry) => entry.key === key);
+  const row = (key) => data.rows.find((entry) => entry.key === key);
+  const reducedMotion = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
   /* Where a reader starts: the last row, and the first example for which it has a picture. */
   const lastRow = data.rows.at(-1).key;
-  const start = data.examples.find((one) => one.cells[lastRow]?.media.colour) ?? data.examples[0];
-  return { data, start, find, make, bytes, fill, announce, example, row, calm };
+  const start = data.examples.find((entry) => entry.cells[lastRow]?.media.colour) ?? data.examples[0];
+  return { data, start, find, make, bytes, fill, announce, example, row, reducedMotion };
 })();

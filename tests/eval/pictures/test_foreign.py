@@ -84,7 +84,9 @@ SPOILED = {
     "lacks 003.png and holds view_003.png": lambda at: (at / "ring/003.png").rename(at / "ring/view_003.png"),
     "lacks 000.png": lambda at: shutil.rmtree(at / "reference"),
     "holds the folder side": lambda at: (at / "elevated").rename(at / "side"),
-    "is not a PNG": lambda at: (at / "ring/000.png").write_bytes(cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()),
+    "is not a PNG": lambda at: (at / "ring/000.png").write_bytes(
+        cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    ),
     "views are square": lambda at: rewrite(at / "ring/000.png", np.zeros((128, 96, 3), np.uint8)),
     "give a set one size": lambda at: rewrite(at / "ring/000.png", np.zeros((64, 64, 4), np.uint8)),
     "save them alike": lambda at: rewrite(at / "ring/000.png", np.zeros((128, 128, 3), np.uint8)),
