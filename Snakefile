@@ -5,8 +5,8 @@
     uv run snakemake -n                                         what would be done, and why
     uv run snakemake results/demo/NAME/both/seed0/fine/mesh     one thing and what it needs
 
-Here stands what exists and when it is stale; how it is made stands in magic123/ and eval/, as commands that work without
-Snakemake. Rules are in rules/, one file for each part of the chain.
+The rules in rules/, one file for each part of the chain, say which files exist and when they are out of date. The commands that
+make them are in magic123/ and eval/, and work without Snakemake.
 """
 
 import os
@@ -33,25 +33,25 @@ container: "magic123.sif"
 
 
 try:
-    # the command line's files come first in that list; the sentences want them last, as they were merged
+    # the command line's files come first in that list; error messages need them last, as they were merged
     suite = load_suite(config, [os.path.relpath(file) for file in reversed(workflow.configfiles)])
 except InputError as error:
     sys.exit(f"error: {error}")  # one sentence, where an exception would show lines of this file
 
-if workflow.is_main_process:  # before a run of many hours or gigabytes, and in a dry run of it: what it costs
+if workflow.is_main_process:  # before a run of many hours or gigabytes, and in a dry run of it: its cost
     if (cost := cost_of(suite, load_times())).hours:
         print(cost.sentence(), file=sys.stderr)
     if absent(suite):
         print(listing(suite).splitlines()[-1], file=sys.stderr)
 
 # The commands run in snakemake's own environment, use the threads they were given, and never look for models on the network.
-# `on_card COMMAND` waits for a card that no other job has, where the run asks for cards (magic123/run/lease.py).
+# `on_card COMMAND` waits for a GPU that no other job has, if the run asks for GPUs (magic123/run/lease.py).
 card = suite.settings.compute
 lease = f"python -m magic123 lease --per-card {card.jobs_per_gpu} --slots {card.cpu_slots} -- " if card.gpu else ""
 shell.prefix(
     f"set -euo pipefail; export PATH={Path(sys.executable).parent}:$PATH "
     "HF_HUB_OFFLINE=1 NUMBA_NUM_THREADS=$OMP_NUM_THREADS "
-    # glibc would give every freed buffer back to the system and fault it in again at the next step
+    # otherwise glibc returns every freed buffer to the system and faults it in again at the next step
     "MALLOC_TRIM_THRESHOLD_=536870912 MALLOC_MMAP_THRESHOLD_=536870912; "
     'on_card() {{ {lease}"$@"; }}; '
 )
@@ -70,12 +70,12 @@ rule all:
     default_target: True
     input:
         expand("reports/{table}{suffix}", table=suite.settings.run.tables, suffix=[*TABLE_FILES, FIGURE, PAGE]),
-        # named too, because a table that is there (from a clone, say) would make do without them
+        # named too, because an existing table (from a clone, say) would not need them
         [jobs.table_results(table) for table in suite.settings.run.tables],
 
 
 onstart:
-    # nothing is fetched before it is clear what that is, and that there is room for all of it
+    # before anything is fetched: list it, and check that there is room for all of it
     if any(job.rule.name == "fetch_weights" for job in workflow.dag.needrun_jobs()):
         print(listing(suite), file=sys.stderr, flush=True)
         sentence(room_for)(suite)
@@ -88,9 +88,9 @@ onstart:
 
 
 onerror:
-    # Tables and pages are written all the same, as reports/TABLE-unfinished: what failed stands in them as failed, with the reason.
-    # What is on disk does not tell that: results of an earlier run lie there until their job starts. Snakemake knows what it
-    # has not done. The table itself goes, because it is no longer true.
+    # Tables and pages are written nevertheless, as reports/TABLE-unfinished, with failed cells marked as failed, and the reason.
+    # The files on disk do not show that: results of an earlier run stay until their job starts. Snakemake knows which jobs it
+    # has not run. The table itself is deleted, because it is out of date.
     unfinished = list(workflow.dag.needrun_jobs())
     Path("results/unfinished.txt").write_text("".join(f"{file}\n" for job in unfinished for file in job.output))
     for table in sorted({job.wildcards.table for job in unfinished if job.rule.name == "table"}):

@@ -1,4 +1,4 @@
-# Names that several rules use. What decides something is in magic123/run/jobs.py.
+# Names that several rules use. The functions that choose inputs and options are in magic123/run/jobs.py.
 # Reads nothing; writes nothing.
 
 import functools

@@ -1,4 +1,4 @@
-# view, adopt and score: a stage becomes pictures and a mesh, or another system's are taken over, and these become numbers.
+# view, adopt and score: a stage is rendered, or another system's pictures are adopted, and the pictures and meshes are scored.
 # Reads   {stage}/checkpoint.safetensors, results/{dataset}/{example}/example/, the dataset's truth, weights
 # Writes  {stage}/views/, {stage}/mesh/, {stage}/scores.json   ({stage}: results/{dataset}/{example}/{method}/seed{seed}/{stage})
 

@@ -1,4 +1,4 @@
-# prepare and invert: a picture becomes an example, and an example gets a word of its own.
+# prepare and invert: a picture becomes an example, and a token is learned for its object.
 # Reads   datasets/{dataset}.csv and the files it names, weights
 # Writes  results/{dataset}/{example}/example/, results/{dataset}/{example}/token/
 

@@ -2,7 +2,7 @@
 # weight reruns the stages that inherit it and nothing else.
 # Reads   results/{dataset}/{example}/example/, token/, the checkpoint a stage starts from, weights
 # Writes  results/{dataset}/{example}/{method}/seed{seed}/{stage}/checkpoint.safetensors, stage.json, losses.csv; beside that
-#         folder .{stage}.unfinished/ while it runs, from which an interrupted run goes on, and .{stage}.status.json
+#         folder .{stage}.unfinished/ while it runs, from which an interrupted run resumes, and .{stage}.status.json
 
 
 rule reconstruct:

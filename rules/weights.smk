@@ -1,5 +1,5 @@
-# fetch_weights, fetch_file, convert, canary: what a run takes from elsewhere, fetched once and proved. `snakemake prefetch` does all of it
-# before a run; on a cluster these rules run where Snakemake does, because other nodes may have no network.
+# fetch_weights, fetch_file, convert, canary: weights and pictures from elsewhere, fetched once and verified. `snakemake prefetch`
+# does all of it before a run; on a cluster these rules run where Snakemake does, because other nodes may have no network.
 # Reads   config/weights.yaml, datasets/{dataset}.csv, the network
 # Writes  weights/{weights}/ with receipt.json, the hashes of its files; weights/locks/; the pictures of a dataset
 

@@ -23,7 +23,7 @@ from magic123.settings.settings_file import choose_from, load_methods, validate
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse the command line, measure, and write the figures. Raises InputError for whatever the user can mend."""
+    """Parse the command line, measure, and write the figures. Raises InputError for bad input."""
     parser = command_parser("benchmark", __doc__)
     parser.add_argument("--stage", required=True, help="a stage of the method: coarse, fine; or invert, textual inversion")
     parser.add_argument("--method", default="magic123", help="an entry of the methods file; default: magic123")

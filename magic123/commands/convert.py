@@ -20,7 +20,7 @@ RECORD = "source.json"  # what converted weights were made from
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse the command line and convert. Raises InputError for whatever the user can mend."""
+    """Parse the command line and convert. Raises InputError for bad input."""
     parser = command_parser("convert", __doc__)
     parser.add_argument("--weights", metavar="NAME", help="an entry of the weights registry")
     add_registry(parser)

@@ -22,7 +22,7 @@ from magic123.settings.versions import VERSIONS
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse the command line and learn the token. Raises InputError for whatever the user can mend."""
+    """Parse the command line and learn the token. Raises InputError for bad input."""
     parser = command_parser("invert", "Learn a token for one object (textual inversion).")
     parser.add_argument("--example", type=Path, required=True, help="example folder written by prepare")
     parser.add_argument("--weights", type=Path, required=True, help="Stable Diffusion in diffusers' folder format")

@@ -20,7 +20,7 @@ from magic123.weights.prefetch import LOCKS, fetch_all, fetch_picture, fetch_wei
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse the command line, then list and fetch. Raises InputError for whatever the user can mend."""
+    """Parse the command line, then list and fetch. Raises InputError for bad input."""
     parser = command_parser("prefetch", __doc__)
     add_configuration(parser)
     parser.add_argument("--list", action="store_true", help="list, and fetch nothing")

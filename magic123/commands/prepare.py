@@ -32,7 +32,7 @@ from magic123.settings.prepare import PrepareSettings
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse the command line and make the example. Raises InputError for whatever the user can mend."""
+    """Parse the command line and make the example. Raises InputError for bad input."""
     parser = command_parser("prepare", "Make an example of one picture.")
     parser.add_argument("--image", type=Path, help="PNG, JPEG, WebP or BMP; RGBA where it has a mask; none: a caption alone")
     parser.add_argument("--name", required=True, help="the example's name: letters, digits, - and _")

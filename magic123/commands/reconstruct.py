@@ -32,7 +32,7 @@ from magic123.settings.view import ViewSettings
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse the command line and run the stage. Raises InputError for whatever the user can mend."""
+    """Parse the command line and run the stage. Raises InputError for bad input."""
     parser = command_parser("reconstruct", "Optimise one stage of a method for one example.")
     parser.add_argument("--example", required=True, type=Path, help="a folder that `prepare` wrote")
     parser.add_argument("--stage", required=True, type=read_stage, help="the resolved stage as JSON, or a file that holds it")

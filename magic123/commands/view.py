@@ -48,7 +48,7 @@ CONVENTIONS = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse the command line and write the views. Raises InputError for whatever the user can mend."""
+    """Parse the command line and write the views. Raises InputError for bad input."""
     parser = command_parser("view", "Pictures and mesh of an optimised stage.")
     parser.add_argument("--checkpoint", type=Path, required=True, help="stage folder written by reconstruct")
     parser.add_argument("--example", type=Path, required=True, help="example folder written by prepare")

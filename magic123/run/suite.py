@@ -120,10 +120,10 @@ def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
     settings = validate(SuiteSettings, config, source)
     run = settings.run
 
-    def select(names: list, known: list, at: str) -> list:
+    def select(names: list, choices: list, at: str) -> list:
         for name in names:
-            if name not in known:
-                raise InputError(f"{source(('run', at))}: run.{at} names {name!r}; {choose_from(name, known)}.")
+            if name not in choices:
+                raise InputError(f"{source(('run', at))}: run.{at} names {name!r}; {choose_from(name, choices)}.")
             if names.count(name) > 1:
                 raise InputError(f"{source(('run', at))}: run.{at} names {name!r} twice; remove one.")
         return names
@@ -211,8 +211,8 @@ def _check_rows(suite: Suite, source: SourceOf) -> None:
                     f"{file}: {name}.rows names the method {method!r}; {choose_from(method, list(suite.methods))}."
                 )
             if stage not in suite.methods[method].stages:
-                known = choose_from(stage, list(suite.methods[method].stages))
-                raise InputError(f"{file}: {name}.rows names {stage!r}, not a stage of {method}; {known}.")
+                choices = choose_from(stage, list(suite.methods[method].stages))
+                raise InputError(f"{file}: {name}.rows names {stage!r}, not a stage of {method}; {choices}.")
             shown.add(method)
         baseline = suite.tables[name].baseline
         if baseline is not None and baseline not in rows_of(suite, name) and suite.tables[name].rows != "all":
@@ -266,8 +266,8 @@ def _check_references(suite: Suite) -> None:
                 for dataset, rows in suite.manifests.items():
                     for other in prior.reference[1:]:
                         if other not in rows:
-                            known = choose_from(other, list(rows))
-                            raise InputError(f"{file}: {at} names {other!r}, not an example of {dataset}; {known}.")
+                            choices = choose_from(other, list(rows))
+                            raise InputError(f"{file}: {at} names {other!r}, not an example of {dataset}; {choices}.")
 
 
 def _check_pictures(suite: Suite, source: SourceOf) -> None:
@@ -322,7 +322,7 @@ def _check_files(suite: Suite) -> None:
                     f"{file}.image is {row.image}, but the as-published protocol reads files called rgba.png; rename it."
                 )
             image = Path(suite.path_of(row.image))
-            if row.sha256 and image.exists() and (found := sha256(image.read_bytes()).hexdigest()) != row.sha256:
+            if row.sha256 and image.exists() and (digest := sha256(image.read_bytes()).hexdigest()) != row.sha256:
                 raise InputError(
-                    f"{file}.sha256 is {row.sha256}, but {image} has {found}; get the original, or clear the cell."
+                    f"{file}.sha256 is {row.sha256}, but {image} has {digest}; get the original, or clear the cell."
                 )
