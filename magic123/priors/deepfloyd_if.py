@@ -1,26 +1,31 @@
-"""A 2D prior over pixels: the first stage of DeepFloyd IF, which knows no latents; the public stand-in for DreamFusion's."""
+"""A 2D prior that works on pixels: the first stage of DeepFloyd IF, the public counterpart of DreamFusion's Imagen."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from magic123.geometry.camera import Camera
 from magic123.priors import latent_diffusion
-from magic123.priors.latent_diffusion import DTYPES, Schedule, dtype_of, freeze, load_component
+from magic123.priors.latent_diffusion import DTYPES, Network, Schedule, dtype_of, freeze, load_component
 from magic123.priors.prior import Prior
 from magic123.priors.stable_diffusion import fill_prompt, text_record, view_embeddings, view_prompts_of
 from magic123.records.errors import InputError
 
-LENGTH = 77  # tokens of a caption that the model was trained with
+LENGTH = 77  # tokens of a prompt, as in training
 CHANNELS = 3
 
 
-def to_pixels(rgb: Tensor, resolution: int) -> Tensor:
-    """[B, H, W, 3] in [0, 1] -> [B, 3, R, R] in [-1, 1], by area (bilinearly where it has to enlarge); differentiable."""
+def to_pixels(rgb: Float[Tensor, "B H W 3"], resolution: int) -> Float[Tensor, "B 3 R R"]:
+    """Return pictures in [0, 1] as the network reads them, in [-1, 1]; differentiable.
+
+    They are resized by area averaging, or bilinearly where they are enlarged.
+    """
     pixels = rgb.permute(0, 3, 1, 2).float()
     if max(pixels.shape[-2:]) > resolution:
         pixels = F.interpolate(pixels, (resolution, resolution), mode="area")
@@ -30,16 +35,26 @@ def to_pixels(rgb: Tensor, resolution: int) -> Tensor:
 
 
 class DeepFloydIF(Prior):
-    """Prior whose latents are the picture itself, small. `record` tells what it was conditioned on."""
+    """A text-to-image model as a prior, whose latents are the picture itself at a low resolution."""
 
     name = "deepfloyd-if"
 
-    def __init__(self, unet: nn.Module, schedule: Schedule, embeddings: Tensor, resolution: int, front: float = 0):
-        """embeddings [4, L, D]: of the empty prompt, then of the front, side and back prompts; front: azimuth of the front."""
+    def __init__(
+        self, unet: Network, schedule: Schedule, embeddings: Float[Tensor, "4 L D"], resolution: int, front: float = 0
+    ):
+        """Create a prior of a loaded network.
+
+        Args:
+            unet: diffusers' UNet2DConditionModel.
+            schedule: its noise schedule.
+            embeddings: of the empty prompt, then of the front, side and back prompts.
+            resolution: side of its pictures in pixels.
+            front: azimuth of the object's front in degrees.
+        """
         self.unet, self.schedule, self.embeddings = unet, schedule, embeddings
         self.resolution, self.front = resolution, front
         self.alphas_cumprod = schedule.alphas_cumprod
-        self.record: dict = {}
+        self.record: dict[str, Any] = {}
 
     @classmethod
     def load(
@@ -51,12 +66,24 @@ class DeepFloydIF(Prior):
         view_prompts: bool = True,
         front_azimuth: float = 0.0,
         dtype: str = "float32",
-        device="cpu",
+        device: torch.device | str = "cpu",
     ) -> DeepFloydIF:
-        """From a diffusers folder (unet, text_encoder, tokenizer, scheduler). Local files only.
+        """Load a prior from a diffusers folder (unet, text_encoder, tokenizer, scheduler).
 
-        The T5 encoder (19 GB at full size) reads the few prompts on the CPU and is freed before the network is loaded.
-        Captions are put in lower case, as the model was trained. Raises InputError.
+        The T5 encoder (19 GB at full size) embeds the prompts on the CPU and is freed before the UNet is loaded. Prompts are
+        put in lower case, as in the model's training.
+
+        Args:
+            folder: the diffusers folder; nothing is downloaded.
+            prompt: {subject} in it becomes `subject`.
+            subject: caption of the object.
+            view_prompts: append ", front view", ", side view" and ", back view".
+            front_azimuth: azimuth of the object's front in degrees.
+            dtype: of the UNet, a key of DTYPES.
+            device: of the UNet.
+
+        Raises:
+            InputError: weights are missing or do not fit each other, or the prompt cannot be used.
         """
         latent_diffusion.offline()
         from diffusers import UNet2DConditionModel
@@ -66,7 +93,7 @@ class DeepFloydIF(Prior):
         tokenizer = load_component(AutoTokenizer, folder, "tokenizer")
         for text in prompts:
             if (used := len(tokenizer(text).input_ids)) > LENGTH:
-                raise InputError(f"the prompt {text!r} takes {used} tokens where the text encoder reads {LENGTH}: shorten it")
+                raise InputError(f"the prompt {text!r} has {used} tokens, but the text encoder reads {LENGTH}: shorten it")
         encoder = load_component(T5EncoderModel, folder, "text_encoder").eval().requires_grad_(False)
         read = tokenizer([text.lower() for text in prompts], padding="max_length", max_length=LENGTH, return_tensors="pt")
         with torch.no_grad():
@@ -74,30 +101,34 @@ class DeepFloydIF(Prior):
         del encoder
         unet = load_component(UNet2DConditionModel, folder, "unet")
         schedule, config = Schedule.load(folder, device), unet.config
-        # twice the channels: the network also answers with a variance, which score distillation has no use for
+        # with twice the channels the network also predicts a variance, which score distillation does not use
         if config.in_channels != CHANNELS or config.out_channels not in (CHANNELS, 2 * CHANNELS):
             raise InputError(
-                f"unet/ in {folder} takes {config.in_channels} channels and gives {config.out_channels}, where a model of "
+                f"unet/ in {folder} takes {config.in_channels} channels and gives {config.out_channels}, but a model of "
                 "pixels takes 3 and gives 3 or 6: these are the weights of another kind of model"
             )
         if (width := config.encoder_hid_dim or config.cross_attention_dim) != embeddings.shape[-1]:
             raise InputError(
-                f"unet/ in {folder} reads text of width {width} and text_encoder/ gives {embeddings.shape[-1]}: the parts do "
-                "not belong together"
+                f"unet/ in {folder} reads text of width {width}, but text_encoder/ gives {embeddings.shape[-1]}: the "
+                "components do not belong to one model"
             )
         if not isinstance(config.sample_size, int):
-            raise InputError(f"unet/ in {folder} gives sample_size {config.sample_size}: one side in pixels is needed")
+            raise InputError(f"unet/ in {folder} has sample_size {config.sample_size}: it must be one number, a side in pixels")
         prior = cls(freeze(unet, DTYPES[dtype], device), schedule, embeddings, config.sample_size, front_azimuth)
         prior.record = text_record(prompts, view_prompts, schedule, config.sample_size, dtype, device)
         return prior
 
-    def encode(self, rgb: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """As Prior, [B, 3, R, R]. It is deterministic."""
+    def encode(self, rgb: Float[Tensor, "B H W 3"], generator: torch.Generator | None = None) -> Float[Tensor, "B 3 R R"]:
+        """Return the resized pixels of pictures; nothing is random."""
         return to_pixels(rgb.to(self.embeddings.device), self.resolution)
 
     @torch.no_grad()
-    def noise(self, latents: Tensor, t: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
+    def noise(
+        self, latents: Float[Tensor, "B C h w"], t: Int[Tensor, " B"], camera: Camera
+    ) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
+        """Predict the noise in noisy pixels, see `Prior.noise`."""
         context = view_embeddings(self.embeddings, camera, self.front)
         twice, t, kind = torch.cat([latents, latents]), t.repeat(2), dtype_of(self.unet)
         output = self.unet(twice.to(kind), t, encoder_hidden_states=context.to(kind)).sample[:, :CHANNELS]
-        return self.schedule.epsilon(output, twice, t).chunk(2)
+        unconditional, conditional = self.schedule.epsilon(output, twice, t).chunk(2)
+        return unconditional, conditional

@@ -1,6 +1,6 @@
-"""What all latent diffusion priors share: reading a diffusers folder, the noise schedule, the autoencoder's door.
+"""What all latent diffusion priors share: loading from a diffusers folder, the noise schedule, encoding and decoding.
 
-diffusers and transformers take seconds to import, so nothing here imports them before a model is really loaded.
+diffusers and transformers take seconds to import, so they are imported only where a model is loaded.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -20,13 +22,20 @@ from magic123.device import to_device
 from magic123.priors.sds import add_noise
 from magic123.records.errors import InputError
 
+# A network of diffusers or transformers. Type checkers cannot know the class without importing the library, and nn.Module has
+# no `config`, `encode` or `decode`.
+Network = Any
+
+Module = TypeVar("Module", bound=nn.Module)
+
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def offline() -> None:
-    """Forbid the Hugging Face libraries any look at the network, and hush their progress bars and advice.
+    """Keep the Hugging Face libraries offline, and turn off their progress bars and warnings.
 
-    To be called before anything is imported from them. What they only warn of (absent parameters) is an error here.
+    Call it before anything is imported from them. What they only warn about, missing parameters, is an error in
+    `load_component`.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
     from diffusers.utils import logging as diffusers_logging
@@ -37,67 +46,98 @@ def offline() -> None:
         logging.disable_progress_bar()
 
 
-def load_component(kind, folder: Path, name: str, **options):
-    """One part of a diffusers folder, `kind.from_pretrained(folder/name)`, in float32 on the CPU.
+def load_component(kind: type[Any], folder: Path, name: str, **options: Any) -> Any:
+    """Load one component of a diffusers folder by its `from_pretrained`: a network in float32 on the CPU, or a tokenizer.
 
-    Raises InputError if the folder or the part is missing, unreadable, or lacks parameters (the libraries would
-    fill those with random numbers and only warn).
+    Args:
+        kind: class of diffusers or transformers.
+        folder: the diffusers folder.
+        name: the component's subfolder, such as "unet".
+        **options: passed to `from_pretrained`.
+
+    Raises:
+        InputError: the folder or the component is missing or unreadable, or parameters are missing (the libraries would
+            initialise those randomly, with only a warning).
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"the weights folder {folder} does not exist: fetch or build these weights first")
+        raise InputError(f"the weights folder {folder} does not exist: download or convert the weights first")
     if not (folder / name).is_dir():
         raise InputError(f"the weights folder {folder} has no {name}/: it must be in diffusers' folder format")
     is_network = isinstance(kind, type) and issubclass(kind, nn.Module)
     if is_network:
         options["output_loading_info"] = True
     try:
-        part = kind.from_pretrained(str(folder), subfolder=name, local_files_only=True, **options)
+        component = kind.from_pretrained(str(folder), subfolder=name, local_files_only=True, **options)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError, UnpicklingError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"the weights folder {folder} has an unreadable {name}/: {reason[:300]}") from error
     if not is_network:
-        return part
-    network, report = part
+        return component
+    network, report = component
     network = network.float()  # transformers keeps the stored precision
-    absent = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-    if absent:
-        raise InputError(f"{name}/ in the weights folder {folder} lacks {len(absent)} parameters (the first is {absent[0]})")
+    missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if missing:
+        raise InputError(f"{name}/ in the weights folder {folder} lacks {len(missing)} parameters (the first is {missing[0]})")
     return network
 
 
-def read_json(folder: Path, name: str) -> dict:
-    """A JSON file of the weights folder. Raises InputError."""
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """Read a JSON file of a weights folder.
+
+    Raises:
+        InputError: the file is missing or no JSON.
+    """
     try:
         return json.loads((Path(folder) / name).read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"the weights folder {folder} has no readable {name} ({type(error).__name__})") from error
 
 
-def dtype_of(network: nn.Module) -> torch.dtype:
-    """Of the first parameter, and so of all. diffusers' own `dtype`, asked where there is none, walks through everything."""
+def dtype_of(network: Network) -> torch.dtype:
+    """Return the dtype of a network's first parameter, which is that of all.
+
+    diffusers' own `dtype` property iterates over all parameters; it is used only for a network that has none.
+    """
     first = next(network.parameters(), None) if isinstance(network, nn.Module) else None
     return network.dtype if first is None else first.dtype
 
 
-def freeze(network: nn.Module, dtype: torch.dtype, device) -> nn.Module:
-    """Evaluation mode, no parameter gradients; channels_last, which doubles convolution speed on CPUs."""
-    return network.eval().requires_grad_(False).to(device, dtype).to(memory_format=torch.channels_last)
+def to_memory_format(network: Module, memory_format: torch.memory_format) -> Module:
+    """Convert the 4-dimensional parameters of a network to a memory format, in place, and return the network."""
+    return network.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch's annotations leave this overload out
+
+
+def freeze(network: Module, dtype: torch.dtype, device: torch.device | str) -> Module:
+    """Put a network in evaluation mode, without parameter gradients, on a device and in a dtype, and return it.
+
+    Its memory format is channels_last, which doubles the speed of convolutions on CPUs.
+    """
+    return to_memory_format(network.eval().requires_grad_(False).to(device, dtype), torch.channels_last)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The forward noising process and what the network was trained to say about it."""
+    """The noise schedule of a diffusion model, and what its network predicts.
 
-    alphas_cumprod: Tensor  # [T] float32
-    prediction_type: str  # "epsilon" | "v_prediction"
+    Attributes:
+        alphas_cumprod: products of 1 - beta over the T diffusion steps, float32.
+        prediction_type: "epsilon", the noise, or "v_prediction", the velocity (arXiv 2202.00512).
+    """
+
+    alphas_cumprod: Float[Tensor, " T"]
+    prediction_type: str
 
     @classmethod
-    def load(cls, folder: Path, device="cpu") -> Schedule:
-        """From scheduler/ of a diffusers folder, whichever scheduler class wrote it."""
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Schedule:
+        """Load the schedule from scheduler/ of a diffusers folder, whichever scheduler class wrote it.
+
+        Raises:
+            InputError: the component is missing or unreadable, or its prediction type is another one.
+        """
         from diffusers import DDIMScheduler
 
-        # this class reads the configuration of all of them; only its schedule is used
+        # DDIMScheduler reads the configuration of every scheduler class; only its schedule is used
         scheduler = load_component(DDIMScheduler, folder, "scheduler")
         kind = scheduler.config.prediction_type
         if kind not in ("epsilon", "v_prediction"):
@@ -107,21 +147,29 @@ class Schedule:
         return cls(scheduler.alphas_cumprod.float().to(device), kind)
 
     def _roots(self, like: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sqrt(a_t) and sqrt(1 - a_t), shaped to broadcast against `like`."""
         alpha = self.alphas_cumprod[t].view(-1, *[1] * (like.dim() - 1))
         return alpha.sqrt(), (1 - alpha).sqrt()
 
-    def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def add_noise(
+        self, latents: Float[Tensor, "B *shape"], noise: Float[Tensor, "B *shape"], t: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B *shape"]:
+        """Return noisy latents, see `sds.add_noise`."""
         return add_noise(latents, noise, self.alphas_cumprod, t)
 
-    def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What a perfect network answers: eps, or the velocity sqrt(a) eps - sqrt(1 - a) z (arXiv 2202.00512)."""
+    def target(
+        self, latents: Float[Tensor, "B *shape"], noise: Float[Tensor, "B *shape"], t: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B *shape"]:
+        """Return the network's training target: eps, or the velocity sqrt(a_t) eps - sqrt(1 - a_t) z (arXiv 2202.00512)."""
         if self.prediction_type == "epsilon":
             return noise
         signal, rest = self._roots(latents, t)
         return signal * noise - rest * latents
 
-    def epsilon(self, output: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
-        """The noise that a network's output means, float32."""
+    def epsilon(
+        self, output: Float[Tensor, "B *shape"], noisy: Float[Tensor, "B *shape"], t: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B *shape"]:
+        """Return the noise eps, float32, that the network's output for noisy latents stands for."""
         output = output.float()
         if self.prediction_type == "epsilon":
             return output
@@ -129,51 +177,82 @@ class Schedule:
         return signal * output + rest * noisy.float()
 
 
-def load_autoencoder_and_unet(folder: Path, in_channels: int, dtype: torch.dtype, device) -> tuple[nn.Module, nn.Module, int]:
-    """(vae, unet, side of the pictures in pixels), frozen. Raises InputError."""
+def load_autoencoder_and_unet(
+    folder: Path, in_channels: int, dtype: torch.dtype, device: torch.device | str
+) -> tuple[Network, Network, int]:
+    """Load the autoencoder and the UNet of a diffusers folder, frozen.
+
+    Args:
+        folder: the diffusers folder, with vae/ and unet/.
+        in_channels: the UNet's input channels that the caller needs.
+        dtype: of both networks.
+        device: of both networks.
+
+    Returns:
+        The autoencoder, the UNet, and the side in pixels of the pictures that the UNet was trained on.
+
+    Raises:
+        InputError: a component is missing or unreadable, or the UNet is one of another kind of model.
+    """
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     vae, unet = load_component(AutoencoderKL, folder, "vae"), load_component(UNet2DConditionModel, folder, "unet")
     if unet.config.in_channels != in_channels:
         raise InputError(
-            f"unet/ in {folder} takes {unet.config.in_channels} channels where {in_channels} are needed: "
+            f"unet/ in {folder} takes {unet.config.in_channels} channels, but {in_channels} are needed: "
             "these are the weights of another kind of model"
         )
     if not isinstance(unet.config.sample_size, int):
-        raise InputError(f"unet/ in {folder} gives sample_size {unet.config.sample_size}: one side in latent pixels is needed")
+        raise InputError(
+            f"unet/ in {folder} has sample_size {unet.config.sample_size}: it must be one number, a side in latent pixels"
+        )
     resolution = unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1)
     return freeze(vae, dtype, device), freeze(unet, dtype, device), resolution
 
 
-def posterior(vae, rgb: Tensor, resolution: int):
-    """The autoencoder's distribution over unscaled latents of rgb [B, H, W, 3] in [0, 1], resized bilinearly."""
+def posterior(vae: Network, rgb: Float[Tensor, "B H W 3"], resolution: int) -> Any:
+    """Return the autoencoder's distribution over unscaled latents, diffusers' DiagonalGaussianDistribution.
+
+    Args:
+        vae: diffusers' AutoencoderKL.
+        rgb: pictures in [0, 1].
+        resolution: side in pixels to which they are resized bilinearly.
+    """
     pixels = rgb.permute(0, 3, 1, 2).float()
     if pixels.shape[-2:] != (resolution, resolution):
         pixels = F.interpolate(pixels, (resolution, resolution), mode="bilinear", align_corners=False)
     return vae.encode((2 * pixels - 1).to(dtype_of(vae))).latent_dist
 
 
-def sampled(distribution, generator: torch.Generator) -> Tensor:
-    """A sample of an autoencoder's posterior: the numbers of diffusers' own, drawn where the generator is."""
+def sample_posterior(distribution: Any, generator: torch.Generator) -> Float[Tensor, "B C h w"]:
+    """Return a sample of an autoencoder's posterior: diffusers' numbers, but drawn on the generator's device."""
     mean = distribution.mean
     noise = torch.randn(mean.shape, generator=generator, device=generator.device, dtype=mean.dtype)
     return mean + distribution.std * to_device(noise, mean.device)
 
 
-def encode(vae, rgb: Tensor, resolution: int, generator: torch.Generator | None = None) -> Tensor:
-    """Scaled latents [B, 4, h, w] float32 of rgb [B, H, W, 3]: a sample of the posterior, or its mode without a generator."""
-    rgb = rgb.float().clone()  # a tensor of our own, for the hook below
-    seen = rgb.to(next(vae.parameters()).device)  # the scene may be elsewhere; its gradient finds the way back
-    distribution = posterior(vae, seen, resolution)
-    latents = distribution.mode() if generator is None else sampled(distribution, generator)
+def encode(
+    vae: Network, rgb: Float[Tensor, "B H W 3"], resolution: int, generator: torch.Generator | None = None
+) -> Float[Tensor, "B C h w"]:
+    """Return scaled latents, float32, differentiable in the pictures.
+
+    Args:
+        vae: diffusers' AutoencoderKL.
+        rgb: pictures in [0, 1], on any device.
+        resolution: side in pixels to which they are resized.
+        generator: draws a sample of the posterior; None: its mode.
+    """
+    rgb = rgb.float().clone()  # not the caller's tensor: the hook below is registered on it
+    distribution = posterior(vae, rgb.to(next(vae.parameters()).device), resolution)
+    latents = distribution.mode() if generator is None else sample_posterior(distribution, generator)
     latents = latents.float() * vae.config.scaling_factor
     if dtype_of(vae) == torch.float16 and rgb.requires_grad:
         carry_gradient_through_half(rgb, latents)
     return latents
 
 
-def decode(vae, latents: Tensor) -> Tensor:
-    """Scaled latents [B, 4, h, w] -> rgb [B, H, W, 3] in [0, 1], float32; differentiable."""
+def decode(vae: Network, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B H W 3"]:
+    """Return pictures in [0, 1], float32, of scaled latents; differentiable."""
     latents = latents.float().clone()  # as in encode
     pixels = vae.decode((latents / vae.config.scaling_factor).to(dtype_of(vae))).sample.float()
     if dtype_of(vae) == torch.float16 and latents.requires_grad:
@@ -182,12 +261,13 @@ def decode(vae, latents: Tensor) -> Tensor:
 
 
 def carry_gradient_through_half(inputs: Tensor, outputs: Tensor, largest: float = 64.0) -> None:
-    """Scale the gradient to a maximum of about `largest` between `outputs` and `inputs`, and back again: no change outside.
+    """Rescale the gradient on its way from `outputs` back to `inputs`, so that it does not underflow in float16.
 
-    Weights of 1e-8 on a score-distillation gradient (Magic123's fine stage) would be zero in float16. The scale is a power of
-    two, so exact.
+    Its largest element is brought to about `largest` at `outputs`, and the scale is undone at `inputs`. Weights of 1e-8 on a
+    score-distillation gradient (Magic123's fine stage) would be zero in float16. The scale is a power of two, so it rounds
+    nothing.
     """
-    scale = []
+    scale: list[Tensor] = []
 
     def normalise(gradient: Tensor) -> Tensor:
         peak = gradient.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)

@@ -1,22 +1,25 @@
-"""Half-precision networks lent single precision, for a step whose numbers they cannot hold."""
+"""Half-precision networks in float32 for a while, for a step that over- or underflows in half precision."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from torch import nn
+from magic123.priors.prior import networks
 
 
 @contextmanager
 def in_float32(models: Iterable[object]) -> Iterator[None]:
-    """All networks among the attributes of `models` in float32 for a while. Half-precision weights come back unchanged."""
-    networks = [part for model in models for part in vars(model).values() if isinstance(part, nn.Module)]
-    before = [next(network.parameters()).dtype for network in networks]
-    for network in networks:
-        network.float()
+    """Convert all networks among the attributes of `models` to float32 inside the context, and back after it.
+
+    Half-precision weights are unchanged afterwards, because float32 holds each of them exactly.
+    """
+    modules = [module for model in models for module in networks(model)]
+    dtypes = [next(module.parameters()).dtype for module in modules]
+    for module in modules:
+        module.float()
     try:
         yield
     finally:
-        for network, dtype in zip(networks, before, strict=True):
-            network.to(dtype)
+        for module, dtype in zip(modules, dtypes, strict=True):
+            module.to(dtype)

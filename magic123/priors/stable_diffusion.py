@@ -1,16 +1,18 @@
-"""The 2D prior: Stable Diffusion (arXiv 2112.10752) with a prompt that follows the camera around the object."""
+"""The 2D prior: Stable Diffusion (arXiv 2112.10752), with a prompt that depends on the camera's azimuth."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from magic123.device import to_device
 from magic123.geometry.camera import Camera, wrap_degrees
 from magic123.priors import latent_diffusion
-from magic123.priors.latent_diffusion import DTYPES, Schedule, dtype_of, load_autoencoder_and_unet, load_component
+from magic123.priors.latent_diffusion import DTYPES, Network, Schedule, dtype_of, load_autoencoder_and_unet, load_component
 from magic123.priors.prior import Prior
 from magic123.priors.tokens import add_token, load_token, prompt_ids
 from magic123.records.errors import InputError
@@ -18,10 +20,14 @@ from magic123.records.errors import InputError
 VIEWS = ("front view", "side view", "back view")
 
 
-def view_shares(azimuth: Tensor) -> Tensor:
-    """Shares [B, 3] of the front, side and back prompts at azimuths [B] in degrees from the front.
+def view_shares(azimuth: Float[Tensor, " B"]) -> Float[Tensor, "B 3"]:
+    """Return the shares of the front, side and back prompts, each row of which sums to 1.
 
-    |a| <= 90: r = 1 - |a| / 90 front and 1 - r side; beyond: r = 1 - (|a| - 90) / 90 side and 1 - r back (Magic123's code).
+    With r = 1 - |a| / 90 up to 90 degrees: r front and 1 - r side; with r = 1 - (|a| - 90) / 90 beyond: r side and 1 - r back,
+    as in Magic123's code.
+
+    Args:
+        azimuth: degrees from the object's front.
     """
     turn = wrap_degrees(azimuth).abs() / 90
     front, back = (1 - turn).clamp_min(0), (turn - 1).clamp_min(0)
@@ -29,25 +35,29 @@ def view_shares(azimuth: Tensor) -> Tensor:
 
 
 def fill_prompt(prompt: str, subject: str, token: str | None) -> str:
-    """`prompt` with {subject} replaced by the learned token if there is one, by the plain caption otherwise."""
+    """Return `prompt` with {subject} replaced by the learned token if there is one, otherwise by the caption `subject`.
+
+    Raises:
+        InputError: {subject} has neither, or the prompt leaves a learned token out.
+    """
     text = prompt.replace("{subject}", token or subject or "{subject}")
     if "{subject}" in text:
-        raise InputError(f"the prompt {prompt!r} asks for a subject, and neither a token nor a caption was given")
+        raise InputError(f"the prompt {prompt!r} contains {{subject}}, but there is neither a token nor a caption: give one")
     if token and token not in text:
-        raise InputError(f"the prompt {prompt!r} does not use the learned token {token}: write {{subject}} where it belongs")
+        raise InputError(f"the prompt {prompt!r} does not contain the learned token {token}: write {{subject}} in its place")
     return text
 
 
 def view_prompts_of(text: str, view_prompts: bool) -> list[str]:
-    """The three prompts of VIEWS; all the same where they shall not name the view."""
+    """Return the prompt for each of VIEWS: with the view appended if `view_prompts`, otherwise three times `text`."""
     return [f"{text}, {view}" if view_prompts else text for view in VIEWS]
 
 
-def view_embeddings(embeddings: Tensor, camera: Camera, front: float) -> Tensor:
-    """Return the text embeddings of a doubled batch, [2 B, ...]: B times the empty prompt's, then those of B views.
+def view_embeddings(embeddings: Float[Tensor, "4 *shape"], camera: Camera, front: float) -> Float[Tensor, "twice_B *shape"]:
+    """Return the text embeddings for classifier-free guidance: B times the empty prompt's, then those of B views.
 
     Args:
-        embeddings: [4, ...] of the empty prompt, then of the front, side and back prompts, which are mixed by `view_shares`.
+        embeddings: of the empty prompt, then of the front, side and back prompts, which are mixed by `view_shares`.
         camera: B cameras.
         front: azimuth of the object's front, degrees.
     """
@@ -56,8 +66,24 @@ def view_embeddings(embeddings: Tensor, camera: Camera, front: float) -> Tensor:
     return torch.cat([empty, torch.einsum("bv,v...->b...", shares, embeddings[1:])])
 
 
-def text_record(prompts: list[str], view_prompts: bool, schedule: Schedule, resolution: int, dtype: str, device) -> dict:
-    """Return the record of a text-conditioned prior. prompts: the empty one first, then those of VIEWS."""
+def text_record(
+    prompts: list[str],
+    view_prompts: bool,
+    schedule: Schedule,
+    resolution: int,
+    dtype: str,
+    device: torch.device | str,
+) -> dict[str, Any]:
+    """Return the record of a text-conditioned prior.
+
+    Args:
+        prompts: the empty one, then those of VIEWS.
+        view_prompts: whether they differ by the view.
+        schedule: the noise schedule.
+        resolution: side of its pictures in pixels.
+        dtype: of its networks.
+        device: of its networks.
+    """
     return {
         "prompts": prompts[1:] if view_prompts else prompts[1:2],
         "prediction_type": schedule.prediction_type,
@@ -68,18 +94,33 @@ def text_record(prompts: list[str], view_prompts: bool, schedule: Schedule, reso
 
 
 class StableDiffusion(Prior):
-    """Prior of a text-to-image model. `record` tells what it was conditioned on."""
+    """A text-to-image model as a prior."""
 
     name = "stable-diffusion"
 
     def __init__(
-        self, vae: nn.Module, unet: nn.Module, schedule: Schedule, embeddings: Tensor, resolution: int, front: float = 0
+        self,
+        vae: Network,
+        unet: Network,
+        schedule: Schedule,
+        embeddings: Float[Tensor, "4 L D"],
+        resolution: int,
+        front: float = 0,
     ):
-        """embeddings [4, L, D]: of the empty prompt, then of the front, side and back prompts; front: azimuth of the front."""
+        """Create a prior of loaded networks.
+
+        Args:
+            vae: diffusers' AutoencoderKL.
+            unet: diffusers' UNet2DConditionModel.
+            schedule: its noise schedule.
+            embeddings: of the empty prompt, then of the front, side and back prompts.
+            resolution: side of its pictures in pixels.
+            front: azimuth of the object's front in degrees.
+        """
         self.vae, self.unet, self.schedule, self.embeddings = vae, unet, schedule, embeddings
         self.resolution, self.front = resolution, front
         self.alphas_cumprod = schedule.alphas_cumprod
-        self.record: dict = {}
+        self.record: dict[str, Any] = {}
 
     @classmethod
     def load(
@@ -92,29 +133,42 @@ class StableDiffusion(Prior):
         view_prompts: bool = True,
         front_azimuth: float = 0.0,
         dtype: str = "float32",
-        device="cpu",
+        device: torch.device | str = "cpu",
     ) -> StableDiffusion:
-        """From a diffusers folder (vae, unet, text_encoder, tokenizer, scheduler). Reads local files only.
+        """Load a prior from a diffusers folder (vae, unet, text_encoder, tokenizer, scheduler).
 
-        {subject} in `prompt` becomes the word of `token_file` (file or folder of `invert`) if one is given, else `subject`.
-        With view_prompts, ", front view" / ", side view" / ", back view" is appended. The text encoder is freed
-        again when its few embeddings are there. Raises InputError.
+        The text encoder is freed once it has embedded the prompts.
+
+        Args:
+            folder: the diffusers folder; nothing is downloaded.
+            prompt: {subject} in it becomes the learned token if there is one, otherwise `subject`.
+            subject: caption of the object.
+            token_file: file or folder of a learned token, as `magic123 invert` writes it.
+            view_prompts: append ", front view", ", side view" and ", back view".
+            front_azimuth: azimuth of the object's front in degrees.
+            dtype: of the networks, a key of DTYPES.
+            device: of the networks.
+
+        Raises:
+            InputError: weights or the token are missing or do not fit each other, or the prompt cannot be used.
         """
         latent_diffusion.offline()
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        token, vector = load_token(token_file) if token_file else (None, None)
+        learned = load_token(token_file) if token_file else None
+        token = learned[0] if learned else None
         text = fill_prompt(prompt, subject, token)
         vae, unet, resolution = load_autoencoder_and_unet(folder, 4, DTYPES[dtype], device)
         schedule = Schedule.load(folder, device)
         tokenizer = load_component(CLIPTokenizer, folder, "tokenizer")
         text_encoder = load_component(CLIPTextModel, folder, "text_encoder").eval().requires_grad_(False).to(device)
-        if token:
+        if learned:
+            token, vector = learned
             width = text_encoder.get_input_embeddings().weight.shape[1]
             if len(vector) != width:
                 raise InputError(
-                    f"the token in {token_file} has {len(vector)} numbers and the text encoder in {folder} takes {width}: "
-                    "it was learned for another model"
+                    f"the token in {token_file} has {len(vector)} numbers, but the text encoder in {folder} takes "
+                    f"{width}: it was learned for another model"
                 )
             index = add_token(tokenizer, text_encoder, token)
             text_encoder.get_input_embeddings().weight[index] = vector.to(device)
@@ -125,22 +179,27 @@ class StableDiffusion(Prior):
         prior.record = text_record(prompts, view_prompts, schedule, resolution, dtype, device) | {"token": token}
         return prior
 
-    def encode(self, rgb: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def encode(self, rgb: Float[Tensor, "B H W 3"], generator: torch.Generator | None = None) -> Float[Tensor, "B C h w"]:
+        """Return scaled latents of pictures, see `Prior.encode`."""
         return latent_diffusion.encode(self.vae, rgb, self.resolution, generator)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Pictures [B, R, R, 3] in [0, 1] of scaled latents; differentiable."""
+    def decode(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B R R 3"]:
+        """Return pictures in [0, 1] of scaled latents, see `Prior.decode`."""
         return latent_diffusion.decode(self.vae, latents)
 
-    def condition(self, camera: Camera) -> Tensor:
-        """Text embeddings [B, L, D] of the prompts at these views."""
+    def condition(self, camera: Camera) -> Float[Tensor, "B L D"]:
+        """Return the text embeddings of the prompts at B cameras."""
         return view_embeddings(self.embeddings, camera, self.front)[len(camera) :]
 
     @torch.no_grad()
-    def noise(self, latents: Tensor, t: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
+    def noise(
+        self, latents: Float[Tensor, "B C h w"], t: Int[Tensor, " B"], camera: Camera
+    ) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
+        """Predict the noise in noisy latents, see `Prior.noise`."""
         context = view_embeddings(self.embeddings, camera, self.front)
         twice = torch.cat([latents, latents])
         output = self.unet(
             twice.to(dtype_of(self.unet)), t.repeat(2), encoder_hidden_states=context.to(dtype_of(self.unet))
         ).sample
-        return self.schedule.epsilon(output, twice, t.repeat(2)).chunk(2)
+        unconditional, conditional = self.schedule.epsilon(output, twice, t.repeat(2)).chunk(2)
+        return unconditional, conditional

@@ -1,15 +1,25 @@
-"""A larger 2D prior: Stable Diffusion XL (arXiv 2307.01952), two text encoders, conditioned on the picture's size."""
+"""A larger 2D prior: Stable Diffusion XL (arXiv 2307.01952), with two text encoders and the picture's size as conditions."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from magic123.geometry.camera import Camera
 from magic123.priors import latent_diffusion
-from magic123.priors.latent_diffusion import DTYPES, Schedule, dtype_of, load_autoencoder_and_unet, load_component, read_json
+from magic123.priors.latent_diffusion import (
+    DTYPES,
+    Network,
+    Schedule,
+    dtype_of,
+    load_autoencoder_and_unet,
+    load_component,
+    read_json,
+)
 from magic123.priors.prior import Prior
 from magic123.priors.stable_diffusion import fill_prompt, text_record, view_embeddings, view_prompts_of
 from magic123.priors.tokens import prompt_ids
@@ -17,27 +27,37 @@ from magic123.records.errors import InputError
 
 
 class StableDiffusionXL(Prior):
-    """Prior of the base model. `record` tells what it was conditioned on."""
+    """The base model as a prior."""
 
     name = "stable-diffusion-xl"
 
     def __init__(
         self,
-        vae: nn.Module,
-        unet: nn.Module,
+        vae: Network,
+        unet: Network,
         schedule: Schedule,
-        embeddings: Tensor,
-        pooled: Tensor,
+        embeddings: Float[Tensor, "4 L D"],
+        pooled: Float[Tensor, "4 D2"],
         resolution: int,
         front: float = 0,
     ):
-        """embeddings [4, L, D1 + D2] and pooled [4, D2]: unconditional, then front, side and back; front: its azimuth."""
+        """Create a prior of loaded networks.
+
+        Args:
+            vae: diffusers' AutoencoderKL, in float32.
+            unet: diffusers' UNet2DConditionModel.
+            schedule: its noise schedule.
+            embeddings: of the empty prompt, then of the front, side and back prompts; both text encoders' side by side.
+            pooled: the second text encoder's pooled embeddings of the same prompts.
+            resolution: side of its pictures in pixels.
+            front: azimuth of the object's front in degrees.
+        """
         self.vae, self.unet, self.schedule = vae, unet, schedule
         self.embeddings, self.pooled, self.resolution, self.front = embeddings, pooled, resolution, front
         self.alphas_cumprod = schedule.alphas_cumprod
-        # the network is given (height, width) of the original, (top, left) of the crop and (height, width) of the target
+        # conditions of the network: (height, width) of the original, (top, left) of the crop, (height, width) of the target
         self.sizes = torch.tensor([[resolution, resolution, 0, 0, resolution, resolution]], device=embeddings.device)
-        self.record: dict = {}
+        self.record: dict[str, Any] = {}
 
     @classmethod
     def load(
@@ -49,13 +69,25 @@ class StableDiffusionXL(Prior):
         view_prompts: bool = True,
         front_azimuth: float = 0.0,
         dtype: str = "float32",
-        device="cpu",
+        device: torch.device | str = "cpu",
     ) -> StableDiffusionXL:
-        """From a diffusers folder (vae, unet, text_encoder, text_encoder_2, their tokenizers, scheduler). Local files only.
+        """Load a prior from a diffusers folder (vae, unet, text_encoder, text_encoder_2, their tokenizers, scheduler).
 
-        Text is what the last layer but one of both encoders says, side by side; the unconditional half is zeros where
-        model_index.json says so (force_zeros_for_empty_prompt, as the base model was released). The autoencoder stays in
-        float32, which it needs. The text encoders are freed again. Raises InputError.
+        The text embeddings are the outputs of the penultimate layers of both encoders, concatenated; those of the empty prompt
+        are zeros where model_index.json sets force_zeros_for_empty_prompt, as for the released base model. The autoencoder
+        is in float32, because it overflows in float16. The text encoders are freed once they have embedded the prompts.
+
+        Args:
+            folder: the diffusers folder; nothing is downloaded.
+            prompt: {subject} in it becomes `subject`.
+            subject: caption of the object.
+            view_prompts: append ", front view", ", side view" and ", back view".
+            front_azimuth: azimuth of the object's front in degrees.
+            dtype: of the UNet, a key of DTYPES.
+            device: of the networks.
+
+        Raises:
+            InputError: weights are missing or do not fit each other, or the prompt cannot be used.
         """
         latent_diffusion.offline()
         from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -63,25 +95,27 @@ class StableDiffusionXL(Prior):
         prompts = ["", *view_prompts_of(fill_prompt(prompt, subject, None), view_prompts)]
         vae, unet, resolution = load_autoencoder_and_unet(folder, 4, DTYPES[dtype], device)
         schedule = Schedule.load(folder, device)
-        hidden, pooled = [], None
+        hidden: list[Tensor] = []
+        pooled = torch.empty(0)
         for kind, number in ((CLIPTextModel, ""), (CLIPTextModelWithProjection, "_2")):
             tokenizer = load_component(CLIPTokenizer, folder, f"tokenizer{number}")
             encoder = load_component(kind, folder, f"text_encoder{number}").eval().requires_grad_(False).to(device)
             with torch.no_grad():
                 output = encoder(prompt_ids(tokenizer, encoder, prompts), output_hidden_states=True)
             hidden.append(output.hidden_states[-2])
-            pooled = getattr(output, "text_embeds", None)
+            if kind is CLIPTextModelWithProjection:
+                pooled = output.text_embeds
         embeddings = torch.cat(hidden, -1)
         width = 6 * (unet.config.addition_time_embed_dim or 0) + pooled.shape[-1]
         if unet.config.addition_embed_type != "text_time" or unet.config.projection_class_embeddings_input_dim != width:
             raise InputError(
-                f"unet/ in {folder} takes {unet.config.projection_class_embeddings_input_dim} numbers of size and text, and "
-                f"these parts give {width}: they are not those of one Stable Diffusion XL base model"
+                f"unet/ in {folder} takes {unet.config.projection_class_embeddings_input_dim} numbers of size and text, but "
+                f"the other components give {width}: they do not belong to one Stable Diffusion XL base model"
             )
         if unet.config.cross_attention_dim != embeddings.shape[-1]:
             raise InputError(
-                f"unet/ in {folder} reads text of width {unet.config.cross_attention_dim} and the text encoders give "
-                f"{embeddings.shape[-1]}: the parts do not belong together"
+                f"unet/ in {folder} reads text of width {unet.config.cross_attention_dim}, but the text encoders give "
+                f"{embeddings.shape[-1]}: the components do not belong to one model"
             )
         if read_json(folder, "model_index.json").get("force_zeros_for_empty_prompt", True):
             embeddings[0], pooled[0] = 0, 0
@@ -89,14 +123,19 @@ class StableDiffusionXL(Prior):
         prior.record = text_record(prompts, view_prompts, schedule, resolution, dtype, device)
         return prior
 
-    def encode(self, rgb: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def encode(self, rgb: Float[Tensor, "B H W 3"], generator: torch.Generator | None = None) -> Float[Tensor, "B C h w"]:
+        """Return scaled latents of pictures, see `Prior.encode`."""
         return latent_diffusion.encode(self.vae, rgb, self.resolution, generator)
 
     @torch.no_grad()
-    def noise(self, latents: Tensor, t: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
+    def noise(
+        self, latents: Float[Tensor, "B C h w"], t: Int[Tensor, " B"], camera: Camera
+    ) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
+        """Predict the noise in noisy latents, see `Prior.noise`."""
         kind = dtype_of(self.unet)
         context, pooled = (view_embeddings(texts, camera, self.front) for texts in (self.embeddings, self.pooled))
         added = {"text_embeds": pooled.to(kind), "time_ids": self.sizes.expand(len(pooled), -1).to(kind)}
         twice, t = torch.cat([latents, latents]), t.repeat(2)
         output = self.unet(twice.to(kind), t, encoder_hidden_states=context.to(kind), added_cond_kwargs=added).sample
-        return self.schedule.epsilon(output, twice, t).chunk(2)
+        unconditional, conditional = self.schedule.epsilon(output, twice, t).chunk(2)
+        return unconditional, conditional

@@ -1,10 +1,12 @@
-"""Learned tokens: files that hold one word's embedding, and prompts that contain such a word."""
+"""Learned tokens: files that hold one token and its embedding, and prompts that contain it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from magic123.records.errors import InputError
@@ -12,21 +14,27 @@ from magic123.records.errors import InputError
 FILE_NAMES = ("learned_embeds.safetensors", "learned_embeds.bin")
 
 
-def load_token(path: Path) -> tuple[str, Tensor]:
-    """(token, embedding [dim] float32) of a file, or of a folder with a learned_embeds file in it.
+def load_token(path: Path) -> tuple[str, Float[Tensor, " dim"]]:
+    """Load a learned token and its embedding, float32.
 
     Layouts: {token: [dim]} as .safetensors or as a torch .bin (Magic123's and diffusers' files), and the .bin of the
     "AUTOMATIC1111" interface {"string_to_param": {"*": [1, dim]}, "name": token}. Nothing in a file is executed: pickles are
-    opened with weights_only. Raises InputError for everything else.
+    opened with weights_only.
+
+    Args:
+        path: the file, or a folder that holds one of FILE_NAMES.
+
+    Raises:
+        InputError: there is no such file, or it has another layout.
     """
     path = Path(path)
     if path.is_dir():
-        found = [path / name for name in FILE_NAMES if (path / name).is_file()]
-        if not found:
-            raise InputError(f"{path} holds no learned token: {' or '.join(FILE_NAMES)} is expected in it")
-        path = found[0]
+        files = [path / name for name in FILE_NAMES if (path / name).is_file()]
+        if not files:
+            raise InputError(f"{path} holds no learned token: it must contain {' or '.join(FILE_NAMES)}")
+        path = files[0]
     if not path.is_file():
-        raise InputError(f"the token file {path} does not exist: run invert, or give another one")
+        raise InputError(f"the token file {path} does not exist: run `magic123 invert`, or give another file")
     content = _read(path)
     if isinstance(content, dict) and isinstance(content.get("string_to_param"), dict):
         values = list(content["string_to_param"].values())
@@ -43,11 +51,12 @@ def load_token(path: Path) -> tuple[str, Tensor]:
             f"the token file {path} holds an array of shape {list(value.shape)}: one vector per token is supported"
         )
     if not torch.isfinite(value).all():
-        raise InputError(f"the token file {path} holds numbers that are not finite: make it anew")
+        raise InputError(f"the token file {path} holds numbers that are not finite: learn the token again")
     return token, value.detach().float().clone()
 
 
-def _read(path: Path):
+def _read(path: Path) -> Any:
+    """Return the content of a token file, whatever it is."""
     if path.suffix not in (".safetensors", ".bin", ".pt"):
         raise InputError(f"the token file {path} must end in .safetensors, .bin or .pt")
     try:
@@ -56,41 +65,57 @@ def _read(path: Path):
 
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a hostile or broken pickle can make the reader fail in any way it likes
+    except Exception as error:  # a malicious or damaged pickle can raise anything
         raise InputError(
-            f"the token file {path} is not a readable file of tensors ({type(error).__name__}): it was refused"
+            f"the token file {path} cannot be read safely as tensors ({type(error).__name__}) and was refused"
         ) from error
 
 
-def save_token(folder: Path, token: str, embedding: Tensor) -> Path:
-    """Write folder/learned_embeds.safetensors as {token: [dim]}; returns its path."""
+def save_token(folder: Path, token: str, embedding: Float[Tensor, " dim"]) -> Path:
+    """Write a learned token as {token: [dim]} to `folder`/learned_embeds.safetensors, and return that path."""
     from safetensors.torch import save
 
     path = Path(folder) / FILE_NAMES[0]
-    # through bytes: save_file would make a file that only its owner can read
+    # not save_file, which creates files that only their owner can read
     path.write_bytes(save({token: embedding.detach().float().cpu().contiguous()}))
     return path
 
 
-def add_token(tokenizer, text_encoder, token: str) -> int:
-    """Make `token` a word of its own and return its id; its embedding row is new and undefined. Raises InputError."""
+def add_token(tokenizer: Any, text_encoder: Any, token: str) -> int:
+    """Add a token to a tokenizer and an uninitialised row to its text encoder's embedding table.
+
+    Args:
+        tokenizer: a tokenizer of transformers, changed in place.
+        text_encoder: a text model of transformers, changed in place.
+        token: the new token.
+
+    Returns:
+        The id of the token.
+
+    Raises:
+        InputError: the tokenizer has this token already, or splits it within a sentence.
+    """
     if len(word_ids(tokenizer, token)) == 1 or tokenizer.add_tokens(token) != 1:
-        raise InputError(f"the token {token!r} is already a word of the tokenizer: choose another name such as <object>")
+        raise InputError(f"the token {token!r} is already a word of the tokenizer: choose another name, such as <object>")
     index = tokenizer.convert_tokens_to_ids(token)
     # without mean_resizing=False transformers draws the new row at random from the statistics of the others
     text_encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     if index not in tokenizer(f"a {token}, here", add_special_tokens=False).input_ids:
-        raise InputError(f"the tokenizer does not find the token {token!r} in a sentence: choose another name such as <object>")
+        raise InputError(f"the tokenizer splits the token {token!r} within a sentence: choose another name, such as <object>")
     return index
 
 
-def word_ids(tokenizer, word: str) -> list[int]:
-    """Ids of a word without start and end marks."""
+def word_ids(tokenizer: Any, word: str) -> list[int]:
+    """Return the token ids of a word, without start and end tokens."""
     return tokenizer(word, add_special_tokens=False).input_ids
 
 
-def prompt_ids(tokenizer, text_encoder, prompts: list[str]) -> Tensor:
-    """Padded ids [N, L] of prompts. Raises InputError if one does not fit (it would silently lose its end)."""
+def prompt_ids(tokenizer: Any, text_encoder: Any, prompts: list[str]) -> Int[Tensor, "N L"]:
+    """Return the padded token ids of prompts, on the text encoder's device.
+
+    Raises:
+        InputError: a prompt is longer than the text encoder reads (its end would be cut off silently).
+    """
     length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
     for prompt in prompts:
         used = len(tokenizer(prompt).input_ids)

@@ -1,17 +1,21 @@
-"""The 3D prior: Zero-1-to-3 (arXiv 2303.11328), how an object looks from elsewhere, given one picture and a relative pose."""
+"""The 3D prior: Zero-1-to-3 (arXiv 2303.11328), conditioned on a picture of the object and a relative camera pose."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from magic123.geometry.camera import Camera, angle_between
 from magic123.priors import latent_diffusion
 from magic123.priors.latent_diffusion import (
     DTYPES,
+    Network,
     Schedule,
     dtype_of,
     load_autoencoder_and_unet,
@@ -22,17 +26,23 @@ from magic123.priors.latent_diffusion import (
 from magic123.priors.prior import Prior
 from magic123.priors.sds import guided_noise
 from magic123.records.errors import InputError
+from magic123.settings.cameras import ReferenceCamera
 
 CONDITIONINGS = ("distance", "elevation")
 
 
-def pose_vector(camera: Camera, reference: Camera, conditioning: str = "distance") -> Tensor:
-    """What a model is told of the novel view relative to the reference view (one camera): [B, 4].
+def pose_vector(camera: Camera, reference: Camera, conditioning: str = "distance") -> Float[Tensor, "B 4"]:
+    """Return the pose condition of novel views relative to a reference view.
 
     [d_polar (radians), sin d_azimuth, cos d_azimuth, last], novel minus reference, for a right-handed world with azimuth from
     +z towards +x and y up, which is how Zero-1-to-3 was trained. (Magic123's code negates the azimuth because its world is
-    mirrored.) `last` is d_radius for "distance" (Zero-1-to-3 and Zero123-XL), and the reference view's own polar angle in
-    radians, whatever the distances, for "elevation" (Stable Zero123).
+    mirrored.)
+
+    Args:
+        camera: the B novel views.
+        reference: one camera.
+        conditioning: what `last` is: "distance" for d_radius (Zero-1-to-3 and Zero123-XL), "elevation" for the reference
+            view's own polar angle in radians, whatever the distances (Stable Zero123).
     """
     polar, azimuth = torch.deg2rad(camera.polar - reference.polar), torch.deg2rad(camera.azimuth - reference.azimuth)
     last = {
@@ -42,22 +52,25 @@ def pose_vector(camera: Camera, reference: Camera, conditioning: str = "distance
     return torch.stack([polar, azimuth.sin(), azimuth.cos(), last], -1)
 
 
-def closeness(camera: Camera, references: Camera) -> Tensor:
-    """Shares of K reference views in what is said of B novel ones: [B, K], rows sum to 1.
+def reference_shares(camera: Camera, references: Camera) -> Float[Tensor, "B K"]:
+    """Return the weights of K reference views at B novel views; rows sum to 1.
 
-    180 degrees minus the angle between the viewing directions, in proportion: a view opposite has no say.
+    They are proportional to 180 degrees minus the angle between the viewing directions, so an opposite view has weight 0.
     """
     angles = torch.stack([angle_between(camera, references[k]) for k in range(len(references))], -1)
     near = (180 - angles).clamp_min(1e-3)
     return near / near.sum(-1, keepdim=True)
 
 
-def clip_pixels(rgb: Tensor, processor: dict) -> Tensor:
-    """[B, H, W, 3] in [0, 1], square -> [B, 3, S, S] as CLIPImageProcessor would by `processor`, its configuration.
+def clip_pixels(rgb: Float[Tensor, "B H H 3"], processor: dict[str, Any]) -> Float[Tensor, "B 3 S S"]:
+    """Return square pictures as CLIP reads them: resized and normalised.
 
-    With align_corners in it, as Zero-1-to-3's own code does: bicubic without antialiasing, nothing clamped.
+    Args:
+        rgb: pictures in [0, 1].
+        processor: configuration of a CLIPImageProcessor, whose result this is but for rounding. With align_corners in it the
+            pictures are resized as Zero-1-to-3's own code does: bicubic without antialiasing, and not clamped.
     """
-    size = processor.get("crop_size") or processor.get("size")
+    size = processor.get("crop_size") or processor["size"]
     side = size if isinstance(size, int) else size.get("height") or size.get("shortest_edge")
     pixels = rgb.permute(0, 3, 1, 2)
     if processor.get("align_corners"):
@@ -69,7 +82,11 @@ def clip_pixels(rgb: Tensor, processor: dict) -> Tensor:
 
 
 def conditioning_of(folder: Path) -> str:
-    """The conditioning that a folder's model_index.json names. InputError for an unknown one."""
+    """Return the conditioning that model_index.json of a folder names; "distance" where it names none.
+
+    Raises:
+        InputError: the file cannot be read, or the conditioning is unknown.
+    """
     named = read_json(folder, "model_index.json").get("conditioning", "distance")
     if named not in CONDITIONINGS:
         raise InputError(f"model_index.json in {folder} names the conditioning {named!r}; known: {', '.join(CONDITIONINGS)}")
@@ -77,43 +94,68 @@ def conditioning_of(folder: Path) -> str:
 
 
 class Zero123(Prior):
-    """Prior of a view-conditioned model, bound to one or more reference pictures. `record` tells how it was made."""
+    """A view-conditioned model as a prior, conditioned on one or more reference pictures."""
 
     name = "zero123"
     reference_camera: Camera
 
     def __init__(
         self,
-        vae: nn.Module,
-        unet: nn.Module,
-        cc_projection: nn.Module,
+        vae: Network,
+        unet: Network,
+        cc_projection: Network,
         schedule: Schedule,
-        image_embedding: Tensor,
-        reference_latents: Tensor,
+        image_embedding: Float[Tensor, "K D"],
+        reference_latents: Float[Tensor, "K 4 h w"],
         reference_camera: Camera,
         resolution: int,
         conditioning: str = "distance",
     ):
-        """For K references: image_embedding [K, D] of CLIP, not normalised; reference_latents [K, 4, h, w]: the VAE's mode,
-        not scaled; reference_camera: K cameras. conditioning: see pose_vector."""
+        """Create a prior of loaded networks and K reference pictures.
+
+        Args:
+            vae: diffusers' AutoencoderKL.
+            unet: diffusers' UNet2DConditionModel with 8 input channels.
+            cc_projection: `CCProjection`, which joins an image embedding and a pose.
+            schedule: its noise schedule.
+            image_embedding: CLIP's embeddings of the reference pictures, not normalised.
+            reference_latents: the modes of the autoencoder's posterior for them, not scaled.
+            reference_camera: the K cameras they were taken from.
+            resolution: side of its pictures in pixels.
+            conditioning: see `pose_vector`.
+        """
         self.vae, self.unet, self.cc_projection, self.schedule = vae, unet, cc_projection, schedule
-        self.image_embedding, self.reference_latents, self.reference_camera = (
-            image_embedding,
-            reference_latents,
-            reference_camera,
-        )
+        self.image_embedding, self.reference_latents = image_embedding, reference_latents
+        self.reference_camera = reference_camera
         self.resolution, self.conditioning = resolution, conditioning
         self.alphas_cumprod = schedule.alphas_cumprod
-        self.record: dict = {}
+        self.record: dict[str, Any] = {}
 
     @classmethod
-    def load(cls, folder: Path, reference_rgb, reference_camera, *, dtype: str = "float32", device="cpu") -> Zero123:
-        """From a diffusers folder (vae, 8-channel unet, image_encoder, cc_projection, scheduler, feature_extractor).
+    def load(
+        cls,
+        folder: Path,
+        reference_rgb: Float[Tensor, "H W 3"] | Sequence[Float[Tensor, "_ _ 3"]],
+        reference_camera: Camera | ReferenceCamera | Sequence[Camera | ReferenceCamera],
+        *,
+        dtype: str = "float32",
+        device: torch.device | str = "cpu",
+    ) -> Zero123:
+        """Load a prior from a diffusers folder (vae, 8-channel unet, image_encoder, cc_projection, scheduler, feature_extractor).
 
-        reference_rgb [H, W, 3] in [0, 1], square, composited on white; reference_camera: one Camera or ReferenceCamera.
-        Both may be lists of one length: several pictures of the object, each with its camera in the same world.
-        model_index.json names the conditioning; one that names none (the original's format) means "distance".
-        The image encoder is freed again when its embeddings are there. Raises InputError.
+        The image encoder is freed once it has embedded the reference pictures.
+
+        Args:
+            folder: the diffusers folder; nothing is downloaded. model_index.json names the conditioning, see `pose_vector`; one
+                that names none (the original's format) means "distance".
+            reference_rgb: the reference picture, square, in [0, 1], composited on white; or several of the same object.
+            reference_camera: its camera; or a sequence of cameras, one for each picture, in the same world.
+            dtype: of the networks, a key of DTYPES.
+            device: of the networks.
+
+        Raises:
+            InputError: weights are missing or do not fit each other, a picture is not square, or there are not as many cameras
+                as pictures.
         """
         latent_diffusion.offline()
         from transformers import CLIPVisionModelWithProjection
@@ -121,12 +163,14 @@ class Zero123(Prior):
         from magic123.priors.cc_projection import CCProjection
 
         pictures = [reference_rgb] if isinstance(reference_rgb, Tensor) else list(reference_rgb)
-        known = [reference_camera] if isinstance(reference_rgb, Tensor) else list(reference_camera)
-        if len(pictures) != len(known) or not pictures:
-            raise InputError(f"zero123 was given {len(pictures)} pictures and {len(known)} cameras: give one camera a picture")
+        views = [reference_camera] if isinstance(reference_camera, Camera | ReferenceCamera) else list(reference_camera)
+        if len(pictures) != len(views) or not pictures:
+            raise InputError(f"zero123 got {len(pictures)} pictures and {len(views)} cameras: give one camera for each picture")
         for rgb in pictures:
             if rgb.shape[0] != rgb.shape[1]:
-                raise InputError(f"the reference picture is {tuple(rgb.shape[:2])} pixels: zero123 needs a square one")
+                raise InputError(
+                    f"the reference picture has {rgb.shape[0]} x {rgb.shape[1]} pixels: zero123 needs a square one"
+                )
         vae, unet, resolution = load_autoencoder_and_unet(folder, 8, DTYPES[dtype], device)
         conditioning = conditioning_of(folder)
         schedule = Schedule.load(folder, device)
@@ -136,7 +180,7 @@ class Zero123(Prior):
         if cc_projection.config.in_channel != encoder.config.projection_dim + 4:
             raise InputError(
                 f"cc_projection/ in {folder} takes {cc_projection.config.in_channel} numbers, but image_encoder/ and a pose "
-                f"give {encoder.config.projection_dim + 4}: the parts do not belong together"
+                f"give {encoder.config.projection_dim + 4}: the components do not belong to one model"
             )
         embeddings, latents = [], []
         for rgb in pictures:
@@ -147,8 +191,10 @@ class Zero123(Prior):
             with torch.no_grad():
                 embeddings.append(encoder(clip_pixels(picture, processor)).image_embeds)
                 latents.append(posterior(vae, picture, resolution).mode().float())
-        angles = ([float(getattr(one, name)) for one in known] for name in ("polar", "azimuth", "radius", "fov"))
-        cameras = Camera.orbit(*angles, resolution, device=device)
+        polar, azimuth, radius, fov = (
+            [float(getattr(view, name)) for view in views] for name in ("polar", "azimuth", "radius", "fov")
+        )
+        cameras = Camera.orbit(polar, azimuth, radius, fov, resolution, device=device)
         parts = (vae, unet, cc_projection, schedule, torch.cat(embeddings), torch.cat(latents), cameras, resolution)
         prior = cls(*parts, conditioning)
         prior.record = {
@@ -160,34 +206,56 @@ class Zero123(Prior):
         }
         return prior
 
-    def encode(self, rgb: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def encode(self, rgb: Float[Tensor, "B H W 3"], generator: torch.Generator | None = None) -> Float[Tensor, "B C h w"]:
+        """Return scaled latents of pictures, see `Prior.encode`."""
         return latent_diffusion.encode(self.vae, rgb, self.resolution, generator)
 
-    def condition(self, camera: Camera, index: int = 0) -> Tensor:
-        """Context tokens [B, 1, D] of one of the reference pictures seen from these views."""
+    def condition(self, camera: Camera, index: int = 0) -> Float[Tensor, "B 1 D"]:
+        """Return the context tokens for B views, conditioned on the reference picture `index`."""
         camera = camera.to(self.image_embedding.device)
         pose = pose_vector(camera, self.reference_camera[index], self.conditioning)
         return self.cc_projection(torch.cat([self.image_embedding[index].expand(len(pose), -1), pose], -1))[:, None]
 
     @torch.no_grad()
-    def noise(self, latents: Tensor, t: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
-        """As Prior. With several references the conditional noise is their mean, weighted by `closeness`."""
+    def noise(
+        self, latents: Float[Tensor, "B C h w"], t: Int[Tensor, " B"], camera: Camera
+    ) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
+        """Predict the noise in noisy latents, see `Prior.noise`.
+
+        With several references the conditional noise is the mean of theirs, weighted by `reference_shares`.
+        """
         count = len(self.reference_latents)
         tokens = [self.condition(camera, index) for index in range(count)]
-        known = [latent.expand(len(latents), -1, -1, -1) for latent in self.reference_latents]
+        references = [latent.expand(len(latents), -1, -1, -1) for latent in self.reference_latents]
         context = torch.cat([torch.zeros_like(tokens[0]), *tokens])
         copies, t = torch.cat([latents] * (count + 1)), t.repeat(count + 1)
-        inputs = torch.cat([copies, torch.cat([torch.zeros_like(known[0]), *known])], 1)
+        inputs = torch.cat([copies, torch.cat([torch.zeros_like(references[0]), *references])], 1)
         output = self.unet(inputs.to(dtype_of(self.unet)), t, encoder_hidden_states=context.to(dtype_of(self.unet))).sample
         unconditional, *conditional = self.schedule.epsilon(output, copies, t).chunk(count + 1)
         if count == 1:
             return unconditional, conditional[0]
-        shares = closeness(camera.to(latents.device), self.reference_camera)
+        shares = reference_shares(camera.to(latents.device), self.reference_camera)
         return unconditional, torch.einsum("bk,kbchw->bchw", shares, torch.stack(conditional))
 
     @torch.no_grad()
-    def sample(self, cameras: Camera, steps: int, guidance: float, generator: torch.Generator, eta: float = 1.0) -> Tensor:
-        """Novel views by DDIM (arXiv 2010.02502, eq. 12): rgb [B, R, R, 3] in [0, 1]. eta 1 as Zero-1-to-3."""
+    def sample(
+        self, cameras: Camera, steps: int, guidance: float, generator: torch.Generator, eta: float = 1.0
+    ) -> Float[Tensor, "B R R 3"]:
+        """Sample novel views by DDIM (arXiv 2010.02502, eq. 12).
+
+        Args:
+            cameras: the B novel views.
+            steps: number of denoising steps.
+            guidance: scale of the classifier-free guidance.
+            generator: draws the noise.
+            eta: share of noise that is added at each step; 1 as in Zero-1-to-3's code.
+
+        Returns:
+            Pictures in [0, 1].
+
+        Raises:
+            InputError: `steps` is out of range.
+        """
         count, device = len(cameras), self.reference_latents.device
 
         def gaussian() -> Tensor:
@@ -196,8 +264,8 @@ class Zero123(Prior):
 
         total = len(self.alphas_cumprod)
         if not 1 <= steps < total:
-            raise InputError(f"{steps} sampling steps were asked for: between 1 and {total - 1} are possible")
-        # from the noisiest step of all, since pure noise is where sampling starts, down to the first
+            raise InputError(f"sampling steps is {steps}: it must be between 1 and {total - 1}")
+        # from the last diffusion step, because sampling starts from pure noise, down to step 1
         times = torch.linspace(total - 1, 1, steps).round().long().tolist()
         latents = gaussian()
         for t, previous in zip(times, [*times[1:], 0], strict=True):

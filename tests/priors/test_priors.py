@@ -27,7 +27,7 @@ from magic123.priors.sds import (
 )
 from magic123.priors.stable_diffusion import StableDiffusion, fill_prompt, view_shares
 from magic123.priors.tokens import load_token, save_token
-from magic123.priors.zero123 import Zero123, clip_pixels, closeness, pose_vector
+from magic123.priors.zero123 import Zero123, clip_pixels, reference_shares, pose_vector
 from magic123.records.errors import InputError
 from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.priors import PriorSettings, prior_settings
@@ -307,7 +307,7 @@ def test_a_camera_to_the_right_sees_the_right_side(conditioning):
 
 def test_closeness_of_references():
     references = views([0.0, 90.0, 180.0])
-    shares = closeness(views([0.0, 45.0, 90.0]), references)
+    shares = reference_shares(views([0.0, 45.0, 90.0]), references)
     expected = torch.tensor([[180.0, 90, 0], [135, 135, 45], [90, 180, 90]])
     torch.testing.assert_close(shares, expected / expected.sum(-1, keepdim=True), atol=1e-4, rtol=0)
 
@@ -329,7 +329,7 @@ def test_several_references_are_mixed_by_closeness():
     unconditional, conditional = both.noise(latents, t, camera)
     singles = [prior(slice(k, k + 1)).noise(latents, t, camera) for k in (0, 1)]
     torch.testing.assert_close(unconditional, singles[0][0])
-    share = closeness(camera, cameras)[0]
+    share = reference_shares(camera, cameras)[0]
     torch.testing.assert_close(conditional, share[0] * singles[0][1] + share[1] * singles[1][1])
     assert both.unet.context.shape == (3, 1, 6) and not both.unet.context[0].any()
     pose = pose_vector(camera, cameras[1])
