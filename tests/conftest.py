@@ -20,7 +20,7 @@ for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 # Rooms whose annotations (jaxtyping's shapes among them) are checked at every call while the tests run.
-TYPE_CHECKED = ["geometry", "fields", "render", "scenes"]
+TYPE_CHECKED = ["geometry", "fields", "render", "priors", "scenes"]
 
 
 def _type_checked_modules() -> list[str]:

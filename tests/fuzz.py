@@ -37,7 +37,7 @@ from eval.pictures.meshes import load_mesh
 from eval.pictures.pictures import read_picture as read_view
 from magic123.example.example import load_example
 from magic123.example.picture_file import read_depth, read_mask, read_picture
-from magic123.optimise.resume import Unfinished
+from magic123.optimise.resume import LoopCheckpoints
 from magic123.priors.tokens import load_token
 from magic123.records.cards import read_scores
 from magic123.records.errors import InputError
@@ -107,7 +107,7 @@ def resume_folder(folder: Path) -> None:
     """The unfinished work of folder/out under a name whose checksum fits: what is read then is the content itself."""
     import hashlib
 
-    work = Unfinished(folder / "out", {}, [])
+    work = LoopCheckpoints(folder / "out", {}, [])
     content = (folder / "state").read_bytes()
     work.folder.mkdir()
     name = f"{work.identity}-{1:08d}-{hashlib.sha256(content).hexdigest()[:32]}.safetensors"

@@ -41,7 +41,8 @@ class Finder(importlib.abc.MetaPathFinder):
         run = spec.loader.exec_module
         def traced(module):
             run(module)
-            after, load, save = module.Unfinished.after_step, module.Unfinished.load, module.Unfinished._save
+            kind = module.LoopCheckpoints
+            after, load, save = kind.after_step, kind.load, kind._save
             def note(self, what):
                 line = f"{time.time():.3f} {os.getpid()} {what} {len(self.rows)} {self.folder}\\n"
                 os.write(trace, line.encode())
@@ -55,7 +56,7 @@ class Finder(importlib.abc.MetaPathFinder):
             def saved(self, step, state):
                 save(self, step, state)
                 note(self, "save")
-            module.Unfinished.after_step, module.Unfinished.load, module.Unfinished._save = after_step, loaded, saved
+            kind.after_step, kind.load, kind._save = after_step, loaded, saved
         spec.loader.exec_module = traced
         return spec
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from magic123.optimise.loss_history import Losses
+from magic123.optimise.loss_history import LossHistory
 
 FILES = ("checkpoint.safetensors", "losses.csv", "stage.json")
 
@@ -19,7 +19,7 @@ class Killed(BaseException):
 @contextmanager
 def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, by: signal.Signals | None = None):
     """End the loop in step `step`, before it saves: as SIGKILL would, or by the signal `by`, which can be handled."""
-    add = Losses.add
+    add = LossHistory.add
 
     def deadly(self, at, values):
         add(self, at, values)
@@ -29,7 +29,7 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, by: signal.Signals | N
             os.kill(os.getpid(), by)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Losses, "add", deadly)
+        patch.setattr(LossHistory, "add", deadly)
         yield
 
 

@@ -99,7 +99,7 @@ def invert(
     import torch
 
     from magic123.example.example import load_example
-    from magic123.optimise.resume import Unfinished
+    from magic123.optimise.resume import LoopCheckpoints
     from magic123.optimise.textual_inversion import TextToImage, learn_token
     from magic123.priors.sds import NonFiniteGradient
     from magic123.priors.speed import apply_speed
@@ -128,7 +128,7 @@ def invert(
     }
     losses: list[float] = []
     identity = {"code": VERSIONS["invert"], "example": hash_files(example_folder), "word": word, **about}
-    with Unfinished(out, identity, losses, steps=save_steps, seconds=save_seconds) as unfinished:
+    with LoopCheckpoints(out, identity, losses, steps=save_steps, seconds=save_seconds) as unfinished:
         try:
             embedding, record = learn_token(
                 model,
@@ -138,7 +138,7 @@ def invert(
                 settings=settings,
                 seed=seed,
                 progress=say,
-                unfinished=unfinished,
+                checkpoints=unfinished,
             )
         except NonFiniteGradient as error:
             raise NonFinite(f"{error}: set its dtype to float32, or lower its learning_rate") from error

@@ -21,7 +21,7 @@ from magic123.commands.options import (
     read_stage,
     settings_type,
 )
-from magic123.optimise.loss_history import Losses, cost_of, say
+from magic123.optimise.loss_history import LossHistory, cost_of, say
 from magic123.priors.loading import load_priors
 from magic123.records.errors import InputError, OutOfMemory, is_out_of_memory
 from magic123.records.hashes import hash_files
@@ -182,7 +182,7 @@ def run_stage(
     import torch
 
     from magic123.example.example import load_example
-    from magic123.optimise.resume import Unfinished, forget
+    from magic123.optimise.resume import LoopCheckpoints, forget
     from magic123.optimise.stage import optimise
     from magic123.priors.speed import apply_speed
     from magic123.priors.zero123 import Zero123
@@ -243,12 +243,12 @@ def run_stage(
     say(f"{example.name}: {stage.scene}, {stage.steps} steps, priors: {', '.join(priors) or 'none'}")
     for folder in (init, token):
         forget(folder)
-    history = Losses(stage.steps)
-    with Unfinished(out, identity, history.rows, steps=save_steps, seconds=save_seconds) as unfinished:
+    history = LossHistory(stage.steps)
+    with LoopCheckpoints(out, identity, history.rows, steps=save_steps, seconds=save_seconds) as unfinished:
         record["float32_retries"] = optimise(scene, example, priors, stage, generator, history.add, unfinished)
         write_whole(out / "losses.csv", history.table().encode())
         save_scene(out, scene, stage, record)
-        steps_per_second = round(history.here / max(history.seconds(), 1e-9), 2) if history.here else None
+        steps_per_second = round(history.steps_here / max(history.seconds(), 1e-9), 2) if history.steps_here else None
         machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
         run = cost_of(unfinished.starts, started, began) | {"steps_per_second": steps_per_second, "machine": machine}
         write_json(out / "run.json", run)

@@ -1,7 +1,8 @@
 """Random variants of one picture, for learning a token from it (RealFusion's heavy augmentation, as Magic123 uses it).
 
-Everything is drawn from one generator. The geometric steps (rotation, its centre-crop, resized crop, flip) are composed into
-one affine map and sampled once. Probabilities and ranges are the reference's; what lies outside the picture is white.
+Everything is drawn from one generator. The geometric steps (rotation, its centre crop, resized crop, flip) are composed into
+one affine map, so that the picture is resampled once. Probabilities and ranges are those of the published code; the outside of
+the picture is white.
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ENLARGED = 5 / 4  # the picture is first resized to this times the resolution
+ENLARGED = 5 / 4  # the picture is first resized to this multiple of the resolution
 ROTATION = (0.75, 10.0)  # probability, degrees either way
-ROTATION_CROP = 5 / 6  # side that is kept of a rotated picture
-CROP_AREA = (0.85, 1.15)  # of a resized crop, in shares of the picture
+ROTATION_CROP = 5 / 6  # side of the centre crop of a rotated picture, as a share of its side
+CROP_AREA = (0.85, 1.15)  # of a resized crop, as a share of the picture's area
 JITTER = (0.75, 0.04)  # probability, strength of brightness, contrast, saturation and hue
-GREY = 0.1
+GREY = 0.1  # probability
 BLUR = (0.1, 5, (0.1, 2.0))  # probability, kernel side in pixels, range of sigma
-FLIP = 0.5
+FLIP = 0.5  # probability
 
 
 def centre_square(picture: Tensor, side: int) -> Tensor:
-    """[H, W, 3] -> [3, side, side]: shorter side resized (bicubic, antialiased), centre-cropped."""
+    """Return the centre square [3, side, side] of a picture [H, W, 3] whose shorter side is resized to `side`, bicubically."""
     height, width = picture.shape[:2]
     scale = side / min(height, width)
     shape = (max(side, round(height * scale)), max(side, round(width * scale)))
@@ -31,10 +32,17 @@ def centre_square(picture: Tensor, side: int) -> Tensor:
 
 
 def augment(picture: Tensor, count: int, resolution: int, generator: torch.Generator) -> Tensor:
-    """`count` variants of a picture [H, W, 3] in [0, 1] on white: [count, resolution, resolution, 3] in [0, 1]."""
+    """Return random variants of a picture, [count, resolution, resolution, 3] in [0, 1].
+
+    Args:
+        picture: [H, W, 3] in [0, 1] on white.
+        count: number of variants.
+        resolution: their side in pixels.
+        generator: draws what is random.
+    """
     source = centre_square(picture, round(resolution * ENLARGED)).expand(count, -1, -1, -1)
     grid = F.affine_grid(draw_maps(count, generator), [count, 3, resolution, resolution], align_corners=False)
-    # grid_sample fills with 0, and white minus 1 is 0
+    # grid_sample pads with 0, which is white after subtracting 1
     images = 1 + F.grid_sample(source - 1, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     images = torch.where(_chosen(count, JITTER[0], generator), jitter_colors(images, JITTER[1], generator), images)
     images = torch.where(_chosen(count, GREY, generator), _luma(images).expand(-1, 3, -1, -1), images)
@@ -43,18 +51,20 @@ def augment(picture: Tensor, count: int, resolution: int, generator: torch.Gener
 
 
 def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """Return `count` uniform random numbers between `low` and `high`."""
     return low + (high - low) * torch.rand(count, generator=generator)
 
 
 def _chosen(count: int, probability: float, generator: torch.Generator) -> Tensor:
+    """Return a random mask [count, 1, 1, 1], true with the given probability."""
     return (torch.rand(count, generator=generator) < probability)[:, None, None, None]
 
 
 def draw_maps(count: int, generator: torch.Generator) -> Tensor:
-    """Random affine maps [count, 2, 3] from output to source coordinates, both in [-1, 1] with y down.
+    """Return random affine maps [count, 2, 3] from output to source coordinates, both in [-1, 1] with y down.
 
-    A resized crop takes a share s of the area with an aspect ratio between s and 1 / s, so its window is inside the picture on
-    both axes (s <= 1) or reaches beyond it on both (s > 1).
+    A resized crop covers a share s of the area with an aspect ratio between s and 1 / s, so that its window is inside the
+    picture on both axes (s <= 1) or extends beyond it on both (s > 1).
     """
     rotated = torch.rand(count, generator=generator) < ROTATION[0]
     angle = torch.deg2rad(_uniform(count, -ROTATION[1], ROTATION[1], generator)) * rotated
@@ -70,12 +80,19 @@ def draw_maps(count: int, generator: torch.Generator) -> Tensor:
 
 
 def _luma(images: Tensor) -> Tensor:
-    """ITU-R BT.601 luma: [B, 1, H, W]."""
+    """Return the ITU-R BT.601 luma [B, 1, H, W] of images [B, 3, H, W]."""
     return (images * images.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
 
 
 def jitter_colors(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Brightness, contrast and saturation times U(1 -+ strength), hue plus U(-+ strength) turns: [B, 3, H, W]."""
+    """Return images [B, 3, H, W] in [0, 1] with random changes of colour.
+
+    Args:
+        images: [B, 3, H, W] in [0, 1].
+        strength: brightness, contrast and saturation are multiplied by U(1 - strength, 1 + strength); the hue is moved by
+            U(-strength, strength) turns.
+        generator: draws the changes of each image.
+    """
     brightness, contrast, saturation = (
         _uniform(len(images), 1 - strength, 1 + strength, generator)[:, None, None, None] for _ in range(3)
     )
@@ -86,7 +103,7 @@ def jitter_colors(images: Tensor, strength: float, generator: torch.Generator) -
 
 
 def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Hue of [B, 3, H, W] in [0, 1] moved by `turns` [B] of the colour wheel, at equal HSV saturation and value."""
+    """Return images [B, 3, H, W] in [0, 1] with their hue moved by `turns` [B] of the colour wheel, in HSV."""
     value, index = images.max(1)
     chroma = value - images.min(1).values
     red, green, blue = images.unbind(1)
@@ -98,7 +115,7 @@ def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
 
 
 def _blur(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Separable Gaussian with its own sigma for each picture: [B, 3, H, W]."""
+    """Return images [B, 3, H, W] blurred by a Gaussian, with a random sigma for each."""
     side, bounds = BLUR[1], BLUR[2]
     sigma = _uniform(len(images), *bounds, generator)
     offsets = torch.arange(side) - side // 2

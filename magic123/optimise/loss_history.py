@@ -1,33 +1,42 @@
-"""What a loop says while it runs and leaves behind: every step's values, and a line of progress now and then."""
+"""The values of every step of a loop, lines of progress, and what the loop cost."""
 
 from __future__ import annotations
 
 import resource
 import sys
 import time
+from typing import Any
 
 
-class Losses:
-    """Every step's values, and a line of progress about twenty times a stage. `rows` may be filled with earlier steps'."""
+class LossHistory:
+    """The values of every step, with a line of progress on stderr about twenty times per stage.
+
+    Attributes:
+        rows: for each step its values by name; those of steps before a resumption are filled in from the checkpoint.
+        steps_here: how many steps this process has run.
+    """
 
     def __init__(self, steps: int):
-        self.steps, self.rows, self.began, self.here = steps, [], time.perf_counter(), 0
+        self.steps, self.began, self.steps_here = steps, time.perf_counter(), 0
+        self.rows: list[dict[str, float]] = []
 
     def seconds(self) -> float:
+        """Return the seconds since the history was created, in this process."""
         return time.perf_counter() - self.began
 
     def add(self, step: int, values: dict[str, float]) -> None:
+        """Append the values of a step, and print a line of progress where one is due."""
         self.rows.append(values)
         done = step + 1
-        self.here += 1
+        self.steps_here += 1
         if done % max(1, self.steps // 20) == 0 or done == self.steps:
-            left = self.seconds() / self.here * (self.steps - done)
+            left = self.seconds() / self.steps_here * (self.steps - done)
             bar = "#" * round(20 * done / self.steps)
             shown = "  ".join(f"{name} {value:.3g}" for name, value in values.items())
             say(f"[{bar:<20}] {done}/{self.steps}  {self.seconds():.0f} s, {left:.0f} s left  {shown}")
 
     def table(self) -> str:
-        """CSV: step, then one column for each loss or gradient norm; empty where not computed."""
+        """Return CSV: the step, then one column for each loss or gradient norm, empty where it was not computed."""
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         lines = [",".join(["step", *names])]
         for step, row in enumerate(self.rows):
@@ -35,8 +44,14 @@ class Losses:
         return "\n".join(lines) + "\n"
 
 
-def cost_of(starts: list[dict], started: str, began: float) -> dict:
-    """What run.json says of every loop. starts: `Unfinished.starts`; started: UTC; began: time.perf_counter() then."""
+def cost_of(starts: list[dict[str, Any]], started: str, began: float) -> dict[str, Any]:
+    """Return what run.json records about a loop: its starts, seconds, and memory in MiB.
+
+    Args:
+        starts: `LoopCheckpoints.starts`.
+        started: when this process started, UTC.
+        began: time.perf_counter() at that moment.
+    """
     import torch
 
     return {
@@ -51,4 +66,5 @@ def cost_of(starts: list[dict], started: str, began: float) -> dict:
 
 
 def say(line: str) -> None:
+    """Print a line on stderr at once."""
     print(line, file=sys.stderr, flush=True)

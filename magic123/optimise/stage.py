@@ -1,31 +1,39 @@
-"""The optimisation of one scene for one example: the same flat loop for the coarse and the fine stage."""
+"""The optimisation of one scene for one example: one loop, the same for the coarse and the fine stage."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from magic123.example.example import Example
 from magic123.geometry.camera import Camera, sample_novel
-from magic123.optimise.resume import Unfinished, loop_state, restore_loop
-from magic123.priors.clip_reference import clip_consistency, denoised_consistency, looks_at
+from magic123.optimise.resume import LoopCheckpoints, loop_state, restore_loop
+from magic123.priors.clip_reference import ClipReference, clip_consistency, denoised_consistency, replaces_distillation
 from magic123.priors.precision import in_float32
 from magic123.priors.prior import Prior
-from magic123.priors.sds import Answer, ask, distil, gradient_trouble
+from magic123.priors.sds import NoisePrediction, distil, gradient_trouble, predict_noise
 from magic123.priors.speed import on_streams
 from magic123.records.errors import NonFinite
 from magic123.render.losses import LOSSES, Target, reference_losses, reference_target
-from magic123.settings.priors import ClipSettings, DenoisedClipSettings
+from magic123.scenes.scene import Scene
+from magic123.settings.priors import ClipSettings, DenoisedClipSettings, DiffusionSettings
 from magic123.settings.stage import Stage
+
+Priors = Mapping[str, Prior | ClipReference]  # by their names in the stage
 
 
 @dataclass(frozen=True)
 class ReferenceView:
-    """The reference view at training size."""
+    """The reference view at training size.
+
+    Attributes:
+        camera: on the CPU, where the novel ones are drawn.
+        target: what it should look like, on the scene's device.
+    """
 
     camera: Camera
     target: Target
@@ -33,27 +41,38 @@ class ReferenceView:
 
 @dataclass(frozen=True)
 class StepLosses:
-    """What one step computed, still on its device: nothing here waited for the device to finish."""
+    """The losses of one step, on their devices: nothing has waited for a device to finish.
 
-    total: Tensor  # weighted sum, the one to differentiate
-    terms: dict[str, Tensor]  # unweighted losses
-    norms: dict[str, Tensor]  # of each prior's gradient at the latents
-    drawn: dict[str, Tensor]  # the diffusion steps that each prior was asked at
-    distances: dict[str, Tensor]  # of what a clip prior sees from the reference picture
+    Attributes:
+        total: weighted sum, the scalar to differentiate.
+        terms: unweighted losses by name, scalars.
+        norms: of each prior's gradient at the latents, float64 scalars.
+        diffusion_steps: that each prior was evaluated at, [B].
+        distances: from the reference picture, of each clip prior.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    norms: dict[str, Tensor]
+    diffusion_steps: dict[str, Tensor]
+    distances: dict[str, Tensor]
 
 
 def loss_scale_at(stage: Stage, step: int) -> float:
-    """What score-distillation gradients are divided by at a step: `loss_scale`, doubled every `loss_scale_doubling` steps.
+    """Return the divisor of score-distillation gradients at a step: `loss_scale`, doubled every `loss_scale_doubling` steps.
 
-    As torch.amp.GradScaler without an overflow: its n-th doubling comes after n * growth_interval steps.
+    This is torch.amp.GradScaler's scale if nothing overflows: its n-th doubling comes after n * growth_interval steps.
     """
     return stage.loss_scale * 2.0 ** (step // stage.loss_scale_doubling if stage.loss_scale_doubling else 0)
 
 
-def reference_view(example: Example, stage: Stage, device="cpu") -> ReferenceView | None:
-    """The target on `device`; the camera stays on the CPU, where the novel ones are drawn.
+def reference_view(example: Example, stage: Stage, device: torch.device | str = "cpu") -> ReferenceView | None:
+    """Return the reference view of an example; None for a stage that never renders it, whose example may have no picture.
 
-    None for a stage that never sees the picture, which its example need not have then.
+    Args:
+        example: the example.
+        stage: the settings, which set the view's size.
+        device: of the target.
     """
     if not stage.sees_reference:
         return None
@@ -64,7 +83,16 @@ def reference_view(example: Example, stage: Stage, device="cpu") -> ReferenceVie
 
 
 def novel_shading(stage: Stage, progress: float, generator: torch.Generator) -> tuple[str, float]:
-    """(mode, ambient) of one novel view: normal maps first, then textureless, albedo and lambertian in their shares."""
+    """Draw the shading of a novel view: normal maps first, then textureless, albedo and Lambertian in their shares.
+
+    Args:
+        stage: the settings.
+        progress: share of the stage's steps that are done.
+        generator: draws two numbers, except while normal maps are shown.
+
+    Returns:
+        The shading mode and the share of ambient light.
+    """
     if progress < stage.shading.normal_until:
         return "normal", 1.0
     pick, low_to_high = torch.rand(2, generator=generator).tolist()
@@ -78,7 +106,10 @@ def novel_shading(stage: Stage, progress: float, generator: torch.Generator) -> 
 
 
 def plain_if_possible(mode: str, ambient: float, stage: Stage) -> str:
-    """Lambertian with ambient 1 is albedo; without losses on normals the cheaper name saves computing them."""
+    """Return the mode that renders the same colours with the least work.
+
+    Lambertian shading with ambient 1 equals "albedo", which computes no normals; it is used if no loss needs them.
+    """
     if (
         mode == "lambertian"
         and ambient == 1.0
@@ -88,8 +119,11 @@ def plain_if_possible(mode: str, ambient: float, stage: Stage) -> str:
     return mode
 
 
-def reference_step(scene, reference: ReferenceView, stage: Stage, generator: torch.Generator) -> dict[str, Tensor]:
-    """Unweighted losses at the reference view; rays are shifted together a little, against grid artefacts."""
+def reference_step(scene: Scene, reference: ReferenceView, stage: Stage, generator: torch.Generator) -> dict[str, Tensor]:
+    """Return the unweighted losses at the reference view, scalars by name.
+
+    All rays are shifted by the same small random offsets, against artefacts of the hash grid.
+    """
     offsets = stage.ray_noise * torch.randn(2, 3, generator=generator)
     rendering = scene.render(
         reference.camera,
@@ -107,32 +141,66 @@ def guide(
     name: str,
     rgb: Tensor,
     camera: Camera,
-    priors: dict[str, Prior],
+    priors: Priors,
     reference: ReferenceView | None,
     stage: Stage,
     step: int,
-    generator,
+    generator: torch.Generator,
 ) -> tuple[Tensor | None, str, dict[str, Tensor]]:
-    """Return the guidance of a prior at a view: (weighted loss or None, the prior that it counts for, figures to log)."""
+    """Return the guidance of one prior at novel views.
+
+    Args:
+        name: of the prior in the stage.
+        rgb: rendered pictures [B, H, W, 3] in [0, 1].
+        camera: the B cameras that they were rendered from.
+        priors: all priors of the stage.
+        reference: the reference view, if the stage renders it.
+        stage: the settings.
+        step: of the stage.
+        generator: draws diffusion steps and noise.
+
+    Returns:
+        The weighted loss (None if this prior has none of its own), the name of the prior that it is logged for, and what to
+        log, see `sds.distil` and `clip_reference.clip_consistency`.
+    """
     prior, settings = priors[name], stage.priors[name]
     if isinstance(settings, DenoisedClipSettings):  # applied where its denoiser guides
         return None, name, {}
-    if isinstance(settings, ClipSettings):
-        loss, figures = clip_consistency(prior, rgb, camera, settings=settings)
+    if isinstance(prior, ClipReference):
+        assert isinstance(settings, ClipSettings)
+        loss, figures = clip_consistency(prior, rgb, settings=settings)
         return loss, name, figures
-    answer = ask(prior, rgb, camera, settings=settings, generator=generator)
-    if judge := replacing_prior(name, answer, camera, priors, reference, stage):
-        loss, figures = denoised_consistency(priors[judge], prior, answer, settings=stage.priors[judge])
-        return loss.to(rgb.device), judge, figures
-    seen, scale = reference.camera if reference else None, loss_scale_at(stage, step)
-    loss, figures = distil(prior, answer, camera, settings=settings, reference_camera=seen, loss_scale=scale)
+    assert isinstance(settings, DiffusionSettings)
+    prediction = predict_noise(prior, rgb, camera, settings=settings, generator=generator)
+    if replacing := replacing_prior(name, prediction, camera, priors, reference, stage):
+        clip, clip_settings = priors[replacing], stage.priors[replacing]
+        assert isinstance(clip, ClipReference) and isinstance(clip_settings, DenoisedClipSettings)
+        loss, figures = denoised_consistency(clip, prior, prediction, settings=clip_settings)
+        return loss.to(rgb.device), replacing, figures
+    loss, figures = distil(
+        prior,
+        prediction,
+        camera,
+        settings=settings,
+        reference_camera=reference.camera if reference else None,
+        loss_scale=loss_scale_at(stage, step),
+    )
     return loss.to(rgb.device), name, figures
 
 
 def novel_step(
-    scene, priors: dict[str, Prior], reference: ReferenceView | None, stage: Stage, step: int, generator: torch.Generator
+    scene: Scene,
+    priors: Priors,
+    reference: ReferenceView | None,
+    stage: Stage,
+    step: int,
+    generator: torch.Generator,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """At one random view: (unweighted regularizers, weighted losses of the priors, the figures to log of those)."""
+    """Render one random view, and return its losses.
+
+    Returns:
+        The unweighted regularizers by name, and the weighted loss and what to log by prior, see `guide`.
+    """
     camera = sample_novel(stage.cameras, 1, stage.resolution, generator)
     mode, ambient = novel_shading(stage, step / stage.steps, generator)
     colour, share = torch.rand(3, generator=generator), torch.rand((), generator=generator)
@@ -140,81 +208,144 @@ def novel_step(
     rendering = scene.render(
         camera, mode=plain_if_possible(mode, ambient, stage), ambient=ambient, background=background, generator=generator
     )
-    guidance, logged = {}, {}
-    with on_streams(priors.values(), rendering.rgb) as place:
+    guidance: dict[str, Tensor] = {}
+    logged: dict[str, dict[str, Tensor]] = {}
+    with on_streams(priors.values(), rendering.rgb) as stream_of:
         for name, prior in priors.items():
-            with place(prior):
-                loss, counted_for, figures = guide(name, rendering.rgb, camera, priors, reference, stage, step, generator)
+            with stream_of(prior):
+                loss, logged_for, figures = guide(name, rendering.rgb, camera, priors, reference, stage, step, generator)
             if loss is not None:
-                guidance[counted_for], logged[counted_for] = loss, figures
+                guidance[logged_for], logged[logged_for] = loss, figures
     return scene.regularizers(rendering, stage.losses), guidance, logged
 
 
 def replacing_prior(
-    name: str, answer: Answer, camera: Camera, priors: dict[str, Prior], reference: ReferenceView | None, stage: Stage
+    name: str,
+    prediction: NoisePrediction,
+    camera: Camera,
+    priors: Priors,
+    reference: ReferenceView | None,
+    stage: Stage,
 ) -> str | None:
-    """The clip prior that takes the place of score distillation for this answer of the diffusion prior `name`, if any."""
-    for judge, settings in stage.priors.items():
-        if isinstance(settings, DenoisedClipSettings) and settings.denoiser == name and judge in priors:
-            azimuth = float(reference.camera.azimuth[0]) if reference else 0.0
-            how = {"settings": settings, "reference_azimuth": azimuth, "steps": len(priors[name].alphas_cumprod)}
-            return judge if looks_at(answer, camera, **how) else None
+    """Return the clip prior that replaces the score distillation of a prediction, if any.
+
+    Args:
+        name: of the diffusion prior that made the prediction.
+        prediction: at novel views.
+        camera: of the B novel views.
+        priors: all priors of the stage that are loaded.
+        reference: the reference view; azimuths are measured from 0 without one.
+        stage: the settings.
+    """
+    for clip, settings in stage.priors.items():
+        if isinstance(settings, DenoisedClipSettings) and settings.denoiser == name and clip in priors:
+            denoiser = priors[name]
+            assert not isinstance(denoiser, ClipReference)
+            azimuth, steps = float(reference.camera.azimuth[0]) if reference else 0.0, len(denoiser.alphas_cumprod)
+            replaced = replaces_distillation(prediction, camera, settings=settings, reference_azimuth=azimuth, steps=steps)
+            return clip if replaced else None
     return None
 
 
 def sees_reference(step: int, stage: Stage) -> bool:
-    """Every step of the warm-up, then every n-th; an interval of 0: none."""
+    """Return whether a step renders the reference view: each of the warm-up does, then every `reference_interval`-th."""
     return step < stage.reference_warmup or (stage.reference_interval > 0 and step % stage.reference_interval == 0)
 
 
 def step_losses(
-    scene, reference: ReferenceView | None, priors: dict[str, Prior], stage: Stage, step: int, generator: torch.Generator
+    scene: Scene,
+    reference: ReferenceView | None,
+    priors: Priors,
+    stage: Stage,
+    step: int,
+    generator: torch.Generator,
 ) -> StepLosses:
-    """All losses of a step."""
-    guidance, figures = {}, {}
+    """Return all losses of a step, at the reference view or at a novel one.
+
+    Args:
+        scene: the scene.
+        reference: of `reference_view` for this stage.
+        priors: all priors of the stage that are loaded.
+        stage: the settings.
+        step: of the stage.
+        generator: draws what is random.
+    """
+    guidance: dict[str, Tensor] = {}
+    logged: dict[str, dict[str, Tensor]] = {}
     if sees_reference(step, stage):
+        assert reference is not None
         terms = reference_step(scene, reference, stage, generator)
     else:
-        terms, guidance, figures = novel_step(scene, priors, reference, stage, step, generator)
+        terms, guidance, logged = novel_step(scene, priors, reference, stage, step, generator)
     weighted = [getattr(stage.losses, name) * LOSSES[name].share(step / stage.steps) * value for name, value in terms.items()]
     total = sum([*weighted, *guidance.values()], start=torch.zeros(()))
-    keys = ("gradient_norm", "t", "distance")
-    return StepLosses(total, terms, *({name: one[key] for name, one in figures.items() if key in one} for key in keys))
+    norms, diffusion_steps, distances = (
+        {name: figures[key] for name, figures in logged.items() if key in figures} for key in ("gradient_norm", "t", "distance")
+    )
+    return StepLosses(total, terms, norms, diffusion_steps, distances)
 
 
 def backward(total: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
-    """Compute the gradients of the optimiser's parameters; return whether all are finite, a scalar not read yet."""
-    if not total.requires_grad:  # an empty picture without regularizers has no gradient
+    """Compute the gradients of the optimiser's parameters.
+
+    Args:
+        total: the scalar to differentiate.
+        optimizer: whose parameters get gradients.
+
+    Returns:
+        Whether all gradients are finite, as a tensor: nothing waits for the device.
+    """
+    if not total.requires_grad:  # an empty rendering without regularizers has no gradient
         return torch.ones((), dtype=torch.bool)
     total.backward()
     norms = torch._foreach_norm([p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None])
     return torch.isfinite(torch.stack(norms)).all()
 
 
-def read(losses: StepLosses, finite: Tensor, priors: dict[str, Prior], stage: Stage, step: int) -> dict[str, float]:
-    """Return what to log of a step, brought to the CPU in one transfer: the only place where the loop waits for values.
+def read(losses: StepLosses, finite: Tensor, priors: Priors, stage: Stage, step: int) -> dict[str, float]:
+    """Return what to log of a step, by name, copied to the CPU at once: the only place where the loop waits for a device.
 
-    Raises NonFinite.
+    Args:
+        losses: of `step_losses`.
+        finite: of `backward`.
+        priors: all priors of the stage that are loaded.
+        stage: the settings.
+        step: of the stage.
+
+    Raises:
+        NonFinite: a loss or a gradient is not finite.
     """
-    values = losses.terms | {f"{name}_gradient": norm for name, norm in losses.norms.items()}
-    values |= {f"{name}_distance": distance for name, distance in losses.distances.items()}
+    tensors = losses.terms | {f"{name}_gradient": norm for name, norm in losses.norms.items()}
+    tensors |= {f"{name}_distance": distance for name, distance in losses.distances.items()}
     # float64 holds every float32 exactly; on the device of the total, where nearly all of them are
-    numbers = [value.detach().to(losses.total.device, torch.float64) for value in [*values.values(), finite]]
-    *numbers, finite = torch.stack(numbers).tolist()
-    values = dict(zip(values, numbers, strict=True))
-    for name, drawn in losses.drawn.items():
+    scalars = [value.detach().to(losses.total.device, torch.float64) for value in [*tensors.values(), finite]]
+    *numbers, gradients_finite = torch.stack(scalars).tolist()
+    values: dict[str, float] = dict(zip(tensors, numbers, strict=True))
+    for name, diffusion_steps in losses.diffusion_steps.items():
         if not math.isfinite(values[f"{name}_gradient"]):
-            raise NonFinite(f"step {step}: {gradient_trouble(priors[name], stage.priors[name], drawn)}")
-    broken = [name for name, value in values.items() if not math.isfinite(value)]
-    if broken:
-        raise NonFinite(f"step {step}: {broken[0]} is no longer finite; lower its weight or the learning rates")
-    if not finite:
+            raise NonFinite(f"step {step}: {gradient_trouble(priors[name], stage.priors[name], diffusion_steps)}")
+    non_finite = [name for name, value in values.items() if not math.isfinite(value)]
+    if non_finite:
+        raise NonFinite(f"step {step}: {non_finite[0]} is no longer finite; lower its weight or the learning rates")
+    if not gradients_finite:
         raise NonFinite(f"step {step}: a gradient is no longer finite; lower the learning rates")
     return values
 
 
-def differentiate(scene, reference, priors, stage: Stage, step: int, generator, optimizer) -> dict[str, float]:
-    """Compute the gradients of one step and return what to log of it. Raises NonFinite."""
+def differentiate(
+    scene: Scene,
+    reference: ReferenceView | None,
+    priors: Priors,
+    stage: Stage,
+    step: int,
+    generator: torch.Generator,
+    optimizer: torch.optim.Optimizer,
+) -> dict[str, float]:
+    """Compute the gradients of one step, and return what to log of it, see `step_losses` and `read`.
+
+    Raises:
+        NonFinite: a loss or a gradient is not finite.
+    """
     optimizer.zero_grad(set_to_none=True)
     losses = step_losses(scene, reference, priors, stage, step, generator)
     return read(losses, backward(losses.total, optimizer), priors, stage, step)
@@ -224,43 +355,70 @@ def differentiate_again(
     error: NonFinite,
     random_state: Tensor,
     retries: Tensor,
-    scene,
-    reference,
-    priors,
+    scene: Scene,
+    reference: ReferenceView | None,
+    priors: Priors,
     stage: Stage,
     step: int,
-    generator,
-    optimizer,
+    generator: torch.Generator,
+    optimizer: torch.optim.Optimizer,
 ) -> dict[str, float]:
-    """Repeat a step from the same `random_state` with priors in float32, and count it in `retries`.
+    """Repeat a step that was not finite with the priors in float32.
 
-    Raises `error` where no prior is in half precision, NonFinite where the stage allows no more repetitions.
+    Args:
+        error: of the first attempt.
+        random_state: the generator's before the first attempt.
+        retries: counts the repeated steps, in place.
+        scene: this and the following arguments are those of `differentiate`.
+        reference: the reference view.
+        priors: all priors of the stage that are loaded.
+        stage: the settings.
+        step: of the stage.
+        generator: its state is set to `random_state`.
+        optimizer: whose parameters get gradients.
+
+    Raises:
+        NonFinite: `error` itself if no prior is in half precision; otherwise if the stage allows no more repetitions, or the
+            step is not finite again.
     """
     if all(settings.dtype == "float32" for settings in stage.priors.values()):
         raise error
     retries += 1
     if retries > stage.float32_retries:
-        raise NonFinite(
-            f"{error}; {stage.float32_retries} steps were done again in float32, and float32_retries allows no more"
-        )
+        raise NonFinite(f"{error}; {stage.float32_retries} steps were repeated in float32, and float32_retries allows no more")
     generator.set_state(random_state)
     with in_float32(priors.values()):
         return differentiate(scene, reference, priors, stage, step, generator, optimizer)
 
 
 def optimise(
-    scene: nn.Module,
+    scene: Scene,
     example: Example,
-    priors: dict[str, Prior],
+    priors: Priors,
     stage: Stage,
     generator: torch.Generator,
     log: Callable[[int, dict[str, float]], None],
-    unfinished: Unfinished,
+    checkpoints: LoopCheckpoints,
 ) -> int:
-    """Run `stage.steps` steps; afterwards the scene holds the EMA of its weights. `log(step, values)` is called at each.
+    """Run all steps of a stage, or those after the last checkpoint; afterwards the scene holds the EMA of its weights.
 
-    Adam with betas (0.9, 0.99) and eps 1e-15, no schedule. Resumes from what `unfinished` holds; `log` adds to its rows.
-    Returns how many steps were done again in float32. Raises NonFinite, and Stopped when a signal asks to leave.
+    Adam with betas (0.9, 0.99) and eps 1e-15, without a learning-rate schedule.
+
+    Args:
+        scene: optimised in place, on its device.
+        example: the example.
+        priors: all priors of the stage that are loaded.
+        stage: the settings.
+        generator: draws everything random; on the CPU.
+        log: called with the step and its values after each step; appends one row to those of `checkpoints`.
+        checkpoints: saves the state of the loop and resumes from it.
+
+    Returns:
+        How many steps were repeated in float32.
+
+    Raises:
+        NonFinite: a loss or a gradient is not finite.
+        Stopped: a signal asked the process to stop, and the state is saved.
     """
     groups = scene.parameter_groups(stage.learning_rates)
     if not groups or not stage.steps:
@@ -272,17 +430,19 @@ def optimise(
     retries = torch.zeros((), dtype=torch.int64)
 
     def tensors() -> dict[str, Tensor]:
+        """Return the tensors of the loop that its steps change, the optimiser's aside."""
         return {**scene.state_dict(), **{f"average.{i}": a for i, a in enumerate(average)}, "retries": retries}
 
-    restore_loop(unfinished.load(), tensors(), optimizer, generator)
-    for step in range(len(unfinished.rows), stage.steps):
+    restore_loop(checkpoints.load(), tensors(), optimizer, generator)
+    for step in range(len(checkpoints.rows), stage.steps):
         scene.before_step(step, stage.steps, generator)
         random_state = generator.get_state()
         try:
             values = differentiate(scene, reference, priors, stage, step, generator, optimizer)
         except NonFinite as error:
-            again = (error, random_state, retries)
-            values = differentiate_again(*again, scene, reference, priors, stage, step, generator, optimizer)
+            values = differentiate_again(
+                error, random_state, retries, scene, reference, priors, stage, step, generator, optimizer
+            )
         optimizer.step()
         if (step + 1) % stage.ema_interval == 0:
             updates = (step + 1) // stage.ema_interval
@@ -290,8 +450,8 @@ def optimise(
             with torch.no_grad():
                 torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
         log(step, values)
-        unfinished.after_step(lambda: loop_state(tensors(), optimizer, generator))
-    unfinished.after_loop(lambda: loop_state(tensors(), optimizer, generator))
+        checkpoints.after_step(lambda: loop_state(tensors(), optimizer, generator))
+    checkpoints.after_loop(lambda: loop_state(tensors(), optimizer, generator))
     if stage.ema_decay and stage.steps >= stage.ema_interval:
         with torch.no_grad():
             for p, a in zip(parameters, average, strict=True):

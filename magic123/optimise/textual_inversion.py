@@ -1,7 +1,7 @@
-"""Textual inversion (arXiv 2208.01618): one new word's embedding, learned by denoising pictures of one object.
+"""Textual inversion (arXiv 2208.01618): the embedding of one new token, learned by denoising pictures of one object.
 
-Nothing but that row is a parameter: it is spliced into the output of the frozen embedding table, so the table, the text
-encoder and the UNet cannot move.
+That embedding is the only parameter: it replaces a row in the output of the frozen embedding table, so the table, the text
+encoder and the UNet do not change.
 """
 
 from __future__ import annotations
@@ -9,21 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from magic123.optimise.augmentation import augment, centre_square
-from magic123.optimise.resume import Unfinished, loop_state, restore_loop
+from magic123.optimise.resume import LoopCheckpoints, loop_state, restore_loop
 from magic123.priors import latent_diffusion
-from magic123.priors.latent_diffusion import DTYPES, Schedule, dtype_of, load_autoencoder_and_unet, load_component
+from magic123.priors.latent_diffusion import DTYPES, Network, Schedule, dtype_of, load_autoencoder_and_unet, load_component
 from magic123.priors.precision import in_float32
 from magic123.priors.sds import NonFiniteGradient
 from magic123.priors.tokens import add_token, prompt_ids, word_ids
 from magic123.records.errors import InputError
 from magic123.settings.inversion import InversionSettings
 
-EVALUATION_SEED = 1234  # of the comparison, whatever the run's seed: figures of two seeds can be compared
+EVALUATION_SEED = 1234  # of the final comparison, whatever the run's seed: so runs of two seeds can be compared
 
 # CLIP's short list of ImageNet prompts, which diffusers' textual inversion uses for objects
 IMAGENET_TEMPLATES = (
@@ -37,18 +40,36 @@ IMAGENET_TEMPLATES = (
 
 @dataclass
 class TextToImage:
-    """The frozen parts that textual inversion looks through."""
+    """The frozen components of a text-to-image model.
 
-    vae: nn.Module
-    unet: nn.Module
+    Attributes:
+        vae: diffusers' AutoencoderKL.
+        unet: diffusers' UNet2DConditionModel.
+        schedule: its noise schedule.
+        tokenizer: transformers' CLIPTokenizer.
+        text_encoder: transformers' CLIPTextModel.
+        resolution: side of its pictures in pixels.
+    """
+
+    vae: Network
+    unet: Network
     schedule: Schedule
-    tokenizer: object
-    text_encoder: nn.Module
+    tokenizer: Any
+    text_encoder: Network
     resolution: int
 
     @classmethod
-    def load(cls, folder, dtype: str = "float32", device="cpu") -> TextToImage:
-        """From a diffusers folder of Stable Diffusion, local files only. Raises InputError."""
+    def load(cls, folder: Path, dtype: str = "float32", device: torch.device | str = "cpu") -> TextToImage:
+        """Load the components from a diffusers folder of Stable Diffusion; nothing is downloaded.
+
+        Args:
+            folder: the diffusers folder.
+            dtype: of the autoencoder and the UNet, a key of DTYPES.
+            device: of the networks.
+
+        Raises:
+            InputError: weights are missing or damaged.
+        """
         latent_diffusion.offline()
         from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -58,17 +79,24 @@ class TextToImage:
         return cls(vae, unet, Schedule.load(folder, device), tokenizer, text_encoder, resolution)
 
     def denoising_loss(self, latents: Tensor, noise: Tensor, t: Tensor, ids: Tensor) -> Tensor:
-        """Mean squared error of the network's answer: [B]. latents, noise [B, 4, h, w], t [B], token ids [B, L]."""
+        """Return the mean squared error of the UNet's prediction for each picture: [B].
+
+        Args:
+            latents: [B, 4, h, w], scaled.
+            noise: [B, 4, h, w], added to them.
+            t: [B], diffusion steps.
+            ids: [B, L], token ids of the prompts.
+        """
         context = self.text_encoder(ids).last_hidden_state
         noisy = self.schedule.add_noise(latents, noise, t).to(dtype_of(self.unet))
-        answer = self.unet(noisy, t, encoder_hidden_states=context.to(dtype_of(self.unet))).sample.float()
+        output = self.unet(noisy, t, encoder_hidden_states=context.to(dtype_of(self.unet))).sample.float()
         if dtype_of(self.unet) == torch.float16 and context.requires_grad:
-            latent_diffusion.carry_gradient_through_half(context, answer)
-        return (answer - self.schedule.target(latents, noise, t)).square().mean((1, 2, 3))
+            latent_diffusion.carry_gradient_through_half(context, output)
+        return (output - self.schedule.target(latents, noise, t)).square().mean((1, 2, 3))
 
 
 def fill_template(template: str, subject: str) -> str:
-    """The template with `subject` in it; a subject's own leading article goes where the template brings a determiner."""
+    """Return the template with `subject` in it, without the subject's article where the template has a determiner."""
     before = template.split("{}")[0].rsplit(" of ", 1)[-1]
     article, _, rest = subject.partition(" ")
     if before.strip() and article.lower() in ("a", "an", "the") and rest:
@@ -77,21 +105,29 @@ def fill_template(template: str, subject: str) -> str:
 
 
 def checked_templates(settings: InversionSettings) -> tuple[str, ...]:
-    """The templates in use. Raises InputError."""
+    """Return the templates of the settings.
+
+    Raises:
+        InputError: there is none, or one does not contain {} exactly once.
+    """
     if settings.templates == "imagenet":
         return IMAGENET_TEMPLATES
     wrong = [template for template in settings.templates if template.count("{}") != 1]
     if wrong or not settings.templates:
         raise InputError(
-            f"templates must each hold one {{}}: {wrong[0]!r} does not" if wrong else "templates is empty: give one"
+            f"templates must each contain one {{}}: {wrong[0]!r} does not" if wrong else "templates is empty: give at least one"
         )
     return settings.templates
 
 
-def splice_row(text_encoder: nn.Module, index: int, row: Tensor):
-    """From now on token `index` is embedded as `row` [dim], whose gradient flows; returns the hook's handle."""
+def splice_row(text_encoder: Network, index: int, row: Tensor) -> RemovableHandle:
+    """Make a text encoder embed token `index` as `row` [dim], which gets gradients.
 
-    def replace(_module, inputs, output):
+    Returns:
+        The handle of the hook, whose `remove` undoes this.
+    """
+
+    def replace(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return torch.where((inputs[0] == index)[..., None], row.to(output.dtype), output)
 
     return text_encoder.get_input_embeddings().register_forward_hook(replace)
@@ -106,13 +142,29 @@ def learn_token(
     settings: InversionSettings,
     seed: int,
     progress: Callable[[str], None] = lambda line: None,
-    unfinished: Unfinished | None = None,
-) -> tuple[Tensor, dict]:
-    """Embedding [dim] of a new token for `picture` [H, W, 3] in [0, 1] on white, and what happened (for token.json).
+    checkpoints: LoopCheckpoints | None = None,
+) -> tuple[Tensor, dict[str, Any]]:
+    """Learn the embedding of a new token for a picture.
 
-    `caption` describes the picture in plain words: it takes part in the closing comparison only. Pictures are scaled
-    to [-1, 1] (Magic123's own augmented run feeds [0, 1], by accident). Goes on from what `unfinished` holds.
-    Raises InputError, NonFiniteGradient, and Stopped when a signal asks to leave.
+    Pictures are scaled to [-1, 1] for the autoencoder (Magic123's own augmented run gives it [0, 1], by mistake).
+
+    Args:
+        model: a new token is added to its tokenizer and its text encoder.
+        picture: [H, W, 3] in [0, 1] on white.
+        caption: describes the picture; used only in the final comparison.
+        init_word: whose embedding is the initial value.
+        settings: of the inversion.
+        seed: of everything random.
+        progress: called with lines of progress.
+        checkpoints: saves the state of the loop and resumes from it; its rows are the losses.
+
+    Returns:
+        The embedding [dim], on the CPU, and the record for token.json.
+
+    Raises:
+        InputError: the token, the initial word or a template cannot be used.
+        NonFiniteGradient: a gradient is not finite.
+        Stopped: a signal asked the process to stop, and the state is saved.
     """
     templates = checked_templates(settings)
     device = next(model.unet.parameters()).device
@@ -127,10 +179,11 @@ def learn_token(
     )
     cached = encode_variants(model, picture, settings.cached_latents, settings, generator) if settings.cached_latents else None
     chunk = min(settings.chunk or settings.batch, settings.batch)
-    interval, losses = max(1, settings.steps // 20), [] if unfinished is None else unfinished.rows
+    interval = max(1, settings.steps // 20)
+    losses: list[float] = [] if checkpoints is None else checkpoints.rows
     live = {"row": row.detach(), "retries": torch.zeros((), dtype=torch.int64)}
-    if unfinished is not None:
-        restore_loop(unfinished.load(), live, optimizer, generator)
+    if checkpoints is not None:
+        restore_loop(checkpoints.load(), live, optimizer, generator)
     for step in range(len(losses), settings.steps):
         if cached is None:
             latents = encode_variants(model, picture, settings.batch, settings, generator)
@@ -150,10 +203,10 @@ def learn_token(
         losses.append(value)
         if (step + 1) % interval == 0:
             progress(f"invert: step {step + 1} of {settings.steps}, loss {sum(losses[-interval:]) / interval:.4f}")
-        if unfinished is not None:
-            unfinished.after_step(lambda: loop_state(live, optimizer, generator))
-    if unfinished is not None:
-        unfinished.after_loop(lambda: loop_state(live, optimizer, generator))
+        if checkpoints is not None:
+            checkpoints.after_step(lambda: loop_state(live, optimizer, generator))
+    if checkpoints is not None:
+        checkpoints.after_loop(lambda: loop_state(live, optimizer, generator))
     learned = row.detach().clone()
     scores = evaluate(
         model,
@@ -181,20 +234,52 @@ def learn_token(
 def differentiate(
     model: TextToImage, latents: Tensor, noise: Tensor, t: Tensor, ids: Tensor, row: Tensor, chunk: int
 ) -> float | None:
-    """Gives `row` [dim] the gradient of the batch's mean loss, `chunk` pictures at a time; the loss, None if not finite."""
+    """Compute the gradient of the batch's mean denoising loss at `row`.
+
+    Args:
+        model: whose text encoder embeds the new token as `row`.
+        latents: [B, 4, h, w], scaled.
+        noise: [B, 4, h, w].
+        t: [B], diffusion steps.
+        ids: [B, L], token ids.
+        row: [dim]; its `grad` is replaced.
+        chunk: how many pictures are processed at a time.
+
+    Returns:
+        The loss; None if it or the gradient is not finite.
+    """
     row.grad, value = None, 0.0
     for p in (slice(first, first + chunk) for first in range(0, len(latents), chunk)):
         loss = model.denoising_loss(latents[p], noise[p], t[p], ids[p]).sum() / len(latents)
         loss.backward()
         value += loss.item()
-    return value if math.isfinite(value) and torch.isfinite(row.grad).all() else None
+    return value if math.isfinite(value) and row.grad is not None and torch.isfinite(row.grad).all() else None
 
 
 @torch.no_grad()
-def evaluate(model: TextToImage, picture: Tensor, settings: InversionSettings, chunk: int, row: Tensor, wordings: dict) -> dict:
-    """Denoising losses [N] of each wording, {name: (prompt ids [templates, L], embedding for the spliced row)}.
+def evaluate(
+    model: TextToImage,
+    picture: Tensor,
+    settings: InversionSettings,
+    chunk: int,
+    row: Tensor,
+    wordings: dict[str, tuple[Tensor, Tensor]],
+) -> dict[str, Tensor]:
+    """Compare wordings by their denoising losses.
 
-    The same pictures, noise and steps (spread evenly over all) for every wording; drawn apart from the training's.
+    All wordings get the same pictures, noise and diffusion steps (spread evenly over all steps), which are not those of the
+    training.
+
+    Args:
+        model: whose text encoder embeds the new token as `row`.
+        picture: [H, W, 3] in [0, 1] on white.
+        settings: of the inversion.
+        chunk: how many pictures are processed at a time.
+        row: [dim]; overwritten.
+        wordings: for each name the prompts' token ids [templates, L] and the embedding [dim] of the new token.
+
+    Returns:
+        For each name the losses [N], float64 on the CPU.
     """
     device, generator = row.device, torch.Generator().manual_seed(EVALUATION_SEED)
     count, total = settings.evaluation_samples, len(model.schedule.alphas_cumprod)
@@ -210,19 +295,33 @@ def evaluate(model: TextToImage, picture: Tensor, settings: InversionSettings, c
     return scores
 
 
-def initial_row(model: TextToImage, word: str) -> tuple[Tensor, dict]:
-    """Embedding of a word, or the mean over the pieces that the tokenizer breaks it into; and which it was."""
+def initial_row(model: TextToImage, word: str) -> tuple[Tensor, dict[str, Any]]:
+    """Return the embedding [dim] of a word, the mean over the pieces that the tokenizer splits it into, and a record of them.
+
+    Raises:
+        InputError: the word has no token.
+    """
     pieces = word_ids(model.tokenizer, word)
     if not pieces:
-        raise InputError(f"the init word {word!r} holds no token: name a word such as object")
+        raise InputError(f"the initial word {word!r} has no token: give a word such as object")
     rows = model.text_encoder.get_input_embeddings().weight[torch.tensor(pieces, device=model.text_encoder.device)]
     rule = "the word's own embedding" if len(pieces) == 1 else "mean of its pieces' embeddings"
     return rows.detach().float().mean(0), {"ids": pieces, "pieces": model.tokenizer.convert_ids_to_tokens(pieces), "rule": rule}
 
 
 @torch.no_grad()
-def encode_variants(model: TextToImage, picture: Tensor, count: int, settings: InversionSettings, generator) -> Tensor:
-    """Latents [count, 4, h, w] of augmented variants of the picture (of the picture itself if augmentation is off)."""
+def encode_variants(
+    model: TextToImage, picture: Tensor, count: int, settings: InversionSettings, generator: torch.Generator
+) -> Tensor:
+    """Return latents [count, 4, h, w] of random variants of a picture, or of the picture itself if augmentation is off.
+
+    Args:
+        model: whose autoencoder encodes them.
+        picture: [H, W, 3] in [0, 1] on white, on the CPU.
+        count: number of variants.
+        settings: of the inversion.
+        generator: draws the variants and the latents; on the CPU.
+    """
     device, resolution = next(model.unet.parameters()).device, settings.resolution or model.resolution
     parts = []
     for first in range(0, count, 32):
@@ -235,17 +334,31 @@ def encode_variants(model: TextToImage, picture: Tensor, count: int, settings: I
     return torch.cat(parts)
 
 
-def summarise(losses: list[float], points: int = 50) -> dict:
-    """First and last tenth's mean, and a curve of at most `points` [step, mean loss since the last point]."""
+def summarise(losses: list[float], points: int = 50) -> dict[str, Any]:
+    """Return the mean loss of the first and of the last tenth of the steps, and a curve.
+
+    Args:
+        losses: of all steps.
+        points: largest number of points [step, mean loss since the point before] of the curve.
+    """
     tenth, width = max(1, len(losses) // 10), math.ceil(len(losses) / points)
     ends = range(width, len(losses) + 1, width)
     curve = [[end, round(sum(losses[end - width : end]) / width, 6)] for end in ends]
     return {"first_tenth": sum(losses[:tenth]) / tenth, "last_tenth": sum(losses[-tenth:]) / tenth, "curve": curve}
 
 
-def compare(scores: dict[str, Tensor]) -> dict:
-    """Mean losses, and the paired differences learned - other with their standard errors (negative: learned is better)."""
-    result: dict = {"samples": len(scores["learned"]), **{name: float(values.mean()) for name, values in scores.items()}}
+def compare(scores: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the mean losses, and the mean paired differences learned - other with their standard errors.
+
+    A negative difference means that the learned token is better.
+
+    Args:
+        scores: of `evaluate`, for "learned", "initial" and "caption".
+    """
+    result: dict[str, Any] = {
+        "samples": len(scores["learned"]),
+        **{name: float(values.mean()) for name, values in scores.items()},
+    }
     for other in ("initial", "caption"):
         difference = scores["learned"] - scores[other]
         error = float(difference.std() / math.sqrt(len(difference))) if len(difference) > 1 else None

@@ -1,20 +1,24 @@
-"""Make-it-3D's image consistency (arXiv 2303.14184): novel views should mean what the input picture means.
+"""Make-it-3D's image consistency (arXiv 2303.14184): novel views should have the CLIP embedding of the input picture.
 
-Plainly, `clip_consistency`, of the rendered view itself. As the paper has it, `denoised_consistency`, of what a diffusion prior
-makes of the view, and only at the small steps, where that is a picture; score distillation has the large ones.
+`clip_consistency` compares the rendered view itself. `denoised_consistency` compares, as in the paper, the view that a
+diffusion prior has denoised, and only at small diffusion steps, where that is a picture; at large steps score distillation is
+used.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from magic123.geometry.camera import Camera, wrap_degrees
+from magic123.priors.latent_diffusion import Network
 from magic123.priors.prior import FrozenModel, Prior
-from magic123.priors.sds import Answer, timestep_bounds
+from magic123.priors.sds import NoisePrediction, timestep_bounds
 from magic123.records.errors import InputError
 from magic123.settings.priors import ClipSettings, DenoisedClipSettings
 
@@ -22,31 +26,58 @@ FILES = ("open_clip_config.json", "open_clip_model.safetensors")
 
 
 class ClipReference(FrozenModel):
-    """The image tower of a CLIP and what it says of one picture. `record` tells how it was made."""
+    """CLIP's image encoder, and its embedding of the reference picture."""
 
     name = "clip"
 
-    def __init__(self, network: nn.Module, reference: Tensor, size: int, mean: Tensor, deviation: Tensor):
-        """reference [1, D]: unit embedding of the picture; size: pixels a side; mean and deviation [3] of its pixels."""
+    def __init__(
+        self,
+        network: Network,
+        reference: Float[Tensor, "1 D"],
+        size: int,
+        mean: Float[Tensor, 3],
+        deviation: Float[Tensor, 3],
+    ):
+        """Create the model from a loaded network.
+
+        Args:
+            network: open_clip's model.
+            reference: unit embedding of the reference picture.
+            size: side in pixels of the pictures that the network reads.
+            mean: of its pixels, per channel.
+            deviation: standard deviation of its pixels, per channel.
+        """
         self.network, self.reference, self.size = network, reference, size
         self.mean, self.deviation = mean[:, None, None], deviation[:, None, None]
-        self.record: dict = {}
+        self.record: dict[str, Any] = {}
 
     @classmethod
-    def load(cls, folder: Path, rgb: Tensor, *, dtype: str = "float32", device="cpu") -> ClipReference:
-        """From a folder in open_clip's format; rgb [H, W, 3] in [0, 1], the reference on white. Raises InputError."""
+    def load(
+        cls, folder: Path, rgb: Float[Tensor, "H W 3"], *, dtype: str = "float32", device: torch.device | str = "cpu"
+    ) -> ClipReference:
+        """Load the model from a folder in open_clip's format, and embed the reference picture.
+
+        Args:
+            folder: with the FILES.
+            rgb: the reference picture in [0, 1], on white.
+            dtype: "float32"; nothing else is supported.
+            device: of the network.
+
+        Raises:
+            InputError: a file is missing or damaged, or the dtype is another one.
+        """
         folder = Path(folder)
         for file in FILES:
             if not (folder / file).is_file():
                 raise InputError(f"the weights folder {folder} has no {file}: it must be in open_clip's folder format")
         if dtype != "float32":
-            raise InputError(f"the prior clip runs in float32 alone, and its dtype is {dtype}: leave it out")
+            raise InputError(f"the prior clip runs in float32 only, but its dtype is {dtype}: remove the key")
         import open_clip
 
         try:
-            # without require_pretrained weights that are not found leave random ones and only a line in a log
+            # without require_pretrained, missing weights are initialised randomly with only a warning in the log
             network = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True, device="cpu")
-        except Exception as error:  # a damaged file raises whatever its reader raises
+        except Exception as error:  # open_clip and the readers that it calls raise many types
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InputError(f"the weights folder {folder} holds no readable CLIP model: {reason[:300]}") from error
         visual = network.visual
@@ -59,41 +90,69 @@ class ClipReference(FrozenModel):
         prior.record = {"resolution": prior.size, "dtype": dtype, "device": str(device)}
         return prior
 
-    def embed(self, rgb: Tensor) -> Tensor:
-        """[B, H, W, 3] in [0, 1] -> unit embeddings [B, D]; differentiable."""
+    def embed(self, rgb: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B D"]:
+        """Return the unit embeddings of pictures in [0, 1]; differentiable."""
         pixels = rgb.permute(0, 3, 1, 2).float().to(self.mean.device)
         pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", align_corners=False)
         return F.normalize(self.network.encode_image((pixels - self.mean) / self.deviation).float(), dim=-1)
 
 
 def clip_consistency(
-    prior: ClipReference, rgb: Tensor, camera: Camera, *, settings: ClipSettings, **unused
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """weight * (1 - cosine), summed over the batch, and {"distance"}: its mean.
+    prior: ClipReference, rgb: Float[Tensor, "B H W 3"], *, settings: ClipSettings
+) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    """Return the distance of rendered pictures from the reference picture, as a loss.
 
-    An ordinary loss: `loss_scale`, which is about score distillation, does not touch it.
+    `loss_scale`, which is about score distillation, does not affect it.
+
+    Args:
+        prior: CLIP with its reference picture.
+        rgb: pictures in [0, 1].
+        settings: the prior's.
+
+    Returns:
+        weight * (1 - cosine), summed over the batch, and what to log: "distance", the mean of 1 - cosine.
     """
     distance = 1 - (prior.embed(rgb) * prior.reference).sum(-1)
     return settings.weight * distance.sum().to(rgb.device), {"distance": distance.mean().detach()}
 
 
-def looks_at(answer: Answer, camera: Camera, *, settings: DenoisedClipSettings, reference_azimuth: float, steps: int) -> bool:
-    """Return whether a clip prior with a denoiser replaces score distillation at this answer.
+def replaces_distillation(
+    prediction: NoisePrediction,
+    camera: Camera,
+    *,
+    settings: DenoisedClipSettings,
+    reference_azimuth: float,
+    steps: int,
+) -> bool:
+    """Return whether a clip prior with a denoiser replaces the denoiser's score distillation for this prediction.
 
-    It does where all steps of the batch are in `t_range` (of `steps`) and all views within `azimuth_within` degrees of the
-    reference.
+    It does where all diffusion steps of the batch are in `t_range` and all views within `azimuth_within` of the reference.
+
+    Args:
+        prediction: the denoiser's.
+        camera: the B cameras of the pictures.
+        settings: the clip prior's.
+        reference_azimuth: degrees.
+        steps: number of diffusion steps of the denoiser, of which `t_range` holds shares.
     """
     first, last = timestep_bounds(settings.t_range, steps)
     near = wrap_degrees(camera.azimuth - reference_azimuth).abs() <= settings.azimuth_within
-    return bool(((answer.t >= first) & (answer.t <= last)).all()) and bool(near.all())
+    return bool(((prediction.t >= first) & (prediction.t <= last)).all()) and bool(near.all())
 
 
 def denoised_consistency(
-    prior: ClipReference, denoiser: Prior, answer: Answer, *, settings: DenoisedClipSettings
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """As `clip_consistency`, of the pictures that a latent diffusion prior sees in its `answer`.
+    prior: ClipReference, denoiser: Prior, prediction: NoisePrediction, *, settings: DenoisedClipSettings
+) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    """Return the distance of denoised pictures from the reference picture, as a loss, see `clip_consistency`.
 
-    The gradient takes the decoder and then the encoder back to the rendered view; the U-Net counts as given.
+    The gradient passes through the decoder and the encoder to the rendered pictures; the U-Net's prediction is taken as
+    constant.
+
+    Args:
+        prior: CLIP with its reference picture.
+        denoiser: the latent diffusion model that made the prediction.
+        prediction: for the rendered pictures.
+        settings: the clip prior's.
     """
-    distance = 1 - (prior.embed(denoiser.decode(answer.denoised())) * prior.reference).sum(-1)
+    distance = 1 - (prior.embed(denoiser.decode(prediction.denoised())) * prior.reference).sum(-1)
     return settings.weight * distance.sum(), {"distance": distance.mean().detach()}

@@ -40,7 +40,7 @@ class DeepFloydIF(Prior):
     name = "deepfloyd-if"
 
     def __init__(
-        self, unet: Network, schedule: Schedule, embeddings: Float[Tensor, "4 L D"], resolution: int, front: float = 0
+        self, unet: Network, schedule: Schedule, embeddings: Float[Tensor, "4 L D"], resolution: int, front: float = 0.0
     ):
         """Create a prior of a loaded network.
 

@@ -152,14 +152,14 @@ class Schedule:
         return alpha.sqrt(), (1 - alpha).sqrt()
 
     def add_noise(
-        self, latents: Float[Tensor, "B *shape"], noise: Float[Tensor, "B *shape"], t: Int[Tensor, " B"]
-    ) -> Float[Tensor, "B *shape"]:
+        self, latents: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"], t: Int[Tensor, " B"]
+    ) -> Float[Tensor, "*shape"]:
         """Return noisy latents, see `sds.add_noise`."""
         return add_noise(latents, noise, self.alphas_cumprod, t)
 
     def target(
-        self, latents: Float[Tensor, "B *shape"], noise: Float[Tensor, "B *shape"], t: Int[Tensor, " B"]
-    ) -> Float[Tensor, "B *shape"]:
+        self, latents: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"], t: Int[Tensor, " B"]
+    ) -> Float[Tensor, "*shape"]:
         """Return the network's training target: eps, or the velocity sqrt(a_t) eps - sqrt(1 - a_t) z (arXiv 2202.00512)."""
         if self.prediction_type == "epsilon":
             return noise
@@ -167,8 +167,8 @@ class Schedule:
         return signal * noise - rest * latents
 
     def epsilon(
-        self, output: Float[Tensor, "B *shape"], noisy: Float[Tensor, "B *shape"], t: Int[Tensor, " B"]
-    ) -> Float[Tensor, "B *shape"]:
+        self, output: Float[Tensor, "*shape"], noisy: Float[Tensor, "*shape"], t: Int[Tensor, " B"]
+    ) -> Float[Tensor, "*shape"]:
         """Return the noise eps, float32, that the network's output for noisy latents stands for."""
         output = output.float()
         if self.prediction_type == "epsilon":

@@ -1,4 +1,4 @@
-"""The priors that a stage asks for, conditioned on its example. Heavy libraries are imported by the loaders that need them."""
+"""Loading the priors of a stage, conditioned on its example. Slow libraries are imported by the loaders that need them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from magic123.example.example import Example, load_example
-from magic123.priors.prior import FrozenModel
+from magic123.priors.clip_reference import ClipReference
+from magic123.priors.prior import Prior
 from magic123.records.errors import InputError
 from magic123.records.hashes import fingerprint
 from magic123.settings.priors import (
@@ -25,14 +28,22 @@ from magic123.settings.stage import Stage
 
 
 @dataclass(frozen=True)
-class Given:
-    """What priors are conditioned on."""
+class Conditions:
+    """What the priors of a stage are conditioned on.
+
+    Attributes:
+        example: the example.
+        token: file or folder of a learned token.
+        reference: folders of other examples.
+        device: of the networks.
+        clips: CLIP models by the folder of their weights, loaded so far: several priors may share one.
+    """
 
     example: Example
-    token: Path | None  # a learned token
-    reference: list[Path]  # folders of other examples
+    token: Path | None
+    reference: list[Path]
     device: str
-    clips: dict[Path, FrozenModel] = field(default_factory=dict)  # loaded so far: several priors may share one
+    clips: dict[Path, ClipReference] = field(default_factory=dict)
 
 
 def load_priors(
@@ -42,7 +53,7 @@ def load_priors(
     reference: list[Path] | None,
     weights: dict[str, str],
     device: str = "cpu",
-) -> dict[str, FrozenModel]:
+) -> dict[str, Prior | ClipReference]:
     """Load the stage's priors, conditioned on the example. A weight of 0 needs no model and loads none.
 
     Args:
@@ -56,80 +67,87 @@ def load_priors(
     Raises:
         InputError: weights, a token or an example is missing or does not fit.
     """
-    priors = {}
-    given = Given(example, token, reference or [], device)
+    priors: dict[str, Prior | ClipReference] = {}
+    conditions = Conditions(example, token, reference or [], device)
     for name, settings in stage.priors.items():
         if not settings.weight:
             continue
         if settings.weights not in weights:
             raise InputError(f"the prior {name} needs the weights {settings.weights}: give --weights {settings.weights}=FOLDER")
         folder = Path(weights[settings.weights])
-        prior = PRIORS[settings.kind](name, settings, folder, given)
+        prior = PRIORS[settings.kind](name, settings, folder, conditions)
         prior.fingerprint = fingerprint(folder)
         priors[name] = prior
     return priors
 
 
-def _prompted(settings: PromptedSettings, given: Given) -> dict:
-    """Return the arguments that all text-conditioned priors are loaded with."""
+def _picture(name: str, example: Example) -> Tensor:
+    """Return the picture [H, W, 3] in [0, 1] of an example that the prior `name` needs."""
+    if example.rgb is None:
+        raise InputError(f"the prior {name} needs a picture, but the example {example.name} has none: use another prior")
+    return example.rgb
+
+
+def _prompted(settings: PromptedSettings, conditions: Conditions) -> dict:
+    """Return the arguments with which all text-conditioned priors are loaded."""
     return {
-        "prompt": settings.prompt.replace("{name}", given.example.name),
-        "subject": given.example.prompt,
+        "prompt": settings.prompt.replace("{name}", conditions.example.name),
+        "subject": conditions.example.prompt,
         "view_prompts": settings.view_prompts,
-        "front_azimuth": given.example.camera.azimuth,
+        "front_azimuth": conditions.example.camera.azimuth,
         "dtype": settings.dtype,
-        "device": given.device,
+        "device": conditions.device,
     }
 
 
-def _stable_diffusion(name: str, settings: StableDiffusionSettings, folder: Path, given: Given) -> FrozenModel:
+def _stable_diffusion(name: str, settings: StableDiffusionSettings, folder: Path, conditions: Conditions) -> Prior:
     from magic123.priors.stable_diffusion import StableDiffusion
 
-    if settings.uses_token and given.token is None:
+    if settings.uses_token and conditions.token is None:
         raise InputError(f"the prior {name} uses a learned token: give --token, or set use_token to false")
-    token = given.token if settings.use_token else None
-    return StableDiffusion.load(folder, token_file=token, **_prompted(settings, given))
+    token = conditions.token if settings.use_token else None
+    return StableDiffusion.load(folder, token_file=token, **_prompted(settings, conditions))
 
 
-def _stable_diffusion_xl(name: str, settings: StableDiffusionXLSettings, folder: Path, given: Given) -> FrozenModel:
+def _stable_diffusion_xl(name: str, settings: StableDiffusionXLSettings, folder: Path, conditions: Conditions) -> Prior:
     from magic123.priors.stable_diffusion_xl import StableDiffusionXL
 
-    return StableDiffusionXL.load(folder, **_prompted(settings, given))
+    return StableDiffusionXL.load(folder, **_prompted(settings, conditions))
 
 
-def _deepfloyd_if(name: str, settings: DeepFloydIFSettings, folder: Path, given: Given) -> FrozenModel:
+def _deepfloyd_if(name: str, settings: DeepFloydIFSettings, folder: Path, conditions: Conditions) -> Prior:
     from magic123.priors.deepfloyd_if import DeepFloydIF
 
-    return DeepFloydIF.load(folder, **_prompted(settings, given))
+    return DeepFloydIF.load(folder, **_prompted(settings, conditions))
 
 
-def _clip(name: str, settings: ClipSettings | DenoisedClipSettings, folder: Path, given: Given) -> FrozenModel:
-    from magic123.priors.clip_reference import ClipReference
+def _clip(name: str, settings: ClipSettings | DenoisedClipSettings, folder: Path, conditions: Conditions) -> ClipReference:
+    if folder not in conditions.clips:
+        conditions.clips[folder] = ClipReference.load(
+            folder, _picture(name, conditions.example), dtype=settings.dtype, device=conditions.device
+        )
+    return conditions.clips[folder]
 
-    if folder not in given.clips:
-        given.clips[folder] = ClipReference.load(folder, given.example.rgb, dtype=settings.dtype, device=given.device)
-    return given.clips[folder]
 
-
-def _zero123(name: str, settings: Zero123Settings, folder: Path, given: Given) -> FrozenModel:
+def _zero123(name: str, settings: Zero123Settings, folder: Path, conditions: Conditions) -> Prior:
     from magic123.priors.zero123 import Zero123
 
-    shown, others = [given.example], [load_example(other) for other in given.reference]
+    shown, others = [conditions.example], [load_example(other) for other in conditions.reference]
     if settings.reference != "own":
         wanted = 1 if settings.reference == "next-example" else len(settings.reference) - 1
         if len(others) != wanted:
             raise InputError(
-                f"the prior {name} is to see {wanted} other example's picture and {len(others)} were given: "
+                f"the prior {name} needs the pictures of {wanted} other examples, but {len(others)} were given: "
                 "give --reference once for each"
             )
-        shown = others if settings.reference == "next-example" else [given.example, *others]
-    pictures, cameras = [one.rgb for one in shown], [one.camera for one in shown]
-    prior = Zero123.load(folder, pictures, cameras, dtype=settings.dtype, device=given.device)
-    prior.record["reference"] = shown[0].name if len(shown) == 1 else [one.name for one in shown]
+        shown = others if settings.reference == "next-example" else [conditions.example, *others]
+    pictures, cameras = [_picture(name, example) for example in shown], [example.camera for example in shown]
+    prior = Zero123.load(folder, pictures, cameras, dtype=settings.dtype, device=conditions.device)
+    prior.record["reference"] = shown[0].name if len(shown) == 1 else [example.name for example in shown]
     return prior
 
 
-PRIORS: dict[PriorKind, Callable[[str, Any, Path, Given], FrozenModel]] = {
+PRIORS: dict[PriorKind, Callable[[str, Any, Path, Conditions], Prior | ClipReference]] = {
     "stable-diffusion": _stable_diffusion,
     "stable-diffusion-xl": _stable_diffusion_xl,
     "deepfloyd-if": _deepfloyd_if,

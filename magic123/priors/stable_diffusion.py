@@ -53,7 +53,7 @@ def view_prompts_of(text: str, view_prompts: bool) -> list[str]:
     return [f"{text}, {view}" if view_prompts else text for view in VIEWS]
 
 
-def view_embeddings(embeddings: Float[Tensor, "4 *shape"], camera: Camera, front: float) -> Float[Tensor, "twice_B *shape"]:
+def view_embeddings(embeddings: Float[Tensor, "4 ..."], camera: Camera, front: float) -> Float[Tensor, "twice_B ..."]:
     """Return the text embeddings for classifier-free guidance: B times the empty prompt's, then those of B views.
 
     Args:
@@ -105,7 +105,7 @@ class StableDiffusion(Prior):
         schedule: Schedule,
         embeddings: Float[Tensor, "4 L D"],
         resolution: int,
-        front: float = 0,
+        front: float = 0.0,
     ):
         """Create a prior of loaded networks.
 

@@ -39,7 +39,7 @@ class StableDiffusionXL(Prior):
         embeddings: Float[Tensor, "4 L D"],
         pooled: Float[Tensor, "4 D2"],
         resolution: int,
-        front: float = 0,
+        front: float = 0.0,
     ):
         """Create a prior of loaded networks.
 

@@ -141,9 +141,10 @@ class Zero123(Prior):
         dtype: str = "float32",
         device: torch.device | str = "cpu",
     ) -> Zero123:
-        """Load a prior from a diffusers folder (vae, 8-channel unet, image_encoder, cc_projection, scheduler, feature_extractor).
+        """Load a prior from a folder in diffusers' format.
 
-        The image encoder is freed once it has embedded the reference pictures.
+        It holds vae, unet (8 channels), image_encoder, cc_projection, scheduler and feature_extractor. The image encoder is
+        freed once it has embedded the reference pictures.
 
         Args:
             folder: the diffusers folder; nothing is downloaded. model_index.json names the conditioning, see `pose_vector`; one

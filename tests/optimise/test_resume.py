@@ -20,7 +20,8 @@ from magic123.commands.invert import invert
 from magic123.commands.reconstruct import reconstruct
 from magic123.commands.view import main
 from magic123.optimise import resume
-from magic123.optimise.resume import Unfinished, loop_state, restore_loop
+from magic123.optimise.resume import LoopCheckpoints, loop_state, restore_loop
+from magic123.priors.prior import Prior
 from magic123.records.errors import InputError, NonFinite, Stopped
 from magic123.settings.inversion import InversionSettings
 from magic123.settings.stage import Stage
@@ -95,7 +96,7 @@ def test_a_token_is_the_same_bytes(example, tmp_path, monkeypatch, cached):
     weights = write_stable_diffusion(tmp_path / "sd")
     settings = TOKEN.model_copy(update={"cached_latents": cached})
     invert(example, weights, settings, 3, tmp_path / "whole", "cpu")
-    after_step = Unfinished.after_step
+    after_step = LoopCheckpoints.after_step
 
     def deadly(self, state):
         after_step(self, state)
@@ -103,7 +104,7 @@ def test_a_token_is_the_same_bytes(example, tmp_path, monkeypatch, cached):
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Unfinished, "after_step", deadly)
+        patch.setattr(LoopCheckpoints, "after_step", deadly)
         invert(example, weights, settings, 3, tmp_path / "token", "cpu", save_steps=3)
     assert not (tmp_path / "token").exists() and len(unfinished(tmp_path / "token")) == 2
     invert(example, weights, settings, 3, tmp_path / "token", "cpu", save_steps=3)
@@ -123,7 +124,7 @@ def test_a_damaged_save_is_set_aside_and_the_one_before_is_used(example, coarse,
     with killed_at(18, monkeypatch), pytest.raises(Killed):
         reconstruct(example, Stage(**SHORT), 0, out)
     said = capsys.readouterr().err
-    assert f"damaged-{last.name}" in said and "goes on from step 10" in said
+    assert f"damaged-{last.name}" in said and "resumes from step 10" in said
     assert (last.parent / f"damaged-{last.name}").is_file() and not last.exists()
     reconstruct(example, Stage(**SHORT), 0, out)
     same(out, coarse, *FILES)
@@ -143,7 +144,7 @@ def test_all_saves_damaged_is_a_new_start(example, coarse, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("change", ["seed", "settings", "picture", "code"])
-def test_what_decides_the_result_decides_what_is_gone_on_with(example, tmp_path, monkeypatch, capsys, change):
+def test_what_decides_the_result_decides_what_is_resumed(example, tmp_path, monkeypatch, capsys, change):
     picture = tmp_path / "example"
     picture.mkdir()
     write_disc(picture)
@@ -164,7 +165,7 @@ def test_what_decides_the_result_decides_what_is_gone_on_with(example, tmp_path,
     with killed_at(9, monkeypatch), pytest.raises(Killed):
         reconstruct(picture, Stage(**stage), seed, out, save_steps=8)
     said = capsys.readouterr().err
-    assert "of other settings, inputs, weights or versions" in said and "goes on" not in said
+    assert "of other settings, inputs, weights or versions" in said and "resumes from" not in said
     assert len({file.name.split("-")[0] for file in unfinished(out)}) == 2
 
 
@@ -195,12 +196,12 @@ def test_a_signal_saves_after_the_step_and_leaves_with_75(example, coarse, tmp_p
 
 def test_a_second_process_is_refused(tmp_path):
     with (
-        Unfinished(tmp_path / "out", {}, []),
+        LoopCheckpoints(tmp_path / "out", {}, []),
         pytest.raises(InputError, match="another process works on"),
-        Unfinished(tmp_path / "out", {}, []),
+        LoopCheckpoints(tmp_path / "out", {}, []),
     ):
         pass
-    with Unfinished(tmp_path / "out", {}, []):
+    with LoopCheckpoints(tmp_path / "out", {}, []):
         pass
     assert not list(tmp_path.iterdir())
 
@@ -229,7 +230,7 @@ def test_saving_takes_a_hundredth_of_the_time_at_most(tmp_path, monkeypatch):
         now[0] += 3
         saves.append(now[0])
 
-    with Unfinished(tmp_path / "out", {}, [], seconds=10) as work:
+    with LoopCheckpoints(tmp_path / "out", {}, [], seconds=10) as work:
         monkeypatch.setattr(resume, "write_whole", slow)
         for _ in range(1000):
             now[0] += 1
@@ -262,7 +263,7 @@ def test_every_source_of_chance_is_put_back():
 
 
 # ------------------------------------------------------------------------------------------------------- not finite
-class HalfPrior:
+class HalfPrior(Prior):
     """Answers NaN in the given calls while it is in half precision, and 0 otherwise."""
 
     reference_camera = stream = None
@@ -307,7 +308,7 @@ def test_half_precision_that_fails_is_done_again_in_float32_and_counted(example,
 
 
 def test_more_retries_than_allowed_are_fatal(example, tmp_path, monkeypatch):
-    with pytest.raises(NonFinite, match="2 steps were done again in float32"):
+    with pytest.raises(NonFinite, match="2 steps were repeated in float32"):
         run_half(HalfPrior({3, 4, 11}), half_stage(float32_retries=2), example, tmp_path / "x", monkeypatch)
     with pytest.raises(NonFinite, match=r"step \d+: the prior half gave a non-finite gradient"):
         run_half(HalfPrior({3}, cured=False), half_stage(), example, tmp_path / "x", monkeypatch)

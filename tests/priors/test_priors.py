@@ -19,6 +19,7 @@ from tiny_diffusion import SIDE, TEXT_WIDTH, write_stable_diffusion, write_zero1
 
 from magic123.geometry.camera import Camera
 from magic123.priors.latent_diffusion import Schedule
+from magic123.priors.prior import Prior
 from magic123.priors.sds import (
     angle_weight,
     gradient_trouble,
@@ -27,7 +28,7 @@ from magic123.priors.sds import (
 )
 from magic123.priors.stable_diffusion import StableDiffusion, fill_prompt, view_shares
 from magic123.priors.tokens import load_token, save_token
-from magic123.priors.zero123 import Zero123, clip_pixels, reference_shares, pose_vector
+from magic123.priors.zero123 import Zero123, clip_pixels, pose_vector, reference_shares
 from magic123.records.errors import InputError
 from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.priors import PriorSettings, prior_settings
@@ -52,7 +53,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-class LinearPrior:
+class LinearPrior(Prior):
     """Latents are the picture's channels and their mean; its noise is a linear function, so everything has a closed form."""
 
     name, resolution, alphas_cumprod, reference_camera, stream = "linear", 8, ALPHAS, None, None
@@ -190,7 +191,7 @@ def test_angle_weight_belongs_to_zero123_and_can_be_switched_off():
     assert norm("zero123", 45.0, angle_weight=False) == pytest.approx(full)
 
 
-class Oracle:
+class Oracle(Prior):
     """A prior that knows one picture and answers the noise that would lead exactly to it."""
 
     name, resolution, alphas_cumprod, reference_camera, stream = "oracle", 8, ALPHAS, None, None
@@ -520,12 +521,12 @@ def test_a_prior_of_two_pictures(tiny):
     prior = Zero123.load(tiny.zero123, [front, side], cameras)
     latents, t = torch.randn(1, 4, 8, 8, generator=generator(2)), torch.tensor([400])
     for index, (picture, camera) in enumerate(zip((front, side), cameras, strict=True)):
-        # opposite to the other picture, the other has no say
+        # opposite to the other picture, the other has weight 0
         opposite = views(180.0 + cameras[1 - index].azimuth)
         alone = Zero123.load(tiny.zero123, picture, camera).noise(latents, t, opposite)
         for one, both in zip(alone, prior.noise(latents, t, opposite), strict=True):
             torch.testing.assert_close(both, one, atol=1e-4, rtol=1e-4)
-    with pytest.raises(InputError, match="one camera a picture"):
+    with pytest.raises(InputError, match="one camera for each picture"):
         Zero123.load(tiny.zero123, [front, side], cameras[:1])
 
 
@@ -567,7 +568,7 @@ def test_absent_parameters_are_an_error_not_random_numbers(tiny, tmp_path):
 
 
 def test_weights_of_another_kind_are_refused(tiny, tmp_path):
-    with pytest.raises(InputError, match="takes 4 channels where 8"):
+    with pytest.raises(InputError, match="takes 4 channels, but 8"):
         Zero123.load(tiny.sd, torch.rand(8, 8, 3), REFERENCE)
     folder = broken(tiny.sd, tmp_path / "sample-prediction")
     config = folder / "scheduler/scheduler_config.json"

@@ -16,6 +16,7 @@ from magic123.commands.options import settings_type
 from magic123.geometry.camera import Camera
 from magic123.priors import speed as speeding
 from magic123.priors.deepfloyd_if import DeepFloydIF
+from magic123.priors.prior import FrozenModel
 from magic123.priors.speed import apply_speed, on_streams
 from magic123.priors.stable_diffusion import StableDiffusion
 from magic123.priors.stable_diffusion_xl import StableDiffusionXL
@@ -157,6 +158,10 @@ def test_a_card_gets_streams_if_it_is_large(monkeypatch):
 def test_streams_begin_with_the_picture_and_are_waited_for(monkeypatch):
     told = []
 
+    class Model(FrozenModel):
+        def __init__(self, stream):
+            self.stream = stream
+
     class Stream:
         device = "cuda"
 
@@ -168,8 +173,9 @@ def test_streams_begin_with_the_picture_and_are_waited_for(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("main"))
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: told.append(f"on {stream.name}") or nullcontext())
-    models = [SimpleNamespace(stream=Stream("a")), SimpleNamespace(stream=None), SimpleNamespace(stream=Stream("b"))]
-    picture = SimpleNamespace(record_stream=lambda stream: told.append(f"picture kept for {stream.name}"))
+    models = [Model(Stream("a")), Model(None), Model(Stream("b"))]
+    picture = torch.zeros(1, 2, 2, 3)
+    picture.record_stream = lambda stream: told.append(f"picture kept for {stream.name}")
     with on_streams(models, picture) as place:
         for model in models:
             with place(model):

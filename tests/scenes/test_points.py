@@ -19,8 +19,8 @@ from magic123.example.example import Example, load_example
 from magic123.geometry.camera import Camera
 from magic123.measure.benchmark import measure
 from magic123.optimise.stage import ReferenceView, replacing_prior
-from magic123.priors.clip_reference import denoised_consistency, looks_at
-from magic123.priors.sds import Answer, ask, distil
+from magic123.priors.clip_reference import denoised_consistency, replaces_distillation
+from magic123.priors.sds import NoisePrediction, distil, predict_noise
 from magic123.priors.stable_diffusion import StableDiffusion
 from magic123.records.errors import InputError
 from magic123.render.points import BEHIND, OPAQUE, project, splat
@@ -309,9 +309,9 @@ def test_what_is_denoised_is_the_picture_where_the_noise_is_known():
     z, noise, wrong = (torch.randn(2, 4, 3, 3, generator=generator) for _ in range(3))
     alphas = torch.tensor([0.9, 0.3])
     z.requires_grad_()
-    right = Answer(z, noise, noise, torch.tensor([10, 700]), alphas)
+    right = NoisePrediction(z, noise, noise, torch.tensor([10, 700]), alphas)
     assert torch.equal(right.denoised(), z)
-    seen = Answer(z, noise, wrong, torch.tensor([10, 700]), alphas).denoised()
+    seen = NoisePrediction(z, noise, wrong, torch.tensor([10, 700]), alphas).denoised()
     a = alphas.view(2, 1, 1, 1)
     noisy = a.sqrt() * z + (1 - a).sqrt() * noise
     assert torch.allclose(seen, (noisy - (1 - a).sqrt() * wrong) / a.sqrt(), atol=1e-5)
@@ -320,12 +320,12 @@ def test_what_is_denoised_is_the_picture_where_the_noise_is_known():
 
 
 def test_asking_and_distilling_is_score_distillation(weights):
-    prior = StableDiffusion.load(weights["sd"], prompt="a photo of {subject}", subject="a red dog")
+    prior = StableDiffusion.load(Path(weights["sd"]), prompt="a photo of {subject}", subject="a red dog")
     settings = prior_settings(kind="stable-diffusion", weights="sd", weight=2, guidance_scale=3, use_token=False)
     rgb = torch.rand(1, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(4))
     camera = Camera.orbit(80.0, 20.0, 1.8, 40.0, SIDE)
     whole = score_distillation(prior, rgb, camera, settings=settings, generator=torch.Generator().manual_seed(5))
-    answer = ask(prior, rgb, camera, settings=settings, generator=torch.Generator().manual_seed(5))
+    answer = predict_noise(prior, rgb, camera, settings=settings, generator=torch.Generator().manual_seed(5))
     parts = distil(prior, answer, camera, settings=settings)
     assert torch.equal(whole[0], parts[0]) and torch.equal(whole[1]["t"], parts[1]["t"])
     alpha = float(prior.alphas_cumprod[answer.t])
@@ -336,12 +336,12 @@ def test_clip_on_a_denoised_view_pulls_the_view(weights):
     from magic123.priors.clip_reference import ClipReference
 
     generator = torch.Generator().manual_seed(6)
-    prior = StableDiffusion.load(weights["sd"], prompt="a photo of {subject}", subject="a red dog")
+    prior = StableDiffusion.load(Path(weights["sd"]), prompt="a photo of {subject}", subject="a red dog")
     judge = ClipReference.load(CLIP, torch.rand(SIDE, SIDE, 3, generator=generator))
     settings = prior_settings(kind="stable-diffusion", weights="sd", weight=1, guidance_scale=2, use_token=False)
     its = prior_settings(kind="clip", weights="clip", weight=3, denoiser="text", t_range=(0, 0.4))
     rgb = torch.rand(1, SIDE, SIDE, 3, generator=generator).requires_grad_()
-    answer = ask(prior, rgb, Camera.orbit(80.0, 20.0, 1.8, 40.0, SIDE), settings=settings, generator=generator)
+    answer = predict_noise(prior, rgb, Camera.orbit(80.0, 20.0, 1.8, 40.0, SIDE), settings=settings, generator=generator)
     loss, said = denoised_consistency(judge, prior, answer, settings=its)
     loss.backward()
     assert float(loss.detach()) == pytest.approx(3 * float(said["distance"]), rel=1e-5)
@@ -357,8 +357,8 @@ def test_clip_on_a_denoised_view_pulls_the_view(weights):
 def test_clip_judges_small_steps_from_near_the_front_alone(t, azimuth, says):
     settings = prior_settings(kind="clip", weights="c", weight=1, denoiser="text", t_range=(0, 0.4), azimuth_within=135)
     one = torch.zeros(1, 1, 1, 1)
-    answer, camera = Answer(one, one, one, torch.tensor([t]), torch.ones(1)), Camera.orbit(90.0, azimuth, 1.8, 40.0, 8)
-    assert looks_at(answer, camera, settings=settings, reference_azimuth=0.0, steps=1000) is says
+    answer, camera = NoisePrediction(one, one, one, torch.tensor([t]), torch.ones(1)), Camera.orbit(90.0, azimuth, 1.8, 40.0, 8)
+    assert replaces_distillation(answer, camera, settings=settings, reference_azimuth=0.0, steps=1000) is says
     stage = with_priors(azimuth_within=135)
     known = ReferenceView(Camera.orbit(90.0, 0.0, 1.8, 40.0, 8), None)
 

@@ -131,7 +131,7 @@ def test_further_priors_guide_like_any_other(kind, xl, pixels):
 def test_parts_of_another_model_are_refused_by_name(xl, pixels):
     with pytest.raises(InputError, match="another kind of model"):
         DeepFloydIF.load(_like(pixels, xl, "unet"), prompt=PROMPT, subject="a dog")
-    with pytest.raises(InputError, match="takes 3 channels where 4 are needed"):
+    with pytest.raises(InputError, match="takes 3 channels, but 4 are needed"):
         StableDiffusionXL.load(_like(xl, pixels, "unet"), prompt=PROMPT, subject="a dog")
 
 
@@ -185,14 +185,14 @@ def test_clip_takes_the_reference_for_itself_and_pulls_towards_it():
     picture = torch.nn.functional.interpolate(picture.float().permute(2, 0, 1)[None], (64, 64), mode="area")[0].permute(1, 2, 0)
     prior = ClipReference.load(MINIATURES / "clip", picture)
     settings = prior_settings(kind="clip", weights="miniature-clip", weight=2)
-    loss, said = clip_consistency(prior, picture[None], None, settings=settings)
+    loss, said = clip_consistency(prior, picture[None], settings=settings)
     assert said["distance"] < 1e-5 and abs(float(loss)) < 1e-4
     other = (1 - picture)[None].clone().requires_grad_()
-    loss, said = clip_consistency(prior, other, None, settings=settings)
+    loss, said = clip_consistency(prior, other, settings=settings)
     loss.backward()
     nearer = (other - 0.2 * other.grad / other.grad.norm()).detach()
     assert float(loss.detach()) == pytest.approx(2 * float(said["distance"]), rel=1e-5)
-    assert clip_consistency(prior, nearer, None, settings=settings)[1]["distance"] < said["distance"]
+    assert clip_consistency(prior, nearer, settings=settings)[1]["distance"] < said["distance"]
 
 
 # ------------------------------------------------------------------------------------------------------------- views
