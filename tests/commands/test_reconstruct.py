@@ -176,7 +176,7 @@ def test_several_pictures_of_one_object_guide_one_stage(example, tmp_path):
     weights = {"z": str(write_zero123(tmp_path / "z"))}
     prior = {"kind": "zero123", "weights": "z", "weight": 1e-3, "guidance_scale": 2, "reference": ["own", "side"]}
     stage = Stage(**{**COARSE, "steps": 3, "reference_warmup": 1, "priors": {"views": prior}})
-    with pytest.raises(InputError, match="1 other example's picture and 0 were given"):
+    with pytest.raises(InputError, match="the pictures of 1 other examples, but 0 were given"):
         reconstruct(example, stage, 0, tmp_path / "x", weights=weights)
     reconstruct(example, stage, 0, tmp_path / "x", weights=weights, reference=[other])
     record = json.loads((tmp_path / "x" / "stage.json").read_text())
