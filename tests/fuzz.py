@@ -45,7 +45,7 @@ from magic123.run.manifest import load_manifest
 from magic123.scenes.checkpoint import RECORD, TENSORS, load_scene
 from magic123.scenes.kinds import build_scene
 from magic123.settings.settings_file import load_methods
-from magic123.settings.stage import Stage
+from magic123.settings.stage import stage_settings
 
 LIMIT = 3 * 2**30  # bytes of address space beyond those in use at the start
 SIDE = 12
@@ -123,7 +123,7 @@ def readers() -> dict[str, Reader]:
     exif = Image.Exif()
     exif[0x0112] = 6
     torch.manual_seed(0)
-    stage = Stage(**STAGE)
+    stage = stage_settings(**STAGE)
     record = json.dumps({"settings": stage.model_dump(mode="json")}).encode()
     tensors = save({name: value.contiguous() for name, value in build_scene(stage).state_dict().items()})
     pickle, state = io.BytesIO(), {"rows": torch.frombuffer(bytearray(b'{"rows": [1], "starts": []}'), dtype=torch.uint8)}

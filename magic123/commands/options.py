@@ -72,11 +72,10 @@ def read_stage(text: str) -> Stage:
     Raises:
         InputError: it is not readable, or not a stage.
     """
-    from magic123.settings.settings_file import validate
-    from magic123.settings.stage import Stage
+    from magic123.settings.settings_file import stage_record
 
     values = read_json_object("--stage", text)
-    return validate(Stage, values.get("settings", values), "--stage")
+    return stage_record(values.get("settings", values), "--stage")
 
 
 def add_device(parser: argparse.ArgumentParser, default: str = "cuda where there is one") -> None:

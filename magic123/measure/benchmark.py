@@ -26,7 +26,7 @@ from magic123.scenes.kinds import build_scene
 from magic123.scenes.nerf import NeRF
 from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.priors import Speed
-from magic123.settings.stage import Stage
+from magic123.settings.stage import OptimisedStage, PointsStage, Stage
 
 # What "small" lays over a stage: seconds on a CPU.
 SMALL = {
@@ -76,13 +76,15 @@ class Timed:
         return timed
 
 
-def small(stage: Stage) -> Stage:
+def small(stage: OptimisedStage) -> OptimisedStage:
     """The stage at the size of SMALL, its priors in float32."""
     values = stage.model_dump()
     for key, value in SMALL.items():
+        if key not in type(stage).model_fields:
+            continue
         values[key] = {**values[key], **value} if isinstance(value, dict) else value
     values["priors"] = {name: {**prior, "dtype": "float32"} for name, prior in values["priors"].items()}
-    return Stage(**values | {"ladder": ()})
+    return type(stage)(**values | {"ladder": ()})
 
 
 def peak_memory(where: torch.device) -> int:
@@ -114,7 +116,9 @@ def measure(
 
     The scene is untrained and its occupancy grid looked at once: a trained one has fewer samples.
     """
-    if stage.scene == "points":
+    if not isinstance(stage, OptimisedStage):
+        raise InputError(f"a {stage.scene} scene has nothing to optimise, so there is nothing to measure")
+    if isinstance(stage, PointsStage):
         raise InputError("points are lifted from a trained stage: without one there is nothing to measure")
     if unknown := {prior.kind for prior in stage.priors.values() if prior.weight} - set(get_args(Kind)):
         raise InputError(f"there is no {min(unknown)} with random weights to measure: take a stage without it")
@@ -133,8 +137,6 @@ def measure(
     }
     applied = apply_speed(priors.values(), speed or Speed(), where)
     groups = scene.parameter_groups(stage.learning_rates)
-    if not groups:
-        raise InputError(f"a {stage.scene} scene has nothing to optimise, so there is nothing to measure")
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
     first = max(int(at * stage.steps), stage.reference_warmup)
     if first + warmup + 2 * steps > stage.steps:
@@ -205,7 +207,7 @@ def measure(
     } | limit(stage, size, where, seconds["novel view"])
 
 
-def limit(stage: Stage, size: Size, device: torch.device, novel: list[float]) -> dict[str, Any]:
+def limit(stage: OptimisedStage, size: Size, device: torch.device, novel: list[float]) -> dict[str, Any]:
     """What the priors' arithmetic alone would take at the rate of this device's matrix products, against what a step took."""
     counted = {name: flops(prior.kind, size) for name, prior in stage.priors.items() if prior.weight}
     rates = {dtype: matmul_rate(device, dtype) for dtype in sorted({stage.priors[name].dtype for name in counted})}

@@ -21,7 +21,7 @@ from magic123.records.errors import NonFinite
 from magic123.render.losses import LOSSES, Target, reference_losses, reference_target
 from magic123.scenes.scene import Scene
 from magic123.settings.priors import ClipSettings, DenoisedClipSettings, DiffusionSettings
-from magic123.settings.stage import Stage
+from magic123.settings.stage import OptimisedStage, Stage
 
 Priors = Mapping[str, Prior | ClipReference]  # by their names in the stage
 
@@ -58,7 +58,7 @@ class StepLosses:
     distances: dict[str, Tensor]
 
 
-def loss_scale_at(stage: Stage, step: int) -> float:
+def loss_scale_at(stage: OptimisedStage, step: int) -> float:
     """Return the divisor of score-distillation gradients at a step: `loss_scale`, doubled every `loss_scale_doubling` steps.
 
     This is torch.amp.GradScaler's scale if nothing overflows: its n-th doubling comes after n * growth_interval steps.
@@ -66,7 +66,7 @@ def loss_scale_at(stage: Stage, step: int) -> float:
     return stage.loss_scale * 2.0 ** (step // stage.loss_scale_doubling if stage.loss_scale_doubling else 0)
 
 
-def reference_view(example: Example, stage: Stage, device: torch.device | str = "cpu") -> ReferenceView | None:
+def reference_view(example: Example, stage: OptimisedStage, device: torch.device | str = "cpu") -> ReferenceView | None:
     """Return the reference view of an example; None for a stage that never renders it, whose example may have no picture.
 
     Args:
@@ -82,7 +82,7 @@ def reference_view(example: Example, stage: Stage, device: torch.device | str = 
     return ReferenceView(Camera.orbit(c.polar, c.azimuth, c.radius, c.fov, size), target)
 
 
-def novel_shading(stage: Stage, progress: float, generator: torch.Generator) -> tuple[str, float]:
+def novel_shading(stage: OptimisedStage, progress: float, generator: torch.Generator) -> tuple[str, float]:
     """Draw the shading of a novel view: normal maps first, then textureless, albedo and Lambertian in their shares.
 
     Args:
@@ -105,7 +105,7 @@ def novel_shading(stage: Stage, progress: float, generator: torch.Generator) -> 
     return "lambertian", ambient
 
 
-def plain_if_possible(mode: str, ambient: float, stage: Stage) -> str:
+def plain_if_possible(mode: str, ambient: float, stage: OptimisedStage) -> str:
     """Return the mode that renders the same colours with the least work.
 
     Lambertian shading with ambient 1 equals "albedo", which computes no normals; it is used if no loss needs them.
@@ -119,7 +119,9 @@ def plain_if_possible(mode: str, ambient: float, stage: Stage) -> str:
     return mode
 
 
-def reference_step(scene: Scene, reference: ReferenceView, stage: Stage, generator: torch.Generator) -> dict[str, Tensor]:
+def reference_step(
+    scene: Scene, reference: ReferenceView, stage: OptimisedStage, generator: torch.Generator
+) -> dict[str, Tensor]:
     """Return the unweighted losses at the reference view, scalars by name.
 
     All rays are shifted by the same small random offsets, against artefacts of the hash grid.
@@ -143,7 +145,7 @@ def guide(
     camera: Camera,
     priors: Priors,
     reference: ReferenceView | None,
-    stage: Stage,
+    stage: OptimisedStage,
     step: int,
     generator: torch.Generator,
 ) -> tuple[Tensor | None, str, dict[str, Tensor]]:
@@ -192,7 +194,7 @@ def novel_step(
     scene: Scene,
     priors: Priors,
     reference: ReferenceView | None,
-    stage: Stage,
+    stage: OptimisedStage,
     step: int,
     generator: torch.Generator,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, Tensor]]]:
@@ -225,7 +227,7 @@ def replacing_prior(
     camera: Camera,
     priors: Priors,
     reference: ReferenceView | None,
-    stage: Stage,
+    stage: OptimisedStage,
 ) -> str | None:
     """Return the clip prior that replaces the score distillation of a prediction, if any.
 
@@ -247,7 +249,7 @@ def replacing_prior(
     return None
 
 
-def sees_reference(step: int, stage: Stage) -> bool:
+def sees_reference(step: int, stage: OptimisedStage) -> bool:
     """Return whether a step renders the reference view: each of the warm-up does, then every `reference_interval`-th."""
     return step < stage.reference_warmup or (stage.reference_interval > 0 and step % stage.reference_interval == 0)
 
@@ -256,7 +258,7 @@ def step_losses(
     scene: Scene,
     reference: ReferenceView | None,
     priors: Priors,
-    stage: Stage,
+    stage: OptimisedStage,
     step: int,
     generator: torch.Generator,
 ) -> StepLosses:
@@ -302,7 +304,7 @@ def backward(total: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
     return torch.isfinite(torch.stack(norms)).all()
 
 
-def read(losses: StepLosses, finite: Tensor, priors: Priors, stage: Stage, step: int) -> dict[str, float]:
+def read(losses: StepLosses, finite: Tensor, priors: Priors, stage: OptimisedStage, step: int) -> dict[str, float]:
     """Return what to log of a step, by name, copied to the CPU at once: the only place where the loop waits for a device.
 
     Args:
@@ -336,7 +338,7 @@ def differentiate(
     scene: Scene,
     reference: ReferenceView | None,
     priors: Priors,
-    stage: Stage,
+    stage: OptimisedStage,
     step: int,
     generator: torch.Generator,
     optimizer: torch.optim.Optimizer,
@@ -358,7 +360,7 @@ def differentiate_again(
     scene: Scene,
     reference: ReferenceView | None,
     priors: Priors,
-    stage: Stage,
+    stage: OptimisedStage,
     step: int,
     generator: torch.Generator,
     optimizer: torch.optim.Optimizer,
@@ -420,9 +422,9 @@ def optimise(
         NonFinite: a loss or a gradient is not finite.
         Stopped: a signal asked the process to stop, and the state is saved.
     """
-    groups = scene.parameter_groups(stage.learning_rates)
-    if not groups or not stage.steps:
+    if not isinstance(stage, OptimisedStage) or not stage.steps:
         return 0
+    groups = scene.parameter_groups(stage.learning_rates)
     parameters = [p for group in groups for p in group["params"]]
     reference = reference_view(example, stage, parameters[0].device)
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)

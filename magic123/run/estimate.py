@@ -14,7 +14,7 @@ from magic123.run.plan import axes_of, cells
 from magic123.run.suite import Suite
 from magic123.settings.common import Settings
 from magic123.settings.settings_file import load_entries
-from magic123.settings.stage import Stage
+from magic123.settings.stage import OptimisedStage, Stage
 
 TIMES = "config/times.yaml"
 
@@ -86,9 +86,7 @@ def cost_of(suite: Suite, times: dict[str, RecordedTime]) -> Estimate:
         suite: the run.
         times: recorded times by name.
     """
-    jobs: list[tuple[str, float | None]] = [
-        (stage.scene, hours_of(stage.scene, stage.resolution, stage.steps, times)) for stage in optimisations(suite)
-    ]
+    jobs: list[tuple[str, float | None]] = [(stage.scene, hours_of_stage(stage, times)) for stage in optimisations(suite)]
     settings = suite.settings.invert
     if not settings.given and any(uses_token(suite, method) for method in suite.settings.run.methods):
         # without a resolution it is the model's own, which is also that of the recorded time
@@ -129,6 +127,11 @@ def uses_token(suite: Suite, method: str) -> bool:
     """Return whether a prior of the method reads the learned token."""
     stages = suite.methods[method].stages.values()
     return any(prior.uses_token for stage in stages for prior in stage.priors.values())
+
+
+def hours_of_stage(stage: Stage, times: dict[str, RecordedTime]) -> float | None:
+    """Return the GPU-hours of a stage, or None where no recorded time fits or nothing is optimised."""
+    return hours_of(stage.scene, stage.resolution, stage.steps, times) if isinstance(stage, OptimisedStage) else None
 
 
 def hours_of(scene: str, resolution: int, steps: int, times: dict[str, RecordedTime]) -> float | None:

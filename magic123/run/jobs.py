@@ -24,7 +24,7 @@ from magic123.run.plan import axes_of, cell_folder, cells, example_folder
 from magic123.run.suite import MANIFESTS, Suite
 from magic123.settings.priors import Zero123Settings
 from magic123.settings.registry import Weights
-from magic123.settings.stage import Stage
+from magic123.settings.stage import SamplesStage, Stage
 
 # What each miniature network is trained from, by the options of its command.
 MINIATURES = {
@@ -36,7 +36,6 @@ MINIATURES = {
     "zero123": ["pool", "autoencoder", "latents", "clip"],
 }
 INSTALLED_MINIATURES = [name for name in MINIATURES if name != "autoencoder"]  # that one is part of the diffusion models
-WITHOUT_MESH = ("picture", "samples", "points")  # kinds of scenes that have no surface to score
 
 
 class ExampleWildcards(Protocol):
@@ -194,7 +193,7 @@ class Jobs:
         references = files.get("reference", [])
         for folder in [references] if isinstance(references, str) else references:
             words += ["--reference", folder]
-        if self.stage(wildcards).scene == "samples":  # it draws the views itself
+        if isinstance(self.stage(wildcards), SamplesStage):  # it draws the views itself
             words += ["--views", self.suite.settings.view.model_dump_json()]
         for name in self.stage_weights(wildcards):
             words += ["--weights", f"{name}={self.suite.weights[name].path}"]
@@ -241,7 +240,7 @@ class Jobs:
     def score_options(self, wildcards: StageWildcards, input: NamedFiles) -> str:
         """Return the options of `score` for a stage, given its input files."""
         files, settings = dict(input.items()), self.suite.settings.score
-        mesh = "none" if self.stage(wildcards).scene in WITHOUT_MESH else f"{files['mesh']}/mesh.obj"
+        mesh = f"{files['mesh']}/mesh.obj" if self.stage(wildcards).has_mesh else "none"
         words = ["--mesh", mesh, "--record", files.get("record", "none")]
         words += ["--truth", files.get("truth", "none"), "--truth-mesh", files.get("truth_mesh", "none")]
         if "published" in files:

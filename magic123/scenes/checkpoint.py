@@ -12,7 +12,7 @@ from magic123.records.errors import InputError
 from magic123.records.files import write_json, write_whole
 from magic123.scenes.kinds import build_scene
 from magic123.scenes.scene import Scene
-from magic123.settings.stage import Stage
+from magic123.settings.stage import Stage, stage_settings
 
 TENSORS, RECORD = "checkpoint.safetensors", "stage.json"
 
@@ -40,7 +40,7 @@ def load_scene(folder: str | Path) -> tuple[Scene, Stage]:
         if not (folder / name).is_file():
             raise InputError(f"stage {folder}: {name} is missing; make it with `magic123 reconstruct`")
     try:
-        stage = Stage(**json.loads((folder / RECORD).read_text(encoding="utf-8"))["settings"])
+        stage = stage_settings(**json.loads((folder / RECORD).read_text(encoding="utf-8"))["settings"])
         tensors = load_file(folder / TENSORS)
         scene = build_scene(stage, tensors)
         scene.load_state_dict(tensors)

@@ -34,13 +34,18 @@ STRICT = {"strict_keys": True}  # validation context: a key of another kind is r
 OMITTED = object()  # see KindSettings.recorded
 
 
+def is_strict(info: ValidationInfo) -> bool:
+    """Return whether settings are validated in the context STRICT, as settings files are."""
+    return bool(info.context and info.context.get("strict_keys"))
+
+
 class KindSettings(Settings):
     """Base of the settings of one kind among several, such as priors.
 
     Records (stage.json, and what Snakemake compares between runs) list the keys of all kinds, as they did when all kinds
     shared one class, so results recorded then stay up to date. `recorded` lists these keys in their order, each with the
     value that it has in records of kinds without it; at OMITTED they leave it out, and so do the others at its default.
-    Keys that are not in `recorded` come last.
+    Keys that are not in `recorded` come first.
     """
 
     recorded: ClassVar[dict[str, Any]] = {}
@@ -49,7 +54,7 @@ class KindSettings(Settings):
     @classmethod
     def _without_recorded(cls, values: Any, info: ValidationInfo) -> Any:
         """Drop what a record lists for other kinds, unless the validation context is STRICT."""
-        if not isinstance(values, dict) or (info.context or {}).get("strict_keys"):
+        if not isinstance(values, dict) or is_strict(info):
             return values
         plain = partial(to_jsonable_python, fallback=str)
         foreign = {key: plain(value) for key, value in cls.recorded.items() if key not in cls.model_fields}
@@ -65,7 +70,7 @@ class KindSettings(Settings):
                 written[key] = values[key]
             elif key not in own and value is not OMITTED and not _left_out(key, value, info):
                 written[key] = value
-        return written | {key: value for key, value in values.items() if key not in self.recorded}
+        return {key: value for key, value in values.items() if key not in self.recorded} | written
 
 
 def _left_out(key: str, value: Any, info: SerializationInfo) -> bool:

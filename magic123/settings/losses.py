@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import Field, NonNegativeFloat
+from typing import Annotated, Any, ClassVar
 
-from magic123.settings.common import Settings
+from pydantic import AfterValidator, NonNegativeFloat, ValidationInfo
+
+from magic123.settings.common import OMITTED, KindSettings, is_strict
 
 
-class Losses(Settings):
+class Losses(KindSettings):
     """Weights of the losses; 0 switches one off (it is then not computed)."""
+
+    recorded: ClassVar[dict[str, Any]] = {"point_colour": OMITTED}
 
     rgb: NonNegativeFloat = 5.0
     mask: NonNegativeFloat = 0.5
@@ -23,4 +27,47 @@ class Losses(Settings):
     normal_consistency: NonNegativeFloat = 0.0
     laplacian: NonNegativeFloat = 0.0
     # of points: colours should stay as they were lifted, those of the known view a hundred times as much
-    point_colour: NonNegativeFloat = Field(0.0, exclude_if=lambda value: value == 0)
+    point_colour: NonNegativeFloat = 0.0
+
+
+def _unused(weight: float, info: ValidationInfo) -> float:
+    """Return a weight of a loss that the scene cannot compute; a settings file may only set it to 0."""
+    if weight and is_strict(info):
+        raise ValueError("this scene has nothing to compute this loss from; remove it, or set it to 0")
+    return weight
+
+
+Unused = Annotated[NonNegativeFloat, AfterValidator(_unused)]
+
+
+class NeRFLosses(Losses):
+    """Weights of the losses of a NeRF, which has no mesh."""
+
+    normal_consistency: Unused = 0.0
+    laplacian: Unused = 0.0
+    point_colour: Unused = 0.0
+
+
+class DMTetLosses(Losses):
+    """Weights of the losses of a DMTet, which has a surface instead of a density."""
+
+    entropy: Unused = 1e-3
+    orientation: Unused = 1e-2
+    total_variation: Unused = 0.0
+    point_colour: Unused = 0.0
+
+
+class PointsLosses(Losses):
+    """Weights of the losses of a point cloud, whose positions are fixed: no loss moves them."""
+
+    mask: Unused = 0.5
+    depth: Unused = 0.01
+    normal: Unused = 0.0
+    entropy: Unused = 1e-3
+    orientation: Unused = 1e-2
+    opacity: Unused = 0.0
+    normal_smoothness: Unused = 0.5
+    normal_blur: Unused = 0.5
+    total_variation: Unused = 0.0
+    normal_consistency: Unused = 0.0
+    laplacian: Unused = 0.0

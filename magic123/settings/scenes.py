@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from magic123.settings.common import Settings
+from magic123.settings.common import OMITTED, KindSettings, Settings
 
 
 class HashGridSettings(Settings):
@@ -71,8 +71,12 @@ class Sampling(Settings):
     eta: float = Field(1.0, ge=0, le=1)  # 0: no chance after the first noise
 
 
-class LearningRates(Settings):
+class LearningRates(KindSettings):
+    """Learning rates of Adam, by what is learned."""
+
+    recorded: ClassVar[dict[str, Any]] = {"points": OMITTED}
+
     grid: PositiveFloat = 1e-2
     network: PositiveFloat = 1e-3
     geometry: PositiveFloat = 1e-3  # DMTet: signed distances and offsets
-    points: PositiveFloat = Field(1e-3, exclude_if=lambda value: value == 1e-3)  # colours and features of points
+    points: PositiveFloat = 1e-3  # colours and features of points

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import difflib
 import re
-import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, Discriminator, Tag, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from magic123.records.errors import InputError
 from magic123.records.results import start_of
 from magic123.settings.common import STRICT
-from magic123.settings.priors import Zero123Settings
-from magic123.settings.stage import SCENE_LACKS, Method
+from magic123.settings.locations import locate
+from magic123.settings.stage import Method, OptimisedStage, RendersStage, Stage
 
 Model = TypeVar("Model", bound=BaseModel)
 Source = str | Path | Callable[[tuple], str]  # the file in question, or what tells it from the path of a setting
@@ -132,82 +130,6 @@ def resolve_extends(entries: dict[str, Any], file: str | Path, not_inherited: tu
 
 
 # -------------------------------------------------------------------------------------------------------- validation
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """Return the settings classes that an annotation admits, inside unions but not inside containers."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if get_origin(annotation) in (Annotated, Union, types.UnionType):
-        return [model for part in get_args(annotation) for model in _models(part)]
-    return []
-
-
-def _members(annotation: Any) -> dict[str, tuple[Any, str]]:
-    """Return the members of a tagged union: tag -> (annotation of the member, the tag in words). Empty for all else."""
-    marks = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
-    key = next((m.discriminator for m in marks if isinstance(m, FieldInfo | Discriminator) and m.discriminator), None)
-    if key is None:
-        return {}
-    members: dict[str, tuple[Any, str]] = {}
-    for member in get_args(get_args(annotation)[0]):
-        if isinstance(key, str):
-            tags = [tag for model in _models(member) for tag in get_args(model.model_fields[key].annotation)]
-            members |= {tag: (member, f" of the {key} {tag}") for tag in tags}
-        else:
-            tag = next(mark.tag for mark in get_args(member) if isinstance(mark, Tag))
-            members[tag] = member, f" {tag}"
-    return members
-
-
-class Location(NamedTuple):
-    """Where in the settings a pydantic error is."""
-
-    path: tuple  # without the tags of unions
-    keys: list[str]  # that are known where the last step of the path looks
-    below: list[str]  # that are known where the path ends
-    chosen: str  # the last member of a union that was chosen on the way, as words (" of the kind zero123"), or ""
-
-
-def locate(model: type[BaseModel], location: tuple) -> Location:
-    """Follow the location of a pydantic error through the annotations of `model`.
-
-    Args:
-        model: the settings class that was validated.
-        location: keys and indices, with the tags that pydantic puts in after a union has chosen one of its members.
-    """
-    here: Any = model
-    path: list[Any] = []
-    keys: list[str] = []
-    chosen, in_tag = "", False
-    for step in location:
-        members = _members(here)
-        if step in members:
-            here, words = members[step]
-            chosen, in_tag = (chosen + words if in_tag else words), True
-            continue
-        in_tag = False
-        models = _models(here)
-        parts = get_args(here) if get_origin(here) in (Union, types.UnionType) else (here,)
-        containers = [part for part in parts if get_origin(part) in (dict, Mapping, list, tuple)]
-        if not (models or isinstance(step, int) or any(get_origin(part) in (dict, Mapping) for part in containers)):
-            continue  # pydantic's name of a member of a plain union
-        keys = _keys(here)
-        path.append(step)
-        inner = [_annotation(known.model_fields[step]) for known in models if step in known.model_fields]
-        inner += [part for container in containers for part in get_args(container)[-1:]]
-        here = Union[tuple(inner)] if inner else None  # noqa: UP007
-    return Location(tuple(path), keys, _keys(here), chosen)
-
-
-def _keys(annotation: Any) -> list[str]:
-    """Return the keys of the settings classes that an annotation admits, each once."""
-    return list(dict.fromkeys(name for model in _models(annotation) for name in model.model_fields))
-
-
-def _annotation(field: FieldInfo) -> Any:
-    """Return a field's annotation, with the discriminator that pydantic moves from there into the field."""
-    return Annotated[field.annotation, field] if field.discriminator else field.annotation
-
-
 def check_name(name: object, file: str | Path, at: str) -> None:
     """InputError unless `name` can be a folder's name."""
     if not NAME.fullmatch(str(name)):
@@ -223,31 +145,47 @@ def validate(model: type[Model], data: Any, file: Source, at: str = "") -> Model
         InputError: `data` does not fit: one sentence with the file, the dotted path below `at`, what is wrong there and what
             would be right.
     """
+    return _validated(model, data, file, at, STRICT)
+
+
+def stage_record(values: Any, file: Source) -> Stage:
+    """Return the stage that a record holds: the settings as `stage.json` has them, with the keys of all kinds.
+
+    Raises:
+        InputError: as `validate`.
+    """
+    return _validated(Stage, values, file, "", None)
+
+
+def _validated(model: Any, data: Any, file: Source, at: str, context: dict[str, Any] | None) -> Any:
+    """Return `data` as a `model`, a settings class or a union of such. InputError as `validate`."""
     try:
-        return model.model_validate(data, context=STRICT)
+        return TypeAdapter(model).validate_python(data, context=context)
     except ValidationError as error:
         problems = error.errors(include_url=False)
         # an unknown key is the likeliest cause of whatever else is wrong
         problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-        path, keys, below, chosen = locate(model, tuple(problem["loc"]))
+        path, keys, below, chosen, description = locate(model, tuple(problem["loc"]))
         dotted = ".".join(str(step) for step in ((at,) if at else ()) + path)
         message = problem["msg"].removeprefix("Value error, ")
-        context = problem.get("ctx", {})
+        details = problem.get("ctx", {})
         if problem["type"] == "union_tag_not_found" and (wrong := [key for key in problem["input"] if key not in below]):
             what = f"{dotted}.{wrong[0]} is not a known setting; {choose_from(wrong[0], below)}"
         elif problem["type"] == "extra_forbidden":
-            what = f"{dotted} is not a known setting{chosen}; {choose_from(path[-1], keys)}"
+            what = f"{dotted} is not a known setting{chosen}; {choose_from(path[-1], keys)}".replace("; (", " (")
             what += "; remove it, with null where it is inherited" if chosen else ""
         elif problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
-            key = context["discriminator"].strip("'")
-            known = [tag.strip("'") for tag in context.get("expected_tags", "").split(", ")]
-            unknown = f"is {context.get('tag')!r}; {choose_from(context.get('tag'), known)}"
-            what = f"{dotted}.{key} {unknown if 'tag' in context else 'is missing and has no default'}"
+            key = details["discriminator"].strip("'")
+            known = [tag.strip("'") for tag in details.get("expected_tags", "").split(", ")]
+            unknown = f"is {details.get('tag')!r}; {choose_from(details.get('tag'), known)}"
+            what = f"{dotted}{'.' if dotted else ''}{key} {unknown if 'tag' in details else 'is missing and has no default'}"
         elif path[-1:] == ("[key]",):  # pydantic's mark for a wrong name in a mapping; the sentence says the name itself
             path = path[:-1]
             what = f"{dotted.removesuffix('.[key]')}: {message[:1].lower()}{message[1:]}"
         elif problem["type"] == "missing":
-            what = f"{dotted} is missing and has no default"
+            what = f"{dotted} is missing" + (f": {description}" if description else " and has no default")
+        elif isinstance(problem["input"], dict):
+            what = f"{dotted}: {message}"
         else:
             # an error about the settings as a whole has no path, and their value would be all of them
             what = f"{dotted} is {problem['input']!r}: " if dotted else ""
@@ -274,23 +212,8 @@ def load_methods(path: str | Path) -> dict[str, Method]:
         check_name(name, path, "the method")
         for stage in methods[name].stages:
             check_name(stage, path, f"{name}.stages:")
-            if methods[name].renders is None:
-                check_kinds(data["stages"][stage], path, f"{name}.stages.{stage}")
     _check_starts(methods, path)
     return methods
-
-
-def check_kinds(stage: dict[str, Any], file: str | Path, at: str) -> None:
-    """InputError where a stage, as its file gives it, sets what its scene or a prior's kind knows nothing of."""
-    scene = stage["scene"]
-    losses = stage.get("losses", {})
-    given = {*stage} | {f"losses.{name}" for name, weight in losses.items() if weight}
-    if unknown := sorted(given & SCENE_LACKS[scene]):
-        raise InputError(f"{file}: {at}.{unknown[0]} is given, which a {scene} scene knows nothing of; remove it (null).")
-    if stage.get("reference_interval") == 0 and (blind := [k for k in ("rgb", "mask", "depth", "normal") if losses.get(k)]):
-        raise InputError(
-            f"{file}: {at}.losses.{blind[0]} is about the known view, which reference_interval 0 never shows; set it to 0."
-        )
 
 
 def _check_starts(methods: dict[str, Method], file: str | Path) -> None:
@@ -298,17 +221,7 @@ def _check_starts(methods: dict[str, Method], file: str | Path) -> None:
     for name, method in methods.items():
         for stage_name, stage in method.stages.items():
             at = f"{name}.stages.{stage_name}"
-            if stage.scene == "dmtet" and stage.init is None:
-                raise InputError(f"{file}: {at}.init is missing: a dmtet scene starts from a nerf stage; name it.")
-            if stage.scene == "points" and stage.init is None:
-                raise InputError(f"{file}: {at}.init is missing: points are lifted from a nerf or dmtet stage; name it.")
-            if stage.scene == "picture" and stage.steps:
-                raise InputError(f"{file}: {at} shows the picture itself, so it takes steps: 0.")
-            if stage.scene == "samples" and (
-                stage.steps or [type(prior) for prior in stage.priors.values()] != [Zero123Settings]
-            ):
-                raise InputError(f"{file}: {at} draws its views from one prior of the kind zero123, and takes steps: 0.")
-            if stage.scene == "renders" and method.renders is None:
+            if isinstance(stage, RendersStage) and method.renders is None:
                 raise InputError(
                     f"{file}: {at}.scene is renders, which needs no stage: write `renders: FOLDER` in place of stages."
                 )
@@ -321,7 +234,7 @@ def _check_starts(methods: dict[str, Method], file: str | Path) -> None:
                 if start not in methods[owner].stages:
                     known = list(methods[owner].stages)
                     raise InputError(f"{file}: {at} names {start!r}, not a stage of {owner}; {choose_from(start, known)}.")
-                if methods[owner].stages[start].scene in ("picture", "samples", "renders"):
+                if not isinstance(methods[owner].stages[start], OptimisedStage):
                     raise InputError(f"{file}: {at} names {init!r}, pictures: start from a nerf, dmtet or points stage.")
                 if (owner, start) in chain:
                     circle = " -> ".join("/".join(step) for step in [*chain, (owner, start)])

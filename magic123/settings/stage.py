@@ -5,7 +5,7 @@ A method is a mapping of named stages; `extends` inherits another method, keys o
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -13,6 +13,7 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -20,9 +21,10 @@ from pydantic import (
 )
 
 from magic123.settings.cameras import NovelCameras
-from magic123.settings.common import Range, Settings
-from magic123.settings.losses import Losses
-from magic123.settings.priors import AnyPrior, DenoisedClipSettings, StableDiffusionSettings
+from magic123.settings.common import OMITTED, KindSettings, Range, Settings, is_strict
+from magic123.settings.locations import locate
+from magic123.settings.losses import DMTetLosses, Losses, NeRFLosses, PointsLosses
+from magic123.settings.priors import AnyPrior, DenoisedClipSettings, StableDiffusionSettings, Zero123Settings
 from magic123.settings.scenes import DMTetSettings, FieldSettings, LearningRates, NeRFSettings, PointsSettings, Sampling
 
 
@@ -41,25 +43,54 @@ class Shading(Settings):
         return self
 
 
-class Stage(Settings):
-    """One optimisation of one scene."""
+class StageSettings(KindSettings):
+    """What stages of all scenes have in common."""
 
-    # points: a cloud lifted from the stage that it starts from; picture: the input picture at every view (a control);
-    # samples: novel views drawn from a zero123 prior, no 3D; renders: of another system, see Method.renders
+    recorded: ClassVar[dict[str, Any]] = {
+        "scene": ...,
+        "init": None,
+        "steps": ...,
+        "resolution": 128,
+        "reference_scale": 1.5,
+        "reference_warmup": 100,
+        "reference_interval": 4,
+        "ray_noise": 1e-3,
+        "cameras": NovelCameras().model_dump(),
+        "field": FieldSettings().model_dump(),
+        "nerf": NeRFSettings().model_dump(),
+        "dmtet": DMTetSettings().model_dump(),
+        "points": OMITTED,
+        "sampling": Sampling().model_dump(),
+        "shading": Shading().model_dump(),
+        "random_background": 1.0,
+        "priors": {},
+        "loss_scale": 1.0,
+        "loss_scale_doubling": 0,
+        "losses": Losses().model_dump(),
+        "learning_rates": LearningRates().model_dump(),
+        "erode_edges": False,
+        "ema_decay": 0.95,
+        "ema_interval": 100,
+        "dtype": "float32",
+        "float32_retries": 100,
+        "ladder": (),
+    }
+    has_mesh: ClassVar[bool] = False  # whether there is a surface to export and to score
+
     scene: Literal["nerf", "dmtet", "points", "picture", "samples", "renders"]
+
+
+class OptimisedStage(StageSettings):
+    """One optimisation of a 3D scene: what those of all scenes have in common."""
+
     init: str | None = None  # a stage of this method ("coarse") or of another ("magic123/coarse")
     steps: int = Field(5000, ge=0)
     resolution: PositiveInt = 128
-    reference_scale: PositiveFloat = 1.5  # the known view is rendered at resolution * this
-    reference_warmup: int = Field(100, ge=0)  # the first steps all see the known view
+    reference_scale: PositiveFloat = 1.5  # the reference view is rendered at resolution * this
+    reference_warmup: int = Field(100, ge=0)  # the first steps all see the reference view
     reference_interval: int = Field(4, ge=0)  # afterwards every n-th; 0, with a warm-up of 0: none, a stage from text alone
     ray_noise: NonNegativeFloat = 1e-3
     cameras: NovelCameras = NovelCameras()
-    field: FieldSettings = FieldSettings()
-    nerf: NeRFSettings = NeRFSettings()
-    dmtet: DMTetSettings = DMTetSettings()
-    points: PointsSettings = Field(PointsSettings(), exclude_if=lambda value: value == PointsSettings())
-    sampling: Sampling = Sampling()
     shading: Shading = Shading()
     random_background: float = Field(1.0, ge=0, le=1)  # share of novel views over one random colour; the others are white
     priors: dict[str, AnyPrior] = {}
@@ -81,9 +112,16 @@ class Stage(Settings):
     ladder: tuple[dict[str, Any], ...] = ()
 
     @model_validator(mode="after")
-    def _sees_the_picture_or_not(self) -> Stage:
-        if self.reference_warmup and not self.reference_interval:
-            raise ValueError("reference_interval 0 never shows the known view, so reference_warmup must be 0 too")
+    def _reference_is_seen_or_unused(self, info: ValidationInfo) -> Self:
+        if self.reference_interval:
+            return self
+        if self.reference_warmup:
+            raise ValueError("reference_interval 0 never shows the reference view, so reference_warmup must be 0 too")
+        for name in ("rgb", "mask", "depth", "normal"):
+            if is_strict(info) and name in self.losses.model_fields_set and getattr(self.losses, name):
+                raise ValueError(
+                    f"losses.{name} is about the reference view, which reference_interval 0 never shows; set it to 0"
+                )
         return self
 
     @field_validator("priors")
@@ -100,25 +138,12 @@ class Stage(Settings):
                     "with a weight above 0"
                 )
             if list(denoisers.values()).count(denoiser) > 1:
-                raise ValueError(f"two clip priors have the denoiser {denoiser!r}: one alone can stand in for it")
+                raise ValueError(f"two clip priors have the denoiser {denoiser!r}: only one can replace it")
         return priors
-
-    @property
-    def sees_reference(self) -> bool:
-        """Whether any step trains towards the known view."""
-        return self.reference_interval > 0 and self.steps > 0
-
-    @property
-    def needs_picture(self) -> bool:
-        """Whether it needs an example with a picture; the others make do with a caption."""
-        made_of_it = self.scene in ("picture", "points")
-        return (
-            self.sees_reference or made_of_it or any(prior.needs_picture or prior.uses_token for prior in self.priors.values())
-        )
 
     @field_validator("ladder")
     @classmethod
-    def _rungs_are_settings(cls, ladder: tuple, info: ValidationInfo) -> tuple:
+    def _rungs_fit(cls, ladder: tuple, info: ValidationInfo) -> tuple:
         for number, changes in enumerate(ladder, 1):
             if fixed := {"scene", "init", "ladder"} & changes.keys():
                 raise ValueError(f"rung {number} changes {fixed.pop()}, which no rung may")
@@ -126,28 +151,125 @@ class Stage(Settings):
                 cls(**lay_over(_plain(info.data), changes))
             except ValidationError as error:
                 first = error.errors()[0]
-                where = ".".join(map(str, first["loc"]))
-                raise ValueError(f"rung {number}: {where}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+                path = ".".join(map(str, locate(cls, first["loc"]).path))
+                raise ValueError(f"rung {number}: {path}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
         return ladder
 
-    def rungs(self) -> list[Stage]:
-        """The stage as it is, then as each rung of the ladder changes it: rungs do not add up."""
+    @property
+    def sees_reference(self) -> bool:
+        """Whether any step trains towards the reference view."""
+        return self.reference_interval > 0 and self.steps > 0
+
+    @property
+    def needs_picture(self) -> bool:
+        """Whether it needs an example with a picture, and not just a caption."""
+        return self.sees_reference or any(prior.needs_picture or prior.uses_token for prior in self.priors.values())
+
+    def rungs(self) -> list[Self]:
+        """Return the stage as it is, then as each rung of the ladder changes it: rungs do not add up."""
         plain = self.model_dump() | {"ladder": ()}
-        return [self, *(Stage(**lay_over(plain, changes)) for changes in self.ladder)]
+        return [self, *(type(self)(**lay_over(plain, changes)) for changes in self.ladder)]
 
 
-# blocks and losses that a scene knows nothing of; files that give it any are refused (a loss of 0 says nothing)
-SCENE_LACKS = {
-    "nerf": {"dmtet", "points", "sampling", "losses.normal_consistency", "losses.laplacian", "losses.point_colour"},
-    "dmtet": {"nerf", "points", "sampling"}
-    | {f"losses.{name}" for name in ("entropy", "orientation", "total_variation", "point_colour")},
-    # the places of points are fixed: no loss moves them
-    "points": {"nerf", "dmtet", "field", "sampling"}
-    | {f"losses.{name}" for name in Losses.model_fields.keys() - {"rgb", "point_colour"}},
-    "picture": set(Stage.model_fields) - {"scene", "steps"},
-    "renders": set(),
-    "samples": set(Stage.model_fields) - {"scene", "steps", "priors", "sampling"},
-}
+class NeRFStage(OptimisedStage):
+    """A density and colour field, rendered as a volume."""
+
+    has_mesh: ClassVar[bool] = True
+
+    scene: Literal["nerf"]
+    field: FieldSettings = FieldSettings()
+    nerf: NeRFSettings = NeRFSettings()
+    losses: NeRFLosses = NeRFLosses()
+
+
+class DMTetStage(OptimisedStage):
+    """A surface in a tetrahedral grid, taken from the field of a nerf stage."""
+
+    has_mesh: ClassVar[bool] = True
+
+    scene: Literal["dmtet"]
+    init: str = Field(description="a dmtet scene starts from a nerf stage; name it")
+    field: FieldSettings = FieldSettings()
+    dmtet: DMTetSettings = DMTetSettings()
+    losses: DMTetLosses = DMTetLosses()
+
+
+class PointsStage(OptimisedStage):
+    """A point cloud, lifted from the depth of the nerf or dmtet stage that it starts from."""
+
+    scene: Literal["points"]
+    init: str = Field(description="points are lifted from a nerf or dmtet stage; name it")
+    points: PointsSettings = PointsSettings()
+    losses: PointsLosses = PointsLosses()
+
+    @property
+    def needs_picture(self) -> bool:
+        """Whether it needs an example with a picture: the points take their colours from it."""
+        return True
+
+
+class FixedStage(StageSettings):
+    """Pictures instead of a scene: nothing is optimised."""
+
+    init: ClassVar[None] = None
+    dtype: ClassVar[Literal["float32"]] = "float32"
+
+    steps: Literal[0] = Field(description="nothing is optimised; write steps: 0")
+
+    @property
+    def needs_picture(self) -> bool:
+        """Whether it needs an example with a picture, and not just a caption."""
+        return True
+
+    def rungs(self) -> list[Self]:
+        """Return the stage alone: there is no ladder."""
+        return [self]
+
+
+class PictureStage(FixedStage):
+    """The input picture at every view, as a control."""
+
+    priors: ClassVar[dict[str, AnyPrior]] = {}
+
+    scene: Literal["picture"]
+
+
+class SamplesStage(FixedStage):
+    """Novel views drawn from one zero123 prior, without 3D."""
+
+    scene: Literal["samples"]
+    sampling: Sampling = Sampling()
+    priors: dict[str, Zero123Settings] = Field(
+        min_length=1, max_length=1, description="views are drawn from one prior of the kind zero123; name it"
+    )
+
+
+class RendersStage(FixedStage):
+    """Pictures of another system, see Method.renders."""
+
+    priors: ClassVar[dict[str, AnyPrior]] = {}
+    has_mesh: ClassVar[bool] = True
+
+    scene: Literal["renders"]
+
+    @property
+    def needs_picture(self) -> bool:
+        """Whether it needs an example with a picture, and not just a caption."""
+        return False
+
+
+Stage = Annotated[
+    NeRFStage | DMTetStage | PointsStage | PictureStage | SamplesStage | RendersStage, Field(discriminator="scene")
+]
+
+
+def stage_settings(**values: Any) -> Stage:
+    """Return the settings of a stage, in the class of its scene.
+
+    Raises:
+        pydantic.ValidationError: `values` have no known scene, or do not fit it.
+    """
+    return TypeAdapter(Stage).validate_python(values)
 
 
 def _plain(value: Any) -> Any:

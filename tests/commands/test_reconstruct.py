@@ -21,7 +21,7 @@ from magic123.records.errors import InputError
 from magic123.scenes.checkpoint import load_scene
 from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.priors import prior_settings
-from magic123.settings.stage import Stage
+from magic123.settings.stage import stage_settings
 
 
 @pytest.fixture(scope="module")
@@ -32,17 +32,17 @@ def example(tmp_path_factory):
 @pytest.fixture(scope="module")
 def coarse(example, tmp_path_factory):
     out = tmp_path_factory.mktemp("coarse")
-    reconstruct(example, Stage(**COARSE), 0, out)
+    reconstruct(example, stage_settings(**COARSE), 0, out)
     return out
 
 
 def test_the_reference_view_comes_first_and_then_every_nth_step():
-    stage = Stage(scene="nerf", steps=20, reference_warmup=4, reference_interval=4)
+    stage = stage_settings(scene="nerf", steps=20, reference_warmup=4, reference_interval=4)
     assert [s for s in range(20) if sees_reference(s, stage)] == [0, 1, 2, 3, 4, 8, 12, 16]
 
 
 def test_shadings_come_in_their_shares():
-    stage = Stage(scene="nerf", shading={"normal_until": 0.2, "textureless": 0.2, "ambient": (0.1, 1.0)})
+    stage = stage_settings(scene="nerf", shading={"normal_until": 0.2, "textureless": 0.2, "ambient": (0.1, 1.0)})
     generator = torch.Generator().manual_seed(0)
     assert {novel_shading(stage, 0.1, generator)[0] for _ in range(50)} == {"normal"}
     drawn = [novel_shading(stage, 0.5, generator) for _ in range(2000)]
@@ -52,7 +52,7 @@ def test_shadings_come_in_their_shares():
 
 
 def test_the_loss_scale_doubles_when_the_gradient_scaler_would():
-    constant, doubling = (Stage(scene="nerf", loss_scale=65536, loss_scale_doubling=n) for n in (0, 3))
+    constant, doubling = (stage_settings(scene="nerf", loss_scale=65536, loss_scale_doubling=n) for n in (0, 3))
     assert {loss_scale_at(constant, step) for step in (0, 4999)} == {65536}
     scaler = torch.amp.GradScaler("cpu", init_scale=65536, growth_interval=3)
     weight = torch.nn.Parameter(torch.zeros(1))
@@ -73,7 +73,7 @@ def test_a_doubled_loss_scale_halves_what_the_priors_say(example, tmp_path):
     rows = []
     for doubling in (0, 1):
         stage = {**COARSE, "steps": 2, "reference_warmup": 1, "priors": {"views": prior}, "loss_scale_doubling": doubling}
-        reconstruct(example, Stage(**stage), 0, tmp_path / str(doubling), weights=weights)
+        reconstruct(example, stage_settings(**stage), 0, tmp_path / str(doubling), weights=weights)
         lines = [line.split(",") for line in (tmp_path / str(doubling) / "losses.csv").read_text().splitlines()]
         rows.append(dict(zip(lines[0], lines[2], strict=True)))
     constant, doubled = (float(row["views_gradient"]) for row in rows)
@@ -82,25 +82,25 @@ def test_a_doubled_loss_scale_halves_what_the_priors_say(example, tmp_path):
 
 def test_albedo_replaces_lambertian_only_where_nothing_needs_normals():
     plain = {"orientation": 0, "normal_smoothness": 0, "normal_blur": 0}
-    assert plain_if_possible("lambertian", 1.0, Stage(scene="nerf", losses=plain)) == "albedo"
-    assert plain_if_possible("lambertian", 0.5, Stage(scene="nerf", losses=plain)) == "lambertian"
-    assert plain_if_possible("lambertian", 1.0, Stage(scene="nerf")) == "lambertian"
+    assert plain_if_possible("lambertian", 1.0, stage_settings(scene="nerf", losses=plain)) == "albedo"
+    assert plain_if_possible("lambertian", 0.5, stage_settings(scene="nerf", losses=plain)) == "lambertian"
+    assert plain_if_possible("lambertian", 1.0, stage_settings(scene="nerf")) == "lambertian"
 
 
 @pytest.mark.requirement(id="R8")
 def test_two_runs_of_both_stages_are_the_same_bytes(example, coarse, tmp_path):
-    reconstruct(example, Stage(**COARSE), 0, tmp_path / "coarse")
+    reconstruct(example, stage_settings(**COARSE), 0, tmp_path / "coarse")
     for i in range(2):
-        reconstruct(example, Stage(**FINE), 0, tmp_path / f"fine{i}", init=coarse)
+        reconstruct(example, stage_settings(**FINE), 0, tmp_path / f"fine{i}", init=coarse)
     for name in ("checkpoint.safetensors", "losses.csv", "stage.json"):
         assert (coarse / name).read_bytes() == (tmp_path / "coarse" / name).read_bytes(), name
         assert (tmp_path / "fine0" / name).read_bytes() == (tmp_path / "fine1" / name).read_bytes(), name
-    reconstruct(example, Stage(**COARSE), 1, tmp_path / "other")
+    reconstruct(example, stage_settings(**COARSE), 1, tmp_path / "other")
     assert (tmp_path / "other" / "checkpoint.safetensors").read_bytes() != (coarse / "checkpoint.safetensors").read_bytes()
 
 
 def test_left_is_left_through_both_stages(example, coarse, tmp_path):
-    reconstruct(example, Stage(**FINE), 0, tmp_path, init=coarse)
+    reconstruct(example, stage_settings(**FINE), 0, tmp_path, init=coarse)
     for folder in (coarse, tmp_path):
         scene, _ = load_scene(folder)
         with torch.no_grad():
@@ -115,7 +115,7 @@ def test_left_is_left_through_both_stages(example, coarse, tmp_path):
 
 def test_the_record_says_what_ran(coarse):
     record = json.loads((coarse / "stage.json").read_text())
-    assert Stage(**record["settings"]) == Stage(**COARSE)
+    assert stage_settings(**record["settings"]) == stage_settings(**COARSE)
     assert record["kernels"]["hash_grid"] in ("numba", "torch") and record["seed"] == 0 and record["versions"]["torch"]
     run = json.loads((coarse / "run.json").read_text())
     assert run["seconds"] > 0 and run["peak_memory_mib"] > 100
@@ -125,11 +125,11 @@ def test_the_record_says_what_ran(coarse):
 
 def test_a_stage_without_its_start_is_refused(example, coarse, tmp_path):
     with pytest.raises(InputError, match="--init is missing"):
-        reconstruct(example, Stage(**FINE), 0, tmp_path / "x")
+        reconstruct(example, stage_settings(**FINE), 0, tmp_path / "x")
     with pytest.raises(InputError, match="starts from nothing"):
-        reconstruct(example, Stage(**COARSE), 0, tmp_path / "x", init=coarse)
+        reconstruct(example, stage_settings(**COARSE), 0, tmp_path / "x", init=coarse)
     with pytest.raises(InputError, match=r"(checkpoint\.safetensors|stage\.json) is missing"):
-        reconstruct(example, Stage(**FINE), 0, tmp_path / "x", init=tmp_path)
+        reconstruct(example, stage_settings(**FINE), 0, tmp_path / "x", init=tmp_path)
     assert not (tmp_path / "x").exists()
 
 
@@ -145,11 +145,11 @@ def test_a_coarse_scene_without_a_surface_is_refused_at_the_hand_over(example, t
     """An empty scene: the blob, which gives a new field its density, is turned round and fills the cube."""
     reconstruct(
         example,
-        Stage(**{**COARSE, "steps": 0, "field": {**FIELD, "blob_density": -80.0, "blob_radius": 50.0}}),
+        stage_settings(**{**COARSE, "steps": 0, "field": {**FIELD, "blob_density": -80.0, "blob_radius": 50.0}}),
         0,
         tmp_path / "empty",
     )
-    fine = Stage(**{**FINE, "field": {**FIELD, "blob_density": -80.0, "blob_radius": 50.0}})
+    fine = stage_settings(**{**FINE, "field": {**FIELD, "blob_density": -80.0, "blob_radius": 50.0}})
     with pytest.raises(InputError, match="surface"):
         reconstruct(example, fine, 0, tmp_path / "fine", init=tmp_path / "empty")
     assert not (tmp_path / "fine").exists()
@@ -157,14 +157,16 @@ def test_a_coarse_scene_without_a_surface_is_refused_at_the_hand_over(example, t
 
 def test_priors_without_weights_token_or_reference_are_refused(example, tmp_path):
     prior = {"kind": "stable-diffusion", "weights": "sd", "weight": 1, "guidance_scale": 2}
-    stage = Stage(**{**COARSE, "priors": {"text": prior}})
+    stage = stage_settings(**{**COARSE, "priors": {"text": prior}})
     with pytest.raises(InputError, match="needs the weights sd"):
         reconstruct(example, stage, 0, tmp_path / "x")
     with pytest.raises(InputError, match="uses a learned token"):
         reconstruct(example, stage, 0, tmp_path / "x", weights={"sd": str(tmp_path)})
     prior = {"kind": "zero123", "weights": "z", "weight": 1, "guidance_scale": 2, "reference": "next-example"}
     with pytest.raises(InputError, match="--reference"):
-        reconstruct(example, Stage(**{**COARSE, "priors": {"views": prior}}), 0, tmp_path / "x", weights={"z": str(tmp_path)})
+        reconstruct(
+            example, stage_settings(**{**COARSE, "priors": {"views": prior}}), 0, tmp_path / "x", weights={"z": str(tmp_path)}
+        )
 
 
 def test_several_pictures_of_one_object_guide_one_stage(example, tmp_path):
@@ -175,7 +177,7 @@ def test_several_pictures_of_one_object_guide_one_stage(example, tmp_path):
     (other / "example.json").write_text(json.dumps(record | {"name": "side"}))
     weights = {"z": str(write_zero123(tmp_path / "z"))}
     prior = {"kind": "zero123", "weights": "z", "weight": 1e-3, "guidance_scale": 2, "reference": ["own", "side"]}
-    stage = Stage(**{**COARSE, "steps": 3, "reference_warmup": 1, "priors": {"views": prior}})
+    stage = stage_settings(**{**COARSE, "steps": 3, "reference_warmup": 1, "priors": {"views": prior}})
     with pytest.raises(InputError, match="the pictures of 1 other examples, but 0 were given"):
         reconstruct(example, stage, 0, tmp_path / "x", weights=weights)
     reconstruct(example, stage, 0, tmp_path / "x", weights=weights, reference=[other])
@@ -186,9 +188,9 @@ def test_several_pictures_of_one_object_guide_one_stage(example, tmp_path):
 
 
 def test_the_device_is_as_asked_or_the_precision_asks_for_it(monkeypatch):
-    stage, half = Stage(scene="nerf"), Stage(scene="nerf", dtype="float16")
+    stage, half = stage_settings(scene="nerf"), stage_settings(scene="nerf", dtype="float16")
     prior = {"kind": "zero123", "weights": "z", "weight": 1, "guidance_scale": 2, "dtype": "bfloat16"}
-    half_prior = Stage(scene="nerf", priors={"views": prior})
+    half_prior = stage_settings(scene="nerf", priors={"views": prior})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device(stage, None) == choose_device(half_prior, None) == "cpu"
     with pytest.raises(InputError, match="no CUDA device"):
@@ -235,4 +237,4 @@ def test_half_precision_without_a_gpu_is_refused(example, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     with pytest.raises(InputError, match="float32"):
-        reconstruct(example, Stage(**{**COARSE, "dtype": "float16"}), 0, tmp_path / "x")
+        reconstruct(example, stage_settings(**{**COARSE, "dtype": "float16"}), 0, tmp_path / "x")

@@ -20,7 +20,7 @@ from magic123.scenes.nerf import NeRF
 from magic123.scenes.picture import Picture
 from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.scenes import DMTetSettings, FieldSettings, HashGridSettings, NeRFSettings
-from magic123.settings.stage import Stage
+from magic123.settings.stage import stage_settings
 from magic123.settings.view import ViewSet, ViewSettings
 
 FIELD = FieldSettings(
@@ -237,7 +237,7 @@ def test_the_command_line(scene, tmp_path, monkeypatch):
     """From a checkpoint folder and an example folder, as a person types it (both loaders stubbed, they have tests)."""
     import magic123.example.example
 
-    stage = Stage(scene="dmtet", init="coarse", steps=3, field=FIELD, dmtet=DMTetSettings(grid_resolution=24))
+    stage = stage_settings(scene="dmtet", init="coarse", steps=3, field=FIELD, dmtet=DMTetSettings(grid_resolution=24))
     checkpoint = types.ModuleType("magic123.scenes.checkpoint")
     checkpoint.load_scene = lambda folder: (scene, stage)
     monkeypatch.setitem(sys.modules, "magic123.scenes.checkpoint", checkpoint)

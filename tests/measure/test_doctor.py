@@ -128,11 +128,14 @@ def test_all_runs_with_every_extension_hidden():
         from magic123.__main__ import main
         from magic123.geometry.camera import Camera
         from magic123.scenes.kinds import build_scene
-        from magic123.settings.stage import Stage
+        from magic123.settings.stage import stage_settings
 
         field = {"hidden": 8, "grid": {"levels": 2, "log2_entries": 8, "base_resolution": 4, "finest_resolution": 8}}
-        for kind in ("nerf", "dmtet"):
-            stage = Stage(scene=kind, field=field, nerf={"max_samples": 16}, dmtet={"grid_resolution": 8})
+        for own in (
+            {"scene": "nerf", "nerf": {"max_samples": 16}},
+            {"scene": "dmtet", "init": "coarse", "dmtet": {"grid_resolution": 8}},
+        ):
+            stage = stage_settings(field=field, **own)
             scene = build_scene(stage)
             scene.render(Camera.orbit(80, 30, 1.8, 40, 8)).rgb.sum().backward()
             assert scene.field.grid.table.grad.abs().sum() > 0

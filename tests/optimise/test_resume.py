@@ -24,7 +24,7 @@ from magic123.optimise.resume import LoopCheckpoints, loop_state, restore_loop
 from magic123.priors.prior import Prior
 from magic123.records.errors import InputError, NonFinite, Stopped
 from magic123.settings.inversion import InversionSettings
-from magic123.settings.stage import Stage
+from magic123.settings.stage import Stage, stage_settings
 
 TOKEN = InversionSettings(steps=12, batch=2, learning_rate=1e-2, evaluation_samples=4, templates=("a photo of a {}",))
 SHORT = {**COARSE, "steps": 40}
@@ -39,7 +39,7 @@ def example(tmp_path_factory):
 def coarse(example, tmp_path_factory):
     """An undisturbed run."""
     out = tmp_path_factory.mktemp("whole") / "coarse"
-    reconstruct(example, Stage(**SHORT), 0, out)
+    reconstruct(example, stage_settings(**SHORT), 0, out)
     assert sorted(path.name for path in out.parent.iterdir()) == [".coarse.unfinished", "coarse"]
     assert [file.name.split("-")[1] for file in unfinished(out)] == ["00000040"]
     return out
@@ -54,10 +54,10 @@ def test_a_coarse_stage_killed_three_times_is_the_same_bytes(example, coarse, tm
     out = tmp_path / "coarse"
     for step in (9, 17, 33):
         with killed_at(step, monkeypatch), pytest.raises(Killed):
-            reconstruct(example, Stage(**SHORT), 0, out, save_steps=5)
+            reconstruct(example, stage_settings(**SHORT), 0, out, save_steps=5)
         assert [int(file.name.split("-")[1]) for file in unfinished(out)] == {9: [5], 17: [10, 15], 33: [25, 30]}[step]
         assert not out.exists()
-    reconstruct(example, Stage(**SHORT), 0, out, save_steps=5)
+    reconstruct(example, stage_settings(**SHORT), 0, out, save_steps=5)
     same(out, coarse, *FILES)
     run = json.loads((out / "run.json").read_text())
     assert run["resumes"] == 3 and [start["step"] for start in run["starts"]] == [0, 5, 15, 30]
@@ -67,10 +67,10 @@ def test_a_coarse_stage_killed_three_times_is_the_same_bytes(example, coarse, tm
 def test_an_end_that_nobody_recorded_costs_no_second_run(example, coarse, tmp_path, monkeypatch):
     """Snakemake, killed before it could note the end of a job, deletes the outputs and starts the job again."""
     out = tmp_path / "coarse"
-    reconstruct(example, Stage(**SHORT), 0, out)
+    reconstruct(example, stage_settings(**SHORT), 0, out)
     shutil.rmtree(out)
     with killed_at(0, monkeypatch):  # no step is done
-        reconstruct(example, Stage(**SHORT), 0, out)
+        reconstruct(example, stage_settings(**SHORT), 0, out)
     same(out, coarse, *FILES)
     small = {"size": 8, "sets": {}, "turntable_frames": 1, "mesh_resolution": 16, "texture_size": 16}
     words = {"--checkpoint": out, "--example": example, "--out": tmp_path / "views", "--mesh": tmp_path / "mesh"}
@@ -81,7 +81,7 @@ def test_an_end_that_nobody_recorded_costs_no_second_run(example, coarse, tmp_pa
 def test_a_fine_stage_with_a_prior_is_the_same_bytes(example, coarse, tmp_path, monkeypatch):
     weights = {"sd": str(write_stable_diffusion(tmp_path / "sd"))}
     prior = {"kind": "stable-diffusion", "weights": "sd", "weight": 0.1, "guidance_scale": 2, "use_token": False}
-    stage = Stage(**{**FINE, "steps": 8, "priors": {"text": prior | {"prompt": "a photo of a {subject}"}}})
+    stage = stage_settings(**{**FINE, "steps": 8, "priors": {"text": prior | {"prompt": "a photo of a {subject}"}}})
     reconstruct(example, stage, 0, tmp_path / "whole", init=coarse, weights=weights)
     for step in (2, 5):
         with killed_at(step, monkeypatch), pytest.raises(Killed):
@@ -116,17 +116,17 @@ def test_a_token_is_the_same_bytes(example, tmp_path, monkeypatch, cached):
 def test_a_damaged_save_is_set_aside_and_the_one_before_is_used(example, coarse, tmp_path, monkeypatch, capsys, damage):
     out = tmp_path / "coarse"
     with killed_at(17, monkeypatch), pytest.raises(Killed):
-        reconstruct(example, Stage(**SHORT), 0, out, save_steps=5)
+        reconstruct(example, stage_settings(**SHORT), 0, out, save_steps=5)
     last = unfinished(out)[-1]
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 1
     last.write_bytes({"truncated": content[:-7], "one bit": content, "empty": b""}[damage])
     with killed_at(18, monkeypatch), pytest.raises(Killed):
-        reconstruct(example, Stage(**SHORT), 0, out)
+        reconstruct(example, stage_settings(**SHORT), 0, out)
     said = capsys.readouterr().err
     assert f"damaged-{last.name}" in said and "resumes from step 10" in said
     assert (last.parent / f"damaged-{last.name}").is_file() and not last.exists()
-    reconstruct(example, Stage(**SHORT), 0, out)
+    reconstruct(example, stage_settings(**SHORT), 0, out)
     same(out, coarse, *FILES)
     assert [file.name.split("-")[1] for file in unfinished(out)] == ["00000040"]
     assert sorted(file.name for file in last.parent.iterdir())[1:] == ["lock", "starts.json"]
@@ -135,10 +135,10 @@ def test_a_damaged_save_is_set_aside_and_the_one_before_is_used(example, coarse,
 def test_all_saves_damaged_is_a_new_start(example, coarse, tmp_path, monkeypatch, capsys):
     out = tmp_path / "coarse"
     with killed_at(17, monkeypatch), pytest.raises(Killed):
-        reconstruct(example, Stage(**SHORT), 0, out, save_steps=5)
+        reconstruct(example, stage_settings(**SHORT), 0, out, save_steps=5)
     for file in unfinished(out):
         file.write_bytes(b"")
-    reconstruct(example, Stage(**SHORT), 0, out)
+    reconstruct(example, stage_settings(**SHORT), 0, out)
     assert capsys.readouterr().err.count("is damaged") == 2
     same(out, coarse, *FILES)
 
@@ -150,7 +150,7 @@ def test_what_decides_the_result_decides_what_is_resumed(example, tmp_path, monk
     write_disc(picture)
     out, stage, seed = tmp_path / "coarse", SHORT, 0
     with killed_at(9, monkeypatch), pytest.raises(Killed):
-        reconstruct(picture, Stage(**stage), seed, out, save_steps=5)
+        reconstruct(picture, stage_settings(**stage), seed, out, save_steps=5)
     if change == "seed":
         seed = 1
     elif change == "settings":
@@ -163,7 +163,7 @@ def test_what_decides_the_result_decides_what_is_resumed(example, tmp_path, monk
 
         monkeypatch.setitem(VERSIONS, "reconstruct", 99)
     with killed_at(9, monkeypatch), pytest.raises(Killed):
-        reconstruct(picture, Stage(**stage), seed, out, save_steps=8)
+        reconstruct(picture, stage_settings(**stage), seed, out, save_steps=8)
     said = capsys.readouterr().err
     assert "of other settings, inputs, weights or versions" in said and "resumes from" not in said
     assert len({file.name.split("-")[0] for file in unfinished(out)}) == 2
@@ -172,8 +172,8 @@ def test_what_decides_the_result_decides_what_is_resumed(example, tmp_path, monk
 def test_how_often_it_saves_decides_nothing(example, coarse, tmp_path, monkeypatch):
     out = tmp_path / "coarse"
     with killed_at(9, monkeypatch), pytest.raises(Killed):
-        reconstruct(example, Stage(**SHORT), 0, out, save_steps=3)
-    reconstruct(example, Stage(**SHORT), 0, out, save_steps=0, save_seconds=0)
+        reconstruct(example, stage_settings(**SHORT), 0, out, save_steps=3)
+    reconstruct(example, stage_settings(**SHORT), 0, out, save_steps=0, save_seconds=0)
     same(out, coarse, *FILES)
     assert [s["step"] for s in json.loads((out / "run.json").read_text())["starts"]] == [0, 9]
 
@@ -215,11 +215,11 @@ def test_a_full_disk_while_saving_is_said_and_the_work_goes_on(example, coarse, 
         write(path, content)
 
     monkeypatch.setattr(resume, "write_whole", full)
-    reconstruct(example, Stage(**SHORT), 0, tmp_path / "coarse", save_steps=20)
+    reconstruct(example, stage_settings(**SHORT), 0, tmp_path / "coarse", save_steps=20)
     assert "step 20 could not be saved (No space left on device)" in capsys.readouterr().err
     same(tmp_path / "coarse", coarse, *FILES)
     with killed_at(3, monkeypatch, by=signal.SIGTERM), pytest.raises(Stopped, match="could not be saved"):
-        reconstruct(example, Stage(**SHORT), 0, tmp_path / "other")
+        reconstruct(example, stage_settings(**SHORT), 0, tmp_path / "other")
 
 
 def test_saving_takes_a_hundredth_of_the_time_at_most(tmp_path, monkeypatch):
@@ -287,7 +287,7 @@ class HalfPrior(Prior):
 
 def half_stage(**changes) -> Stage:
     prior = {"kind": "stable-diffusion", "weights": "x", "weight": 0.1, "guidance_scale": 2, "dtype": "float16"}
-    return Stage(**{**COARSE, "steps": 30, "reference_warmup": 0, "priors": {"half": prior}, **changes})
+    return stage_settings(**{**COARSE, "steps": 30, "reference_warmup": 0, "priors": {"half": prior}, **changes})
 
 
 def run_half(prior, stage, example, out, monkeypatch):
@@ -322,7 +322,7 @@ def test_a_gradient_that_is_not_finite_is_fatal_where_all_is_float32(example, tm
     losses = optimise.reference_losses
     monkeypatch.setattr(optimise, "reference_losses", lambda r, *_: losses(r, *_) | {"mask": (r.opacity * 0).sqrt().sum()})
     with pytest.raises(NonFinite, match="step 0: a gradient is no longer finite"):
-        reconstruct(example, Stage(**SHORT), 0, tmp_path / "x")
+        reconstruct(example, stage_settings(**SHORT), 0, tmp_path / "x")
 
 
 # ------------------------------------------------------------------------------------------------------------- ladder
@@ -339,10 +339,10 @@ def test_out_of_memory_steps_down_the_ladder_and_says_so(example, tmp_path, monk
     monkeypatch.setattr(NeRF, "render", greedy)
     small = {"resolution": 12, "nerf": {"max_samples": 32}}
     stage = {**SHORT, "reference_scale": 1, "ladder": [{"resolution": 22}, small]}
-    reconstruct(example, Stage(**stage), 0, tmp_path / "x")
+    reconstruct(example, stage_settings(**stage), 0, tmp_path / "x")
     record = json.loads((tmp_path / "x/stage.json").read_text())
     assert record["rung"] == 2 and record["settings"]["resolution"] == 12
-    assert record["settings"]["nerf"] == {**Stage(**SHORT).nerf.model_dump(), "max_samples": 32}
+    assert record["settings"]["nerf"] == {**stage_settings(**SHORT).nerf.model_dump(), "max_samples": 32}
     assert "memory ran out (CUDA out of memory" in capsys.readouterr().err
     words = ["--example", str(example), "--stage", json.dumps({**SHORT, "ladder": [{"resolution": 40}]})]
     assert __main__.main(["reconstruct", *words, "--out", str(tmp_path / "y")]) == 1
@@ -360,4 +360,4 @@ def test_out_of_memory_steps_down_the_ladder_and_says_so(example, tmp_path, monk
 )
 def test_a_ladder_that_leads_nowhere_is_refused(ladder, message):
     with pytest.raises(ValueError, match=message):
-        Stage(**SHORT, ladder=ladder)
+        stage_settings(**SHORT, ladder=ladder)

@@ -17,7 +17,7 @@ from magic123.scenes.dmtet import DMTet
 from magic123.scenes.nerf import NeRF
 from magic123.settings.losses import Losses
 from magic123.settings.scenes import DMTetSettings, FieldSettings, HashGridSettings, LearningRates, NeRFSettings
-from magic123.settings.stage import Stage
+from magic123.settings.stage import stage_settings
 
 FIELD = FieldSettings(
     grid=HashGridSettings(levels=4, log2_entries=10, base_resolution=4, finest_resolution=32),
@@ -25,7 +25,7 @@ FIELD = FieldSettings(
     layers=1,
     coarse_to_fine=0,
 )
-STAGE = Stage(scene="dmtet", init="coarse", field=FIELD, dmtet=DMTetSettings(grid_resolution=24))
+STAGE = stage_settings(scene="dmtet", init="coarse", field=FIELD, dmtet=DMTetSettings(grid_resolution=24))
 CAMERAS = Camera.orbit([80.0, 60.0], [0.0, 120.0], 1.8, 40.0, 32)
 NO_LOSSES = dict.fromkeys(Losses.model_fields, 0.0)
 

@@ -32,7 +32,7 @@ from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.priors import prior_settings
 from magic123.settings.scenes import PointsSettings
 from magic123.settings.settings_file import load_methods
-from magic123.settings.stage import Stage
+from magic123.settings.stage import Stage, stage_settings
 
 CLIP = Path(__file__).resolve().parents[2] / "weights" / "miniature" / "clip"
 SETTINGS = PointsSettings(polars=(90.0,), azimuths=4, features=2, scales=2, width=4)
@@ -60,7 +60,7 @@ def example(tmp_path_factory):
 def coarse(example, tmp_path_factory):
     """A NeRF that has seen the known view forty times."""
     out = tmp_path_factory.mktemp("coarse") / "coarse"
-    reconstruct(example, Stage(**{**COARSE, "steps": 40}), 0, out)
+    reconstruct(example, stage_settings(**{**COARSE, "steps": 40}), 0, out)
     return out
 
 
@@ -238,7 +238,7 @@ def test_the_renderer_starts_with_the_points_own_colours_and_learns_through_its_
 
 def test_the_points_reproduce_the_picture_that_the_coarse_scene_blurs(example, coarse, tmp_path):
     picture = load_example(example)
-    stage = Stage(**REFINE)
+    stage = stage_settings(**REFINE)
     reconstruct(example, stage, 0, tmp_path / "refine", init=coarse)
     small = picture.resized(48)
 
@@ -252,12 +252,12 @@ def test_the_points_reproduce_the_picture_that_the_coarse_scene_blurs(example, c
     record = json.loads((tmp_path / "refine/stage.json").read_text())
     assert record["handover"]["known"] == int(small.mask.sum()) and record["kernels"] == {"points": "torch"}
     # what it goes on from need not be a coarse stage, but must be a scene in space, of the same size
-    reconstruct(example, Stage(**REFINE | {"steps": 0}), 0, tmp_path / "again", init=tmp_path / "refine")
+    reconstruct(example, stage_settings(**REFINE | {"steps": 0}), 0, tmp_path / "again", init=tmp_path / "refine")
     assert len(load_scene(tmp_path / "again")[0].positions) == record["handover"]["points"]
     with pytest.raises(InputError, match="has other sizes"):
         more = REFINE | {"points": SETTINGS.model_dump() | {"features": 5}}
-        reconstruct(example, Stage(**more), 0, tmp_path / "other", init=tmp_path / "refine")
-    reconstruct(example, Stage(scene="picture", steps=0), 0, tmp_path / "copy")
+        reconstruct(example, stage_settings(**more), 0, tmp_path / "other", init=tmp_path / "refine")
+    reconstruct(example, stage_settings(scene="picture", steps=0), 0, tmp_path / "copy")
     with pytest.raises(InputError, match="a points scene cannot start from the Picture"):
         reconstruct(example, stage, 0, tmp_path / "other", init=tmp_path / "copy")
 
@@ -274,7 +274,7 @@ def test_the_points_reproduce_the_picture_that_the_coarse_scene_blurs(example, c
         measure(stage, "small", "cpu", steps=4, warmup=0, at=0)
     with pytest.raises(InputError, match="there is no clip with random weights"):
         clip = {"kind": "clip", "weights": "clip", "weight": 1}
-        measure(Stage(**COARSE, priors={"clip": clip}), "small", "cpu", steps=4, warmup=0, at=0)
+        measure(stage_settings(**COARSE, priors={"clip": clip}), "small", "cpu", steps=4, warmup=0, at=0)
 
 
 def with_priors(**changes) -> Stage:
@@ -284,7 +284,7 @@ def with_priors(**changes) -> Stage:
     clip = {"kind": "clip", "weights": "clip", "weight": 0.1}
     judge = clip | {"denoiser": "text", "t_range": [0, 0.4]} | changes
     priors = {"text": sd, "clip": clip, "judge": judge}
-    return Stage(**REFINE | {"steps": 12, "reference_warmup": 2, "reference_interval": 2, "priors": priors})
+    return stage_settings(**REFINE | {"steps": 12, "reference_warmup": 2, "reference_interval": 2, "priors": priors})
 
 
 def test_a_killed_stage_of_points_is_the_same_bytes(example, coarse, weights, tmp_path, monkeypatch):
@@ -376,10 +376,13 @@ def test_clip_judges_small_steps_from_near_the_front_alone(t, azimuth, says):
     ("change", "sentence"),
     [
         ("{refine: {init: null}}", "refine.init is missing: points are lifted from a nerf or dmtet stage"),
-        ("{refine: {losses: {mask: 1}}}", "refine.losses.mask is given, which a points scene"),
-        ("{refine: {field: {hidden: 8}}}", "refine.field is given, which a points scene"),
-        ("{coarse: {points: {width: 8}}}", "coarse.points is given, which a nerf scene"),
-        ("{coarse: {losses: {point_colour: 1}}}", "coarse.losses.point_colour is given, which a nerf scene"),
+        ("{refine: {losses: {mask: 1}}}", "refine.losses.mask is 1: this scene has nothing to compute this loss from"),
+        ("{refine: {field: {hidden: 8}}}", "refine.field is not a known setting of the scene points"),
+        ("{coarse: {points: {width: 8}}}", "coarse.points is not a known setting of the scene nerf"),
+        (
+            "{coarse: {losses: {point_colour: 1}}}",
+            "coarse.losses.point_colour is 1: this scene has nothing to compute this loss from",
+        ),
         ("{refine: {points: {polar: [90]}}}", "refine.points.polar is not a known setting.*polars"),
         ("{refine: {points: {polars: []}}}", "refine.points.polars is"),
         ("{refine: {priors: {judge: {denoiser: nobody}}}}", "denoiser is 'nobody': it must name a prior of this stage"),
@@ -419,9 +422,9 @@ changed:
 
 def test_settings_that_know_nothing_of_points_read_as_before():
     """So that no result of another scene is stale for them."""
-    written = Stage(**COARSE, priors={"clip": {"kind": "clip", "weights": "c", "weight": 1}}).model_dump(mode="json")
+    written = stage_settings(**COARSE, priors={"clip": {"kind": "clip", "weights": "c", "weight": 1}}).model_dump(mode="json")
     assert "points" not in written and "point_colour" not in written["losses"] and "points" not in written["learning_rates"]
     assert "denoiser" not in written["priors"]["clip"] and "azimuth_within" not in written["priors"]["clip"]
-    assert Stage(**written) == Stage(**COARSE, priors={"clip": {"kind": "clip", "weights": "c", "weight": 1}})
+    assert stage_settings(**written) == stage_settings(**COARSE, priors={"clip": {"kind": "clip", "weights": "c", "weight": 1}})
     stage = with_priors(azimuth_within=90)
-    assert Stage(**json.loads(stage.model_dump_json())) == stage and FIELD
+    assert stage_settings(**json.loads(stage.model_dump_json())) == stage and FIELD

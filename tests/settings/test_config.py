@@ -14,7 +14,7 @@ from magic123.run.method_list import differences
 from magic123.run.plan import axes_of, cells, last_error, note_failures
 from magic123.run.suite import load_suite
 from magic123.settings.settings_file import load_methods, merge, read_yaml, resolve_extends
-from magic123.settings.stage import Stage
+from magic123.settings.stage import stage_settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 METHODS = """
@@ -92,7 +92,7 @@ def test_keys_override_one_by_one(methods_file) -> None:
 def test_null_removes(methods_file) -> None:
     methods = methods_file(METHODS + "row: {extends: base, stages: {fine: null, coarse: {losses: {rgb: null}}}}")
     assert set(methods["row"].stages) == {"coarse"}
-    assert methods["row"].stages["coarse"].losses.rgb == Stage(scene="nerf").losses.rgb  # back to the default
+    assert methods["row"].stages["coarse"].losses.rgb == stage_settings(scene="nerf").losses.rgb  # back to the default
     assert set(methods["base"].stages) == {"coarse", "fine"}  # the base is left as it was
 
 

@@ -26,7 +26,7 @@ from magic123.scenes.samples import draw
 from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.priors import prior_settings
 from magic123.settings.settings_file import load_methods
-from magic123.settings.stage import Stage
+from magic123.settings.stage import stage_settings
 from magic123.settings.view import ViewSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -219,7 +219,7 @@ def test_views_without_a_scene_run_to_the_end(tmp_path):
     prepare(["--image", str(tmp_path / "rgba.png"), "--name", "box", "--prompt", "a box", "--out", str(example), "--mask",
              str(tmp_path / "mask.png"), "--settings", '{"mask": "file", "depth": "none"}'])  # fmt: skip
     prior = {"kind": "zero123", "weights": "tiny", "weight": 1, "guidance_scale": 3}
-    stage = Stage(scene="samples", steps=0, sampling={"steps": 2}, priors={"zero123": prior})
+    stage = stage_settings(scene="samples", steps=0, sampling={"steps": 2}, priors={"zero123": prior})
     with pytest.raises(InputError, match="needs --views"):
         reconstruct(example, stage, 0, tmp_path / "out", weights={"tiny": str(weights)})
     reconstruct(example, stage, 0, tmp_path / "out", weights={"tiny": str(weights)}, views=VIEWS)
@@ -240,7 +240,7 @@ def test_a_caption_alone_runs_to_scores_that_say_what_is_missing(tmp_path, pixel
     prepare(["--name", "dog", "--prompt", "a red dog", "--out", str(example)])
     assert not load_example(example).pictured
     prior = {"kind": "deepfloyd-if", "weights": "tiny", "weight": 1, "guidance_scale": 20, "prompt": "{subject}"}
-    reconstruct(example, Stage(**BLIND, priors={"if": prior}), 0, out, weights={"tiny": str(pixels)})
+    reconstruct(example, stage_settings(**BLIND, priors={"if": prior}), 0, out, weights={"tiny": str(pixels)})
     assert (out / "losses.csv").read_text().splitlines()[0].split(",")[-1] == "if_gradient"
     view(["--checkpoint", str(out), "--example", str(example), "--settings", VIEWS.model_dump_json(), "--out",
           str(tmp_path / "views"), "--mesh", str(tmp_path / "mesh")])  # fmt: skip
@@ -264,7 +264,7 @@ def test_a_caption_alone_runs_to_scores_that_say_what_is_missing(tmp_path, pixel
 def test_a_stage_that_needs_a_picture_refuses_a_caption(tmp_path):
     prepare(["--name", "dog", "--prompt", "a red dog", "--out", str(tmp_path / "example")])
     with pytest.raises(InputError, match="caption alone"):
-        reconstruct(tmp_path / "example", Stage(scene="nerf", steps=2), 0, tmp_path / "out")
+        reconstruct(tmp_path / "example", stage_settings(scene="nerf", steps=2), 0, tmp_path / "out")
     with pytest.raises(InputError, match="without --image"):
         prepare(["--name", "dog", "--prompt", "a dog", "--out", str(tmp_path / "other"), "--mask", "mask.png"])
 
@@ -275,15 +275,15 @@ def test_a_stage_that_needs_a_picture_refuses_a_caption(tmp_path):
     [
         (
             "{coarse: {priors: {three: {prompt: a dog}}}}",
-            "coarse.priors.three.prompt is not a known setting of the kind zero123; .*known: kind, weights",
+            "coarse.priors.three.prompt is not a known setting of the kind zero123 .known: kind, weights",
         ),
         ("{coarse: {priors: {text: {angle_weight: false}}}}", "coarse.priors.text.angle_weight is not a known setting"),
-        ("{coarse: {dmtet: {grid_resolution: 64}}}", "coarse.dmtet is given, which a nerf scene"),
-        ("{fine: {losses: {entropy: 1}}}", "fine.losses.entropy is given, which a dmtet scene"),
-        ("{coarse: {sampling: {steps: 3}}}", "coarse.sampling is given"),
+        ("{coarse: {dmtet: {grid_resolution: 64}}}", "coarse.dmtet is not a known setting of the scene nerf"),
+        ("{fine: {losses: {entropy: 1}}}", "fine.losses.entropy is 1: this scene has nothing to compute this loss from"),
+        ("{coarse: {sampling: {steps: 3}}}", "coarse.sampling is not a known setting"),
         ("{coarse: {priors: {text: {guidance_scale: null}}}}", "priors.text.guidance_scale is missing"),
         ("{coarse: {reference_interval: 0}}", "reference_warmup must be 0"),
-        ("{coarse: {reference_interval: 0, reference_warmup: 0, losses: {rgb: 5}}}", "losses.rgb is about the known view"),
+        ("{coarse: {reference_interval: 0, reference_warmup: 0, losses: {rgb: 5}}}", "losses.rgb is about the reference view"),
         ("{coarse: {shading: {textureless: 0.6, albedo: 0.6}}}", "at most 1"),
     ],
 )
