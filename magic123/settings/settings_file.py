@@ -170,7 +170,7 @@ def _validated(model: Any, data: Any, file: Source, at: str, context: dict[str, 
         message = problem["msg"].removeprefix("Value error, ")
         details = problem.get("ctx", {})
         if problem["type"] == "union_tag_not_found" and (wrong := [key for key in problem["input"] if key not in below]):
-            what = f"{dotted}.{wrong[0]} is not a known setting; {choose_from(wrong[0], below)}"
+            what = f"{dotted}{'.' if dotted else ''}{wrong[0]} is not a known setting; {choose_from(wrong[0], below)}"
         elif problem["type"] == "extra_forbidden":
             what = f"{dotted} is not a known setting{chosen}; {choose_from(path[-1], keys)}".replace("; (", " (")
             what += "; remove it, with null where it is inherited" if chosen else ""
