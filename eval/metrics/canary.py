@@ -1,7 +1,7 @@
-"""A stored answer beside the weights: a few fixed pairs of pictures and what the model said about them.
+"""Canary: the stored outputs of a network for fixed pictures, which later runs compare with.
 
-A model with random weights, another activation or inputs in another range loads without an error and gives other
-numbers. The canary is written once, when the weights are made or fetched, and compared each time they are used.
+A network with random weights, another activation or another input range loads without an error and gives wrong numbers.
+The canary is written once, beside the weights, when they are made or downloaded, and compared each time they are used.
 """
 
 from __future__ import annotations
@@ -16,23 +16,29 @@ import numpy as np
 from magic123.records.errors import InputError
 from magic123.records.files import read_json, write_text
 
-TOLERANCE = 1e-3  # relative to the length of the stored answers
-SIDE = 64
+TOLERANCE = 1e-3  # relative to the norm of the stored outputs
+SIDE = 64  # pixels
 
 
 class Scorer(Protocol):
-    """A loaded model that can be asked about the canary pictures."""
+    """A loaded network that a canary can check.
+
+    Attributes:
+        name: Name of its metric.
+        file: Its weights.
+        sha256: Of that file.
+    """
 
     name: str
     file: Path
     sha256: str
 
     def answers(self, first: list[np.ndarray], second: list[np.ndarray]) -> list[float]:
-        """What the model says about pairs of pictures, by the same path as in scoring; whatever changes if it changes."""
+        """Return numbers for pairs of pictures that change whenever the network's scores would change."""
 
 
 def canary_pairs() -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Four pairs of [64, 64, 3] uint8 pictures in closed form: moved, recoloured, inverted, unrelated."""
+    """Return four pairs of pictures [64, 64, 3] uint8 in closed form: moved, recoloured, inverted, unrelated."""
     y, x = np.mgrid[0:SIDE, 0:SIDE] / (SIDE - 1.0)
 
     def disc(cx: float, cy: float, colour: tuple[float, float, float]) -> np.ndarray:
@@ -52,43 +58,57 @@ def _eight_bits(picture: np.ndarray) -> np.ndarray:
 
 
 def sha256_of(file: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def canary_file(weights: Path) -> Path:
-    """Where the stored answers for a weights file live: beside it."""
+    """Return the file of stored outputs that belongs to a file of weights."""
     return weights.with_name(f"{weights.stem}.canary.json")
 
 
 def write_canary(scorer: Scorer) -> Path:
-    """Store this model's answers beside its weights. Do it once, when the weights are known to be good."""
+    """Store a network's outputs beside its weights; do this once, when the weights are known to be good.
+
+    Returns:
+        The file written.
+
+    Raises:
+        InputError: The network gives the same output for all pictures.
+    """
     answers = scorer.answers(*canary_pairs())
     if np.ptp(answers) < 1e-4:
-        raise InputError(f"{scorer.name} cannot tell the canary pictures apart; its weights in {scorer.file} are not trained")
+        raise InputError(f"{scorer.name} cannot tell the canary pictures apart; its weights in {scorer.file} are untrained")
     path = canary_file(scorer.file)
     write_text(path, json.dumps({"metric": scorer.name, "sha256": scorer.sha256, "answers": answers}) + "\n")
     return path
 
 
 def check_canary(scorer: Scorer) -> str:
-    """Compare with the stored answers. Returns the word for the metric card; InputError says what differs."""
+    """Compare a network's outputs with the stored ones.
+
+    Returns:
+        The result in words, for the metric card.
+
+    Raises:
+        InputError: There is no canary, or it belongs to other weights, or the outputs differ.
+    """
     path = canary_file(scorer.file)
     if not path.is_file():
-        raise InputError(f"{path} is missing, so {scorer.name} is unproved: write it once with `magic123 canary`")
+        raise InputError(f"{path} is missing, so {scorer.name} is unverified: write it once with `magic123 canary`")
     stored = read_json(path, "canary")
     if stored.get("sha256") != scorer.sha256:
         raise InputError(
             f"{path} belongs to other weights than {scorer.file.name}; fetch the weights again or rewrite the canary"
         )
     answers, expected = np.array(scorer.answers(*canary_pairs())), np.array(stored.get("answers"), dtype=float)
-    off = (
-        float(np.linalg.norm(answers - expected)) / float(np.linalg.norm(expected)) if answers.shape == expected.shape else 1.0
-    )
-    if not off <= TOLERANCE:
+    error = 1.0
+    if answers.shape == expected.shape:
+        error = float(np.linalg.norm(answers - expected)) / float(np.linalg.norm(expected))
+    if not error <= TOLERANCE:
         raise InputError(
-            f"{scorer.name} answers the canary {off:.2%} away from {path} (allowed {TOLERANCE:.1%}); "
-            "look for another activation, input range or library version"
+            f"{scorer.name} differs from its canary {path} by {error:.2%} (allowed {TOLERANCE:.1%}); "
+            "check for another activation, input range or library version"
         )
     return f"agreed to {TOLERANCE:.1%}"

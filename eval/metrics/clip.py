@@ -1,13 +1,14 @@
-"""CLIP: the cosine of image embeddings, and of images with captions, by models in the open_clip format.
+"""CLIP similarity between images, and between images and captions, by models in the format of open_clip.
 
 A model is a folder with open_clip_config.json ({"model_cfg", "preprocess_cfg"}) and open_clip_model.safetensors, or
-ARCHITECTURE=FILE with one of open_clip's own architecture names. Nothing is downloaded. Single precision throughout.
-Captions go through open_clip's own tokenizer, or through the one in a folder's tokenizer/.
+ARCHITECTURE=FILE with one of the architecture names of open_clip. Nothing is downloaded. All computation is in single
+precision. Captions are tokenised by open_clip, or by the tokenizer in a folder's tokenizer/.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,18 +18,48 @@ from eval.pictures.protocols import resize_area
 from magic123.records.errors import FETCH, InputError, MetricGap, first_line
 from magic123.records.files import need_file, read_json
 
+if TYPE_CHECKING:
+    import open_clip
+    import torch
+
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
-# (width, layers, patch) of the vision tower -> the name a column carries
-KNOWN = {(1664, 48, 14): "clip-bigG-14", (1280, 32, 14): "clip-H-14", (1024, 24, 14): "clip-L-14", (768, 12, 32): "clip-B-32"}
-VOCABULARY = 49408  # words of CLIP's own tokenizer
+# (width, layers, patch size) of the vision tower -> name of the metric
+KNOWN_MODELS = {
+    (1664, 48, 14): "clip-bigG-14",
+    (1280, 32, 14): "clip-H-14",
+    (1024, 24, 14): "clip-L-14",
+    (768, 12, 32): "clip-B-32",
+}
+VOCABULARY = 49408  # size of the vocabulary of CLIP's own tokenizer
 MINIATURE_PARAMETERS = 20_000_000
 BATCH = 16
 
 
 class ClipModel:
-    """A loaded image tower: `encode` pictures, or `compare` them pair by pair."""
+    """A CLIP model.
 
-    def __init__(self, model, architecture: dict, file: Path, device: str = "cpu"):
+    Attributes:
+        name: Name of its metric: clip-bigG-14, clip-mini, ...
+        size: Side of its input in pixels.
+        range: Scaling of its input, for the metric card.
+        activation: QuickGELU or GELU.
+        file: Its weights.
+        sha256: Of that file.
+        libraries: Distributions whose versions go into the metric card.
+        canary: Result of the comparison with the canary, in words.
+    """
+
+    details = ""
+
+    def __init__(self, model: open_clip.CLIP, architecture: dict, file: Path, device: str = "cpu"):
+        """Wrap a model of open_clip.
+
+        Args:
+            model: The model.
+            architecture: Its `model_cfg`.
+            file: Its weights.
+            device: Device of torch.
+        """
         preprocess = model.visual.preprocess_cfg
         size = model.visual.image_size
         self.model, self.file, self.device = model.eval().to(device), file, device
@@ -36,45 +67,66 @@ class ClipModel:
         self.mean, self.deviation = np.float32(preprocess["mean"]), np.float32(preprocess["std"])
         self.activation = "QuickGELU" if architecture.get("quick_gelu") else "GELU"
         self.sha256 = sha256_of(file)
-        self.name = self._column(architecture, sum(p.numel() for p in model.parameters()))
+        self.name = self._metric_name(architecture, sum(p.numel() for p in model.parameters()))
         self.libraries = ("torch", "open_clip_torch")
         scaling = f"(x - {np.round(self.mean, 4).tolist()}) / {np.round(self.deviation, 4).tolist()}"
         self.range = f"{scaling} with x in [0, 1]"
         self.canary = "not checked"
 
-    def _column(self, architecture: dict, parameters: int) -> str:
+    def _metric_name(self, architecture: dict, parameters: int) -> str:
         vision = architecture["vision_cfg"]
-        known = KNOWN.get((vision.get("width"), vision.get("layers"), vision.get("patch_size")))
-        if known:
-            return known
+        name = KNOWN_MODELS.get((vision.get("width"), vision.get("layers"), vision.get("patch_size")))
+        if name:
+            return name
         return "clip-mini" if parameters < MINIATURE_PARAMETERS else f"clip-{self.sha256[:8]}"
 
     def encode(self, pictures: list[np.ndarray]) -> np.ndarray:
-        """Pictures [H, W, 3], uint8 or floats in [0, 1] -> unit embeddings [N, D]. InputError on NaN."""
+        """Embed pictures.
+
+        Args:
+            pictures: N pictures [H, W, 3], uint8 or floats in [0, 1].
+
+        Returns:
+            Embeddings of unit length, [N, D] float64.
+
+        Raises:
+            InputError: The model returned NaN.
+        """
         import torch
 
         prepared = [(resize_area(unit_floats(p).astype(np.float32), self.size) - self.mean) / self.deviation for p in pictures]
-        found = []
+        parts = []
         with torch.no_grad():
             for start in range(0, len(prepared), BATCH):
                 batch = torch.from_numpy(np.stack(prepared[start : start + BATCH])).permute(0, 3, 1, 2)
                 embedding = self.model.encode_image(batch.contiguous().to(self.device)).float().cpu()
-                found.append((embedding / embedding.norm(dim=1, keepdim=True)).double().numpy())
-        embeddings = np.concatenate(found)
+                parts.append((embedding / embedding.norm(dim=1, keepdim=True)).double().numpy())
+        embeddings = np.concatenate(parts)
         if not np.isfinite(embeddings).all():
             raise InputError(f"{self.name} returned NaN; its weights in {self.file} are damaged")
         return embeddings
 
     def compare(self, first: list[np.ndarray], second: list[np.ndarray]) -> list[float]:
-        """Cosine similarities, pair by pair."""
+        """Return the cosine similarity of each pair of pictures [H, W, 3]."""
         return (self.encode(first) * self.encode(second)).sum(1).tolist()
 
     def answers(self, first: list[np.ndarray], second: list[np.ndarray]) -> list[float]:
-        """For the canary: the similarities and one whole embedding, which moves more when the activation changes."""
+        """Return the similarities and one whole embedding, which is more sensitive to the activation (for the canary)."""
         return [*self.compare(first, second), *self.encode(second[-1:])[0].tolist()]
 
     def encode_captions(self, captions: list[str]) -> np.ndarray:
-        """Captions -> unit embeddings [N, D]. MetricGap where the model came without a tokenizer."""
+        """Embed captions.
+
+        Args:
+            captions: N captions.
+
+        Returns:
+            Embeddings of unit length, [N, D] float64.
+
+        Raises:
+            MetricGap: The model has another vocabulary than CLIP's, and no tokenizer.
+            InputError: The model returned NaN.
+        """
         import torch
 
         with torch.no_grad():
@@ -84,7 +136,7 @@ class ClipModel:
             raise InputError(f"{self.name} returned NaN; its weights in {self.file} are damaged")
         return embedding
 
-    def _tokens(self, captions: list[str]):
+    def _tokens(self, captions: list[str]) -> torch.Tensor:
         length = self.model.context_length
         if (folder := self.file.with_name("tokenizer")).is_dir() and self.file.name == WEIGHTS:
             from transformers import AutoTokenizer
@@ -99,13 +151,23 @@ class ClipModel:
         return open_clip.SimpleTokenizer(context_length=length)(captions)
 
 
-def load_clip(where: str, device: str = "cpu", prove: bool = True) -> ClipModel:
-    """The model at a folder, or at ARCHITECTURE=FILE. MetricGap when its weights are absent; `prove` compares the canary."""
-    name, equals, path = where.partition("=")
+def load_clip(place: str, device: str = "cpu", prove: bool = True) -> ClipModel:
+    """Load a CLIP model.
+
+    Args:
+        place: A folder in the format of open_clip, or ARCHITECTURE=FILE.
+        device: Device of torch.
+        prove: Whether to compare the model with its canary.
+
+    Raises:
+        MetricGap: The weights are missing.
+        InputError: The weights are damaged, or of another architecture, or the model differs from its canary.
+    """
+    name, equals, path = place.partition("=")
     if equals:
         file, source, options = Path(path), name, {"pretrained": path}
     else:
-        file, source, options = Path(where) / WEIGHTS, f"local-dir:{where}", {}
+        file, source, options = Path(place) / WEIGHTS, f"local-dir:{place}", {}
     if not file.is_file():
         raise MetricGap(f"needs CLIP weights at {file}: {FETCH}")
     import open_clip
@@ -115,14 +177,14 @@ def load_clip(where: str, device: str = "cpu", prove: bool = True) -> ClipModel:
         if architecture is None:
             raise InputError(f"open_clip knows no architecture {name!r}; see open_clip.list_models()")
     else:
-        config = read_json(need_file(Path(where) / CONFIG, "CLIP configuration"), "CLIP configuration")
+        config = read_json(need_file(Path(place) / CONFIG, "CLIP configuration"), "CLIP configuration")
         architecture = config.get("model_cfg")
         if not isinstance(architecture, dict) or "vision_cfg" not in architecture:
-            raise InputError(f"{Path(where) / CONFIG} has no model_cfg with a vision_cfg")
+            raise InputError(f"{Path(place) / CONFIG} has no model_cfg with a vision_cfg")
     try:
-        # without `require_pretrained` a checkpoint that was not found leaves random weights and only a log line
+        # without `require_pretrained` a missing checkpoint leaves random weights and only a line in the log
         model = open_clip.create_model(source, require_pretrained=True, device="cpu", **options)
-    except Exception as problem:  # a damaged file raises whatever its reader raises
+    except Exception as problem:  # a damaged file raises whichever exception its reader raises
         raise InputError(f"{file} does not hold the CLIP model it declares: {first_line(problem)}") from problem
     loaded = ClipModel(model, architecture, file, device)
     if prove:

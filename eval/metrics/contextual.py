@@ -1,9 +1,9 @@
-"""Contextual distance (Mechrez et al. 2018): do two pictures hold the same kinds of features, wherever in the picture?
+"""Contextual distance (Mechrez et al. 2018): whether two pictures have similar features, wherever these are in the picture.
 
-With x_i and y_j the features of render and reference at every place, less the mean of the y: d_ij = 1 - cos(x_i, y_j),
+With x_i and y_j the features of render and reference at every position, minus the mean of the y: d_ij = 1 - cos(x_i, y_j),
 d~_ij = d_ij / (min_k d_ik + 1e-5), w_ij = exp((1 - d~_ij) / h), CX_ij = w_ij / sum_k w_ik, and the distance is
 -log(mean_j max_i CX_ij). h is 0.5. The backbone is part of the name: `contextual-vgg19` compares relu5_4 at 224 px, as
-the papers that print this number do; `contextual-mini` the third stage of the miniature perceptual network.
+the papers that report this metric do; `contextual-mini` compares the third stage of the miniature perceptual network.
 """
 
 from __future__ import annotations
@@ -16,65 +16,111 @@ import torch
 from torch import Tensor
 
 from eval.metrics.canary import sha256_of
-from eval.metrics.perceptual import PerceptualMetric, Signed, signed
+from eval.metrics.perceptual import MiniPerceptual, PerceptualMetric, Signed, signed
 from magic123.records.errors import FETCH, InputError, MetricGap, first_line
 
 BANDWIDTH = 0.5
 EPSILON = 1e-5
 SIZE = 224  # pixels of a side, for VGG
-VGG19 = "dcbb9e9d"  # the beginning of the SHA-256 of torchvision's file
-MINIATURE_STAGE = 2  # 8 x 8 places of a 32 px picture
+VGG19 = "dcbb9e9d"  # first digits of the SHA-256 of torchvision's file
+MINIATURE_STAGE = 2  # 8 x 8 positions for a picture of 32 px
 
 
 def contextual_distance(first: Tensor, second: Tensor) -> Tensor:
-    """Features [N, C, H, W] of renders and of references -> distances [N], at least 0."""
+    """Return the contextual distances of two batches of feature maps.
+
+    Args:
+        first: Features of renders, [N, C, H, W].
+        second: Features of references, [N, C, H, W].
+
+    Returns:
+        Distances [N], at least 0.
+    """
     x, y = (features.flatten(2) for features in (first, second))
     centre = y.mean(2, keepdim=True)
     x, y = (torch.nn.functional.normalize(features - centre, dim=1) for features in (x, y))
-    apart = (1 - torch.einsum("nci,ncj->nij", x, y)).clamp_min(0)
-    relative = apart / (apart.min(2, keepdim=True).values + EPSILON)
+    distance = (1 - torch.einsum("nci,ncj->nij", x, y)).clamp_min(0)
+    relative = distance / (distance.min(2, keepdim=True).values + EPSILON)
     similarity = torch.softmax((1 - relative) / BANDWIDTH, dim=2)
     return -similarity.max(1).values.mean(1).log()
 
 
 class ContextualMetric:
-    """A backbone that is asked for features, with its name, input size and the hash of its weights."""
+    """The contextual distance by one backbone.
 
-    libraries, details = ("torch",), f"bandwidth-{BANDWIDTH}"
+    Attributes:
+        name: Name of the metric.
+        size: Side of the backbone's input in pixels.
+        file: The backbone's weights.
+        sha256: Of that file.
+        libraries: Distributions whose versions go into the metric card.
+        details: Settings of the distance, for the metric card.
+        canary: Result of the comparison with the canary, in words.
+    """
+
+    libraries, details, range = ("torch",), f"bandwidth-{BANDWIDTH}", "[-1, 1]"
 
     def __init__(self, name: str, features: Callable[[Tensor], Tensor], size: int, file: Path, sha256: str, device: str):
+        """Wrap a backbone.
+
+        Args:
+            name: Name of the metric.
+            features: Maps pictures [N, 3, H, W] in [-1, 1] to features [N, C, h, w].
+            size: Side of its input in pixels.
+            file: Its weights.
+            sha256: Of that file.
+            device: Device of torch.
+        """
         self.name, self.features, self.size, self.file, self.sha256, self.device = name, features, size, file, sha256, device
         self.canary = "not applicable"
 
     @torch.no_grad()
-    def _look(self, pictures: Signed) -> Tensor:
+    def _features_of(self, pictures: Signed) -> Tensor:
         return torch.cat([self.features(picture[None].to(self.device)).float().cpu() for picture in pictures.pictures])
 
     def similarity(self, reference: np.ndarray, views: list[np.ndarray]) -> list[float]:
-        """The distance of each view [H, W, 3] from one reference picture [H, W, 3]. InputError on NaN."""
-        known = self._look(signed([reference], self.size))
-        seen = self._look(signed(views, self.size))
-        values = torch.cat([contextual_distance(one[None], known) for one in seen]).tolist()
+        """Return the distance of each view [H, W, 3] from one reference picture [H, W, 3].
+
+        Raises:
+            InputError: The backbone returned NaN.
+        """
+        target = self._features_of(signed([reference], self.size))
+        rendered = self._features_of(signed(views, self.size))
+        values = torch.cat([contextual_distance(features[None], target) for features in rendered]).tolist()
         if not np.isfinite(values).all():
             raise InputError(f"{self.name} returned NaN; its weights in {self.file} are damaged")
         return values
 
 
 def of_miniature(metric: PerceptualMetric) -> ContextualMetric:
-    """`contextual-mini`, on the network (and under the canary) of `lpips-mini`."""
+    """Return `contextual-mini`, which shares the network and the canary of `lpips-mini`.
+
+    Args:
+        metric: What `load_mini` returns.
+    """
+    network = metric.network
+    if not isinstance(network, MiniPerceptual):
+        raise TypeError(f"{metric.name} is not the miniature network")
 
     def features(pictures: Tensor) -> Tensor:
-        return metric.network.features(pictures)[min(MINIATURE_STAGE, len(metric.network.stages) - 1)]
+        return network.features(pictures)[min(MINIATURE_STAGE, len(network.stages) - 1)]
 
-    found = ContextualMetric("contextual-mini", features, metric.size, metric.file, metric.sha256, metric.device)
-    found.canary = metric.canary
-    return found
+    contextual = ContextualMetric("contextual-mini", features, metric.size, metric.file, metric.sha256, metric.device)
+    contextual.canary = metric.canary
+    return contextual
 
 
 def load_vgg19(file: Path, device: str = "cpu", sha256_prefix: str = VGG19) -> ContextualMetric:
-    """`contextual-vgg19` on torchvision's VGG-19 in a local file (a state dict with `features.*`).
+    """Load `contextual-vgg19`.
 
-    `sha256_prefix` is what the file's digest must begin with. MetricGap when it is absent, InputError when it is another.
+    Args:
+        file: torchvision's VGG-19, a state dict with `features.*`.
+        device: Device of torch.
+        sha256_prefix: First digits of the file's SHA-256.
+
+    Raises:
+        MetricGap: The file is missing.
+        InputError: The file is damaged or another one.
     """
     if not file.is_file():
         raise MetricGap(f"needs vgg19 at {file}: {FETCH}")
@@ -87,7 +133,7 @@ def load_vgg19(file: Path, device: str = "cpu", sha256_prefix: str = VGG19) -> C
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
         network.load_state_dict({key: state[f"features.{key}"] for key in network.state_dict()})
-    except Exception as problem:  # a damaged file raises whatever its reader raises
+    except Exception as problem:  # a damaged file raises whichever exception its reader raises
         raise InputError(f"{file} does not hold the weights of vgg19: {first_line(problem)}") from problem
     network = network.eval().to(device)
     mean, deviation = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))

@@ -1,8 +1,9 @@
-"""Known ways in which reconstructions fail, each as a number, a threshold and a word; no flag is raised in silence.
+"""Flags: known failure modes of reconstructions, each measured by a number with a threshold.
 
-Thresholds were set on the demo's six true objects (rings of renders, depth maps, meshes), none of which they accuse, and
-on the same spoiled: folded to two fronts, turned inside out at the front, whitened behind, sprinkled, oversaturated,
-broken up. They are warnings to look at the pictures, not verdicts: a vase has no front, a bowl is concave.
+The thresholds were chosen on the six true objects of the demo (rings of renders, depth maps, meshes), none of which raises a
+flag, and on deliberately damaged versions of them: with two fronts, a concave front, a white back, floating pieces,
+oversaturated colours, a shattered mesh. A flag is a warning to look at the pictures, not a verdict: a vase has no front, and
+a bowl is concave.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -24,56 +26,47 @@ from magic123.records.cards import Flag
 from magic123.records.errors import InputError
 from magic123.records.files import read_json
 
-SMALL = 32  # pixels at which sides of an object are compared
-FEWEST_SIDES = 8  # views of a ring, to see a repetition in it
-SAME_SIDES = 1e-3  # mean squared difference of two sides below which all sides count as alike
+SMALL = 32  # pixels of a side at which views are compared
+FEWEST_SIDES = 8  # views that a ring needs for a test of repetition
+SAME_SIDES = 1e-3  # mean squared difference below which all views of a ring count as equal
 BEHIND = 120.0  # degrees of azimuth from the reference view
 SMALL_PIECE = 0.1  # of the object's pixels
 NEAR_WHITE = 235  # of 255, every channel
 
 
 class NotMeasured(Exception):
-    """Why a flag has no number."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    threshold: float
-    raised_above: bool  # else: raised below
-    meaning: str
-
-
-RULES = {
-    "shattered-mesh": Rule(0.5, False, "share of the surface's area in its largest connected part; 0 for an empty mesh"),
-    "several-fronts": Rule(
-        0.35, False, "how much views a half, third or quarter turn apart differ, less than any two views where fronts repeat"
-    ),
-    "concave-front": Rule(
-        0.03, True, "how much farther the middle of the reference view is than its rim, in world units; below 0: it bulges"
-    ),
-    "white-back": Rule(0.5, True, "share of near-white object pixels in the views from behind, less that of the reference"),
-    "floaters": Rule(
-        0.03,
-        True,
-        "share of object pixels in pieces below a tenth of it each, mean over the novel views, less that of the reference",
-    ),
-    "saturation": Rule(0.2, True, "mean of max - min over the colour channels in the novel views, less that of the reference"),
-}
+    """A flag cannot be measured; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What flags look at: views with their cameras and folder, the reference picture, the mesh or why there is none."""
+    """What flags are measured from.
+
+    Attributes:
+        folder: Folder of the views, with alpha/ and depth/.
+        views: All views.
+        poses: View name -> pose, from cameras.json.
+        reference: The reference picture; None for a result made from a caption alone.
+        mesh: File of the mesh, or None.
+        no_mesh: The reason if there is no mesh.
+    """
 
     folder: Path
     views: list[View]
     poses: dict[str, Pose]
-    reference: Reference | None  # None: made from a caption alone
+    reference: Reference | None
     mesh: Path | None
     no_mesh: str
 
+    @property
+    def picture(self) -> Reference:
+        """Return the reference picture. Raises NotMeasured where there is none."""
+        if self.reference is None:
+            raise NotMeasured(NO_PICTURE)
+        return self.reference
+
     def opaque(self, view: View) -> np.ndarray:
-        """Where the object is in a view, [S, S] bool."""
+        """Return where the object is in a view, [S, S] bool. Raises NotMeasured without an alpha map."""
         alpha = _read_map(self.folder / "alpha" / f"{view.name}.png", "alpha map")
         if alpha.shape != view.render.shape[:2]:
             raise InputError(f"{self.folder}/alpha/{view.name}.png has another size than its view; render the views again")
@@ -81,24 +74,35 @@ class Result:
 
     @property
     def novel(self) -> list[View]:
-        found = [view for view in self.views if view.set != REFERENCE]
-        if not found:
+        """Return the novel views. Raises NotMeasured where there are none."""
+        novel = [view for view in self.views if view.set != REFERENCE]
+        if not novel:
             raise NotMeasured("there are no novel views")
-        return found
+        return novel
 
 
 def _read_map(file: Path, what: str) -> np.ndarray:
-    """A one-channel picture. NotMeasured where there is none."""
+    """Return a picture of one channel, [H, W]. Raises NotMeasured where there is none."""
     if not file.is_file():
         raise NotMeasured(f"there is no {what} {file.parent.name}/{file.name} beside the views")
     picture = decode(file)
     if picture.ndim != 2:
-        raise InputError(f"{file} is no picture of one channel; render the views again")
+        raise InputError(f"{file} does not have one channel; render the views again")
     return picture
 
 
 def largest_part(mesh: Path | None, reason: str) -> float:
-    """Share of the area in the largest connected part (by position: a seam of the texture parts nothing)."""
+    """Return the fraction of a mesh's area in its largest connected part.
+
+    Vertices at the same position are one, so that seams of the texture do not separate parts.
+
+    Args:
+        mesh: File of the mesh, or None.
+        reason: Why there is none.
+
+    Raises:
+        NotMeasured: The method makes no mesh.
+    """
     if mesh is None:
         if reason == NO_MESH_MADE:
             raise NotMeasured(reason)
@@ -113,34 +117,49 @@ def largest_part(mesh: Path | None, reason: str) -> float:
 
 
 def repetition(renders: list[np.ndarray]) -> float:
-    """How much the views of a ring differ from those a half, third or quarter turn on (whichever repeats most), relative
-    to any two views; 1 where all sides look alike. Renders [S, S, 3] uint8 in the order of the ring."""
+    """Return how much the views of a ring differ after a half, third or quarter turn, relative to any two views.
+
+    Args:
+        renders: Views [S, S, 3] uint8 in the order of the ring.
+
+    Returns:
+        The smallest ratio of the three turns, near 0 for an object with several equal fronts; 1 where all views are equal.
+    """
     sides = np.stack([resize_area(render.astype(np.float32) / 255, SMALL) for render in renders])
     count = len(sides)
-    apart = np.stack([((side - sides) ** 2).mean((1, 2, 3)) for side in sides])
-    any_two = apart.sum() / (count * (count - 1))
+    distances = np.stack([((side - sides) ** 2).mean((1, 2, 3)) for side in sides])
+    any_two = distances.sum() / (count * (count - 1))
     if any_two < SAME_SIDES:
         return 1.0
     turns = [count // fronts for fronts in (2, 3, 4) if count % fronts == 0]
     places = np.arange(count)
-    return float(min(apart[places, (places + turn) % count].mean() for turn in turns) / any_two)
+    return float(min(distances[places, (places + turn) % count].mean() for turn in turns) / any_two)
 
 
 def several_fronts(result: Result) -> float:
-    found = []
+    """Return the smallest repetition of any ring of novel views."""
+    ratios = []
     for name in dict.fromkeys(view.set for view in result.novel):
         views = [view for view in result.novel if view.set == name]
-        known = [result.poses[view.name] for view in views if view.name in result.poses]
-        if len(views) >= FEWEST_SIDES and len(views) % 2 == 0 and (not known or (len(known) == len(views) and is_ring(known))):
-            found.append(repetition([view.render for view in views]))
-    if not found:
+        poses = [result.poses[view.name] for view in views if view.name in result.poses]
+        if len(views) >= FEWEST_SIDES and len(views) % 2 == 0 and (not poses or (len(poses) == len(views) and is_ring(poses))):
+            ratios.append(repetition([view.render for view in views]))
+    if not ratios:
         raise NotMeasured(f"no view set is a ring of an even number of views, {FEWEST_SIDES} or more")
-    return min(found)
+    return min(ratios)
 
 
 def bulge(depth: np.ndarray, inside: np.ndarray) -> float:
-    """Mean depth of the middle of a silhouette less that of its rim. depth [S, S], inside [S, S] bool."""
-    # the border of the picture is an edge as well
+    """Return the mean depth of the middle of a silhouette minus that of its rim.
+
+    Args:
+        depth: [S, S] in world units.
+        inside: [S, S] bool, the silhouette.
+
+    Raises:
+        NotMeasured: The silhouette is too small.
+    """
+    # the border of the picture counts as an edge
     distance = cv2.distanceTransform(np.pad(inside, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
     share = distance / max(float(distance.max()), 1e-6)
     middle, rim = share > 0.6, (share > 0.05) & (share < 0.35)
@@ -150,6 +169,7 @@ def bulge(depth: np.ndarray, inside: np.ndarray) -> float:
 
 
 def concave_front(result: Result) -> float:
+    """Return how much farther the middle of the reference view is than its rim, in world units."""
     depth = _read_map(result.folder / "depth" / REFERENCE / "000.png", "depth map")
     scale = read_json(result.folder / "cameras.json", "cameras").get("depth_scale") if result.poses else None
     if not scale:
@@ -158,7 +178,7 @@ def concave_front(result: Result) -> float:
 
 
 def _reference_pixels(reference: Reference) -> np.ndarray:
-    """The object's colours in the reference picture, [N, 3] uint8."""
+    """Return the object's colours in the reference picture, [N, 3] uint8."""
     colours = np.rint(blend_on_white(reference.rgba, reference.alpha) * 255).astype(np.uint8)
     return colours[reference.rgba[..., 3] > 127]
 
@@ -172,6 +192,7 @@ def _chroma(pixels: np.ndarray) -> float:
 
 
 def white_back(result: Result) -> float:
+    """Return the fraction of near-white pixels of the object in views from behind, minus that of the reference picture."""
     front = result.poses.get(f"{REFERENCE}/000")
     if front is None:
         raise NotMeasured("cameras.json does not say where the views are taken from")
@@ -180,55 +201,108 @@ def white_back(result: Result) -> float:
     if not behind:
         raise NotMeasured(f"no view is taken from {BEHIND:.0f} degrees or more round")
     pixels = np.concatenate([view.render[result.opaque(view)] for view in behind])
-    return _near_white(pixels) - _near_white(_reference_pixels(result.reference))
+    return _near_white(pixels) - _near_white(_reference_pixels(result.picture))
 
 
 def in_small_pieces(opaque: np.ndarray) -> float:
-    """Share of the pixels of [H, W] bool in connected pieces that hold less than a tenth of them each; 0 without any."""
+    """Return the fraction of the true pixels of [H, W] bool in connected pieces below SMALL_PIECE of them; 0 without any."""
     pieces = cv2.connectedComponentsWithStats(opaque.astype(np.uint8), connectivity=8)[2][1:, cv2.CC_STAT_AREA]
     return float(pieces[pieces < SMALL_PIECE * pieces.sum()].sum() / pieces.sum()) if len(pieces) else 0.0
 
 
 def floaters(result: Result) -> float:
+    """Return the fraction of the object's pixels in small pieces, mean over novel views, minus that of the reference."""
     masks = [result.opaque(view) for view in result.novel]
-    # an object may have detached parts of its own, and thin ones come apart at few pixels: the reference is seen as small
-    alpha = pad_to_square(result.reference.rgba[..., 3], 0)
-    known = resize_area(alpha, min(len(masks[0]), len(alpha))) > 127
-    return float(np.mean([in_small_pieces(mask) for mask in masks])) - in_small_pieces(known)
+    # the object itself may have detached parts, and thin parts break at few pixels: reduce the reference to the views' size
+    alpha = pad_to_square(result.picture.rgba[..., 3], 0)
+    reference = resize_area(alpha, min(len(masks[0]), len(alpha))) > 127
+    return float(np.mean([in_small_pieces(mask) for mask in masks])) - in_small_pieces(reference)
 
 
 def saturation(result: Result) -> float:
+    """Return the mean chroma, max - min over the channels, of the novel views minus that of the reference picture."""
     pixels = np.concatenate([view.render[result.opaque(view)] for view in result.novel])
     if not len(pixels):
         raise NotMeasured("the novel views show no object")
-    return _chroma(pixels) - _chroma(_reference_pixels(result.reference))
+    return _chroma(pixels) - _chroma(_reference_pixels(result.picture))
 
 
-MEASURES: dict[str, Callable[[Result], float]] = {
-    "shattered-mesh": lambda result: largest_part(result.mesh, result.no_mesh),
-    "several-fronts": several_fronts,
-    "concave-front": concave_front,
-    "white-back": white_back,
-    "floaters": floaters,
-    "saturation": saturation,
+@dataclass(frozen=True)
+class Rule:
+    """How one flag is measured.
+
+    Attributes:
+        measure: Returns the number, or raises NotMeasured.
+        threshold: Beyond which the flag is raised.
+        raised_above: Whether the flag is raised above the threshold; else it is raised below.
+        meaning: Of the number, in words.
+        of_the_picture: Whether it needs the reference picture or view, which a result made from a caption does not have.
+    """
+
+    measure: Callable[[Result], float]
+    threshold: float
+    raised_above: bool
+    meaning: str
+    of_the_picture: bool = False
+
+
+RULES = {
+    "shattered-mesh": Rule(
+        lambda result: largest_part(result.mesh, result.no_mesh),
+        0.5,
+        False,
+        "share of the surface's area in its largest connected part; 0 for an empty mesh",
+    ),
+    "several-fronts": Rule(
+        several_fronts,
+        0.35,
+        False,
+        "how much views a half, third or quarter turn apart differ, less than any two views where fronts repeat",
+    ),
+    "concave-front": Rule(
+        concave_front,
+        0.03,
+        True,
+        "how much farther the middle of the reference view is than its rim, in world units; below 0: it bulges",
+        True,
+    ),
+    "white-back": Rule(
+        white_back,
+        0.5,
+        True,
+        "share of near-white object pixels in the views from behind, less that of the reference",
+        True,
+    ),
+    "floaters": Rule(
+        floaters,
+        0.03,
+        True,
+        "share of object pixels in pieces below a tenth of it each, mean over the novel views, less that of the reference",
+        True,
+    ),
+    "saturation": Rule(
+        saturation,
+        0.2,
+        True,
+        "mean of max - min over the colour channels in the novel views, less that of the reference",
+        True,
+    ),
 }
 
 
-OF_THE_PICTURE = ("concave-front", "white-back", "floaters", "saturation")  # they look at the reference view or picture
-
-
 def measure_flags(result: Result) -> list[Flag]:
-    """Every flag of RULES: raised, clear, or not measured and why."""
+    """Return every flag of RULES: raised, clear, or not measured with the reason."""
     flags = []
     for name, rule in RULES.items():
-        about = {"name": name, "threshold": rule.threshold, "meaning": rule.meaning}
+        number, reason = None, ""
+        state: Literal["raised", "clear", "not measured"] = "not measured"
         try:
-            if result.reference is None and name in OF_THE_PICTURE:
+            if result.reference is None and rule.of_the_picture:
                 raise NotMeasured(NO_PICTURE)
-            number = round(MEASURES[name](result), 6)
-        except NotMeasured as why:
-            flags.append(Flag(**about, state="not measured", number=None, reason=str(why)))
-            continue
-        raised = number > rule.threshold if rule.raised_above else number < rule.threshold
-        flags.append(Flag(**about, state="raised" if raised else "clear", number=number))
+            number = round(rule.measure(result), 6)
+            raised = number > rule.threshold if rule.raised_above else number < rule.threshold
+            state = "raised" if raised else "clear"
+        except NotMeasured as problem:
+            reason = str(problem)
+        flags.append(Flag(name=name, state=state, number=number, threshold=rule.threshold, meaning=rule.meaning, reason=reason))
     return flags

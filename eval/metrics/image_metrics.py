@@ -1,6 +1,6 @@
-"""Two pictures -> a number: peak signal-to-noise ratio and structural similarity, with the checks they need.
+"""Metrics of two pictures: peak signal-to-noise ratio (PSNR) and structural similarity (SSIM).
 
-Pictures are [H, W, 3], uint8 or floats in [0, 1]. Both are computed in double precision with a data range of 1.
+Pictures are [H, W, 3], uint8 or floats in [0, 1]. Both metrics are computed in double precision with a data range of 1.
 """
 
 from __future__ import annotations
@@ -9,12 +9,22 @@ import numpy as np
 
 from magic123.records.errors import InputError
 
-PSNR_CAP = 100.0  # decibel; identical pictures would be infinite and would make every mean infinite
+PSNR_CAP = 100.0  # dB; identical pictures would give infinity, and make every mean infinite
 SSIM_SIGMA = 1.5  # Gaussian window, 11 pixels wide, population covariance: the values of the original paper
 
 
 def unit_floats(picture: np.ndarray) -> np.ndarray:
-    """Any accepted picture -> [H, W, 3] float64 in [0, 1]. InputError on other shapes, NaN, or another range."""
+    """Return a picture as floats.
+
+    Args:
+        picture: [H, W, 3], uint8 or floats in [0, 1].
+
+    Returns:
+        [H, W, 3] float64 in [0, 1].
+
+    Raises:
+        InputError: It has another shape, type or range, or NaN.
+    """
     if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3:
         raise InputError(f"a picture must be an array [H, W, 3], got {getattr(picture, 'shape', type(picture).__name__)}")
     if picture.dtype == np.uint8:
@@ -23,7 +33,7 @@ def unit_floats(picture: np.ndarray) -> np.ndarray:
         raise InputError(f"a picture must have uint8 or float pixels, got {picture.dtype}")
     if not np.isfinite(picture).all():
         raise InputError("a picture holds NaN or infinite values; its render failed")
-    # a render may overshoot a little; [-1, 1] or [0, 255] is another range altogether
+    # a render may overshoot a little; [-1, 1] and [0, 255] are other ranges
     if picture.min() < -0.1 or picture.max() > 1.1:
         raise InputError(f"a float picture must lie in [0, 1], this one spans [{picture.min():.3g}, {picture.max():.3g}]")
     return np.clip(picture.astype(np.float64), 0, 1)
@@ -37,7 +47,16 @@ def _pair(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def psnr(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """-10 log10 of the mean squared error (over `mask` [H, W] where given), in decibel, at most 100."""
+    """Return the peak signal-to-noise ratio, -10 log10 of the mean squared error, in dB and at most PSNR_CAP.
+
+    Args:
+        prediction: [H, W, 3], uint8 or floats in [0, 1].
+        truth: The same.
+        mask: [H, W] bool, the pixels to compare; None for all.
+
+    Raises:
+        InputError: The pictures or the mask cannot be compared, or the mask is empty.
+    """
     first, second = _pair(prediction, truth)
     error = (first - second) ** 2
     if mask is not None:
@@ -51,7 +70,15 @@ def psnr(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = No
 
 
 def ssim(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """Mean structural similarity over pixels and colours (Wang et al. 2004: Gaussian window, sigma 1.5)."""
+    """Return the structural similarity (Wang et al. 2004), the mean over pixels and colours.
+
+    Args:
+        prediction: [H, W, 3], uint8 or floats in [0, 1], at least 11 pixels high and wide.
+        truth: The same.
+
+    Raises:
+        InputError: The pictures cannot be compared, or are too small.
+    """
     from skimage.metrics import structural_similarity
 
     first, second = _pair(prediction, truth)

@@ -1,4 +1,4 @@
-"""Views and models -> numbers, image by image; the means and the cards are made in eval.metrics.score."""
+"""Compute metrics for each view. `eval.metrics.score` takes their means and writes the metric cards."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from eval.metrics.mesh_metrics import surface_distances
 from eval.metrics.models import Models
-from eval.metrics.registry import METRICS, Needs, name_with, rows
+from eval.metrics.registry import METRICS, LoadedNetwork, Needs, name_with, rows
 from eval.pictures.inputs import Captions, Reference
 from eval.pictures.meshes import load_mesh
 from eval.pictures.pictures import REFERENCE, View
@@ -29,12 +29,27 @@ from eval.pictures.protocols import (
 from magic123.records.cards import Gap
 from magic123.records.errors import MetricGap
 
+if TYPE_CHECKING:
+    import trimesh
+
 NEIGHBOURS = "odd neighbours on the ring"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One metric's values by view, "set/index", and what its cards say about them. A mesh has one value, under ""."""
+    """The values of one metric before averaging, and what its card says about them.
+
+    Attributes:
+        metric: Its name.
+        images: View name, SET/INDEX, -> value. A metric of meshes has one value, under "".
+        against: What the views are compared with.
+        resolution: Side of the pictures at the comparison in pixels; None for meshes.
+        seconds: Time it took.
+        range: What the values of pixels or coordinates span at the comparison.
+        libraries: Distributions whose versions go into the card.
+        model: The network behind it, or None.
+        details: Words for the card's full name.
+    """
 
     metric: str
     images: dict[str, float]
@@ -43,13 +58,20 @@ class Measured:
     seconds: float
     range: str
     libraries: tuple[str, ...]
-    model: Any | None
+    model: LoadedNetwork | None
     details: str
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A render and what it should show, at one size: uint8, uint8, and where the object is (bool)."""
+    """A render and the true picture, at one size.
+
+    Attributes:
+        view: The view it is from.
+        render: [S, S, 3] uint8.
+        truth: [S, S, 3] uint8.
+        mask: [S, S] bool, where the object is in the true picture.
+    """
 
     view: View
     render: np.ndarray
@@ -58,7 +80,13 @@ class Pair:
 
 
 def pairs(protocol: Protocol, views: list[View], reference: Reference | None) -> list[Pair]:
-    """The views whose truth is known: the reference view where there is a picture, the others where they carry one."""
+    """Return the pairs of a render and its truth: the reference view if there is a picture, and the views with a truth.
+
+    Args:
+        protocol: Decides how pictures are prepared, and their size.
+        views: All views.
+        reference: The reference picture, or None.
+    """
     found = []
     for view in views:
         if view.set == REFERENCE and reference is not None:
@@ -75,34 +103,46 @@ def pairs(protocol: Protocol, views: list[View], reference: Reference | None) ->
     return found
 
 
-def measure_pairs(protocol: Protocol, known: list[Pair], models: Models) -> list[Measured]:
-    """Compute the metrics that compare a render with what it should show. Nothing of nothing."""
-    if not known:
+def measure_pairs(protocol: Protocol, given: list[Pair], models: Models) -> list[Measured]:
+    """Compute the metrics that compare a render with its truth.
+
+    Args:
+        protocol: Decides which metrics.
+        given: What `pairs` returns.
+        models: Loaded networks.
+    """
+    if not given:
         return []
-    size = max(len(pair.render) for pair in known)
+    size = max(len(pair.render) for pair in given)
     found = []
     for name, row in rows("truth", protocol.name).items():
         if row.compute is not None:
             start = time.perf_counter()
-            images = {pair.view.name: row.compute(pair) for pair in known}
+            images = {pair.view.name: row.compute(pair) for pair in given}
             found.append(_measured(name, images, row.needs, size, start))
         for model in models.of(row.network):
             start = time.perf_counter()
-            values = model.compare([pair.render for pair in known], [pair.truth for pair in known])
-            images = {pair.view.name: value for pair, value in zip(known, values, strict=True)}
+            values = model.compare([pair.render for pair in given], [pair.truth for pair in given])
+            images = {pair.view.name: value for pair, value in zip(given, values, strict=True)}
             found.append(_measured(name, images, row.needs, model.size, start, model))
     return found
 
 
 def _measured(
-    known: str, images: dict, against: str, size: int | None, start: float, model=None, details: str | None = None
+    family: str,
+    images: dict[str, float],
+    against: str,
+    size: int | None,
+    start: float,
+    model: LoadedNetwork | None = None,
+    details: str | None = None,
 ) -> Measured:
-    """Return values of a family of METRICS as its row describes them, by a network where `model` is given."""
-    row, seconds = METRICS[known], time.perf_counter() - start
+    """Return values of a family of METRICS with the facts of its row, and of the network where one computed them."""
+    row, seconds = METRICS[family], time.perf_counter() - start
     if model is None:
         details = str(row.details) if details is None else details
-        return Measured(known, images, against, size, seconds, str(row.range), row.libraries, None, details)
-    name, libraries, span = name_with(known, model), (*row.libraries, *model.libraries), row.range or model.range
+        return Measured(family, images, against, size, seconds, str(row.range), row.libraries, None, details)
+    name, libraries, span = name_with(family, model), (*row.libraries, *model.libraries), row.range or model.range
     details = model.details if details is None else details
     return Measured(name, images, against, size, seconds, span, libraries, model, details)
 
@@ -115,33 +155,43 @@ def measure_clip(
     captions: Captions | None = None,
     ring: Sequence[tuple[int, int]] = (),
 ) -> list[Measured]:
-    """Compute the metrics by CLIP: by each model the cosine of each view with the reference picture; under `corrected` also
-    whether its own caption is the nearest of the dataset's, and the cosine of neighbours on a `ring` (pairs of places in
-    `views`). Without a reference picture the cosine is that with the caption, under another name."""
+    """Compute the metrics by CLIP.
+
+    These are the cosine similarity of each view with the reference picture (without one, with the caption, under another
+    name), and under `corrected` also R-precision and the self-consistency. Gaps are added to `models.gaps`.
+
+    Args:
+        protocol: Decides which metrics, and how pictures are prepared.
+        views: All views.
+        reference: The reference picture, or None.
+        models: Loaded networks.
+        captions: The captions of the data set, or None.
+        ring: Pairs of neighbours, indices into `views`.
+    """
     found = []
     for model in models.of("clip"):
         start = time.perf_counter()
         embeddings = model.encode([resize_area(render_as_saved(protocol, view.render), model.size) for view in views])
 
-        def measured(known: str, values, against: str, start: float = start, model=model, words: str = ""):
+        def add(family: str, values: dict[str, float] | list[float], against: str, start: float = start, model=model) -> None:
             images = values if isinstance(values, dict) else dict(zip((view.name for view in views), values, strict=True))
-            found.append(_measured(known, images, against, model.size, start, model, f"{METRICS[known].details}{words}"))
+            # a card of neighbours does not name the activation
+            details = f"{METRICS[family].details}{'' if against == NEIGHBOURS else f'.{model.activation}'}"
+            found.append(_measured(family, images, against, model.size, start, model, details))
 
-        activation = f".{model.activation}"
         if reference is not None:
             picture = reference_picture(protocol, reference.rgba, model.size, reference.alpha)
-            known = model.encode([picture])[0]
-            measured("clip", (embeddings @ known).tolist(), "reference picture", words=activation)
+            add("clip", (embeddings @ model.encode([picture])[0]).tolist(), "reference picture")
         elif captions is not None:
             try:
-                known = model.encode_captions([captions.own])[0]
+                caption = model.encode_captions([captions.own])[0]
             except MetricGap as gap:
                 models.gaps.append(Gap(metric=name_with("clip-text", model), reason=str(gap)))
             else:
-                measured("clip-text", (embeddings @ known).tolist(), "its caption", words=activation)
+                add("clip-text", (embeddings @ caption).tolist(), "its caption")
         else:
-            gap = "neither a picture nor a caption to compare with"
-            models.gaps.append(Gap(metric=name_with("clip-text", model), reason=gap))
+            reason = "neither a picture nor a caption to compare with"
+            models.gaps.append(Gap(metric=name_with("clip-text", model), reason=reason))
         if "r-precision" in rows("captions", protocol.name) and captions is not None and captions.others:
             start = time.perf_counter()
             try:
@@ -151,30 +201,49 @@ def measure_clip(
             else:
                 first = embeddings @ own > (embeddings @ np.stack(others).T).max(1)
                 against = f"{1 + len(others)} captions"
-                measured("r-precision", first.astype(float).tolist(), against, start, words=activation)
+                add("r-precision", first.astype(float).tolist(), against, start)
         if "consistency-clip" in rows("ring", protocol.name) and ring:
             start = time.perf_counter()
             cosines = [float(embeddings[even] @ embeddings[odd]) for even, odd in ring]
-            measured("consistency-clip", by_even(views, ring, cosines), NEIGHBOURS, start)
+            add("consistency-clip", by_even(views, ring, cosines), NEIGHBOURS, start)
     return found
 
 
 def by_even(views: list[View], pairs: Sequence[tuple[int, int]], values: list[float]) -> dict[str, float]:
-    """Return, from values of pairs (even view, odd neighbour), the mean at each even view, by its name."""
-    at: dict[str, list[float]] = {}
+    """Return the mean over the two neighbours of each even view.
+
+    Args:
+        views: All views.
+        pairs: (even view, odd neighbour), indices into `views`.
+        values: One for each pair.
+
+    Returns:
+        Name of the even view -> mean.
+    """
+    of_view: dict[str, list[float]] = {}
     for (even, _), value in zip(pairs, values, strict=True):
-        at.setdefault(views[even].name, []).append(value)
-    return {name: float(np.mean(found)) for name, found in at.items()}
+        of_view.setdefault(views[even].name, []).append(value)
+    return {name: float(np.mean(found)) for name, found in of_view.items()}
 
 
 def measure_features(
     protocol: Protocol, views: list[View], reference: Reference | None, models: Models, ring: Sequence[tuple[int, int]]
 ) -> list[Measured]:
-    """Compute the metrics by networks other than CLIP on views and the reference picture, or on neighbours on a ring."""
+    """Compute the metrics by networks other than CLIP that need no truth.
+
+    Args:
+        protocol: Decides which metrics, and how pictures are prepared.
+        views: All views.
+        reference: The reference picture, or None.
+        models: Loaded networks.
+        ring: Pairs of neighbours, indices into `views`.
+    """
     found = []
     renders = [render_as_saved(protocol, view.render) for view in views]
     for name, row in rows("reference picture", protocol.name).items():
-        for model in models.of(row.network) if reference is not None and row.network != "clip" else []:
+        for model in models.of(row.network) if row.network != "clip" else []:
+            if reference is None:
+                break
             start = time.perf_counter()
             picture = reference_picture(protocol, reference.rgba, model.size, reference.alpha)
             images = dict(zip((view.name for view in views), model.similarity(picture, renders), strict=True))
@@ -189,27 +258,37 @@ def measure_features(
 
 @dataclass(frozen=True)
 class MeshPair:
-    """A mesh and what it should be, as trimeshes in one frame."""
+    """The mesh of a result and the true mesh, in one frame."""
 
-    mesh: Any
-    truth: Any
+    mesh: trimesh.Trimesh
+    truth: trimesh.Trimesh
 
     @cached_property
     def distances(self) -> dict[str, float]:
-        """What `surface_distances` returns; computed once for all metrics of it."""
+        """Return what `surface_distances` returns; computed once for all metrics."""
         return surface_distances(self.mesh, self.truth)
 
     @property
     def closed(self) -> str:
-        """Whether both surfaces are watertight, in a word for the card."""
+        """Return whether both surfaces are watertight, in a word for the card."""
         return "watertight" if self.mesh.is_watertight and self.truth.is_watertight else "not-watertight"
 
 
 def measure_mesh(mesh: Path, truth: Path) -> tuple[list[Measured], list[Gap]]:
-    """Compute the metrics of the surface, in the frame the meshes came in."""
+    """Compute the metrics of meshes, in the frame that the files have.
+
+    Args:
+        mesh: File of the result's mesh.
+        truth: File of the true mesh.
+
+    Returns:
+        The values, and a gap for each metric that is not defined for these meshes.
+    """
     pair = MeshPair(load_mesh(mesh), load_mesh(truth))
     found, gaps = [], []
     for name, row in rows("true mesh").items():
+        if row.compute is None:
+            continue
         start = time.perf_counter()
         try:
             images = {"": row.compute(pair)}
@@ -222,10 +301,16 @@ def measure_mesh(mesh: Path, truth: Path) -> tuple[list[Measured], list[Gap]]:
 
 
 def missing_without(models: Models, reason: str, *needs: Needs) -> list[Gap]:
-    """Return a gap for every metric that compares with one of `needs`, by each network at hand where it takes one."""
+    """Return a gap for every metric that needs something missing.
+
+    Args:
+        models: Loaded networks; a metric by a network has a gap for each of them.
+        reason: Why it is missing.
+        *needs: What is missing.
+    """
     return [
         Gap(metric=name, reason=reason)
-        for one in needs
-        for known, row in rows(one).items()
-        for name in ([known] if row.network is None else [name_with(known, model) for model in models.of(row.network)])
+        for need in needs
+        for family, row in rows(need).items()
+        for name in ([family] if row.network is None else [name_with(family, model) for model in models.of(row.network)])
     ]

@@ -1,4 +1,4 @@
-"""The networks to score with: those whose weights are there are loaded and proved, each of the others becomes a gap."""
+"""Load the networks to score with. Each network whose weights are missing becomes a gap."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ from magic123.records.errors import InputError, MetricGap
 
 @dataclass
 class Models:
-    """Loaded networks by family, and the gaps that those without weights leave."""
+    """Loaded networks.
+
+    Attributes:
+        networks: Family of NETWORKS -> its loaded networks.
+        gaps: One for each network whose weights are missing, and for metrics that could not be computed.
+        device: Device of torch.
+    """
 
     networks: dict[str, list] = field(default_factory=dict)
     gaps: list[Gap] = field(default_factory=list)
     device: str = "cpu"
 
     def of(self, family: str | None) -> list:
-        """Return the loaded networks of a family of NETWORKS; none where there are none."""
+        """Return the loaded networks of a family of NETWORKS."""
         return self.networks.get(family, []) if family else []
 
 
@@ -26,7 +32,7 @@ def load_models(places: dict[str, list[str]], device: str) -> Models:
     """Load networks.
 
     Args:
-        places: Option of NETWORKS -> where the weights lie, as the option names them.
+        places: Option of NETWORKS -> its values, which say where the weights are.
         device: Device of torch.
 
     Raises:
@@ -41,7 +47,7 @@ def load_models(places: dict[str, list[str]], device: str) -> Models:
                 trunk = place.partition("=")[0] if network.trunks else ""
                 models.gaps.append(Gap(metric=network.gap + trunk, reason=str(gap)))
     miniatures = [model for model in models.of("lpips") if model.name == "lpips-mini"]
-    if miniatures:  # the miniature's features serve the contextual distance as well
+    if miniatures:  # the contextual distance uses the features of the miniature
         from eval.metrics.contextual import of_miniature
 
         models.networks.setdefault("contextual", []).extend(of_miniature(model) for model in miniatures)

@@ -1,8 +1,8 @@
-"""Perceptual distances: LPIPS with its AlexNet or VGG trunk, and a miniature of the same shape.
+"""Perceptual distances: LPIPS with an AlexNet or VGG trunk, and a miniature network of the same structure.
 
 LPIPS (Zhang et al. 2018, version 0.1): distance = sum over stages of the spatial mean of sum_c w_c (a_c - b_c)^2, where
-a and b are features of unit length over the channels and w_c >= 0. Networks here take [N, 3, H, W] in [-1, 1]; that
-range is carried by a type (`Signed`), because a picture in [0, 1] is also in [-1, 1] and scores too well unnoticed.
+a and b are features of unit length over the channels and w_c >= 0. The networks take [N, 3, H, W] in [-1, 1]. This range has
+a type of its own (`Signed`), because pictures in [0, 1] would pass any check of the range and get distances that are too small.
 """
 
 from __future__ import annotations
@@ -22,30 +22,39 @@ from eval.pictures.protocols import resize_area
 from magic123.records.errors import FETCH, InputError, MetricGap, first_line
 from magic123.records.files import read_json
 
-# torchvision names its files by the beginning of their SHA-256; LPIPS is only LPIPS on these trunks
+# name in torchvision, and the first digits of the SHA-256 of its weights: LPIPS is defined on these trunks alone
 TRUNKS = {"alex": ("alexnet", "7be5be79"), "vgg": ("vgg16", "397923af")}
-LPIPS_SIZE = 224  # pixels of a side, under either protocol; a miniature has its own
+LPIPS_SIZE = 224  # pixels of a side, under either protocol; the miniature has its own size
 
 
 class Signed(NamedTuple):
-    """Pictures [N, 3, H, W] mapped from [0, 1] to [-1, 1]. Made by `signed`, accepted by `PerceptualMetric.distance`."""
+    """Pictures in [-1, 1], made by `signed` and required by `PerceptualMetric.distance`.
+
+    Attributes:
+        pictures: [N, 3, H, W] float32.
+    """
 
     pictures: Tensor
 
 
 def signed(pictures: list[np.ndarray], size: int) -> Signed:
-    """Pictures [H, W, 3], uint8 or floats in [0, 1], area-resized to `size` -> [N, 3, size, size] in [-1, 1]."""
+    """Return pictures [H, W, 3], uint8 or floats in [0, 1], area-resized to [N, 3, size, size] and scaled to [-1, 1]."""
     stack = np.stack([resize_area(unit_floats(picture).astype(np.float32), size) for picture in pictures])
     return Signed(torch.from_numpy(stack).permute(0, 3, 1, 2) * 2 - 1)
 
 
 class MiniPerceptual(nn.Module):
-    """LPIPS in miniature: a plain convolutional trunk and one non-negative weight per channel and stage.
+    """A miniature LPIPS: a plain convolutional trunk with one non-negative weight per channel and stage.
 
-    A stage is a 3x3 convolution and a ReLU; stages are parted by 2x2 max-pooling. Negative `weights` count as zero.
+    A stage is a 3x3 convolution and a ReLU, with 2x2 max-pooling between stages. Negative `weights` count as zero.
     """
 
     def __init__(self, channels: list[int]):
+        """Initialise random weights.
+
+        Args:
+            channels: Number of channels of each stage.
+        """
         super().__init__()
         inputs = [3, *channels[:-1]]
         self.stages = nn.ModuleList(
@@ -54,15 +63,15 @@ class MiniPerceptual(nn.Module):
         self.weights = nn.ParameterList(nn.Parameter(torch.full((count,), 1.0 / len(channels))) for count in channels)
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """[N, 3, H, W] in [-1, 1] -> one [N, C, h, w] per stage, h and w halving from stage to stage."""
-        found = []
+        """Return the features of each stage, [N, C, h, w], of pictures [N, 3, H, W] in [-1, 1]."""
+        stages = []
         for index, stage in enumerate(self.stages):
             x = stage(x if index == 0 else nn.functional.max_pool2d(x, 2))
-            found.append(x)
-        return found
+            stages.append(x)
+        return stages
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Distances [N] between [N, 3, H, W] and [N, 3, H, W], both in [-1, 1]."""
+        """Return the distances [N] between two batches of pictures [N, 3, H, W] in [-1, 1]."""
         total = first.new_zeros(first.shape[0])
         for a, b, weight in zip(self.features(first), self.features(second), self.weights, strict=True):
             difference = (_unit_length(a) - _unit_length(b)) ** 2
@@ -71,48 +80,80 @@ class MiniPerceptual(nn.Module):
 
 
 def _unit_length(features: Tensor) -> Tensor:
-    # the epsilon stands inside the root: its gradient is finite where a ReLU silenced every channel
+    # epsilon inside the root keeps the gradient finite where a ReLU sets all channels to 0
     return features / (features.square().sum(1, keepdim=True) + 1e-10).sqrt()
 
 
 class PerceptualMetric:
-    """A loaded perceptual network with its name, its input size and the hash of its weights."""
+    """The perceptual distance by one network.
+
+    Attributes:
+        name: Name of the metric.
+        network: The network, which maps two batches [N, 3, H, W] in [-1, 1] to distances.
+        size: Side of its input in pixels.
+        file: Its weights.
+        sha256: Of that file.
+        libraries: Distributions whose versions go into the metric card.
+        details: Version of the linear weights, for the metric card.
+        canary: Result of the comparison with the canary, in words.
+    """
+
+    range = "[-1, 1]"
 
     def __init__(self, name: str, network: Callable[[Tensor, Tensor], Tensor], size: int, file: Path, device: str = "cpu"):
+        """Wrap a network; see the attributes of the class."""
         self.name, self.network, self.size, self.file, self.device = name, network, size, file, device
         self.sha256 = sha256_of(file)
         miniature = name == "lpips-mini"
-        self.libraries, self.details = (("torch",), "") if miniature else (("torch", "lpips"), "weights-0.1")
+        self.libraries: tuple[str, ...] = ("torch",) if miniature else ("torch", "lpips")
+        self.details = "" if miniature else "weights-0.1"
         self.canary = "not applicable"
 
     @torch.no_grad()
     def distance(self, first: Signed, second: Signed) -> list[float]:
-        """Distances between pictures declared to be in [-1, 1]. InputError on anything else, or on NaN."""
-        for pictures in (first, second):
-            if not isinstance(pictures, Signed):
+        """Return the distance of each pair of pictures.
+
+        Raises:
+            InputError: The pictures are not in [-1, 1], or the network returned NaN.
+        """
+        for batch in (first, second):
+            if not isinstance(batch, Signed):
                 raise InputError(
                     f"{self.name} takes pictures in [-1, 1]: pass them through eval.metrics.perceptual.signed first"
                 )
-            values = pictures.pictures
-            if values.dtype != torch.float32 or values.ndim != 4 or values.shape[1] != 3:
-                raise InputError(f"{self.name} takes float32 [N, 3, H, W], got {values.dtype} {tuple(values.shape)}")
-            if not bool((values.abs() <= 1.0001).all()):
-                raise InputError(f"{self.name} takes pictures in [-1, 1], these span [{values.min():.3g}, {values.max():.3g}]")
-        found = [self.network(a[None].to(self.device), b[None].to(self.device)) for a, b in zip(*first, *second, strict=True)]
-        values = [float(value) for value in found]
+            pictures = batch.pictures
+            if pictures.dtype != torch.float32 or pictures.ndim != 4 or pictures.shape[1] != 3:
+                raise InputError(f"{self.name} takes float32 [N, 3, H, W], got {pictures.dtype} {tuple(pictures.shape)}")
+            if not bool((pictures.abs() <= 1.0001).all()):
+                low, high = pictures.min(), pictures.max()
+                raise InputError(f"{self.name} takes pictures in [-1, 1], these span [{low:.3g}, {high:.3g}]")
+        distances = [
+            self.network(a[None].to(self.device), b[None].to(self.device)) for a, b in zip(*first, *second, strict=True)
+        ]
+        values = [float(distance) for distance in distances]
         if not np.isfinite(values).all():
             raise InputError(f"{self.name} returned NaN; its weights are damaged")
         return values
 
     def compare(self, first: list[np.ndarray], second: list[np.ndarray]) -> list[float]:
-        """Distances between pictures [H, W, 3], pair by pair."""
+        """Return the distance of each pair of pictures [H, W, 3]."""
         return self.distance(signed(first, self.size), signed(second, self.size))
 
     answers = compare  # for the canary
 
 
 def load_mini(folder: Path, device: str = "cpu", prove: bool = True) -> PerceptualMetric:
-    """`lpips-mini` from config.json {"channels", "image_size"} and model.safetensors; `prove` compares the canary."""
+    """Load `lpips-mini`.
+
+    Args:
+        folder: Holds config.json with `channels` and `image_size`, and model.safetensors.
+        device: Device of torch.
+        prove: Whether to compare the network with its canary.
+
+    Raises:
+        MetricGap: The weights are missing.
+        InputError: The weights are damaged, or the network differs from its canary.
+    """
     from safetensors.torch import load_file
 
     weights = folder / "model.safetensors"
@@ -123,7 +164,7 @@ def load_mini(folder: Path, device: str = "cpu", prove: bool = True) -> Perceptu
         network = MiniPerceptual(list(config["channels"]))
         network.load_state_dict(load_file(weights))
         size = int(config["image_size"])
-    except Exception as problem:  # a damaged file raises whatever its reader raises
+    except Exception as problem:  # a damaged file raises whichever exception its reader raises
         raise InputError(f"{folder} does not hold a miniature perceptual model: {first_line(problem)}") from problem
     metric = PerceptualMetric("lpips-mini", network.eval().to(device), size, weights, device)
     if prove:
@@ -132,10 +173,17 @@ def load_mini(folder: Path, device: str = "cpu", prove: bool = True) -> Perceptu
 
 
 def load_lpips(net: str, file: Path, device: str = "cpu", sha256_prefix: str | None = None) -> PerceptualMetric:
-    """LPIPS 0.1 on torchvision's trunk in a local file (a state dict with `features.*`).
+    """Load LPIPS 0.1; its linear weights come with the package `lpips`.
 
-    `sha256_prefix` is what the file's digest must begin with (default: torchvision's own). MetricGap when the file is
-    absent, InputError when it is another file. The linear weights come with the `lpips` package.
+    Args:
+        net: Trunk, alex or vgg.
+        file: torchvision's weights of the trunk, a state dict with `features.*`.
+        device: Device of torch.
+        sha256_prefix: First digits of the file's SHA-256; None for those of torchvision's file.
+
+    Raises:
+        MetricGap: The file is missing.
+        InputError: There is no such trunk, or the file is damaged or another one.
     """
     if net not in TRUNKS:
         raise InputError(f"unknown LPIPS trunk {net!r}: choose alex or vgg")
@@ -143,7 +191,7 @@ def load_lpips(net: str, file: Path, device: str = "cpu", sha256_prefix: str | N
     if not file.is_file():
         raise MetricGap(f"needs {trunk} at {file}: {FETCH}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # lpips calls torchvision by argument names that have since been renamed
+        warnings.simplefilter("ignore")  # lpips uses names of torchvision's arguments that are deprecated
         import lpips
 
         network = lpips.LPIPS(net=net, version="0.1", pnet_rand=True, verbose=False)
@@ -153,7 +201,7 @@ def load_lpips(net: str, file: Path, device: str = "cpu", sha256_prefix: str | N
         raise InputError(f"{file} is not torchvision's {trunk} (SHA-256 {metric.sha256[:8]}, wanted {wanted}); fetch it again")
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-        # lpips keeps torchvision's numbering inside its slices: slice2.3.weight is features.3.weight
+        # lpips keeps the numbers of torchvision in its slices: slice2.3.weight is features.3.weight
         network.net.load_state_dict({key: state[f"features.{key.split('.', 1)[1]}"] for key in network.net.state_dict()})
     except Exception as problem:  # as above
         raise InputError(f"{file} does not hold the weights of {trunk}: {first_line(problem)}") from problem

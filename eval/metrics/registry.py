@@ -1,4 +1,4 @@
-"""The METRICS and NETWORKS tables: everything the suite knows of its metrics. Add a metric by adding a row.
+"""The tables METRICS and NETWORKS, which define all metrics. Add a metric by adding a row.
 
 A metric computed from arrays alone is a function in its module and a row in METRICS that names the function. A metric
 by a network is a row in METRICS that names the network's family, and a row in NETWORKS that says how to load it. Scoring,
@@ -10,11 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from eval.metrics.image_metrics import SSIM_SIGMA, psnr, ssim
 from eval.metrics.mesh_metrics import F_SCORE_THRESHOLD, SAMPLES, VOXELS, volume_iou
 from magic123.records.errors import InputError
+
+if TYPE_CHECKING:
+    from eval.metrics.clip import ClipModel
+    from eval.metrics.contextual import ContextualMetric
+    from eval.metrics.perceptual import PerceptualMetric
 
 IMAGES = ("numpy", "opencv-python-headless")  # libraries behind every metric of pictures
 MESHES = ("numpy", "scipy", "trimesh")
@@ -25,12 +30,12 @@ Needs = Literal["truth", "reference picture", "caption", "captions", "ring", "tr
 
 @dataclass(frozen=True)
 class Metric:
-    """One family of metrics. A name is the family's, or the family's with more words behind it: `psnr-ring`.
+    """One family of metrics. The name of a metric is that of its family, with more words behind it: `psnr`, `psnr-ring`.
 
     Attributes:
-        label: The name that people read.
-        higher_is_better: The direction.
-        digits: Decimals that are printed.
+        label: The name in tables.
+        higher_is_better: Whether larger values are better.
+        digits: Printed decimals.
         needs: What a result is compared with.
         compute: A pure function of an `eval.metrics.measure.Pair` (needs: truth) or `MeshPair` (needs: true mesh), which
             returns a float or raises MetricGap; None for metrics by a network.
@@ -38,11 +43,11 @@ class Metric:
         range: What the values of pixels or coordinates span at the comparison; None where each network has its own.
         protocols: The protocols (`eval.pictures.protocols`) under which it is computed.
         published_views: The view set that it concerns under `as-published`.
-        libraries: Distributions whose versions go into the card, besides the network's own.
+        libraries: Distributions whose versions go into the card, in addition to the network's own.
         details: Words for the card's full name, or a function of the pair that returns them.
-        gaps: Whose missing value explains a missing value of this one, by the rest of the name ("" for any rest).
-        version: Raised when the same pictures would get another number.
-        unit: Printed behind the number.
+        gaps: Rest of the name ("" for any) -> the metric whose gap explains that this one has no value.
+        version: Increase it when the same pictures get another value.
+        unit: Printed behind the value.
     """
 
     label: str
@@ -114,7 +119,7 @@ def family(name: str) -> str:
     Raises:
         InputError: The name begins with no family of METRICS.
     """
-    fitting = [known for known in METRICS if name == known or name.startswith(f"{known}-")]
+    fitting = [prefix for prefix in METRICS if name == prefix or name.startswith(f"{prefix}-")]
     if not fitting:
         raise InputError(f"unknown metric {name!r}: it starts with none of {', '.join(METRICS)}")
     return max(fitting, key=len)
@@ -122,8 +127,8 @@ def family(name: str) -> str:
 
 def describe(name: str) -> Metric:
     """Return the row of a metric by its name; what follows the family's name goes into the label."""
-    known = family(name)
-    metric, rest = METRICS[known], name[len(known) + 1 :]
+    prefix = family(name)
+    metric, rest = METRICS[prefix], name[len(prefix) + 1 :]
     return replace(metric, label=f"{metric.label} {rest}") if rest else metric
 
 
@@ -132,69 +137,97 @@ def rows(needs: Needs, protocol: str = "corrected") -> dict[str, Metric]:
     return {name: row for name, row in METRICS.items() if row.needs == needs and protocol in row.protocols}
 
 
-def name_with(known: str, model) -> str:
+def name_with(family: str, model: LoadedNetwork) -> str:
     """Return the name of a family's metric by one network: ("r-precision", clip-bigG-14) -> r-precision-bigG-14."""
-    return f"{known}-{model.name.partition('-')[2]}"
+    return f"{family}-{model.name.partition('-')[2]}"
 
 
 def explained_by(name: str) -> str:
-    """Return the metric whose gap explains why this one has no value; the name itself where it is its own."""
-    known = family(name)
-    gaps = METRICS[known].gaps
-    return gaps.get(name[len(known) + 1 :]) or gaps.get("") or name
+    """Return the metric whose gap explains why this one has no value; the name itself if it has a gap of its own."""
+    prefix = family(name)
+    gaps = METRICS[prefix].gaps
+    return gaps.get(name[len(prefix) + 1 :]) or gaps.get("") or name
 
 
 # ----------------------------------------------------------------------------------------------------------- networks
+class LoadedNetwork(Protocol):
+    """A network with its weights.
+
+    What it computes depends on the rows that refer to its family: `compare(renders, truths)`, two lists of pictures to a
+    list of floats (needs: truth, ring); `similarity(picture, renders)` (needs: reference picture); CLIP also has `encode`
+    and `encode_captions`.
+
+    Attributes:
+        name: Family, "-", and the name of the network: `lpips-vgg`.
+        file: Its weights.
+        sha256: Of that file.
+        size: Side in pixels of the pictures that it compares.
+        libraries: Distributions whose versions go into the metric card.
+        range: Of its input, for the card of a row that has no range of its own.
+        details: Words for the card's full name.
+        canary: Result of the comparison with the canary, in words.
+    """
+
+    name: str
+    file: Path
+    sha256: str
+    size: int
+    libraries: tuple[str, ...]
+    range: str
+    details: str
+    canary: str
+
+
 @dataclass(frozen=True)
 class Network:
-    """One way to name the weights of a network: an option of `score`.
+    """One option of `score` that names the weights of a network.
 
     Attributes:
         family: The family of networks, to which rows of METRICS refer.
-        help: The option's help.
-        load: (place, device, prove) -> the loaded model; MetricGap where the weights are not there. `prove` compares the
-            stored answers of the canary, where the model has them.
-        trunks: What may stand before the = of TRUNK=FILE; empty where the option takes a place.
-        gap: The metric that is missing where the weights are; the trunk is appended.
-        canary: Whether stored answers lie beside the weights (`eval.metrics.canary`).
+        help: Help of the option.
+        load: (place, device, prove) -> a LoadedNetwork; raises MetricGap if the weights are missing. `prove` compares it with
+            its canary, if it has one.
+        trunks: What may precede the = of TRUNK=FILE; empty if the option takes a folder.
+        gap: The metric that is missing without the weights; the trunk is appended.
+        canary: Whether it has a canary (`eval.metrics.canary`).
     """
 
     family: str
     help: str
-    load: Callable
+    load: Callable[[str, str, bool], Any]
     trunks: tuple[str, ...] = ()
     gap: str = ""
     canary: bool = False
 
 
-# The modules are imported when a network is loaded: torch and open_clip take seconds.
-def _clip(place: str, device: str, prove: bool):
+# Modules are imported when a network is loaded, because torch and open_clip take seconds.
+def _clip(place: str, device: str, prove: bool) -> ClipModel:
     from eval.metrics.clip import load_clip
 
     return load_clip(place, device, prove)
 
 
-def _miniature(place: str, device: str, prove: bool):
+def _miniature(place: str, device: str, prove: bool) -> PerceptualMetric:
     from eval.metrics.perceptual import load_mini
 
     return load_mini(Path(place), device, prove)
 
 
-def _lpips(place: str, device: str, prove: bool):
+def _lpips(place: str, device: str, prove: bool) -> PerceptualMetric:
     from eval.metrics.perceptual import load_lpips
 
     trunk, equals, file = place.partition("=")
     if not equals:
-        raise InputError(f"--lpips wants alex=FILE or vgg=FILE, got {place!r}")
+        raise InputError(f"--lpips must be alex=FILE or vgg=FILE, got {place!r}")
     return load_lpips(trunk, Path(file), device)
 
 
-def _contextual(place: str, device: str, prove: bool):
+def _contextual(place: str, device: str, prove: bool) -> ContextualMetric:
     from eval.metrics.contextual import load_vgg19
 
     trunk, equals, file = place.partition("=")
     if not equals or trunk != "vgg19":
-        raise InputError(f"--contextual wants vgg19=FILE, got {place!r}")
+        raise InputError(f"--contextual must be vgg19=FILE, got {place!r}")
     return load_vgg19(Path(file), device)
 
 
@@ -213,7 +246,7 @@ NETWORKS = {  # option of `score` -> network
 
 
 def weights_kinds() -> set[str]:
-    """Return the kinds of weights that `score` can load: OPTION, or OPTION-TRUNK where the option wants a trunk."""
+    """Return the kinds of weights that `score` can load: OPTION, or OPTION-TRUNK if the option has trunks."""
     return {
         f"{option}-{trunk}" if trunk else option for option, network in NETWORKS.items() for trunk in network.trunks or ("",)
     }

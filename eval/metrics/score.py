@@ -1,13 +1,13 @@
-"""One result -> scores.json: its views against the reference picture and, where known, the true views and mesh.
+"""Score one result: its views against the reference picture and, where there is a truth, the true views and mesh.
 
 Reads {views}/{set}/{i}.png; the set `reference` is the view of the input picture, all others are novel. Truth is
-{truth}/{set}/{i}.png, RGBA with straight alpha, blended on white. Render and truth meet at the smaller of their two
-sizes, by area. Novel values come for all novel views and again for each set (`psnr-ring`). Mesh metrics concern the
-whole surface and stand under `novel`. Where {views}/shaded/{set}/{i}.png exist beside the albedo, the corrected metrics come
-for them as well (`psnr-shaded`, `psnr-shaded-ring`).
+{truth}/{set}/{i}.png, RGBA with straight alpha, blended on white. Render and truth are compared at the smaller of their two
+sizes, resized by area averaging. There is one value for all novel views and one for each set (`psnr-ring`). Mesh metrics
+concern the whole surface and are listed under `novel`. If {views}/shaded/{set}/{i}.png exist beside the albedo, the
+corrected metrics are computed for them as well (`psnr-shaded`, `psnr-shaded-ring`).
 
-A result made from a caption alone (example.json says so) has no reference view. It gets CLIP similarity to the caption
-(`clip-text-...`), R-precision, self-consistency and the flags that need no picture; all else is listed as a gap.
+A result made from a caption alone (according to example.json) has no reference view. It gets CLIP similarity to the caption
+(`clip-text-...`), R-precision, self-consistency and the flags that need no picture; all other metrics are listed as gaps.
 """
 
 from __future__ import annotations
@@ -32,19 +32,24 @@ from eval.metrics.registry import describe
 from eval.pictures.inputs import Captions, Reference
 from eval.pictures.pictures import REFERENCE, View
 from eval.pictures.protocols import Protocol
-from magic123.records.cards import Gap, MetricCard, Value
+from magic123.records.cards import Gap, MetricCard, Value, ViewSet
 
 
 @dataclass(frozen=True)
 class ScoringSetup:
-    """What every card of one result says alike: where it was scored, and what rendered it."""
+    """What all metric cards of one result have in common.
+
+    Attributes:
+        device: Device that networks ran on.
+        kernels: The implementations that rendered the views.
+    """
 
     device: str
     kernels: dict[str, str]
 
 
 def _value(
-    protocol: Protocol, measured: Measured, view_set: str, subset: str | None, images: dict, setup: ScoringSetup
+    protocol: Protocol, measured: Measured, view_set: ViewSet, subset: str | None, images: dict[str, float], setup: ScoringSetup
 ) -> Value:
     name = measured.metric if subset is None else f"{measured.metric}-{subset}"
     of_views = {image: number for image, number in images.items() if image}
@@ -78,11 +83,13 @@ def _value(
 
 
 def _split(protocol: Protocol, measured: Measured, setup: ScoringSetup) -> list[Value]:
-    """The reference view apart from the novel ones, these together and by set; or all in one as the protocol wants."""
+    """Return the values of the reference view, of all novel views and of each set; or of all views, as the protocol says."""
     images = measured.images
     if protocol.clip_views == "all" and describe(measured.metric).published_views == "all":
         return [_value(protocol, measured, "all", None, images, setup)]
-    groups = [(REFERENCE, None, {n: v for n, v in images.items() if n.startswith(f"{REFERENCE}/")})]
+    groups: list[tuple[ViewSet, str | None, dict[str, float]]] = [
+        ("reference", None, {n: v for n, v in images.items() if n.startswith(f"{REFERENCE}/")})
+    ]
     if protocol.clip_views == "novel":
         novel = {name: value for name, value in images.items() if not name.startswith(f"{REFERENCE}/")}
         groups.append(("novel", None, novel))
@@ -101,9 +108,17 @@ def score_views(
     ring: list[tuple[int, int]] | None = None,
     shaded: bool = False,
 ) -> list[Value]:
-    """All image metrics of one protocol. `as-published` knows PSNR and LPIPS of the reference view and CLIP of all.
+    """Compute all metrics of pictures under one protocol.
 
-    `ring` are pairs of places in `views` whose self-consistency is measured. `shaded` views say so in their names.
+    Args:
+        protocol: `as-published` has PSNR and LPIPS of the reference view and CLIP similarity of all views.
+        views: All views.
+        reference: The reference picture; None for a result made from a caption alone.
+        models: Loaded networks; gaps are added to its list.
+        kernels: The implementations that rendered the views.
+        captions: The captions of the data set, or None.
+        ring: Pairs of neighbours, indices into `views`, for the self-consistency.
+        shaded: Whether the views are shaded, which their metrics' names then state.
     """
     if protocol.clip_views == "all":  # as published, no novel view has a truth
         views = [View(view.set, view.index, view.render) for view in views]
@@ -112,12 +127,16 @@ def score_views(
     if protocol.name == "corrected":
         measured += measure_features(protocol, views, reference, models, ring or [])
     if shaded:
-        measured = [replace(one, metric=f"{one.metric}-shaded") for one in measured]
+        measured = [replace(each, metric=f"{each.metric}-shaded") for each in measured]
     setup = ScoringSetup(models.device, kernels or {})
-    return [value for one in measured for value in _split(protocol, one, setup)]
+    return [value for each in measured for value in _split(protocol, each, setup)]
 
 
 def score_mesh(protocol: Protocol, mesh: Path, truth: Path) -> tuple[list[Value], list[Gap]]:
-    """The surface metrics, under `novel`: they concern what no single view shows."""
+    """Compute the metrics of meshes, listed under `novel` because they concern the whole surface.
+
+    Returns:
+        The values, and a gap for each metric that is not defined for these meshes.
+    """
     measured, gaps = measure_mesh(mesh, truth)
-    return [value for one in measured for value in _split(protocol, one, ScoringSetup("cpu", {}))], gaps
+    return [value for each in measured for value in _split(protocol, each, ScoringSetup("cpu", {}))], gaps

@@ -295,11 +295,11 @@ def test_clip_similarity_is_the_cosine_of_image_embeddings(clip_folder, disc):
 def test_column_names_tell_the_models_apart():
     import open_clip
 
-    from eval.metrics.clip import KNOWN
+    from eval.metrics.clip import KNOWN_MODELS
 
     for architecture, name in (("ViT-bigG-14", "clip-bigG-14"), ("ViT-L-14", "clip-L-14"), ("ViT-B-32-quickgelu", "clip-B-32")):
         vision = open_clip.get_model_config(architecture)["vision_cfg"]
-        assert KNOWN[vision["width"], vision["layers"], vision["patch_size"]] == name
+        assert KNOWN_MODELS[vision["width"], vision["layers"], vision["patch_size"]] == name
 
 
 @pytest.mark.requirement(id="R4")
@@ -331,14 +331,14 @@ def test_clip_nan_is_an_error(clip_folder, disc):
 def test_canary_hears_another_activation(clip_copy):
     from eval.metrics.clip import CONFIG, load_clip
 
-    with pytest.raises(InputError, match="unproved"):
+    with pytest.raises(InputError, match="unverified"):
         load_clip(str(clip_copy))
     write_canary(load_clip(str(clip_copy), prove=False))
     assert load_clip(str(clip_copy)).canary.startswith("agreed")
     config = json.loads((clip_copy / CONFIG).read_text())
     config["model_cfg"]["quick_gelu"] = True
     (clip_copy / CONFIG).write_text(json.dumps(config))
-    with pytest.raises(InputError, match="answers the canary"):
+    with pytest.raises(InputError, match="differs from its canary"):
         load_clip(str(clip_copy))
 
 
@@ -354,11 +354,11 @@ def test_canary_hears_another_range_and_random_weights(mini, monkeypatch):
     monkeypatch.setattr(
         eval.metrics.perceptual, "signed", lambda p, size: eval.metrics.perceptual.Signed(original(p, size).pictures / 2 + 0.5)
     )
-    with pytest.raises(InputError, match="answers the canary"):
+    with pytest.raises(InputError, match="differs from its canary"):
         check_canary(mini)
     monkeypatch.undo()
     torch.nn.init.normal_(mini.network.stages[1][0].weight)
-    with pytest.raises(InputError, match="answers the canary"):
+    with pytest.raises(InputError, match="differs from its canary"):
         check_canary(mini)
 
 
