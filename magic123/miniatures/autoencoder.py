@@ -17,6 +17,7 @@ NOISE = 0.05  # the posterior's standard deviation: held constant, it trains muc
 
 
 def build():
+    """Return the untrained autoencoder (diffusers' AutoencoderKL)."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     return AutoencoderKL(
@@ -33,14 +34,14 @@ def build():
 
 
 def backgrounds(generator: torch.Generator, count: int) -> np.ndarray:
-    """White for 60 % of the pictures, else one random colour: [B, 1, 1, 3]."""
+    """Return backgrounds: white for 60 % of the pictures, else one random colour: [B, 1, 1, 3]."""
     colour = torch.rand(count, 1, 1, 3, generator=generator)
     white = torch.rand(count, 1, 1, 1, generator=generator) < 0.6
     return torch.where(white, torch.ones(()), colour).numpy()
 
 
 def pictures(pool: Pool, generator: torch.Generator, count: int) -> torch.Tensor:
-    """Training pictures NCHW in [-1, 1]; a quarter of them as blurred as an upscaled 16-pixel render."""
+    """Return training pictures NCHW in [-1, 1], a quarter of them as blurred as an upscaled 16-pixel render."""
     objects, views = draw_batch(generator, pool.training, VIEWS, count)
     x = torch.from_numpy(pool.rgb(objects, views, backgrounds(generator, count))).permute(0, 3, 1, 2).contiguous() * 2 - 1
     soft = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear", align_corners=False)
@@ -50,18 +51,18 @@ def pictures(pool: Pool, generator: torch.Generator, count: int) -> torch.Tensor
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Of pictures in [-1, 1]: [B], dB."""
+    """Return the PSNR of pictures in [-1, 1]: [B] dB."""
     return -10 * torch.log10((((a - b) / 2) ** 2).flatten(1).mean(1).clamp_min(1e-10))
 
 
 def chroma(x: torch.Tensor) -> torch.Tensor:
-    """Red against green, and blue against both: NCHW with 3 channels -> NCHW with 2."""
+    """Return red against green, and blue against both: NCHW with 3 channels -> NCHW with 2."""
     red, green, blue = x.unbind(1)
     return torch.stack([red - green, blue - (red + green) / 2], 1)
 
 
 def make_autoencoder(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
-    """Trains and writes the autoencoder in diffusers format, its scaling factor set so that latents have unit deviation."""
+    """Train and write the autoencoder in diffusers format, its scaling factor set so that latents have unit deviation."""
     torch.manual_seed(1)
     pool, model = Pool(pool_folder), build().to(memory_format=torch.channels_last)
 
@@ -100,7 +101,7 @@ def make_autoencoder(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
 
 
 def encode_pool(pool_folder: Path, autoencoder: Path, out: Path) -> None:
-    """Posterior means of all pool pictures on white, unscaled: float16 [N, VIEWS, 4, 8, 8]."""
+    """Return posterior means of all pool pictures on white, unscaled: float16 [N, VIEWS, 4, 8, 8]."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     pool = Pool(pool_folder)

@@ -44,27 +44,28 @@ OBJECTS, AZIMUTHS, STEPS, GUIDANCE = 16, np.arange(-165, 181, 15), 20, 3.0
 
 
 def picture_of(toy, polar: float, azimuth: float) -> np.ndarray:
-    """On white: [SIZE, SIZE, 3]."""
+    """Return a picture on white, [SIZE, SIZE, 3]."""
     pose = Camera.orbit(polar, azimuth, RADIUS, FOV, SIZE).camera_to_world[0].numpy()
     rgba = draw(toy, pose, FOV, SIZE, 3)[0]
     return (rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:]).astype(np.float32)
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the PSNR of two pictures in [0, 1], in dB."""
     return float(-10 * np.log10(max(np.mean((a - b) ** 2), 1e-10)))
 
 
 def measure_views(folder: Path) -> tuple[dict, list[np.ndarray]]:
-    """DDIM novel views of held-out objects against the truth, beside copying the input and the mean picture.
+    """Compare DDIM novel views of held-out objects with the truth, beside a copy of the input and the mean picture.
 
     Returns the PSNR by azimuth and, for a picture, rows of (input, samples, truth).
     """
     from magic123.priors.zero123 import Zero123
 
     toys = [make_object(FIRST_HELD_OUT + 1000 + i) for i in range(OBJECTS)]
-    truth = np.stack([[picture_of(toy, 90, a) for a in AZIMUTHS] for toy in toys])
+    truth = np.stack([[picture_of(toy, 90, float(a)) for a in AZIMUTHS] for toy in toys])
     mean_picture = truth.mean((0, 1))
-    result = {"azimuths": AZIMUTHS.tolist(), "ddim": [], "copy": [], "mean_picture": []}
+    result: dict[str, list] = {"azimuths": AZIMUTHS.tolist(), "ddim": [], "copy": [], "mean_picture": []}
     samples = []
     for i, toy in enumerate(toys):
         shown = picture_of(toy, 90, 0)
@@ -86,6 +87,7 @@ def measure_views(folder: Path) -> tuple[dict, list[np.ndarray]]:
 
 
 def plot_views(result: dict, file: Path) -> None:
+    """Plot what `measure_views` returned."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -112,11 +114,12 @@ def plot_views(result: dict, file: Path) -> None:
 
 
 def size_of(folder: Path) -> float:
+    """Return the size of a folder's files in MiB."""
     return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 2**20
 
 
 def make_cards(weights: Path) -> None:
-    """Writes zero123/novel-views.{json,png}, zero123/samples.png and README.md under `weights`."""
+    """Write zero123/novel-views.{json,png}, zero123/samples.png and README.md under `weights`."""
     from PIL import Image
 
     result, rows = measure_views(weights / "zero123")

@@ -20,7 +20,7 @@ EMBED, WIDTH, LAYERS, HEAD_WIDTH, PATCH, SIZE = 64, 96, 3, 24, 8, 32
 
 
 def configuration(vocabulary: int) -> dict:
-    """open_clip's model_cfg."""
+    """Return open_clip's `model_cfg`."""
     return {
         "embed_dim": EMBED,
         "vision_cfg": {"image_size": SIZE, "patch_size": PATCH, "width": WIDTH, "layers": LAYERS, "head_width": HEAD_WIDTH},
@@ -29,22 +29,23 @@ def configuration(vocabulary: int) -> dict:
 
 
 def captions(pool: Pool, objects: np.ndarray, angles: np.ndarray) -> list[str]:
-    """Captions with the view named as the 2D prior's prompts do."""
+    """Return captions with the view named as the 2D prior's prompts do."""
     return [f"{pool.captions[o]}, {view_name(a)} view" for o, a in zip(objects, angles, strict=True)]
 
 
 def view_name(azimuth: float) -> str:
-    """front within 45 degrees of the reference view, back beyond 135, else side."""
+    """Return "front" within 45 degrees of the reference view, "back" beyond 135, else "side"."""
     return "front" if abs(azimuth) <= 45 else "back" if abs(azimuth) >= 135 else "side"
 
 
 def normalised(rgb: np.ndarray) -> torch.Tensor:
+    """Return pictures [B, S, S, 3] in [0, 1] as CLIP reads them: NCHW, normalised."""
     x = (torch.from_numpy(rgb) - torch.tensor(MEAN)) / torch.tensor(DEVIATION)
     return x.permute(0, 3, 1, 2).contiguous()
 
 
 def make_clip(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
-    """Contrastive training on (picture, caption) and on two views of one object; writes both formats under `out`."""
+    """Train CLIP on (picture, caption) and on two views of one object; write both formats under `out`."""
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
     torch.manual_seed(2)
@@ -90,6 +91,7 @@ def make_clip(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
 
 
 def write_open_clip(model, config: dict, out: Path) -> None:
+    """Write the model as open_clip reads it, in float16."""
     from safetensors.torch import save_file
 
     preprocess = {"mean": MEAN, "std": DEVIATION, "interpolation": "bicubic", "resize_mode": "squash", "size": SIZE}
@@ -99,6 +101,7 @@ def write_open_clip(model, config: dict, out: Path) -> None:
 
 
 def write_image_tower(visual: dict[str, torch.Tensor], out: Path, feature_extractor: Path) -> None:
+    """Write the image tower and its processor as transformers reads them, in float16."""
     from safetensors.torch import save_file
     from transformers import CLIPImageProcessor, CLIPVisionConfig
 
@@ -114,7 +117,9 @@ def write_image_tower(visual: dict[str, torch.Tensor], out: Path, feature_extrac
         architectures=["CLIPVisionModelWithProjection"],
     )
     config.save_pretrained(out)
-    named = {name: value.half().contiguous() for name, value in image_tower(visual).items()}
+    tower = image_tower(visual)
+    assert tower is not None  # this module builds the tower under OpenAI's names
+    named = {name: value.half().contiguous() for name, value in tower.items()}
     save_file(named, out / "model.safetensors", metadata={"format": "pt"})
     CLIPImageProcessor(
         size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}, image_mean=MEAN, image_std=DEVIATION

@@ -26,11 +26,12 @@ VIEW_SETS = {
 
 
 def rgba_image(rgba: np.ndarray) -> Image.Image:
+    """Return [H, W, 4] in [0, 1] as an 8 bit picture."""
     return Image.fromarray(np.round(rgba * 255).astype(np.uint8), "RGBA")
 
 
 def write_object(number: int, out: Path) -> dict:
-    """One object's folder; returns its row of the dataset table."""
+    """Write one object's folder and return its row of the dataset table."""
     import trimesh
 
     toy = make_object(number)
@@ -77,7 +78,7 @@ def write_object(number: int, out: Path) -> dict:
 
 
 def make_demo(out: Path) -> None:
-    """Writes out/demo/OBJECT/... and out/demo.csv."""
+    """Write out/demo/OBJECT/... and out/demo.csv."""
     rows = [write_object(number, out / "demo") for number in NUMBERS]
     with open(out / "demo.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")

@@ -16,6 +16,7 @@ NEAR, FAR = 1.1, 2.5  # world units: inverse depth is mapped from 1/FAR..1/NEAR 
 
 
 def build():
+    """Return the untrained network (transformers' DPT)."""
     from transformers import DPTConfig, DPTForDepthEstimation
 
     return DPTForDepthEstimation(
@@ -38,14 +39,14 @@ def build():
 
 
 def target_of(pool: Pool, objects: np.ndarray, views: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inverse depth in 0..1 and the mask: two [B, S, S]."""
+    """Return inverse depth in [0, 1] and the mask, [B, S, S] each."""
     depth = torch.from_numpy(pool.depth[objects, views].astype(np.float32))
     mask = torch.from_numpy(pool.images[objects, views][..., 3] > 127)
     return (1 / depth.clamp_min(0.1) - 1 / FAR) / (1 / NEAR - 1 / FAR), mask
 
 
 def make_depth(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
-    """Trained on pictures over white; the loss looks inside the mask alone (as `prepare` does)."""
+    """Train on pictures over white; the loss is taken inside the mask alone, as `prepare` uses depth."""
     from transformers import DPTImageProcessor
 
     torch.manual_seed(6)

@@ -24,6 +24,7 @@ DROPOUT = 0.12
 
 
 def build_unet(in_channels: int):
+    """Return the untrained UNet (diffusers' UNet2DConditionModel)."""
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     return UNet2DConditionModel(
@@ -41,6 +42,7 @@ def build_unet(in_channels: int):
 
 
 def build_scheduler():
+    """Return the noise schedule of both priors: Stable Diffusion's, with velocity as target."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     return DDIMScheduler(
@@ -55,7 +57,7 @@ def build_scheduler():
 
 
 def noised(z: torch.Tensor, alphas: torch.Tensor, generator: torch.Generator):
-    """Noisy latents, timesteps and the velocity target sqrt(a) eps - sqrt(1 - a) z."""
+    """Return noisy latents, timesteps and the velocity target sqrt(a) eps - sqrt(1 - a) z."""
     t = torch.randint(1000, (len(z),), generator=generator)
     noise = torch.randn(z.shape, generator=generator)
     a = alphas[t][:, None, None, None]
@@ -63,13 +65,14 @@ def noised(z: torch.Tensor, alphas: torch.Tensor, generator: torch.Generator):
 
 
 def load_latents(file: Path, autoencoder: Path) -> tuple[np.ndarray, float]:
+    """Return the latents of the pool, memory-mapped, and the autoencoder's scaling factor."""
     return np.load(file, mmap_mode="r"), json.loads((autoencoder / "config.json").read_text())["scaling_factor"]
 
 
 def make_stable_diffusion(
     pool_folder: Path, latents_file: Path, autoencoder: Path, out: Path, steps: int, batch: int = 32
 ) -> None:
-    """Text encoder and UNet trained together on (caption with its view, latents); written as a Stable Diffusion folder."""
+    """Train text encoder and UNet together on (caption with its view, latents); write a Stable Diffusion folder."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(3)
@@ -145,13 +148,16 @@ def make_stable_diffusion(
 
 @torch.no_grad()
 def text_quality(unet, text_encoder, tokenizer, scheduler, pool: Pool, latents, scale) -> dict:
-    """Held-out denoising loss with the right caption, another object's caption and none (the right one should be lowest)."""
+    """Return the held-out denoising loss with the right caption, another object's caption and none.
+
+    The right caption should have the lowest loss.
+    """
     generator = torch.Generator().manual_seed(7)
     held_out = np.arange(pool.training, len(pool.images))
     views = np.arange(len(held_out)) % VIEWS
     texts = captions(pool, held_out, pool.angles[held_out, views, 1])
     z = torch.from_numpy(latents[held_out, views].astype(np.float32)) * scale
-    result = {"objects": len(held_out)}
+    result: dict[str, float] = {"objects": len(held_out)}
     for name, prompts in (("caption", texts), ("other_caption", texts[7:] + texts[:7]), ("no_caption", [""] * len(texts))):
         generator.manual_seed(7)
         hidden, total = text_encoder(encode(tokenizer, prompts)).last_hidden_state, []
@@ -163,7 +169,7 @@ def text_quality(unet, text_encoder, tokenizer, scheduler, pool: Pool, latents, 
 
 
 def pose_vector(source: np.ndarray, target: np.ndarray) -> torch.Tensor:
-    """[d_polar (rad), sin d_azimuth, cos d_azimuth, d_radius] from angles [B, 2] in degrees: [B, 4]."""
+    """Return [d_polar (rad), sin d_azimuth, cos d_azimuth, d_radius] from angles [B, 2] in degrees: [B, 4]."""
     d = torch.from_numpy(np.radians(target - source)).float()
     return torch.stack([d[:, 0], d[:, 1].sin(), d[:, 1].cos(), torch.zeros(len(d))], -1)
 
@@ -171,7 +177,7 @@ def pose_vector(source: np.ndarray, target: np.ndarray) -> torch.Tensor:
 def make_zero123(
     pool_folder: Path, latents_file: Path, autoencoder: Path, clip: Path, out: Path, steps: int, batch: int = 32
 ) -> None:
-    """UNet and pose projection trained on pairs of views; written as a Zero-1-to-3 folder in diffusers format."""
+    """Train UNet and pose projection on pairs of views; write a Zero-1-to-3 folder in diffusers format."""
     from transformers import CLIPVisionModelWithProjection
 
     from magic123.priors.cc_projection import CCProjection
@@ -243,7 +249,7 @@ def make_zero123(
 
 @torch.no_grad()
 def embed_sources(image_encoder, pool: Pool) -> torch.Tensor:
-    """Image embeddings of each object's two source views: [N, 2, D]."""
+    """Return image embeddings of each object's two source views: [N, 2, D]."""
     count, out = len(pool.images), []
     for i in range(0, count, 128):
         objects = np.repeat(np.arange(i, min(i + 128, count)), 2)
@@ -254,7 +260,7 @@ def embed_sources(image_encoder, pool: Pool) -> torch.Tensor:
 
 @torch.no_grad()
 def view_loss(unet, condition, scheduler, pool: Pool, latents, scale) -> float:
-    """Mean denoising loss over held-out objects and target views, fixed noise."""
+    """Return the mean denoising loss over held-out objects and target views, fixed noise."""
     generator, total = torch.Generator().manual_seed(8), []
     objects = np.arange(pool.training, len(pool.images))
     for target in range(2, VIEWS, 2):

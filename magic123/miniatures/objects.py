@@ -45,7 +45,7 @@ class ToyObject:
 
 
 def turn(axis: int, degrees: float) -> np.ndarray:
-    """Rotation matrix about a coordinate axis (right-handed)."""
+    """Return the rotation matrix about a coordinate axis (right-handed)."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     i, j = [(1, 2), (2, 0), (0, 1)][axis]
     matrix = np.eye(3)
@@ -68,7 +68,7 @@ class _Builder:
 
 
 def make_object(number: int) -> ToyObject:
-    """The object with this number; the same number always gives the same object."""
+    """Return the object with this number; the same number always gives the same object."""
     rng = np.random.default_rng([123, number])
 
     def between(low, high):
@@ -115,7 +115,7 @@ def make_object(number: int) -> ToyObject:
         else:
             make.add(CYLINDER, (0, cargo - 0.02, -0.12), (cargo * 1.1, length - 0.13, cargo), a, turn(0, 90), a2, stripes)
         wheel = between(0.07, 0.10)
-        for side in (-1, 1):
+        for side in (-1.0, 1.0):
             for end in (-0.62, 0.62):
                 make.add(CYLINDER, (side * width, -0.12, end * length), (wheel, 0.03, wheel), DARK, turn(2, 90))
                 make.add(
@@ -179,7 +179,7 @@ def make_object(number: int) -> ToyObject:
 
 
 def inside_distance(toy: ToyObject, points: np.ndarray) -> np.ndarray:
-    """Approximate signed distance to the union, negative inside: [N]. Its zero set is the true surface."""
+    """Return the approximate signed distance to the union, negative inside: [N]. Its zero set is the true surface."""
     best = np.full(len(points), np.inf)
     for kind, centre, rotation, half in zip(toy.kind, toy.centre, toy.rotation, toy.half, strict=True):
         p = (points - centre) @ rotation.T / half
@@ -197,7 +197,7 @@ def inside_distance(toy: ToyObject, points: np.ndarray) -> np.ndarray:
 
 
 def true_mesh(toy: ToyObject, resolution: int = 128) -> tuple[np.ndarray, np.ndarray]:
-    """Surface of the union by marching cubes: vertices [V, 3] in the world, faces [F, 3] outward."""
+    """Return the surface of the union by marching cubes: vertices [V, 3] in the world, faces [F, 3] outward."""
     from skimage.measure import marching_cubes
 
     axis = np.linspace(-0.75, 0.75, resolution)

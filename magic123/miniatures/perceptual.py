@@ -19,19 +19,19 @@ TRUNK_STEPS, WEIGHT_STEPS, BATCH = 900, 250, 48
 
 
 def labels(pool: Pool) -> np.ndarray:
-    """Family and two colours of each object: [N, 3]."""
+    """Return family and two colours of each object as class numbers, [N, 3]."""
     colours = list(COLOURS)
     words = [c.split() for c in pool.captions]  # a COLOUR FAMILY with COLOUR parts
     return np.array([(FAMILIES.index(w[2]), colours.index(w[1]), colours.index(w[4])) for w in words])
 
 
 def picture(pool: Pool, objects: np.ndarray, views: np.ndarray) -> Tensor:
-    """NCHW in [-1, 1] on white."""
+    """Return pictures on white, NCHW in [-1, 1]."""
     return torch.from_numpy(pool.rgb(objects, views)).permute(0, 3, 1, 2).contiguous() * 2 - 1
 
 
 def distort(x: Tensor, kind: int, severity: Tensor, generator: torch.Generator) -> Tensor:
-    """One of five distortions, monotone in severity [B] (0..1): noise, blur, shift, colour cast, cut-out."""
+    """Apply one of five distortions, monotone in severity [B] (0..1): noise, blur, shift, colour cast, cut-out."""
     s = severity[:, None, None, None]
     if kind == 0:
         return x + 0.6 * s * torch.randn(x.shape, generator=generator)
@@ -51,7 +51,7 @@ def distort(x: Tensor, kind: int, severity: Tensor, generator: torch.Generator) 
 
 
 def make_perceptual(pool_folder: Path, out: Path) -> None:
-    """Trains the trunk to name family, colours and view, then the channel weights to rank distortions by severity."""
+    """Train the trunk to name family, colours and view, then the channel weights to rank distortions by severity."""
     from safetensors.torch import save_file
 
     from eval.metrics.perceptual import MiniPerceptual

@@ -19,7 +19,7 @@ AMBIENT, DIFFUSE = 0.62, 0.42
 
 @nb.njit(cache=True)
 def _hit(kind, o, d):
-    """Nearest positive parameter along o + t d at which a unit primitive is entered, and its normal (unit frame)."""
+    """Return the nearest positive t at which o + t d enters a unit primitive, and its normal there (unit frame)."""
     normal = np.zeros(3)
     best = np.inf
     if kind == ELLIPSOID:
@@ -162,7 +162,7 @@ def _render(
 
 
 def draw(toy: ToyObject, pose: np.ndarray, fov: float, size: int, supersampling: int = 2):
-    """A square picture: RGBA [S, S, 4] in 0..1 (straight alpha), depth [S, S] (0 outside) and normal [S, S, 3].
+    """Return a square picture: RGBA [S, S, 4] in [0, 1] (straight alpha), depth [S, S] (0 outside) and normal [S, S, 3].
 
     pose: [4, 4] OpenGL camera-to-world; fov in degrees. Depth is along the optical axis; depth and normal are means over the
     covered subsamples.

@@ -16,7 +16,7 @@ TRAINING_OBJECTS, HELD_OUT_OBJECTS = 9000, 60
 
 
 def view_angles(number: int) -> np.ndarray:
-    """Polar and azimuth in degrees of the object's views: [VIEWS, 2].
+    """Return polar and azimuth in degrees of the object's views, [VIEWS, 2].
 
     View 0 is the reference camera (90, 0), view 1 a second source nearby, the others lie between 40 degrees above and
     10 below the horizon, all around.
@@ -29,7 +29,7 @@ def view_angles(number: int) -> np.ndarray:
 
 
 def render_object(number: int):
-    """RGBA uint8 [VIEWS, S, S, 4] and depth float16 [VIEWS, S, S] of one object."""
+    """Return RGBA uint8 [VIEWS, S, S, 4] and depth float16 [VIEWS, S, S] of one object."""
     from magic123.geometry.camera import Camera
 
     toy, angles = make_object(number), view_angles(number)
@@ -40,7 +40,7 @@ def render_object(number: int):
 
 
 def make_pool(out: Path, training: int = TRAINING_OBJECTS, held_out: int = HELD_OUT_OBJECTS, workers: int = 2) -> None:
-    """Writes images.npy, depth.npy, angles.npy and objects.json. The held-out objects come last."""
+    """Write images.npy, depth.npy, angles.npy and objects.json. The held-out objects come last."""
     numbers = [*range(training), *range(FIRST_HELD_OUT + 1000, FIRST_HELD_OUT + 1000 + held_out)]
     out.mkdir(parents=True, exist_ok=True)
     shape = (len(numbers), VIEWS, SIZE, SIZE)
@@ -63,7 +63,11 @@ def make_pool(out: Path, training: int = TRAINING_OBJECTS, held_out: int = HELD_
 
 
 class Pool:
-    """Read access. images: uint8 memory map [N, VIEWS, S, S, 4]; the first `training` objects may be trained on."""
+    """The pool on disk, memory-mapped.
+
+    Attributes:
+        images: uint8 memory map [N, VIEWS, S, S, 4]; the first `training` objects may be trained on.
+    """
 
     def __init__(self, folder: Path):
         self.images = np.load(folder / "images.npy", mmap_mode="r")
@@ -73,6 +77,6 @@ class Pool:
         self.training, self.captions, self.numbers = record["training"], record["captions"], record["numbers"]
 
     def rgb(self, objects: np.ndarray, views: np.ndarray, background: float | np.ndarray = 1.0) -> np.ndarray:
-        """Pictures over a background (a number or [B, 1, 1, 3]): float32 [B, S, S, 3] in 0..1."""
+        """Return pictures over a background (a number or [B, 1, 1, 3]): float32 [B, S, S, 3] in 0..1."""
         rgba = self.images[objects, views].astype(np.float32) / 255
         return rgba[..., :3] * rgba[..., 3:] + background * (1 - rgba[..., 3:])

@@ -27,9 +27,12 @@ def train(
     checkpoint_interval: int = 1000,
     on_checkpoint: Callable[[int], None] | None = None,
 ) -> dict:
-    """Minimises `loss(generator)` over the modules' parameters; afterwards they hold the EMA weights. Returns the record.
+    """Minimise `loss(generator)` over the modules' parameters, which hold the moving average afterwards.
 
-    With `checkpoint`, a state file is written every `checkpoint_interval` steps and an existing one is continued.
+    With `checkpoint`, the state is written every `checkpoint_interval` steps, and training resumes from an existing one.
+
+    Returns:
+        The record: steps, times and the history of the loss, as JSON data.
     """
     parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
@@ -63,7 +66,7 @@ def train(
         schedule.step()
         decay = min(ema_decay, (1 + step) / (10 + step))
         with torch.no_grad():
-            torch._foreach_lerp_(average, parameters, 1 - decay)
+            torch._foreach_lerp_(average, list[Tensor](parameters), 1 - decay)
         running = value.item() if running is None else 0.98 * running + 0.02 * value.item()
         if step % 100 == 99 or step == steps - 1:
             history.append([step + 1, running])
@@ -106,19 +109,19 @@ def train(
 
 
 def write_record(folder: Path, record: dict, quality: dict) -> None:
-    """training.json: what was run and what came out of it on held-out objects."""
+    """Write training.json: what was run, and the quality on held-out objects."""
     (folder / "training.json").write_text(json.dumps(record | {"held_out": quality}, indent=1))
 
 
 def save_half(model, folder: Path) -> None:
-    """save_pretrained as fp16 safetensors; the model in memory stays fp32."""
+    """Save as fp16 safetensors; the model in memory stays fp32."""
     import copy
 
     copy.deepcopy(model).half().save_pretrained(folder, safe_serialization=True)
 
 
 def draw_batch(generator: torch.Generator, objects: int, views: int, size: int, first_view: int = 0):
-    """Random object and view numbers as numpy arrays."""
+    """Draw random object and view numbers, as numpy arrays."""
     o = torch.randint(objects, (size,), generator=generator).numpy()
     v = torch.randint(first_view, views, (size,), generator=generator).numpy()
     return o, v

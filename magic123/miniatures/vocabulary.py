@@ -60,18 +60,21 @@ WORDS = [
 
 
 def byte_alphabet() -> list[str]:
-    """The 256 printable stand-ins that byte-level BPE uses for bytes, in CLIP's order."""
+    """Return the 256 printable stand-ins that byte-level BPE uses for bytes, in CLIP's order."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     characters = [chr(b) for b in printable]
     return characters + [chr(256 + i) for i in range(256 - len(printable))]
 
 
 def learn_merges(words: list[str]) -> list[tuple[str, str]]:
-    """Byte-pair encoding carried on until every word is one token (most frequent pair first, ties by first appearance)."""
+    """Return the merges of byte-pair encoding, continued until every word is one token.
+
+    The most frequent pair is merged first; of equal ones, the one that appears first.
+    """
     pieces, merges = [[*word[:-1], word[-1] + "</w>"] for word in words], []
     while any(len(p) > 1 for p in pieces):
         pairs = Counter(pair for p in pieces for pair in itertools.pairwise(p))
-        best = max(pairs, key=pairs.get)
+        best = max(pairs, key=pairs.__getitem__)
         merges.append(best)
         for k, p in enumerate(pieces):
             merged, i = [], 0
@@ -84,7 +87,7 @@ def learn_merges(words: list[str]) -> list[tuple[str, str]]:
 
 
 def write_tokenizer(folder: Path):
-    """Writes a CLIPTokenizer in which every known word is one token; returns it."""
+    """Write a CLIPTokenizer in which every word of the vocabulary is one token, and return it."""
     from transformers import CLIPTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,5 +103,5 @@ def write_tokenizer(folder: Path):
 
 
 def encode(tokenizer, texts: list[str]):
-    """Token numbers [B, CONTEXT], padded."""
+    """Return token numbers [B, CONTEXT], padded."""
     return tokenizer(texts, padding="max_length", max_length=CONTEXT, truncation=True, return_tensors="pt").input_ids

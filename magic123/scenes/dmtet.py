@@ -71,7 +71,7 @@ class DMTet(Scene):
         return cls(stage.field, stage.dmtet)
 
     @classmethod
-    def hand_over(cls, before: Scene, example: Example, stage: Stage) -> DMTet:
+    def hand_over(cls, before: Scene, example: Example, stage: Stage) -> Scene:
         """Return the scene of a stage that starts from a coarse scene, or from another fine one."""
         return cls.from_nerf(before, stage) if isinstance(before, NeRF) else super().hand_over(before, example, stage)
 

@@ -65,7 +65,7 @@ class Points(Scene):
         return cls.of_size(stage.points, len(given["positions"]))
 
     @classmethod
-    def hand_over(cls, before: Scene, example: Example, stage: Stage) -> Points:
+    def hand_over(cls, before: Scene, example: Example, stage: Stage) -> Scene:
         """Return the scene of a stage that starts from a trained scene, lifted from it, or from other points."""
         if isinstance(before, NeRF | DMTet):
             return cls.from_scene(before, example, stage)
