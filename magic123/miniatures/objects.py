@@ -94,10 +94,10 @@ def make_object(number: int) -> ToyObject:
         make.add(ELLIPSOID, (0, neck - 0.03, length * 0.85 + head), (0.05, 0.045, 0.08), a)
         make.add(ELLIPSOID, (0, neck - 0.01, length * 0.85 + head + 0.07), (0.025, 0.022, 0.025), DARK)
         ear = between(0.05, 0.09)
-        for side in (-1, 1):
+        for side in (-1.0, 1.0):
             make.add(CONE, (side * head * 0.65, neck + head * 0.8 + ear * 0.4, length * 0.8), (0.04, ear, 0.03), a)
             make.add(ELLIPSOID, (side * head * 0.45, neck + head * 0.25, length * 0.85 + head * 0.85), (0.022,) * 3, DARK)
-            for end in (-1, 1):
+            for end in (-1.0, 1.0):
                 make.add(CYLINDER, (side * rx * 0.7, -ry - 0.04, end * length * 0.6), (0.037, 0.11, 0.037), b)
         lift = between(25, 70)
         make.add(CYLINDER, (0, ry * 0.6 + 0.06, -length - 0.05), (0.025, 0.12, 0.025), b, turn(0, -lift))
@@ -159,7 +159,7 @@ def make_object(number: int) -> ToyObject:
         make.add(ELLIPSOID, (0, radius * 0.8, length * 0.35), (radius * 0.6, radius * 0.6, 0.10), (0.55, 0.78, 0.90))
         make.add(CONE, (0, 0, length + 0.01), (0.05, 0.06, 0.05), DARK, turn(0, 90))
         make.add(BOX, (0, 0, length + 0.02), (0.02, 0.13, 0.012), DARK, turn(2, between(0, 90)))
-        for side in (-1, 1):
+        for side in (-1.0, 1.0):
             make.add(CYLINDER, (side * 0.09, -radius - 0.07, 0.06), (0.05, 0.02, 0.05), DARK, turn(2, 90))
         if bag:
             make.add(CYLINDER, (-span * 0.6, -0.05, sweep + 0.02), (0.04, 0.10, 0.04), DARK * 2.2, turn(0, 90))

@@ -265,7 +265,7 @@ def test_a_stage_that_needs_a_picture_refuses_a_caption(tmp_path):
     prepare(["--name", "dog", "--prompt", "a red dog", "--out", str(tmp_path / "example")])
     with pytest.raises(InputError, match="caption alone"):
         reconstruct(tmp_path / "example", stage_settings(scene="nerf", steps=2), 0, tmp_path / "out")
-    with pytest.raises(InputError, match="without --image"):
+    with pytest.raises(InputError, match="without the --image"):
         prepare(["--name", "dog", "--prompt", "a dog", "--out", str(tmp_path / "other"), "--mask", "mask.png"])
 
 
