@@ -15,10 +15,10 @@ from typing import Any
 from magic123.records.errors import InputError
 from magic123.run.manifest import ManifestRow, load_manifest
 from magic123.settings.priors import Zero123Settings
-from magic123.settings.registry import Weights
+from magic123.settings.registry import METRIC_KINDS, Weights
 from magic123.settings.settings_file import choose_from, load_entries, load_methods, read_yaml, validate
 from magic123.settings.stage import Method, lay_over
-from magic123.settings.suite import METRIC_KINDS, SuiteSettings, Table
+from magic123.settings.suite import SuiteSettings, Table
 
 SourceOf = Callable[[tuple], str]  # path of a setting -> the file that sets it
 MANIFESTS = Path("datasets")  # NAME.csv is the dataset NAME

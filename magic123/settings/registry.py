@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, get_args
 from urllib.parse import quote, urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
@@ -16,6 +16,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 from magic123.settings.common import Settings
 from magic123.settings.priors import PriorKind
 
+# networks behind metrics: OPTION or OPTION-TRUNK of `score` (eval.metrics.registry.weights_kinds)
+MetricKind = Literal["clip", "perceptual", "lpips-alex", "lpips-vgg", "contextual-vgg19"]
+METRIC_KINDS: tuple[str, ...] = get_args(MetricKind)
 RECEIPT = "receipt.json"  # what fetching and converting leave beside the files: their hashes; jobs depend on it
 CANARY = "open_clip_model.canary.json"  # a CLIP's stored answers, written once when it is there
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
@@ -82,7 +85,7 @@ class Download(Settings):
 class Weights(Settings):
     """One set of network weights."""
 
-    kind: PriorKind | Literal["dpt", "rembg", "perceptual", "lpips-alex", "lpips-vgg", "contextual-vgg19", "checkpoint"]
+    kind: PriorKind | MetricKind | Literal["dpt", "rembg", "checkpoint"]
     path: str  # the folder that commands are given
     files: list[str] = []  # shipped or converted, in that folder; fetched ones are the names under `downloads`
     sources: list[str] = []  # URLs in the order in which they are tried; {file} stands for a name under `downloads`

@@ -12,8 +12,6 @@ from magic123.settings.prepare import PrepareSettings
 from magic123.settings.priors import Speed
 from magic123.settings.view import ViewSettings
 
-METRIC_KINDS = ("clip", "perceptual", "lpips-alex", "lpips-vgg", "contextual-vgg19")
-
 
 class Registries(Settings):
     """The files that names in the other settings refer to."""

@@ -12,7 +12,7 @@ from eval.metrics.registry import METRICS, NETWORKS, describe, explained_by, fam
 from eval.metrics.score import score_views
 from eval.pictures.pictures import View
 from eval.pictures.protocols import CORRECTED, PROTOCOLS
-from magic123.settings.suite import METRIC_KINDS
+from magic123.settings.registry import METRIC_KINDS
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
