@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from magic123.commands.options import (
@@ -119,7 +120,7 @@ def reconstruct(
             are not finite.
         Stopped: a signal asked to stop, and what was done is saved.
     """
-    rungs = stage.rungs()
+    rungs: Sequence[Stage] = stage.rungs()
     inputs = {
         "init": init,
         "token": token,
