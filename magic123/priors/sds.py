@@ -147,7 +147,7 @@ def distil(
         camera: their B cameras.
         settings: the prior's. angle_weight (zero123 only) multiplies by the angle between the viewing directions of `camera`
             and of the reference camera, in degrees / 180.
-        reference_camera: of the known view; by default, and for a prior of several reference pictures, the prior's own.
+        reference_camera: of the reference view; by default, and for a prior of several reference pictures, the prior's own.
         loss_scale: divides the gradient. Magic123's code calls backward() on it outside the AMP loss scaler, which then divides
             all gradients by 65536, doubled every 2000 steps; the stage's `loss_scale` and `loss_scale_doubling` reproduce that.
 
