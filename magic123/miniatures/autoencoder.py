@@ -101,7 +101,7 @@ def make_autoencoder(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
 
 
 def encode_pool(pool_folder: Path, autoencoder: Path, out: Path) -> None:
-    """Return posterior means of all pool pictures on white, unscaled: float16 [N, VIEWS, 4, 8, 8]."""
+    """Write the posterior means of all pool pictures on white, unscaled: float16 [N, VIEWS, 4, 8, 8]."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     pool = Pool(pool_folder)

@@ -58,7 +58,8 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 def measure_views(folder: Path) -> tuple[dict, list[np.ndarray]]:
     """Compare DDIM novel views of held-out objects with the truth, beside a copy of the input and the mean picture.
 
-    Returns the PSNR by azimuth and, for a picture, rows of (input, samples, truth).
+    Returns:
+        The PSNR by azimuth as JSON data, and for the figure rows of (input, samples, truth).
     """
     from magic123.priors.zero123 import Zero123
 
