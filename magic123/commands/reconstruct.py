@@ -27,7 +27,7 @@ from magic123.priors.loading import load_priors
 from magic123.records.errors import InputError, OutOfMemory, is_out_of_memory
 from magic123.records.hashes import hash_files
 from magic123.settings.priors import Speed, Zero123Settings
-from magic123.settings.stage import Stage
+from magic123.settings.stage import SamplesStage, Stage
 from magic123.settings.versions import VERSIONS
 from magic123.settings.view import ViewSettings
 
@@ -214,7 +214,8 @@ def run_stage(
         ((name, prior),) = priors.items()
         guidance = stage.priors[name]
         # the settings of such a scene demand exactly this prior
-        assert isinstance(prior, Zero123) and isinstance(guidance, Zero123Settings) and views is not None
+        assert isinstance(stage, SamplesStage) and views is not None
+        assert isinstance(prior, Zero123) and isinstance(guidance, Zero123Settings)
         scene = draw_scene(stage, example, prior, guidance.guidance_scale, views, generator, say)
     record = {
         "seed": seed,

@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 
@@ -36,6 +36,8 @@ SMALL = {
     "dmtet": {"grid_resolution": 16},
     "dtype": "float32",
 }
+
+Optimised = TypeVar("Optimised", bound=OptimisedStage)
 
 
 class Clock:
@@ -76,7 +78,7 @@ class Timed:
         return timed
 
 
-def small(stage: OptimisedStage) -> OptimisedStage:
+def small(stage: Optimised) -> Optimised:
     """The stage at the size of SMALL, its priors in float32."""
     values = stage.model_dump()
     for key, value in SMALL.items():

@@ -15,7 +15,7 @@ from magic123.scenes.checkpoint import load_scene
 from magic123.scenes.kinds import SCENES, build_scene
 from magic123.scenes.samples import Samples, draw
 from magic123.scenes.scene import Scene
-from magic123.settings.stage import Stage
+from magic123.settings.stage import SamplesStage, Stage
 from magic123.settings.view import ViewSettings
 
 
@@ -43,7 +43,7 @@ def start_scene(stage: Stage, example: Example, init: Path | None, device: str =
 
 
 def draw_scene(
-    stage: Stage,
+    stage: SamplesStage,
     example: Example,
     prior: Zero123,
     guidance_scale: float,

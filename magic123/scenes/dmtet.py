@@ -31,14 +31,14 @@ from magic123.scenes.nerf import NeRF
 from magic123.scenes.scene import Scene
 from magic123.settings.losses import Losses
 from magic123.settings.scenes import DMTetSettings, FieldSettings, LearningRates
-from magic123.settings.stage import Stage
+from magic123.settings.stage import DMTetStage
 
 LEVELS_TRIED = 20  # iso levels searched when the published one gives no usable surface
 EMPTY = 1e-3  # mean opacity below which a coarse scene shows nothing
 MARGIN = 0.1  # around the occupied extent, world units; on coarse lattices 5 / resolution, more than the spacing that hides it
 
 
-class DMTet(Scene):
+class DMTet(Scene[DMTetStage]):
     """Magic123's fine scene. Without a hand-over it starts as a ball of radius 0.5 and an untrained field.
 
     Args:
@@ -66,12 +66,12 @@ class DMTet(Scene):
         )
 
     @classmethod
-    def build(cls, stage: Stage, given: dict[str, Tensor]) -> DMTet:
+    def build(cls, stage: DMTetStage, given: dict[str, Tensor]) -> DMTet:
         """Return the untrained scene of a stage, a ball."""
         return cls(stage.field, stage.dmtet)
 
     @classmethod
-    def hand_over(cls, before: Scene, example: Example, stage: Stage) -> Scene:
+    def hand_over(cls, before: Scene, example: Example, stage: DMTetStage) -> Scene:
         """Return the scene of a stage that starts from a coarse scene, or from another fine one."""
         return cls.from_nerf(before, stage) if isinstance(before, NeRF) else super().hand_over(before, example, stage)
 
@@ -187,7 +187,7 @@ class DMTet(Scene):
 
     @classmethod
     @torch.no_grad()
-    def from_nerf(cls, nerf: NeRF, stage: Stage) -> DMTet:
+    def from_nerf(cls, nerf: NeRF, stage: DMTetStage) -> DMTet:
         """Return the fine scene of `stage` that starts from a trained coarse scene, on its device.
 
         Published rule: sdf = clamp(density - level, -1, 1) with the occupancy grid's threshold as level, on a lattice

@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from magic123.render.rendering import Rendering
-from magic123.scenes.scene import Scene
+from magic123.scenes.scene import Scene, StageKind
 from magic123.settings.losses import Losses
 from magic123.settings.scenes import LearningRates
 
 
-class FixedPictures(Scene):
+class FixedPictures(Scene[StageKind]):
     """Base of scenes that show pictures as they are."""
 
     def parameter_groups(self, rates: LearningRates) -> list[dict]:

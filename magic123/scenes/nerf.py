@@ -17,10 +17,10 @@ from magic123.render.volume import RayRendering, render_volume
 from magic123.scenes.scene import Scene
 from magic123.settings.losses import Losses
 from magic123.settings.scenes import FieldSettings, LearningRates, NeRFSettings
-from magic123.settings.stage import Stage
+from magic123.settings.stage import NeRFStage
 
 
-class NeRF(Scene):
+class NeRF(Scene[NeRFStage]):
     """Magic123's coarse scene in the cube [-1, 1]^3.
 
     Args:
@@ -38,7 +38,7 @@ class NeRF(Scene):
         self._generator: torch.Generator | None = None
 
     @classmethod
-    def build(cls, stage: Stage, given: dict[str, Tensor]) -> NeRF:
+    def build(cls, stage: NeRFStage, given: dict[str, Tensor]) -> NeRF:
         """Return the untrained scene of a stage."""
         return cls(stage.field, stage.nerf)
 

@@ -11,10 +11,10 @@ from magic123.geometry.camera import Camera
 from magic123.render.rendering import Rendering
 from magic123.render.shading import light_direction, shade_colors
 from magic123.scenes.fixed_pictures import FixedPictures
-from magic123.settings.stage import Stage
+from magic123.settings.stage import PictureStage
 
 
-class Picture(FixedPictures):
+class Picture(FixedPictures[PictureStage]):
     """A card at the origin that turns to face each camera and fills its picture. Nothing in it is trained.
 
     Args:
@@ -36,7 +36,7 @@ class Picture(FixedPictures):
         self.register_buffer("alpha", alpha.float())
 
     @classmethod
-    def build(cls, stage: Stage, given: dict[str, Tensor]) -> Picture:
+    def build(cls, stage: PictureStage, given: dict[str, Tensor]) -> Picture:
         """Return the scene of an example's picture: `given` holds rgb [H, W, 3] and alpha [H, W, 1]."""
         return cls(given["rgb"], given["alpha"])
 

@@ -23,13 +23,13 @@ from magic123.scenes.nerf import NeRF
 from magic123.scenes.scene import Scene
 from magic123.settings.losses import Losses
 from magic123.settings.scenes import LearningRates, PointsSettings
-from magic123.settings.stage import Stage
+from magic123.settings.stage import PointsStage
 
 CLEAR, SOLID = 0.45, 0.9  # coverages: the blur round the outline is below, the seams between points are above
 EDGE = 1e-3  # colours are kept this far from 0 and 1 where a logit is taken of them
 
 
-class Points(Scene):
+class Points(Scene[PointsStage]):
     """A cloud of N points with learned colours and features, and the network that renders them.
 
     Args:
@@ -60,19 +60,19 @@ class Points(Scene):
         return cls(settings, Cloud(solid, solid.clone(), solid.clone(), flat, flat.bool()))
 
     @classmethod
-    def build(cls, stage: Stage, given: dict[str, Tensor]) -> Points:
+    def build(cls, stage: PointsStage, given: dict[str, Tensor]) -> Points:
         """Return a cloud of zeros, of as many points as `given` has positions [N, 3]."""
         return cls.of_size(stage.points, len(given["positions"]))
 
     @classmethod
-    def hand_over(cls, before: Scene, example: Example, stage: Stage) -> Scene:
+    def hand_over(cls, before: Scene, example: Example, stage: PointsStage) -> Scene:
         """Return the scene of a stage that starts from a trained scene, lifted from it, or from other points."""
         if isinstance(before, NeRF | DMTet):
             return cls.from_scene(before, example, stage)
         return super().hand_over(before, example, stage)
 
     @classmethod
-    def from_scene(cls, scene: Scene, example: Example, stage: Stage) -> Points:
+    def from_scene(cls, scene: Scene, example: Example, stage: PointsStage) -> Points:
         """Return the points of `stage`, lifted from a trained scene at the training size of the reference view, on its device.
 
         Raises:

@@ -13,7 +13,7 @@ from magic123.geometry.camera import Camera
 from magic123.records.errors import InputError
 from magic123.render.rendering import Rendering
 from magic123.scenes.fixed_pictures import FixedPictures
-from magic123.settings.stage import Stage
+from magic123.settings.stage import SamplesStage
 
 TOLERANCE = 1e-3  # degrees and world units
 WHITE = 250 / 255  # a sample has no alpha: pixels with all channels above this count as background
@@ -48,7 +48,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return bool(apart.max() < TOLERANCE)
 
 
-class Samples(FixedPictures):
+class Samples(FixedPictures[SamplesStage]):
     """Pictures drawn from a prior, one for each camera.
 
     Args:
@@ -73,7 +73,7 @@ class Samples(FixedPictures):
         self.register_buffer("places", places)
 
     @classmethod
-    def build(cls, stage: Stage, given: dict[str, Tensor]) -> Samples:
+    def build(cls, stage: SamplesStage, given: dict[str, Tensor]) -> Samples:
         """Return the scene of drawn pictures: `given` holds pictures [N, R, R, 3] and places [N, 4]."""
         return cls(given["pictures"], given["places"])
 

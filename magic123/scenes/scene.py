@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -16,10 +16,12 @@ from magic123.records.errors import InputError
 from magic123.render.rendering import Rendering
 from magic123.settings.losses import Losses
 from magic123.settings.scenes import LearningRates
-from magic123.settings.stage import Stage
+from magic123.settings.stage import StageSettings
+
+StageKind = TypeVar("StageKind", bound=StageSettings)  # the settings class of a scene's stages
 
 
-class Scene(nn.Module, ABC):
+class Scene(nn.Module, ABC, Generic[StageKind]):
     """A scene in the cube [-1, 1]^3 that cameras can look at. Its tensors are parameters and buffers.
 
     Attributes:
@@ -41,7 +43,7 @@ class Scene(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def build(cls, stage: Stage, given: dict[str, Tensor]) -> Scene:
+    def build(cls, stage: StageKind, given: dict[str, Tensor]) -> Scene:
         """Return the untrained scene of a stage, on the CPU.
 
         Args:
@@ -51,7 +53,7 @@ class Scene(nn.Module, ABC):
         """
 
     @classmethod
-    def hand_over(cls, before: Scene, example: Example, stage: Stage) -> Scene:
+    def hand_over(cls, before: Scene, example: Example, stage: StageKind) -> Scene:
         """Return the scene of a stage that starts from a finished scene; by default one of the same class and sizes.
 
         Raises:

@@ -153,9 +153,9 @@ def prior_settings(**values: Any) -> AnyPrior:
 
 
 class Speed(Settings):
-    """How frozen networks are run on a device. Nothing here changes the method: results differ by rounding, if at all.
+    """How frozen networks run on a device. None of this changes the method: results differ by rounding, if at all.
 
-    none leaves the choice to the device; `stage.json` says what it came to.
+    None leaves the choice to the device; `stage.json` records what was chosen.
     """
 
     # their weights and pictures with channels last in memory; none: yes
@@ -177,4 +177,5 @@ class Speed(Settings):
 
     @property
     def graphs(self) -> bool:
+        """Whether the compile mode records CUDA graphs."""
         return self.compile in ("reduce-overhead", "max-autotune")

@@ -1,4 +1,4 @@
-"""The weights registry: what config/weights.yaml may say of a set of network weights. No torch here.
+"""The weights registry: settings of a set of network weights in config/weights.yaml.
 
 An entry is one of three: shipped with the repository (`files`), fetched (`sources` and `downloads`), or made from a fetched
 one (`made_from` and `converter`). A mirror whose file has another hash is another entry under another name.
@@ -26,14 +26,22 @@ LOCAL = ("127.0.0.1", "localhost", "::1")  # the only hosts from which plain htt
 
 
 def check_relative(path: str) -> str:
-    """`path`, if it stays inside the folder it is relative to. ValueError otherwise."""
+    """Return `path` unchanged.
+
+    Raises:
+        ValueError: it is not a plain relative path, or could leave the folder that it is relative to.
+    """
     if not SAFE.fullmatch(path) or ".." in PurePosixPath(path).parts:
         raise ValueError(f"{path!r} is not a plain relative path (letters, digits and . _ - between slashes)")
     return path
 
 
 def check_source(url: str) -> str:
-    """`url`, if it is https (http on this machine alone) and says where the file's name goes. ValueError otherwise."""
+    """Return `url` unchanged.
+
+    Raises:
+        ValueError: it is not https (http is accepted from this machine alone), or has no placeholder {file}.
+    """
     parts = urlsplit(url)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOCAL):
         raise ValueError(f"{url} must start with https://")
@@ -43,7 +51,7 @@ def check_source(url: str) -> str:
 
 
 def readable(count: float) -> str:
-    """A number of bytes for people, in powers of ten."""
+    """Return a number of bytes as text, in powers of ten."""
     for unit in ("bytes", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}"
@@ -52,7 +60,7 @@ def readable(count: float) -> str:
 
 
 def url_of(source: str, file: str) -> str:
-    """The address of `file` at a source."""
+    """Return the URL of `file` at a source."""
     return source.replace("{file}", quote(file))
 
 
@@ -74,7 +82,7 @@ class Download(Settings):
     @property
     def size(self) -> int:
         """Bytes, exact or about."""
-        return self.bytes if self.bytes is not None else round(self.gigabytes * 1e9)
+        return self.bytes if self.bytes is not None else round((self.gigabytes or 0) * 1e9)
 
     @property
     def known(self) -> bool:
@@ -138,6 +146,7 @@ class Weights(Settings):
 
     @property
     def origin(self) -> Literal["shipped", "fetched", "converted"]:
+        """Where the files come from: the repository, a download, or the converter."""
         return "fetched" if self.sources else "converted" if self.made_from else "shipped"
 
     @property
@@ -147,6 +156,7 @@ class Weights(Settings):
 
     @property
     def receipt(self) -> str:
+        """Path of the file in which fetching and converting record the hashes."""
         return str(Path(self.path) / RECEIPT)
 
     @property

@@ -10,6 +10,8 @@ from magic123.settings.common import OMITTED, KindSettings, Settings
 
 
 class HashGridSettings(Settings):
+    """A multi-resolution hash grid (arXiv 2201.05989)."""
+
     levels: PositiveInt = 16
     features: PositiveInt = 2
     log2_entries: PositiveInt = 19
@@ -19,6 +21,8 @@ class HashGridSettings(Settings):
 
 
 class FieldSettings(Settings):
+    """A field of density and colour: a hash grid and a small MLP."""
+
     grid: HashGridSettings = HashGridSettings()
     hidden: PositiveInt = 64
     layers: PositiveInt = 2  # hidden layers of the MLP
@@ -30,6 +34,8 @@ class FieldSettings(Settings):
 
 
 class NeRFSettings(Settings):
+    """Volume rendering of a field, with an occupancy grid."""
+
     occupancy_resolution: PositiveInt = 128
     occupancy_interval: PositiveInt = 16
     occupancy_decay: float = 0.95
@@ -40,6 +46,8 @@ class NeRFSettings(Settings):
 
 
 class DMTetSettings(Settings):
+    """A deformable tetrahedral grid (arXiv 2111.04276) and how its surface is rasterized."""
+
     grid_resolution: PositiveInt = 256
     rasterizer: Literal["auto", "numba", "nvdiffrast"] = "auto"
     texture_levels_masked: bool = False
@@ -65,10 +73,10 @@ class PointsSettings(Settings):
 
 
 class Sampling(Settings):
-    """How a `samples` scene draws its pictures from its prior: DDIM (arXiv 2010.02502)."""
+    """Sampling of the pictures of a `samples` scene from its prior: DDIM (arXiv 2010.02502)."""
 
     steps: PositiveInt = 75
-    eta: float = Field(1.0, ge=0, le=1)  # 0: no chance after the first noise
+    eta: float = Field(1.0, ge=0, le=1)  # 0: deterministic after the first noise
 
 
 class LearningRates(KindSettings):

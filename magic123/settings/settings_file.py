@@ -11,7 +11,7 @@ import difflib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -23,16 +23,23 @@ from magic123.settings.locations import locate
 from magic123.settings.stage import Method, OptimisedStage, RendersStage, Stage
 
 Model = TypeVar("Model", bound=BaseModel)
-Source = str | Path | Callable[[tuple], str]  # the file in question, or what tells it from the path of a setting
+Source = str | Path | Callable[[tuple], str]  # the file, or a function from the path of a setting to its file
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # names become folders, and parts of Snakemake's wildcards
-MANY = 24  # names that a sentence can still list
+MANY = 24  # names that a sentence lists at most
 
 
-class StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """YAML in which a key may stand once only; the plain loader would silently keep the last."""
+if TYPE_CHECKING:
+    SafeLoader = yaml.SafeLoader
+else:
+    SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C library's where PyYAML has it
+
+
+class StrictLoader(SafeLoader):
+    """A YAML loader that refuses repeated keys; the plain loader would silently keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Return a mapping. Raises ConstructorError for a repeated key."""
         seen: set = set()
         for key_node, _ in node.value:
             key = str(key_node.value)
@@ -43,7 +50,11 @@ class StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file. InputError names the file and, for bad YAML, the line."""
+    """Return the mapping in a YAML file.
+
+    Raises:
+        InputError: the file cannot be read, or is not valid YAML (the sentence names the line).
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -68,7 +79,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 # ---------------------------------------------------------------------------------------------------------- extends
 def choose_from(name: object, known: list[str]) -> str:
-    """The tail of a sentence about an unknown name: the nearest known one, and all of them (of many, the nearest)."""
+    """Return the end of a sentence about an unknown name: the nearest known name, and all of them (of many, the nearest)."""
     near = difflib.get_close_matches(str(name), known, n=1)
     guess = f"did you mean {near[0]!r}? " if near else ""
     if len(known) > MANY:
@@ -78,7 +89,11 @@ def choose_from(name: object, known: list[str]) -> str:
 
 
 def merge(base: dict, changes: dict, file: str | Path, at: str) -> dict:
-    """`base` with `changes` laid over it key by key. InputError when `null` would remove what is not there."""
+    """Return `base` with `changes` laid over it key by key; `null` removes a key.
+
+    Raises:
+        InputError: `null` would remove a key that `base` does not have.
+    """
     merged = dict(base)
     for key, value in changes.items():
         here = f"{at}.{key}"
@@ -95,9 +110,15 @@ def merge(base: dict, changes: dict, file: str | Path, at: str) -> dict:
 
 
 def resolve_extends(entries: dict[str, Any], file: str | Path, not_inherited: tuple[str, ...] = ()) -> dict[str, dict]:
-    """Every entry with what it inherits filled in, bases before those that extend them.
+    """Return all entries with their inherited keys, bases before the entries that extend them.
 
-    Keys named in `not_inherited` belong to their own entry alone. InputError for an unknown base and for a circle.
+    Args:
+        entries: the mapping of a settings file.
+        file: its path, for error sentences.
+        not_inherited: keys that an entry does not take from its base.
+
+    Raises:
+        InputError: a base is unknown, entries extend each other in a circle, or an entry is no mapping.
     """
     resolved: dict[str, dict] = {}
 
@@ -131,7 +152,7 @@ def resolve_extends(entries: dict[str, Any], file: str | Path, not_inherited: tu
 
 # -------------------------------------------------------------------------------------------------------- validation
 def check_name(name: object, file: str | Path, at: str) -> None:
-    """InputError unless `name` can be a folder's name."""
+    """Raise InputError unless `name` can be the name of a folder."""
     if not NAME.fullmatch(str(name)):
         raise InputError(
             f"{file}: {at} {name!r} is not a usable name; take letters, digits and . _ - only, a letter or digit first."
@@ -195,7 +216,7 @@ def _validated(model: Any, data: Any, file: Source, at: str, context: dict[str, 
 
 
 def load_entries(model: type[Model], path: str | Path) -> dict[str, Model]:
-    """The named entries of a file, `extends` resolved, each checked."""
+    """Return the entries of a settings file by name, with `extends` resolved. Raises InputError as `validate`."""
     entries = {}
     for name, data in resolve_extends(read_yaml(path), path).items():
         check_name(name, path, "the entry")
@@ -205,7 +226,11 @@ def load_entries(model: type[Model], path: str | Path) -> dict[str, Model]:
 
 # ----------------------------------------------------------------------------------------------------------- methods
 def load_methods(path: str | Path) -> dict[str, Method]:
-    """All methods of a file, resolved and checked: settings, `extends`, and where every stage starts from."""
+    """Return the methods of a file by name, with `extends` resolved.
+
+    Raises:
+        InputError: as `validate`; or a stage starts from one that does not exist, has no scene, or starts from it in turn.
+    """
     methods: dict[str, Method] = {}
     for name, data in resolve_extends(read_yaml(path), path, not_inherited=("label", "about")).items():
         methods[name] = validate(Method, {"label": name} | data, path, name)
@@ -217,7 +242,7 @@ def load_methods(path: str | Path) -> dict[str, Method]:
 
 
 def _check_starts(methods: dict[str, Method], file: str | Path) -> None:
-    """Every `init` names a stage that exists and has a field, and following them ends."""
+    """Raise InputError unless every `init` names an optimised stage and following them ends."""
     for name, method in methods.items():
         for stage_name, stage in method.stages.items():
             at = f"{name}.stages.{stage_name}"

@@ -273,14 +273,17 @@ def stage_settings(**values: Any) -> Stage:
 
 
 def _plain(value: Any) -> Any:
-    """Validated settings as the data that they were made of."""
+    """Return validated settings as plain data."""
     if isinstance(value, BaseModel):
         return value.model_dump()
     return {key: _plain(inner) for key, inner in value.items()} if isinstance(value, dict) else value
 
 
 def lay_over(values: dict, changes: dict) -> dict:
-    """`values` with `changes` as Snakemake merges configurations: mappings key by key, everything else replaced."""
+    """Return `values` with `changes` laid over them as Snakemake merges configurations.
+
+    Mappings are merged key by key, everything else is replaced.
+    """
     result = dict(values)
     for key, new in changes.items():
         old = values.get(key)
@@ -289,6 +292,8 @@ def lay_over(values: dict, changes: dict) -> dict:
 
 
 class Method(Settings):
+    """A row of the benchmark: named stages, or the pictures of another system."""
+
     label: str  # as a table prints it; never inherited, the method's name where not given
     about: str = ""  # one sentence: what this row asks; never inherited either
     stages: dict[str, Stage] = Field(min_length=1)

@@ -1,4 +1,4 @@
-"""The settings of a run: what config/config.yaml, config/tables.yaml and config/weights.yaml may say. No torch here."""
+"""Settings of a run: config/config.yaml and config/tables.yaml."""
 
 from __future__ import annotations
 
@@ -32,12 +32,16 @@ class Run(Settings):
 
 
 class PrepareStep(Settings):
+    """The `prepare` command: how pictures become examples."""
+
     depth_weights: str | None = None  # an entry of the weights registry, for settings.depth: dpt
     mask_weights: str | None = None  # the same for settings.mask: rembg
     settings: PrepareSettings = PrepareSettings()
 
 
 class InvertStep(Settings):
+    """The `invert` command: learning a token for each example."""
+
     weights: str  # the Stable Diffusion whose vocabulary the token joins
     seed: NonNegativeInt = 0
     given: bool = False  # take the words that the datasets list (column `token`) instead of learning them
@@ -45,12 +49,14 @@ class InvertStep(Settings):
 
 
 class ScoreStep(Settings):
+    """The `score` command: protocols and networks of the metrics."""
+
     protocols: list[Literal["corrected", "as-published"]] = Field(["corrected"], min_length=1)
     weights: list[str] = Field([], description="the networks behind CLIP similarity and perceptual distance")
 
 
 class Compute(Settings):
-    """What a job asks of the machine. Nothing here reruns anything; `speed` changes rounding, the rest no result."""
+    """Resources of a job. Changing them reruns nothing; `speed` changes rounding, the others change no result."""
 
     gpu: Literal[0, 1] = 0  # 1: a card for each job of a network; `cores` and --resources gpu=N limit how many run at once
     jobs_per_gpu: PositiveInt = 1  # that may share a card of this machine
@@ -59,17 +65,19 @@ class Compute(Settings):
     mem_mb: PositiveInt = 3000  # times the attempt
     runtime: PositiveInt = 60  # minutes, times the attempt
     speed: Speed = Speed()  # how the networks of stages and of textual inversion are run
-    save_seconds: NonNegativeFloat = 60  # between saves of what is unfinished; 0: only when a signal asks to leave
+    save_seconds: NonNegativeFloat = 60  # between checkpoints of an unfinished job; 0: only when a signal stops it
 
 
 class Ceilings(Settings):
-    """What `snakemake ceilings` is about, whatever the run is about."""
+    """Examples of `snakemake ceilings`, independent of the run's."""
 
     datasets: list[str] = Field(["nerf4", "realfusion15"], min_length=1)
     folder: str | None = None  # where their pictures lie; none: the datasets folder
 
 
 class SuiteSettings(Settings):
+    """All settings of a run: config/config.yaml with what is laid over it."""
+
     registries: Registries = Registries()
     datasets_folder: str = "datasets"  # where the paths in datasets/NAME.csv start
     run: Run
