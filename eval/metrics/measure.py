@@ -87,7 +87,7 @@ def pairs(protocol: Protocol, views: list[View], reference: Reference | None) ->
         views: All views.
         reference: The reference picture, or None.
     """
-    found = []
+    with_truth = []
     for view in views:
         if view.set == REFERENCE and reference is not None:
             size = protocol.psnr_size or min(len(view.render), max(reference.rgba.shape[:2]))
@@ -99,8 +99,8 @@ def pairs(protocol: Protocol, views: list[View], reference: Reference | None) ->
             mask = resize_area(view.truth[..., 3].astype(np.float32) / 255, size) > 0.5
         else:
             continue
-        found.append(Pair(view, resize_area(render_as_saved(protocol, view.render), size), truth, mask))
-    return found
+        with_truth.append(Pair(view, resize_area(render_as_saved(protocol, view.render), size), truth, mask))
+    return with_truth
 
 
 def measure_pairs(protocol: Protocol, given: list[Pair], models: Models) -> list[Measured]:
@@ -114,18 +114,18 @@ def measure_pairs(protocol: Protocol, given: list[Pair], models: Models) -> list
     if not given:
         return []
     size = max(len(pair.render) for pair in given)
-    found = []
+    measured = []
     for name, row in rows("truth", protocol.name).items():
         if row.compute is not None:
             start = time.perf_counter()
             images = {pair.view.name: row.compute(pair) for pair in given}
-            found.append(_measured(name, images, row.needs, size, start))
+            measured.append(_measured(name, images, row.needs, size, start))
         for model in models.of(row.network):
             start = time.perf_counter()
             values = model.compare([pair.render for pair in given], [pair.truth for pair in given])
             images = {pair.view.name: value for pair, value in zip(given, values, strict=True)}
-            found.append(_measured(name, images, row.needs, model.size, start, model))
-    return found
+            measured.append(_measured(name, images, row.needs, model.size, start, model))
+    return measured
 
 
 def _measured(
@@ -168,7 +168,7 @@ def measure_clip(
         captions: The captions of the data set, or None.
         ring: Pairs of neighbours, indices into `views`.
     """
-    found = []
+    measured = []
     for model in models.of("clip"):
         start = time.perf_counter()
         embeddings = model.encode([resize_area(render_as_saved(protocol, view.render), model.size) for view in views])
@@ -177,7 +177,7 @@ def measure_clip(
             images = values if isinstance(values, dict) else dict(zip((view.name for view in views), values, strict=True))
             # a card of neighbours does not name the activation
             details = f"{METRICS[family].details}{'' if against == NEIGHBOURS else f'.{model.activation}'}"
-            found.append(_measured(family, images, against, model.size, start, model, details))
+            measured.append(_measured(family, images, against, model.size, start, model, details))
 
         if reference is not None:
             picture = reference_picture(protocol, reference.rgba, model.size, reference.alpha)
@@ -206,7 +206,7 @@ def measure_clip(
             start = time.perf_counter()
             cosines = [float(embeddings[even] @ embeddings[odd]) for even, odd in ring]
             add("consistency-clip", by_even(views, ring, cosines), NEIGHBOURS, start)
-    return found
+    return measured
 
 
 def by_even(views: list[View], pairs: Sequence[tuple[int, int]], values: list[float]) -> dict[str, float]:
@@ -223,7 +223,7 @@ def by_even(views: list[View], pairs: Sequence[tuple[int, int]], values: list[fl
     of_view: dict[str, list[float]] = {}
     for (even, _), value in zip(pairs, values, strict=True):
         of_view.setdefault(views[even].name, []).append(value)
-    return {name: float(np.mean(found)) for name, found in of_view.items()}
+    return {name: float(np.mean(both)) for name, both in of_view.items()}
 
 
 def measure_features(
@@ -238,7 +238,7 @@ def measure_features(
         models: Loaded networks.
         ring: Pairs of neighbours, indices into `views`.
     """
-    found = []
+    measured = []
     renders = [render_as_saved(protocol, view.render) for view in views]
     for name, row in rows("reference picture", protocol.name).items():
         for model in models.of(row.network) if row.network != "clip" else []:
@@ -247,13 +247,13 @@ def measure_features(
             start = time.perf_counter()
             picture = reference_picture(protocol, reference.rgba, model.size, reference.alpha)
             images = dict(zip((view.name for view in views), model.similarity(picture, renders), strict=True))
-            found.append(_measured(name, images, row.needs, model.size, start, model))
+            measured.append(_measured(name, images, row.needs, model.size, start, model))
     for name, row in rows("ring", protocol.name).items():
         for model in models.of(row.network) if ring and row.network != "clip" else []:
             start = time.perf_counter()
             values = model.compare(*([renders[place] for place in side] for side in zip(*ring, strict=True)))
-            found.append(_measured(name, by_even(views, ring, values), NEIGHBOURS, model.size, start, model))
-    return found
+            measured.append(_measured(name, by_even(views, ring, values), NEIGHBOURS, model.size, start, model))
+    return measured
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ def measure_mesh(mesh: Path, truth: Path) -> tuple[list[Measured], list[Gap]]:
         The values, and a gap for each metric that is not defined for these meshes.
     """
     pair = MeshPair(load_mesh(mesh), load_mesh(truth))
-    found, gaps = [], []
+    measured, gaps = [], []
     for name, row in rows("true mesh").items():
         if row.compute is None:
             continue
@@ -296,8 +296,8 @@ def measure_mesh(mesh: Path, truth: Path) -> tuple[list[Measured], list[Gap]]:
             gaps.append(Gap(metric=name, reason=str(gap)))
         else:
             details = row.details(pair) if callable(row.details) else row.details
-            found.append(_measured(name, images, row.needs, None, start, details=details))
-    return found, gaps
+            measured.append(_measured(name, images, row.needs, None, start, details=details))
+    return measured, gaps
 
 
 def missing_without(models: Models, reason: str, *needs: Needs) -> list[Gap]:
