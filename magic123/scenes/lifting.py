@@ -70,28 +70,28 @@ def lift(
         InputError: the example has no picture, or the scene shows nothing of the object at the reference view.
     """
     c = example.camera
-    known = Camera.orbit(c.polar, c.azimuth, c.radius, c.fov, size, device=device)
+    reference = Camera.orbit(c.polar, c.azimuth, c.radius, c.fov, size, device=device)
     small = example.resized(size)
     if small.rgb is None or small.alpha is None or small.mask is None:
         raise InputError(f"points are lifted with the picture of an example, and {example.name} is a caption alone")
     mask, rgb = small.mask[..., 0].to(device), small.rgb.to(device)
-    shown = look(scene, known)
+    shown = look(scene, reference)
     if not (shown.solid & mask).any():
         raise InputError(
-            f"the scene that the points come from shows nothing of {example.name} at the known view: look at that stage's "
+            f"the scene that the points come from shows nothing of {example.name} at the reference view: look at that stage's "
             "views, train it longer or raise its rgb and mask weights"
         )
     depth = filled(shown.depth, shown.solid & mask)
     normal = nearest(shown.normal, shown.solid & mask)
     alpha = small.alpha.to(device)
     straight = ((rgb - (1 - alpha)) / alpha.clamp_min(SEEN)).clamp(0, 1)  # on white -> as it is
-    cloud = unproject(known, depth, mask, normal, straight, True)
+    cloud = unproject(reference, depth, mask, normal, straight, True)
     count = len(cloud.positions)
     views: list[list[float]] = []
     far = torch.where(mask, depth, torch.full_like(depth, torch.inf))  # beside the object nothing is behind it
-    for view in other_views(known, settings):
+    for view in other_views(reference, settings):
         new = unseen(look(scene, view), cloud, view, settings)
-        x, y, distance = project(new.positions, known)
+        x, y, distance = project(new.positions, reference)
         column, row = x.floor().long().clamp(0, size - 1), y.floor().long().clamp(0, size - 1)
         behind = distance > far[row, column] + settings.tolerance
         new = Cloud(*(value[behind] for value in vars(new).values()))
@@ -100,13 +100,15 @@ def lift(
     return cloud, {"known": count, "views": views, "size": size, "points": len(cloud.positions)}
 
 
-def other_views(known: Camera, settings: PointsSettings) -> list[Camera]:
-    """Return the cameras of the circles, at the distance and field of view of `known`, in order of their angle to it."""
-    turns = [float(known.azimuth) + 360 * k / settings.azimuths for k in range(settings.azimuths)]
+def other_views(reference: Camera, settings: PointsSettings) -> list[Camera]:
+    """Return the cameras of the circles, at the distance and field of view of `reference`, in order of their angle to it."""
+    turns = [float(reference.azimuth) + 360 * k / settings.azimuths for k in range(settings.azimuths)]
     places = [(polar, turn) for polar in settings.polars for turn in turns]
     polar, azimuth = zip(*places, strict=True)
-    views = Camera.orbit(polar, azimuth, float(known.radius), float(known.fov), known.height, device=known.polar.device)
-    order = angle_between(views, known).argsort(stable=True).tolist()
+    views = Camera.orbit(
+        polar, azimuth, float(reference.radius), float(reference.fov), reference.height, device=reference.polar.device
+    )
+    order = angle_between(views, reference).argsort(stable=True).tolist()
     return [views[index] for index in order]
 
 
@@ -149,7 +151,7 @@ def unproject(
     chosen: Bool[Tensor, "H W"],
     normal: Float[Tensor, "H W 3"],
     colour: Float[Tensor, "H W 3"],
-    known: bool,
+    from_picture: bool,
 ) -> Cloud:
     """Return points at the centres of chosen pixels.
 
@@ -159,7 +161,7 @@ def unproject(
         chosen: [H, W] bool.
         normal: [H, W, 3], unit.
         colour: [H, W, 3] in [0, 1].
-        known: whether the input picture coloured them.
+        from_picture: whether the colours are those of the input picture.
     """
     origins, directions = view.rays()
     forward = -view.camera_to_world[0, :3, 2]
@@ -167,7 +169,7 @@ def unproject(
     direction = directions[0][chosen]
     positions = origins[0][chosen] + direction * along / (direction @ forward)[:, None]
     sizes = along[:, 0] / view.focal[0]
-    flags = torch.full_like(sizes, known, dtype=torch.bool)
+    flags = torch.full_like(sizes, from_picture, dtype=torch.bool)
     return Cloud(positions, normal[chosen], colour[chosen], sizes, flags)
 
 

@@ -54,11 +54,11 @@ def misfit(rendering) -> torch.Tensor:
 
 
 def train(nerf: NeRF, steps=60) -> NeRF:
-    chance = generator()
+    random = generator()
     optimizer = torch.optim.Adam(nerf.parameter_groups(LearningRates()), betas=(0.9, 0.99), eps=1e-15)
     for step in range(steps):
-        nerf.before_step(step, steps, chance)
-        rendering = nerf.render(REFERENCE, mode="lambertian", ambient=0.5, generator=chance)
+        nerf.before_step(step, steps, random)
+        rendering = nerf.render(REFERENCE, mode="lambertian", ambient=0.5, generator=random)
         loss = 5 * misfit(rendering) + 1e-3 * sum(nerf.regularizers(rendering, EVERY_LOSS).values())
         optimizer.zero_grad()
         loss.backward()
@@ -115,7 +115,7 @@ def test_background():
     assert torch.allclose(nerf.render(SIDE, background=each).rgb[:, 0, 0], each[:, 0, 0])
 
 
-def test_light_comes_from_where_it_is_said_to():
+def test_light_comes_from_the_given_direction():
     nerf = ball(small_nerf())
     above = nerf.render(REFERENCE, mode="textureless", ambient=0.0, light=torch.tensor([0.0, 1, 0]))
     rows = (above.rgb[0, ..., 0] * above.opacity[0, ..., 0]).sum(1)
@@ -154,7 +154,7 @@ def test_pieces_give_the_same_picture(trained):
         assert torch.allclose(getattr(whole, name), getattr(with_gradients, name), atol=1e-5)
 
 
-def test_no_chance_without_a_generator(trained):
+def test_rendering_without_a_generator_is_deterministic(trained):
     assert torch.equal(trained.render(SIDE, mode="lambertian").rgb, trained.render(SIDE, mode="lambertian").rgb)
 
 

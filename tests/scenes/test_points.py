@@ -58,7 +58,7 @@ def example(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def coarse(example, tmp_path_factory):
-    """A NeRF that has seen the known view forty times."""
+    """A NeRF that is trained on the reference view for forty steps."""
     out = tmp_path_factory.mktemp("coarse") / "coarse"
     reconstruct(example, stage_settings(**{**COARSE, "steps": 40}), 0, out)
     return out
@@ -167,12 +167,12 @@ def test_the_input_picture_colours_what_it_sees_and_the_scene_the_rest():
     assert figures["known"] == len(known) and figures["points"] == len(cloud.positions) and len(other) > 500
     assert (cloud.colours[cloud.known] == torch.tensor([1.0, 0, 0])).all()
     assert torch.allclose(cloud.colours[~cloud.known], torch.tensor(0.5))
-    # 0.5 / 1.8 is how far round the known view sees: z of a seen point is at least 0.25 / 1.8
+    # 0.5 / 1.8 is how far round the reference view sees: z of a seen point is at least 0.25 / 1.8
     assert known[:, 2].min() > 0.1 and other[:, 2].max() < 0.2
     assert [count for _, azimuth, count in figures["views"] if azimuth % 360 == 0] == [0]  # a second look adds nothing
 
 
-def test_no_later_point_stands_before_the_known_view_s_or_beside_the_object():
+def test_no_later_point_stands_before_those_of_the_reference_view_or_beside_the_object():
     example = red_ball(share=0.5)  # the scene's upper half contradicts the picture
     cloud, _ = lift(Ball(), example, SETTINGS, 48, "cpu")
     scene = Points(SETTINGS, cloud)
@@ -206,7 +206,7 @@ def test_a_scene_that_shows_nothing_is_refused():
             seen = super().render(camera, mode=mode, ambient=ambient)
             return Rendering(torch.ones_like(seen.rgb), seen.opacity * 0, seen.depth * 0, seen.normal * 0)
 
-    with pytest.raises(InputError, match="shows nothing of ball at the known view"):
+    with pytest.raises(InputError, match="shows nothing of ball at the reference view"):
         lift(Nothing(), red_ball(), SETTINGS, 48, "cpu")
 
 
