@@ -19,7 +19,7 @@ from snakemake.utils import min_version
 from magic123.run.accounting import estimate, in_words, jobs as jobs_done
 from magic123.records.errors import InputError
 from magic123.run.estimate import cost_of, load_times
-from magic123.weights.prefetch import absent, listing, room_for
+from magic123.weights.prefetch import check_space, listing, missing_weights
 from magic123.run.suite import load_suite
 
 min_version("9.19")
@@ -41,7 +41,7 @@ except InputError as error:
 if workflow.is_main_process:  # before a run of many hours or gigabytes, and in a dry run of it: its cost
     if (cost := cost_of(suite, load_times())).hours:
         print(cost.sentence(), file=sys.stderr)
-    if absent(suite):
+    if missing_weights(suite):
         print(listing(suite).splitlines()[-1], file=sys.stderr)
 
 # The commands run in snakemake's own environment, use the threads they were given, and never look for models on the network.
@@ -78,7 +78,7 @@ onstart:
     # before anything is fetched: list it, and check that there is room for all of it
     if any(job.rule.name == "fetch_weights" for job in workflow.dag.needrun_jobs()):
         print(listing(suite), file=sys.stderr, flush=True)
-        sentence(room_for)(suite)
+        sentence(check_space)(suite)
     ahead = [
         job for job in workflow.dag.needrun_jobs() if job.rule.name in ("prepare", "invert", "reconstruct", "view", "score")
     ]

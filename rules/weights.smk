@@ -87,4 +87,4 @@ rule canary:
 rule prefetch:
     input:
         jobs.weight_files(*weights_needed(suite)),
-        [picture.path for picture in pictures_needed(suite)],
+        [file.path for file in dataset_files_needed(suite)],

@@ -14,7 +14,7 @@ from magic123.commands.options import add_registry, command_parser, registered_w
 from magic123.records.errors import InputError
 from magic123.records.files import output_folder
 from magic123.settings.registry import RECEIPT, Weights
-from magic123.weights.prefetch import is_there, write_receipt
+from magic123.weights.prefetch import is_complete, write_receipt
 
 RECORD = "source.json"  # what converted weights were made from
 
@@ -49,7 +49,7 @@ def convert_weights(name: str, registry: dict[str, Weights], say: Callable[[str]
     entry = registry[name]
     assert entry.made_from is not None  # the origin of converted weights
     base = registry[entry.made_from]
-    if not is_there(base):
+    if not is_complete(base):
         raise InputError(f"{name} is made from {entry.made_from}, which is not there; `magic123 prefetch` fetches it")
     before = Path(base.path)
     say(f"{name}: from {before / base.names[-1]} ({entry.converter})")

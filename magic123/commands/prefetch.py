@@ -16,7 +16,7 @@ from magic123.commands.options import add_configuration, add_registry, command_p
 from magic123.records.errors import InputError
 from magic123.run.manifest import FETCHED, HASHES, load_manifest
 from magic123.run.suite import MANIFESTS, read_suite
-from magic123.weights.prefetch import LOCKS, fetch_all, fetch_picture, fetch_weights, listing
+from magic123.weights.prefetch import LOCKS, fetch_all, fetch_dataset_file, fetch_weights, listing
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -60,6 +60,6 @@ def fetch_one_file(dataset: str, file: str | None, out: Path | None) -> None:
     for row in load_manifest(manifest).values():
         for column in FETCHED:
             if file and getattr(row, column) == file and (url := row.address_of(column)):
-                fetch_picture(out or MANIFESTS / file, url, getattr(row, HASHES[column]), say)
+                fetch_dataset_file(out or MANIFESTS / file, url, getattr(row, HASHES[column]), say)
                 return
     raise InputError(f"{manifest} does not say where to fetch a file {file!r}; see its columns address and commit")

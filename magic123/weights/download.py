@@ -1,7 +1,7 @@
-"""One file over HTTP: resumed where it was interrupted, from the first source that has it, kept only if its hash agrees.
+"""Download a file over HTTP: resume after an interruption, try one source after another, verify size and hash.
 
-While it grows the file is NAME.part, with NAME.part.json telling where it comes from; NAME itself is always complete.
-Whatever a source answers wrongly (missing, silent, another size, another hash) is said by name, and the next one is tried.
+An unfinished file is NAME.part, and NAME.part.json records its source; NAME itself is always complete. If a source fails (it
+does not answer, lacks the file, or has one of another size or hash), the reason is reported and the next source is tried.
 """
 
 from __future__ import annotations
@@ -18,85 +18,112 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from email.message import Message
+from http.client import HTTPMessage
 from pathlib import Path
+from typing import IO, BinaryIO, TypedDict
 from urllib.parse import urlsplit
+from urllib.request import Request
 
 from magic123.records.errors import InputError
 from magic123.settings.registry import LOCAL, Download, readable
 
 CHUNK = 2**20
 TIMEOUT = 60.0  # seconds without an answer or a byte
-ATTEMPTS = 4  # at one source, as long as each brings the file further
-SPARE = 2**28  # bytes of the disk that stay free
-WAIT = 2.0  # seconds before a broken connection is taken up again
-TOKEN_HOST = "huggingface.co"  # the only host that ever sees HF_TOKEN
-AGENT = "magic123-bench"
+ATTEMPTS = 4  # per source, as long as each makes progress
+SPARE = 2**28  # bytes of the disk to keep free
+WAIT = 2.0  # seconds before a broken connection is resumed
+TOKEN_HOST = "huggingface.co"  # the only host to which HF_TOKEN is sent
+USER_AGENT = "magic123-bench"
+
+
+Say = Callable[[str], None]
 
 
 class Refused(Exception):
-    """A source that does not give the file: the reason, as the end of a sentence."""
+    """A source does not provide the file; the message is the reason."""
 
 
 class Broken(Refused):
-    """The connection ended early: what has come is kept."""
+    """The connection ended early; the received bytes are kept."""
 
 
 class SecureRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to https alone, and takes no token along."""
+    """Follow redirects to https only. The token, an unredirected header, is not sent along."""
 
-    def redirect_request(self, request, *arguments):
-        new = super().redirect_request(request, *arguments)
+    def redirect_request(
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> Request | None:
+        """Return the request of the new address.
+
+        Raises:
+            Refused: the new address is not https.
+        """
+        new = super().redirect_request(req, fp, code, msg, headers, newurl)
         if new is not None and not _allowed(new.full_url):
             raise Refused(f"it redirects to {new.full_url}, which is not https")
         return new
 
 
 def _allowed(url: str) -> bool:
+    """Return whether the address is https, or http on this machine."""
     parts = urlsplit(url)
     return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL)
 
 
-def check_room(folder: Path, wanted: int) -> None:
-    """InputError unless `wanted` bytes fit on the disk of `folder` (which need not exist yet)."""
-    at = Path(folder).resolve()
-    while not at.exists():
-        at = at.parent
-    free = shutil.disk_usage(at).free
+def check_free_space(folder: Path, wanted: int) -> None:
+    """Check that `wanted` bytes fit on the disk of `folder`, which need not exist yet.
+
+    Raises:
+        InputError: there is not enough free space.
+    """
+    existing = Path(folder).resolve()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
     if wanted + SPARE > free:
         raise InputError(
-            f"{readable(wanted)} are to be written to {folder}, but only {readable(free)} are free there: make room, or let "
-            "the folder be a link to a larger disk; nothing was downloaded"
+            f"{readable(wanted)} are to be written to {folder}, but only {readable(free)} are free there: make room, or make "
+            "the folder a link to a larger disk; nothing was downloaded"
         )
 
 
-def download(
-    urls: list[str], target: Path, expected: Download, say: Callable[[str], None], *, gated: str | None = None
-) -> tuple[str, str]:
-    """Fetch `target` from the first of `urls` that gives the expected file; returns (its SHA-256, the url).
+def download(urls: list[str], target: Path, expected: Download, say: Say, *, gated: str | None = None) -> tuple[str, str]:
+    """Download a file from the first source that provides the expected one.
 
-    `gated` is the page on which a licence must be accepted first. Raises InputError: no room, or no source left, with what
-    each of them answered.
+    Args:
+        urls: addresses of the file, in the order in which they are tried.
+        target: file to write.
+        expected: the registered size and hash.
+        say: called with each line of progress.
+        gated: page on which a licence must be accepted first, if there is one.
+
+    Returns:
+        The file's SHA-256, and the address that provided it.
+
+    Raises:
+        InputError: another process downloads the file, the disk is full, or every source failed; the sentence says how.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    part, answers = target.with_name(f"{target.name}.part"), []
+    part, failures = target.with_name(f"{target.name}.part"), []
     with open(part, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise InputError(f"{target} is being downloaded by another process: wait for it, or stop that one") from error
+            raise InputError(f"{target} is being downloaded by another process; wait for that process, or stop it") from error
         for url in urls:
             try:
-                digest = _from_one(url, target, file, expected, say)
+                digest = _from_source(url, target, file, expected, say)
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
-                raise InputError(f"the disk of {target.parent} is full: make room; what has come is kept") from error
-            except Refused as reason:
-                said = str(reason)
-                if gated and ("401" in said or "403" in said):
-                    said += f" (accept the licence at {gated} and set HF_TOKEN to a token of that account)"
-                answers.append(f"{url}: {said}")
-                say(f"{target.name}: {answers[-1]}")
+                raise InputError(f"the disk of {target.parent} is full: make room; the received part is kept") from error
+            except Refused as error:
+                reason = str(error)
+                if gated and ("401" in reason or "403" in reason):
+                    reason += f" (accept the licence at {gated} and set HF_TOKEN to a token of that account)"
+                failures.append(f"{url}: {reason}")
+                say(f"{target.name}: {failures[-1]}")
                 continue
             os.fsync(file.fileno())
             part.rename(target)
@@ -105,49 +132,49 @@ def download(
         if not file.tell():
             part.unlink()
             _note(part).unlink(missing_ok=True)
-    raise InputError(f"{target.name} could not be fetched from any source; {'; '.join(answers)}")
+    raise InputError(f"{target.name} could not be downloaded from any source; {'; '.join(failures)}")
 
 
-def _from_one(url: str, target: Path, file, expected: Download, say) -> str:
-    """Take the file from one source, from where it stopped. Refused where that source does not give it."""
+def _from_source(url: str, target: Path, file: BinaryIO, expected: Download, say: Say) -> str:
+    """Download or resume from one source and return the SHA-256. Raises Refused if the source does not provide the file."""
     for attempt in range(ATTEMPTS):
         before = file.seek(0, os.SEEK_END)
-        came_from = _read_note(target)
-        if before and not expected.known and came_from.get("url") != url:
-            before = _restart(file)  # another source may hold another file, and no hash would tell
+        note = _read_note(target)
+        if before and not expected.known and note.get("url") != url:
+            before = _restart(file)  # another source may have another file, and there is no hash to detect it
         try:
-            _transfer(url, target, file, before, came_from, expected, say)
+            _transfer(url, target, file, before, note, expected, say)
         except Broken as reason:
-            # a connection that brought nothing will not do so the next time
+            # do not retry a source that sent nothing
             if attempt + 1 == ATTEMPTS or file.seek(0, os.SEEK_END) <= before:
                 raise
-            say(f"{target.name}: {reason}; going on from {readable(file.tell())}")
+            say(f"{target.name}: {reason}; resuming at {readable(file.tell())}")
             time.sleep(WAIT)
             continue
         digests = file_digests(target.with_name(f"{target.name}.part"))
         if problem := disagreement(digests, expected):
             _restart(file)
-            if before and came_from.get("url") != url and attempt + 1 < ATTEMPTS:
-                continue  # the two halves came from different sources: once more from the start
+            if before and note.get("url") != url and attempt + 1 < ATTEMPTS:
+                continue  # the two parts are from different sources: try once more from the start
             raise Refused(problem)
         return digests["sha256"]
-    raise Refused("it gave no whole file")
+    raise Refused("it did not send the whole file")
 
 
-def _transfer(url: str, target: Path, file, start: int, came_from: dict, expected: Download, say) -> None:
-    """Append to `file` from byte `start` on until the source's end of it."""
-    headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
+def _transfer(url: str, target: Path, file: BinaryIO, start: int, note: dict, expected: Download, say: Say) -> None:
+    """Append the bytes from `start` to the end of the source's file."""
+    headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-        if came_from.get("url") == url and came_from.get("tag"):
-            headers["If-Range"] = came_from["tag"]
+        if note.get("url") == url and note.get("tag"):
+            headers["If-Range"] = note["tag"]
     request = urllib.request.Request(url, headers=headers)
     if (token := os.environ.get("HF_TOKEN")) and urlsplit(url).hostname == TOKEN_HOST:
         request.add_unredirected_header("Authorization", f"Bearer {token}")
     try:
         with urllib.request.build_opener(SecureRedirects).open(request, timeout=TIMEOUT) as answer:
             total = _begin(url, target, file, start, answer, expected)
-            progress = Progress(target.name, total, say)
+            progress = Progress(target.name, total, file.tell(), say)
             progress.at(file.tell())
             while chunk := answer.read(CHUNK):
                 file.write(chunk)
@@ -155,7 +182,7 @@ def _transfer(url: str, target: Path, file, start: int, came_from: dict, expecte
             file.flush()
     except urllib.error.HTTPError as error:
         if error.code == 416 and start and total_of(error.headers) == start:
-            return  # everything was there already
+            return  # the file was already complete
         if error.code == 416:
             _restart(file)
         raise Refused(f"it answers {error.code} {error.reason}") from error
@@ -167,46 +194,50 @@ def _transfer(url: str, target: Path, file, start: int, came_from: dict, expecte
         raise Broken(f"the connection ended at {readable(file.tell())} of {readable(total)}")
 
 
-def _begin(url: str, target: Path, file, start: int, answer, expected: Download) -> int | None:
-    """Read the answer's head: where `file` must stand, whether the size is right and fits. Returns the whole size."""
+def _begin(
+    url: str, target: Path, file: BinaryIO, start: int, answer: http.client.HTTPResponse, expected: Download
+) -> int | None:
+    """Check the headers of an answer and move `file` to the byte with which it begins. Returns the size of the whole file."""
     length = answer.headers.get("Content-Length")
     resumed = start and answer.status == 206
     if resumed:
         begins = answer.headers.get("Content-Range", "").removeprefix("bytes ").split("-")[0]
         if begins != str(start):
-            raise Refused(f"asked to go on from byte {start}, it answers with Content-Range from {begins or 'nowhere'}")
+            raise Refused(f"asked to resume at byte {start}, it answers with a Content-Range from {begins or 'nowhere'}")
     elif start:
-        start = _restart(file)  # it knows no ranges, or the file has changed
+        start = _restart(file)  # it does not support ranges, or the file has changed
     total = start + int(length) if length else None
     if expected.bytes is not None and total is not None and total != expected.bytes:
         _restart(file)
-        raise Refused(f"it has {total} bytes where {expected.bytes} are registered: another file")
-    check_room(target.parent, (total or expected.size) - start)
+        raise Refused(f"it has {total} bytes where {expected.bytes} are registered, so it is another file")
+    check_free_space(target.parent, (total or expected.size) - start)
     tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
     if tag and tag.startswith("W/"):
-        tag = None  # a weak tag promises no equal bytes
-    _note(file.name).write_text(json.dumps({"url": url, "tag": tag, "bytes": total}))
+        tag = None  # a weak tag does not guarantee equal bytes
+    _note(target.with_name(f"{target.name}.part")).write_text(json.dumps({"url": url, "tag": tag, "bytes": total}))
     return total
 
 
-def total_of(headers) -> int | None:
-    """The whole size in a Content-Range such as bytes */1234."""
+def total_of(headers: Message) -> int | None:
+    """Return the size of the whole file from a Content-Range such as "bytes */1234"; None if there is none."""
     size = (headers.get("Content-Range") or "").rpartition("/")[2]
     return int(size) if size.isdigit() else None
 
 
-def _restart(file) -> int:
+def _restart(file: BinaryIO) -> int:
+    """Empty the file and return 0, its new size."""
     file.seek(0)
     file.truncate()
     return 0
 
 
-def _note(part: str | Path) -> Path:
+def _note(part: Path) -> Path:
+    """Return the file that records where an unfinished download comes from."""
     return Path(f"{part}.json")
 
 
 def _read_note(target: Path) -> dict:
-    """Where a .part comes from; {} where that is unknown."""
+    """Return the record of an unfinished download (url, tag, bytes); {} if there is none."""
     try:
         note = json.loads(_note(target.with_name(f"{target.name}.part")).read_text())
     except (OSError, ValueError, RecursionError):
@@ -215,8 +246,16 @@ def _read_note(target: Path) -> dict:
 
 
 # -------------------------------------------------------------------------------------------------------------- hashes
-def file_digests(path: Path) -> dict:
-    """{"bytes", "sha256", "md5"} of a file."""
+class Digests(TypedDict):
+    """Size and hashes of a file."""
+
+    bytes: int
+    sha256: str
+    md5: str
+
+
+def file_digests(path: Path) -> Digests:
+    """Return the size and the hashes of a file."""
     sha, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK):
@@ -226,10 +265,10 @@ def file_digests(path: Path) -> dict:
     return {"bytes": size, "sha256": sha.hexdigest(), "md5": md5.hexdigest()}
 
 
-def disagreement(digests: dict, expected: Download) -> str | None:
-    """What about a file is not as registered, as the end of a sentence; None where all is."""
+def disagreement(digests: Digests, expected: Download) -> str | None:
+    """Return how a file differs from the registered size and hash, as the end of a sentence; None if it does not."""
     if expected.bytes is not None and digests["bytes"] != expected.bytes:
-        return f"{digests['bytes']} bytes came where {expected.bytes} are registered"
+        return f"it has {digests['bytes']} bytes where {expected.bytes} are registered"
     if expected.sha256 and digests["sha256"] != expected.sha256:
         return f"the file's SHA-256 is {digests['sha256']} where {expected.sha256} is registered: it was refused"
     if expected.sha256_prefix and not digests["sha256"].startswith(expected.sha256_prefix):
@@ -242,15 +281,22 @@ def disagreement(digests: dict, expected: Download) -> str | None:
 
 # ------------------------------------------------------------------------------------------------------------ progress
 class Progress:
-    """A line that is drawn over itself on a terminal, and a line every tenth in a log."""
+    """Progress of a download: a line that is overwritten on a terminal, or a line per tenth of the file in a log.
 
-    def __init__(self, name: str, total: int | None, say: Callable[[str], None]):
-        self.name, self.total, self.say = name, total, say
-        self.began, self.first, self.shown, self.tenth = time.monotonic(), None, 0.0, -1
+    Args:
+        name: of the file.
+        total: its size in bytes, or None if unknown.
+        start: bytes that were there before.
+        say: called with each line in a log.
+    """
+
+    def __init__(self, name: str, total: int | None, start: int, say: Say) -> None:
+        self.name, self.total, self.start, self.say = name, total, start, say
+        self.began, self.shown, self.tenth = time.monotonic(), 0.0, -1
 
     def at(self, done: int) -> None:
+        """Report that `done` bytes are there."""
         now = time.monotonic()
-        self.first = done if self.first is None else self.first
         finished = done == self.total
         if sys.stderr.isatty():
             if now - self.shown > 0.5 or finished:
@@ -261,7 +307,8 @@ class Progress:
             self.say(self.line(done, now))
 
     def line(self, done: int, now: float) -> str:
-        speed = (done - self.first) / max(now - self.began, 1e-3)
+        """Return the line for `done` bytes at the time `now`."""
+        speed = (done - self.start) / max(now - self.began, 1e-3)
         if not self.total:
             return f"{self.name}: {readable(done)}, {readable(speed)}/s"
         bar = "#" * (20 * done // self.total)

@@ -1,17 +1,20 @@
-"""MiDaS 3.1's dpt_beit_large_512 (arXiv 2307.14460: BEiT-L/16 and DPT's decoder) -> transformers' DPT in a folder."""
+"""Convert MiDaS 3.1's dpt_beit_large_512 (arXiv 2307.14460: BEiT-L/16 and DPT's decoder) to a DPT folder of transformers."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from magic123.priors.latent_diffusion import offline
 from magic123.records.errors import InputError
 from magic123.weights.checkpoint_file import check_complete, read_checkpoint, rename_all, save_tensors
 
-# Facts of MiDaS's model that no shape tells
+# Hyperparameters of MiDaS's model that do not follow from shapes
 HEAD_WIDTH, FACTORS, LAYER_NORM_EPSILON = 64, [4, 2, 1, 0.5], 1e-6
-# timm's own, of no use here: the classifier, and tables of indices that are computed from the size
+# timm's parameters that are not needed: the classifier, and index tables that follow from the size
 IGNORED = re.compile(r"pretrained\.model\.(head|fc_norm|norm)\..*|.*\.relative_position_index")
 BLOCK = {
     "gamma_1": "lambda_1", "gamma_2": "lambda_2", "norm1": "layernorm_before", "norm2": "layernorm_after",
@@ -22,7 +25,7 @@ BLOCK = {
 
 
 def dpt_name(key: str) -> str | None:
-    """transformers' (stored) name of a MiDaS parameter other than the joint qkv; None where it has none."""
+    """Return the name that transformers stores a MiDaS parameter under (except the joint qkv); None if it is unknown."""
     if key == "pretrained.model.cls_token":
         return "backbone.embeddings.cls_token"
     if found := re.fullmatch(r"pretrained\.model\.patch_embed\.proj\.(\w+)", key):
@@ -39,7 +42,7 @@ def dpt_name(key: str) -> str | None:
         return f"neck.reassemble_stage.layers.{int(found[1]) - 1}.{layer}.{found[3]}"
     if found := re.fullmatch(r"scratch\.layer(\d)_rn\.weight", key):
         return f"neck.convs.{int(found[1]) - 1}.weight"
-    # the original counts its fusion blocks from the finest, transformers from the coarsest
+    # MiDaS numbers its fusion blocks from the finest, transformers from the coarsest
     if found := re.fullmatch(r"scratch\.refinenet(\d)\.out_conv\.(\w+)", key):
         return f"neck.fusion_stage.layers.{4 - int(found[1])}.projection.{found[2]}"
     if found := re.fullmatch(r"scratch\.refinenet(\d)\.resConfUnit([12])\.conv([12])\.(\w+)", key):
@@ -50,8 +53,19 @@ def dpt_name(key: str) -> str | None:
     return None
 
 
-def convert(path: Path, out: Path) -> dict:
-    """Write config.json, preprocessor_config.json and model.safetensors into `out`. Raises InputError."""
+def convert(path: Path, out: Path) -> dict[str, object]:
+    """Write config.json, preprocessor_config.json and model.safetensors.
+
+    Args:
+        path: MiDaS's checkpoint.
+        out: folder to write into.
+
+    Returns:
+        The number of parameters, for the record of the conversion.
+
+    Raises:
+        InputError: the checkpoint is damaged or of another model.
+    """
     offline()
     from transformers import BeitConfig, DPTConfig, DPTForDepthEstimation, DPTImageProcessor
 
@@ -71,26 +85,25 @@ def convert(path: Path, out: Path) -> dict:
         fusion = state["scratch.layer1_rn.weight"].shape[0]
         inner = state["pretrained.model.blocks.0.mlp.fc1.weight"].shape[0]
     except (KeyError, IndexError) as error:
-        raise InputError(f"the checkpoint {path} is not laid out as MiDaS's DPT with a BEiT backbone ({error})") from error
+        raise InputError(f"the checkpoint {path} has another layout than MiDaS's DPT with BEiT ({error})") from error
     if layers % 4 or not layers:
-        raise InputError(
-            f"the checkpoint {path} has {layers} transformer blocks where a multiple of 4 is needed: another model"
-        )
+        raise InputError(f"the checkpoint {path} has {layers} transformer blocks, not a multiple of 4, so it is another model")
+    backbone: dict[str, Any] = dict(  # typed loosely: BeitConfig's own signature does not have out_features
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, width // HEAD_WIDTH),
+        image_size=side,
+        patch_size=patch,
+        use_relative_position_bias=True,
+        use_absolute_position_embeddings=False,
+        layer_scale_init_value=0.1,
+        layer_norm_eps=LAYER_NORM_EPSILON,
+        reshape_hidden_states=False,
+        out_features=[f"stage{(quarter + 1) * layers // 4}" for quarter in range(4)],
+    )
     config = DPTConfig(
-        backbone_config=BeitConfig(
-            hidden_size=width,
-            intermediate_size=inner,
-            num_hidden_layers=layers,
-            num_attention_heads=max(1, width // HEAD_WIDTH),
-            image_size=side,
-            patch_size=patch,
-            use_relative_position_bias=True,
-            use_absolute_position_embeddings=False,
-            layer_scale_init_value=0.1,
-            layer_norm_eps=LAYER_NORM_EPSILON,
-            reshape_hidden_states=False,
-            out_features=[f"stage{(quarter + 1) * layers // 4}" for quarter in range(4)],
-        ),
+        backbone_config=BeitConfig(**backbone),
         neck_hidden_sizes=neck,
         fusion_hidden_size=fusion,
         reassemble_factors=FACTORS,
@@ -104,11 +117,13 @@ def convert(path: Path, out: Path) -> dict:
     )
     config.save_pretrained(out)
     save_tensors(renamed, out / "model.safetensors")
-    loaded, report = DPTForDepthEstimation.from_pretrained(out, local_files_only=True, output_loading_info=True)
-    wrong = {kind: sorted(map(str, report[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
-    if found := next(((kind, names) for kind, names in wrong.items() if names), None):
-        raise InputError(f"the checkpoint {path}: {len(found[1])} {found[0].replace('_', ' ')} (the first is {found[1][0]})")
-    parameters = dict(loaded.named_parameters())
+    loaded: Any = DPTForDepthEstimation.from_pretrained(out, local_files_only=True, output_loading_info=True)
+    model: DPTForDepthEstimation = loaded[0]  # annotated as the model alone, though it is a pair here
+    report: dict[str, set[str]] = loaded[1]
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if names := sorted(map(str, report[problem])):
+            raise InputError(f"the checkpoint {path}: {len(names)} {problem.replace('_', ' ')} (the first is {names[0]})")
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
     check_complete(parameters, {name: value.shape for name, value in parameters.items()}, "the depth model", path)
     DPTImageProcessor(
         size={"height": side, "width": side},

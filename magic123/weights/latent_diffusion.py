@@ -1,7 +1,7 @@
-"""Names of latent diffusion checkpoints (arXiv 2112.10752) -> diffusers' names: UNet and autoencoder; CLIP's image tower.
+"""Map parameter names of latent diffusion (arXiv 2112.10752) to diffusers' names, and those of CLIP to transformers' names.
 
-Notation: a UNet has L levels of R residual blocks on the way down and R + 1 on the way up. The original numbers its blocks
-through: input block 1 + level (R + 1) + j is residual block j of a level, the one after the last is the downsampling.
+A UNet has L levels, with R residual blocks each on the way down and R + 1 on the way up. Latent diffusion numbers its blocks
+consecutively: input block 1 + level (R + 1) + j is residual block j of a level, and the one after the last is its downsampling.
 """
 
 from __future__ import annotations
@@ -25,24 +25,38 @@ VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "p
 
 @dataclass(frozen=True)
 class UNetPlan:
-    """What the shapes of a UNet's parameters tell about it."""
+    """The architecture of a UNet, as far as the shapes of its parameters determine it.
 
-    channels: tuple[int, ...]  # of each level
-    blocks: int  # residual blocks of a level
-    attends: tuple[bool, ...]  # whether a level has cross attention
+    Attributes:
+        channels: of each level.
+        blocks: residual blocks per level.
+        attends: whether each level has cross attention.
+        in_channels: of the input.
+        out_channels: of the output.
+        context: width of a context token.
+    """
+
+    channels: tuple[int, ...]
+    blocks: int
+    attends: tuple[bool, ...]
     in_channels: int
     out_channels: int
     context: int
 
 
 def plan_of_unet(state: dict[str, Tensor]) -> UNetPlan:
-    """Read the plan off a UNet's parameters (original names). Raises KeyError or ValueError where they are not one's."""
+    """Return the architecture of a UNet from its parameters under their original names.
+
+    Raises:
+        KeyError: a parameter is missing.
+        ValueError: the levels differ in their number of blocks, or there are no blocks.
+    """
     last = max(int(key.split(".")[1]) for key in state if key.startswith("input_blocks."))
     downs = [i for i in range(1, last + 1) if f"input_blocks.{i}.0.op.weight" in state]
     blocks = downs[0] - 1 if downs else last
     starts = range(1, last + 1, blocks + 1)
     if blocks < 1 or [start - 1 for start in starts][1:] != downs:
-        raise ValueError("its levels are not of one length")
+        raise ValueError("its levels differ in their number of blocks")
     context = next(value for key, value in state.items() if key.endswith("attn2.to_k.weight"))
     return UNetPlan(
         channels=tuple(state[f"input_blocks.{i}.0.in_layers.2.weight"].shape[0] for i in starts),
@@ -55,10 +69,10 @@ def plan_of_unet(state: dict[str, Tensor]) -> UNetPlan:
 
 
 def unet_name(key: str, plan: UNetPlan) -> str | None:
-    """diffusers' name of a UNet parameter; None where it has none."""
-    for theirs, ours in UNET_OUTSIDE.items():
-        if key.startswith(f"{theirs}."):
-            return f"{ours}.{key.rsplit('.', 1)[1]}"
+    """Return the name of a UNet parameter in diffusers; None if it is unknown."""
+    for original, renamed in UNET_OUTSIDE.items():
+        if key.startswith(f"{original}."):
+            return f"{renamed}.{key.rsplit('.', 1)[1]}"
     if found := re.fullmatch(r"middle_block\.([012])\.(.+)", key):
         return _inside(f"mid_block.{UNET_MIDDLE[found[1]]}", found[2])
     if not (found := re.fullmatch(r"(input|output)_blocks\.(\d+)\.(\d)\.(.+)", key)):
@@ -76,7 +90,7 @@ def unet_name(key: str, plan: UNetPlan) -> str | None:
 
 
 def _inside(block: str, rest: str) -> str | None:
-    """Parameters of one residual block or transformer; the latter are called the same in both."""
+    """Return the name of a parameter of a residual block or transformer; those of transformers are the same in both."""
     if ".attentions." in block:
         return f"{block}.{rest}"
     name, _, part = rest.rpartition(".")
@@ -84,7 +98,7 @@ def _inside(block: str, rest: str) -> str | None:
 
 
 def vae_name(key: str, levels: int) -> str | None:
-    """diffusers' name of an autoencoder parameter; None where it has none."""
+    """Return the name of an autoencoder parameter in diffusers; None if it is unknown. `levels` is their number."""
     if re.fullmatch(r"(post_)?quant_conv\.\w+", key) or re.fullmatch(r"(en|de)coder\.conv_(in|out)\.\w+", key):
         return key
     if found := re.fullmatch(r"(encoder|decoder)\.norm_out\.(\w+)", key):
@@ -97,7 +111,7 @@ def vae_name(key: str, levels: int) -> str | None:
         block = f"encoder.down_blocks.{found[1]}"
         return f"{block}.downsamplers.0.{found[4]}" if found[3] else f"{block}.resnets.{found[2]}.{_vae_resnet(found[4])}"
     if found := re.fullmatch(r"decoder\.up\.(\d+)\.(?:block\.(\d+)|(upsample))\.(.+)", key):
-        block = f"decoder.up_blocks.{levels - 1 - int(found[1])}"  # the original counts from the finest level
+        block = f"decoder.up_blocks.{levels - 1 - int(found[1])}"  # latent diffusion counts from the finest level
         return f"{block}.upsamplers.0.{found[4]}" if found[3] else f"{block}.resnets.{found[2]}.{_vae_resnet(found[4])}"
     return None
 
@@ -107,7 +121,7 @@ def _vae_resnet(rest: str) -> str:
 
 
 def vae_value(name: str, value: Tensor) -> Tensor:
-    """The original's attention is made of 1 x 1 convolutions, diffusers' of matrices."""
+    """Return a parameter as diffusers expects it: attention uses matrices, not the original's 1 x 1 convolutions."""
     return value[..., 0, 0] if ".attentions." in name and value.dim() == 4 else value
 
 
@@ -123,7 +137,7 @@ CLIP_BLOCK = {
 
 
 def image_tower(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """OpenAI's CLIP image tower under transformers' CLIPVisionModelWithProjection names; None where a name is unknown."""
+    """Rename OpenAI's CLIP image tower for transformers' CLIPVisionModelWithProjection; None if a name is unknown."""
     out = {}
     for key, value in state.items():
         if key == "proj":

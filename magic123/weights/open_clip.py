@@ -1,4 +1,4 @@
-"""An open_clip checkpoint as the hub holds it (open_clip_pytorch_model.bin) -> the same in safetensors."""
+"""Convert an open_clip checkpoint from the Hugging Face hub (open_clip_pytorch_model.bin) to safetensors."""
 
 from __future__ import annotations
 
@@ -13,8 +13,19 @@ from magic123.weights.checkpoint_file import check_complete, read_checkpoint, sa
 CONFIG, BEFORE, AFTER = "open_clip_config.json", "open_clip_pytorch_model.bin", "open_clip_model.safetensors"
 
 
-def convert(folder: Path, out: Path) -> dict:
-    """Write open_clip_config.json and open_clip_model.safetensors into `out`. Raises InputError."""
+def convert(folder: Path, out: Path) -> dict[str, object]:
+    """Write open_clip_config.json and open_clip_model.safetensors.
+
+    Args:
+        folder: the configuration and the checkpoint as downloaded.
+        out: folder to write into.
+
+    Returns:
+        The number of parameters, for the record of the conversion.
+
+    Raises:
+        InputError: a file is missing or damaged, or they do not fit each other.
+    """
     import open_clip
 
     try:
@@ -23,7 +34,7 @@ def convert(folder: Path, out: Path) -> dict:
         with torch.device("meta"):
             network = open_clip.CLIP(**architecture)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / CONFIG} does not describe a CLIP model ({error!r}); fetch it again") from error
+        raise InputError(f"{folder / CONFIG} does not describe a CLIP model ({error!r}); download it again") from error
     state = {key.removeprefix("module."): value for key, value in read_checkpoint(folder / BEFORE).items()}
     check_complete(state, {name: value.shape for name, value in network.state_dict().items()}, "CLIP", folder / BEFORE)
     out.mkdir(parents=True, exist_ok=True)

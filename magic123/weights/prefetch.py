@@ -1,7 +1,7 @@
-"""What a run needs from elsewhere, where it comes from, and how it is fetched and proved. No torch here.
+"""Determine which weights and dataset files a run needs, download them and verify them. This module does not import torch.
 
-Hashes that the registry does not know are written to weights/locks/NAME.json when a file first arrives, and enforced from
-then on, also after the files were deleted. A finished entry has a receipt with the hash of every file.
+A hash that the registry does not have is recorded in weights/locks/NAME.json at the first download and enforced afterwards,
+even after the files were deleted. A complete entry has a receipt with the hash of every file.
 """
 
 from __future__ import annotations
@@ -16,31 +16,44 @@ from magic123.records.files import write_json
 from magic123.run.manifest import FETCHED, HASHES
 from magic123.run.suite import Suite
 from magic123.settings.registry import Download, Weights, readable, url_of
-from magic123.weights.download import check_room, disagreement, download, file_digests
+from magic123.weights.download import check_free_space, disagreement, download, file_digests
 
 LOCKS = Path("weights/locks")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A file of a dataset that can be fetched."""
+class DatasetFile:
+    """A file of a dataset that can be downloaded.
+
+    Attributes:
+        dataset: its name.
+        path: of the file, relative to the working directory.
+        url: its address.
+        sha256: its registered hash.
+        source: its origin and licence, for people.
+    """
 
     dataset: str
-    path: str  # from the working directory
+    path: str
     url: str
     sha256: str
-    source: str  # where it comes from, and its licence
+    source: str
 
 
 def weights_needed(suite: Suite) -> dict[str, list[str]]:
-    """The weights of a run and what asks for each, bases of a conversion included, in the order of the chain."""
-    settings, asked = suite.settings, {}
+    """Return the weights of a run, including those that others are converted from, in the order in which they are needed.
 
-    def ask(name: str, by: str) -> None:
+    Returns:
+        Name of the weights -> what needs them: methods, "prepare (...)", "invert", "score", or converted weights.
+    """
+    settings = suite.settings
+    needed: dict[str, list[str]] = {}
+
+    def ask(name: str, user: str) -> None:
         if (base := suite.weights[name].made_from) is not None:
             ask(base, name)
-        if by not in asked.setdefault(name, []):
-            asked[name].append(by)
+        if user not in needed.setdefault(name, []):
+            needed[name].append(user)
 
     for use, name in suite.prepare_weights().items():
         ask(name, f"prepare ({use})")
@@ -52,44 +65,44 @@ def weights_needed(suite: Suite) -> dict[str, list[str]]:
                 ask(prior.weights, method)
     for name in settings.score.weights:
         ask(name, "score")
-    return asked
+    return needed
 
 
-def pictures_needed(suite: Suite) -> list[Picture]:
-    """The files of a run's examples that their dataset knows where to fetch, and that the settings ask for."""
-    found = []
+def dataset_files_needed(suite: Suite) -> list[DatasetFile]:
+    """Return the files of a run's examples that the settings ask for and whose addresses the datasets have."""
+    files = []
     for dataset, names in suite.examples.items():
         for row in (suite.row(dataset, name) for name in names):
             for column in FETCHED:
                 if column in suite.files_asked(row) and (url := row.address_of(column)):
                     path = suite.path_of(getattr(row, column))
-                    found.append(Picture(dataset, path, url, getattr(row, HASHES[column]), row.source))
-    return found
+                    files.append(DatasetFile(dataset, path, url, getattr(row, HASHES[column]), row.source))
+    return files
 
 
-def absent(suite: Suite) -> list[str]:
-    """The entries of a run's weights that are not there yet."""
-    return [name for name in weights_needed(suite) if not is_there(suite.weights[name])]
+def missing_weights(suite: Suite) -> list[str]:
+    """Return the names of the weights that a run needs and that are not complete."""
+    return [name for name in weights_needed(suite) if not is_complete(suite.weights[name])]
 
 
-def is_there(entry: Weights) -> bool:
-    """Whether an entry's files are all there (by name; fetching compares their hashes)."""
+def is_complete(entry: Weights) -> bool:
+    """Return whether all files of an entry and its receipt exist. Hashes are compared by `fetch_weights`, not here."""
     names = [Path(entry.path) / file for file in entry.names]
     return all(file.is_file() for file in names) and (entry.origin == "shipped" or Path(entry.receipt).is_file())
 
 
 # ----------------------------------------------------------------------------------------------------------- the list
 def listing(suite: Suite) -> str:
-    """Everything that the run takes from elsewhere, as text: state, size, licence, source and who asks."""
-    lines, needed, missing = [], weights_needed(suite), 0
-    for name, asked in needed.items():
+    """Return a list, as text, of all that a run downloads: state, size, licence, source and what needs it."""
+    lines, needed, missing_bytes = [], weights_needed(suite), 0
+    for name, users in needed.items():
         entry = suite.weights[name]
         if entry.origin == "shipped":
             continue
-        there = is_there(entry)
-        missing += 0 if there else entry.size
+        complete = is_complete(entry)
+        missing_bytes += 0 if complete else entry.size
         licence = entry.licence + (" [NON-COMMERCIAL]" if entry.non_commercial else "")
-        lines.append(f"{name}  ({'there' if there else readable(entry.size)})")
+        lines.append(f"{name}  ({'there' if complete else readable(entry.size)})")
         lines.append(f"    licence  {licence}" + (f"; accept it at {entry.gated} and set HF_TOKEN" if entry.gated else ""))
         if entry.made_from:
             lines.append(f"    made     from {entry.made_from}, here")
@@ -98,21 +111,21 @@ def listing(suite: Suite) -> str:
             lines.append(f"    {'source' if not number else 'mirror'}   {shown}")
         if entry.origin == "fetched":
             lines.append(f"    files    {len(entry.downloads)}; hashes: {proof_of(entry)}")
-        lines.append(f"    for      {', '.join(asked[:3])}" + (f" and {len(asked) - 3} more" if len(asked) > 3 else ""))
-    pictures = pictures_needed(suite)
-    for dataset in dict.fromkeys(picture.dataset for picture in pictures):
-        own = [picture for picture in pictures if picture.dataset == dataset]
-        there = sum(Path(picture.path).is_file() for picture in own)
+        lines.append(f"    for      {', '.join(users[:3])}" + (f" and {len(users) - 3} more" if len(users) > 3 else ""))
+    files = dataset_files_needed(suite)
+    for dataset in dict.fromkeys(file.dataset for file in files):
+        own = [file for file in files if file.dataset == dataset]
+        there = sum(Path(file.path).is_file() for file in own)
         size = sum(suite.row(dataset, name).megabytes for name in suite.examples[dataset])
         lines.append(f"{dataset}  ({there} of {len(own)} files there; the whole is {readable(size * 1e6)})")
         lines.append(f"    source   {own[0].url} and so on; hashes: {len(own)} registered")
         lines.append(f"    licence  {own[0].source}")
-    total = f"{readable(missing)} to fetch and convert" if missing else "nothing to fetch"
-    return "\n".join([*lines, f"{len(needed)} sets of weights, {len(pictures)} files of datasets: {total}"])
+    total = f"{readable(missing_bytes)} to fetch and convert" if missing_bytes else "nothing to fetch"
+    return "\n".join([*lines, f"{len(needed)} sets of weights, {len(files)} files of datasets: {total}"])
 
 
 def proof_of(entry: Weights) -> str:
-    """How many of the files have a registered hash, and what stands for the rest."""
+    """Return how many files of an entry have a registered hash, and how the others are verified."""
     downloads = list(entry.downloads.values())
     whole = sum(download.known for download in downloads)
     partly = sum(not download.known and bool(download.sha256_prefix or download.md5) for download in downloads)
@@ -123,37 +136,60 @@ def proof_of(entry: Weights) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ fetching
 def fetch_all(suite: Suite, say: Callable[[str], None]) -> None:
-    """Fetch whatever the run needs and lacks, once it is clear that there is room for all of it. Raises InputError."""
-    wanted = [name for name in absent(suite) if suite.weights[name].origin == "fetched"]
+    """Download all that a run needs and that is missing, if there is space for all of it.
+
+    Args:
+        suite: the run.
+        say: called with each line of progress.
+
+    Raises:
+        InputError: there is not enough space, or a download fails.
+    """
+    missing = [name for name in missing_weights(suite) if suite.weights[name].origin == "fetched"]
     for name in weights_needed(suite):
-        if suite.weights[name].origin == "shipped" and not is_there(suite.weights[name]):
+        if suite.weights[name].origin == "shipped" and not is_complete(suite.weights[name]):
             raise InputError(
                 f"the weights {name} belong to the repository, but {suite.weights[name].path} lacks files; clone it again"
             )
-    room_for(suite)
-    for name in wanted:
+    check_space(suite)
+    for name in missing:
         fetch_weights(name, suite.weights[name], say)
-    for picture in pictures_needed(suite):
-        fetch_picture(Path(picture.path), picture.url, picture.sha256, say)
+    for file in dataset_files_needed(suite):
+        fetch_dataset_file(Path(file.path), file.url, file.sha256, say)
 
 
-def room_for(suite: Suite) -> None:
-    """InputError unless all that is missing, converted weights included, fits on the disk."""
-    check_room(Path("weights"), sum(suite.weights[name].size for name in absent(suite)))
+def check_space(suite: Suite) -> None:
+    """Check that all missing weights of a run, converted ones included, fit on the disk.
+
+    Raises:
+        InputError: they do not.
+    """
+    check_free_space(Path("weights"), sum(suite.weights[name].size for name in missing_weights(suite)))
 
 
 def fetch_weights(name: str, entry: Weights, say: Callable[[str], None], locks: Path = LOCKS) -> None:
-    """Fetch and prove one entry, and write its receipt. Files that are there are compared, never replaced."""
+    """Download and verify the files of one entry, and write its receipt. Existing files are verified, never replaced.
+
+    Args:
+        name: of the entry.
+        entry: of the weights registry.
+        say: called with each line of progress.
+        locks: folder of the recorded hashes.
+
+    Raises:
+        InputError: a file cannot be downloaded, does not fit on the disk or has another hash.
+    """
     folder, lock = Path(entry.path), locks / f"{name}.json"
     recorded = read_lock(lock)
-    check_room(folder, sum(size_left(folder / file, expected) for file, expected in entry.downloads.items()))
+    check_free_space(folder, sum(bytes_left(folder / file, expected) for file, expected in entry.downloads.items()))
     for file, registered in entry.downloads.items():
-        target, expected = folder / file, enforced(registered, recorded.get(file))
+        target, expected = folder / file, with_recorded_hash(registered, recorded.get(file))
         check_inside(folder, target)
         if target.is_file():
             digests = file_digests(target)
             if problem := disagreement(digests, expected):
-                raise InputError(f"{target} is there, but {problem}; move it away, and it is fetched again")
+                raise InputError(f"{target} exists, but {problem}; move it away to download it again")
+            sha256, size = digests["sha256"], digests["bytes"]
             url = recorded.get(file, {}).get("source", "found in place")
             say(
                 f"{target}: there already, its hash agrees"
@@ -161,38 +197,42 @@ def fetch_weights(name: str, entry: Weights, say: Callable[[str], None], locks: 
                 else f"{target}: there already; its hash is now recorded"
             )
         else:
-            digest, url = download([url_of(source, file) for source in entry.sources], target, expected, say, gated=entry.gated)
-            digests = {"sha256": digest, "bytes": target.stat().st_size}
+            sha256, url = download([url_of(source, file) for source in entry.sources], target, expected, say, gated=entry.gated)
+            size = target.stat().st_size
             say(
                 f"{target}: fetched, "
                 + ("its hash agrees" if expected.sha256 else f"its hash is recorded in {lock} and enforced from now on")
             )
-        recorded[file] = {"sha256": digests["sha256"], "bytes": digests["bytes"], "source": url, "registered": registered.known}
+        recorded[file] = {"sha256": sha256, "bytes": size, "source": url, "registered": registered.known}
         write_json(lock, recorded)
     receipt = {file: {key: recorded[file][key] for key in ("sha256", "bytes")} for file in entry.downloads}
     write_json(Path(entry.receipt), {"weights": name, "files": receipt})
 
 
-def fetch_picture(path: Path, url: str, sha256: str, say: Callable[[str], None]) -> None:
-    """Fetch one file of a dataset, whose hash the dataset knows."""
+def fetch_dataset_file(path: Path, url: str, sha256: str, say: Callable[[str], None]) -> None:
+    """Download and verify one file of a dataset, unless it exists.
+
+    Raises:
+        InputError: the file cannot be downloaded, or the existing file has another hash.
+    """
     expected = Download(gigabytes=0.02, sha256=sha256)
     if path.is_file():
         if problem := disagreement(file_digests(path), expected):
-            raise InputError(f"{path} is there, but {problem}; move it away, and it is fetched again")
+            raise InputError(f"{path} exists, but {problem}; move it away to download it again")
         return
     download([url], path, expected, say)
 
 
-def enforced(registered: Download, recorded: dict | None) -> Download:
-    """What a file must be: as registered, and where the registry does not know, as it was when it first came."""
+def with_recorded_hash(registered: Download, recorded: dict | None) -> Download:
+    """Return the expected size and hash of a file: the registered ones, or those recorded at its first download."""
     if recorded is None or registered.known:
         return registered
     size = {"bytes": recorded["bytes"], "gigabytes": None} if registered.bytes is None else {}
     return registered.model_copy(update={"sha256": recorded["sha256"], **size})
 
 
-def size_left(target: Path, expected: Download) -> int:
-    """Bytes that are still to come for a file."""
+def bytes_left(target: Path, expected: Download) -> int:
+    """Return how many bytes of a file remain to be downloaded."""
     if target.is_file():
         return 0
     part = target.with_name(f"{target.name}.part")
@@ -200,24 +240,32 @@ def size_left(target: Path, expected: Download) -> int:
 
 
 def check_inside(folder: Path, target: Path) -> None:
-    """InputError where a link inside `folder` leads the target out of it."""
+    """Check that no symbolic link inside `folder` leads the target out of it.
+
+    Raises:
+        InputError: one does.
+    """
     if not target.parent.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{target} would be written outside {folder}: a link there leads elsewhere; remove it")
 
 
 def read_lock(lock: Path) -> dict:
-    """Hashes recorded at earlier downloads: {file: {"sha256", "bytes", "source", "registered"}}."""
+    """Return the hashes recorded at earlier downloads: {file: {"sha256", "bytes", "source", "registered"}}.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     if not lock.exists():
         return {}
     try:
-        found = json.loads(lock.read_text(encoding="utf-8"))
-        return {file: {**entry, "sha256": entry["sha256"], "bytes": int(entry["bytes"])} for file, entry in found.items()}
+        recorded = json.loads(lock.read_text(encoding="utf-8"))
+        return {file: {**entry, "sha256": entry["sha256"], "bytes": int(entry["bytes"])} for file, entry in recorded.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{lock} is damaged ({error!r}): restore it, or delete it to trust the next download") from error
 
 
-def write_receipt(name: str, entry: Weights, files: Iterable[str], **more) -> None:
-    """The receipt of converted weights; `more` says what they were made from."""
+def write_receipt(name: str, entry: Weights, files: Iterable[str], **more: object) -> None:
+    """Write the receipt of converted weights: the hash and size of each file, and `more`, such as what they were made from."""
     digests = {file: file_digests(Path(entry.path) / file) for file in files}
-    content = {file: {key: digest[key] for key in ("sha256", "bytes")} for file, digest in digests.items()}
+    content = {file: {"sha256": digest["sha256"], "bytes": digest["bytes"]} for file, digest in digests.items()}
     write_json(Path(entry.receipt), {"weights": name, "files": content, **more})

@@ -158,7 +158,7 @@ def test_the_demo_can_run_here(repository, monkeypatch, capsys):
 
 def test_weights_that_are_needed_and_not_there_end_with_status_1(repository, monkeypatch, capsys):
     monkeypatch.chdir(repository)
-    monkeypatch.setattr("magic123.commands.doctor.is_there", lambda entry: entry.kind != "zero123")
+    monkeypatch.setattr("magic123.commands.doctor.is_complete", lambda entry: entry.kind != "zero123")
     assert main(["doctor", "config/demo-full.yaml"]) == 1
     captured = capsys.readouterr()
     assert "weights miniature-zero123 is broken" in captured.err and captured.err.count("\n") == 1

@@ -12,7 +12,7 @@ from magic123.__main__ import main
 from magic123.records.errors import InputError
 from magic123.run.estimate import cost_of, load_times, optimisations
 from magic123.run.suite import Suite, read_suite
-from magic123.weights.prefetch import listing, pictures_needed, weights_needed
+from magic123.weights.prefetch import dataset_files_needed, listing, weights_needed
 
 PAPER = Path("config/paper.yaml")
 
@@ -110,7 +110,7 @@ def test_everything_the_paper_takes_from_elsewhere_is_listed(suite_of) -> None:
     assert "dpt-beit-large-512" not in entries  # the stored depths are used
     assert "dpt-beit-large-512" in weights_needed(suite_of({"prepare": {"settings": {"depth": "dpt"}}}))
     for dataset, count in (("nerf4", 4), ("realfusion15", 15)):
-        assert len([picture for picture in pictures_needed(suite) if picture.path.endswith("rgba.png")]) == 19
+        assert len([file for file in dataset_files_needed(suite) if file.path.endswith("rgba.png")]) == 19
         assert "Apache-2.0" in entries[dataset] and "the whole is" in entries[dataset] and count == len(suite.examples[dataset])
 
 

@@ -20,7 +20,7 @@ from magic123.settings.registry import Download
 from magic123.settings.settings_file import read_yaml
 from magic123.weights import download as download_module
 from magic123.weights import prefetch
-from magic123.weights.download import check_room, download
+from magic123.weights.download import check_free_space, download
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONTENT = bytes(range(256)) * 12000  # 3 MB, three chunks
@@ -255,8 +255,8 @@ def test_a_full_disk_is_said_before_anything_is_written(server: Server, tmp_path
         download([f"{server.url}/m.bin"], tmp_path / "m.bin", known(), lines.append)
     assert not any(path.stat().st_size for path in tmp_path.iterdir())
     with pytest.raises(InputError):
-        check_room(tmp_path / "not" / "there" / "yet", 2_000_000)
-    check_room(tmp_path, 999_999)
+        check_free_space(tmp_path / "not" / "there" / "yet", 2_000_000)
+    check_free_space(tmp_path, 999_999)
 
 
 def test_a_redirect_must_stay_secure(server: Server, tmp_path: Path, lines: list[str]) -> None:
