@@ -1,7 +1,7 @@
-"""How fast a stage's steps are on this machine, where the time goes, and how far that is from what arithmetic allows.
+"""Measure how fast the steps of a stage are on this machine, which parts take the time, and how fast they could be.
 
-Steps are the loop's own (`optimise`), on priors with random weights and an object made for it. Steps per second are taken
-without looking inside; shares from other steps, which wait for the device at the end of each part.
+The steps are those of `optimise`, with priors of random weights and a synthetic object. Steps per second are measured without
+instrumentation; the share of each part is measured in other steps, which synchronise with the device after each part.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import torch
 
@@ -28,7 +28,7 @@ from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.priors import Speed
 from magic123.settings.stage import OptimisedStage, PointsStage, Stage
 
-# What "small" lays over a stage: seconds on a CPU.
+# Overrides of a stage at the size "small", which takes seconds on a CPU.
 SMALL = {
     "resolution": 24,
     "field": {"hidden": 16, "grid": {"levels": 4, "log2_entries": 10, "base_resolution": 4, "finest_resolution": 32}},
@@ -41,18 +41,25 @@ Optimised = TypeVar("Optimised", bound=OptimisedStage)
 
 
 class Clock:
-    """Seconds that each part took, the device's work included. What is timed inside another part is not counted twice."""
+    """Seconds of each part, including the device's work. Time of a nested part is not counted in the outer one.
 
-    def __init__(self, device: torch.device):
-        self.device, self.seconds, self._inner = device, defaultdict(float), 0.0
+    Attributes:
+        seconds: name of a part -> seconds so far.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self._inner = device, 0.0
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def now(self) -> float:
+        """Return the time in seconds after the device has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
+        """Add the time of the block to the part of that name."""
         outer, self._inner, began = self._inner, 0.0, self.now()
         yield
         spent = self.now() - began
@@ -61,25 +68,26 @@ class Clock:
 
 
 class Timed:
-    """Something whose named methods are timed as parts; all else is its own."""
+    """A wrapper that times some methods of an object as parts; `parts` maps the method's name to the part's."""
 
-    def __init__(self, thing: Any, clock: Clock, parts: dict[str, str]):
-        self._thing, self._clock, self._parts = thing, clock, parts
+    def __init__(self, wrapped: object, clock: Clock, parts: dict[str, str]) -> None:
+        self._wrapped, self._clock, self._parts = wrapped, clock, parts
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(self._thing, name)
+        """Return an attribute of the wrapped object, timed if it is one of the methods."""
+        value = getattr(self._wrapped, name)
         if name not in self._parts:
             return value
 
-        def timed(*arguments, **keywords):
+        def timed(*args: object, **kwargs: object) -> object:
             with self._clock.part(self._parts[name]):
-                return value(*arguments, **keywords)
+                return value(*args, **kwargs)
 
         return timed
 
 
 def small(stage: Optimised) -> Optimised:
-    """The stage at the size of SMALL, its priors in float32."""
+    """Return the stage with the overrides of SMALL and its priors in float32."""
     values = stage.model_dump()
     for key, value in SMALL.items():
         if key not in type(stage).model_fields:
@@ -89,21 +97,21 @@ def small(stage: Optimised) -> Optimised:
     return type(stage)(**values | {"ladder": ()})
 
 
-def peak_memory(where: torch.device) -> int:
-    """Bytes: of a card what was reserved there since its count was reset, else what the process ever had."""
-    if where.type == "cuda":
-        return torch.cuda.max_memory_reserved(where)
+def peak_memory(device: torch.device) -> int:
+    """Return bytes: reserved on a CUDA device since its statistics were reset, or the peak of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def machine(where: torch.device) -> dict[str, Any]:
-    """What measured it, plain data."""
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else platform.processor() or platform.machine()
+def machine(device: torch.device) -> dict[str, Any]:
+    """Return the device, the number of threads and cores, and the version of torch, as plain data."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {"device": name, "threads": torch.get_num_threads(), "cores": os.cpu_count(), "torch": torch.__version__}
 
 
 def ball(size: int) -> Example:
-    """A shaded ball on white, with its depth: something for the losses on the known view to look at."""
+    """Return a synthetic example of size x size pixels: a shaded ball on white, with its depth."""
     y, x = torch.meshgrid(*[(torch.arange(size) + 0.5) * (2 / size) - 1] * 2, indexing="ij")
     height = (0.36 - x * x - y * y).clamp_min(0).sqrt()[..., None] / 0.6
     alpha = (height > 0).float()
@@ -114,16 +122,33 @@ def ball(size: int) -> Example:
 def measure(
     stage: Stage, size: Size, device: str, *, steps: int, warmup: int, at: float, seed: int = 0, speed: Speed | None = None
 ) -> dict[str, Any]:
-    """Runs `warmup` + 2 `steps` steps from the share `at` of the stage on; plain data. Raises InputError, NonFinite.
+    """Run `warmup` + 2 `steps` steps and measure them.
 
-    The scene is untrained and its occupancy grid looked at once: a trained one has fewer samples.
+    The scene is untrained and its occupancy grid is updated once; a trained scene takes fewer samples per ray.
+
+    Args:
+        stage: its settings.
+        size: "full" for the shapes of the published models, or "small".
+        device: torch's name of the device.
+        steps: to measure without instrumentation, and again with it.
+        warmup: steps before the measurement.
+        at: where in the stage to begin, as a fraction of its steps.
+        seed: of all random numbers.
+        speed: settings of speed; by default those of `Speed`.
+
+    Returns:
+        Plain data: steps per second, seconds per step, shares of the parts, memory, and what was measured.
+
+    Raises:
+        InputError: the stage cannot be measured by itself, or has too few steps.
+        NonFinite: too many gradients in a row were not finite.
     """
     if not isinstance(stage, OptimisedStage):
-        raise InputError(f"a {stage.scene} scene has nothing to optimise, so there is nothing to measure")
+        raise InputError(f"a {stage.scene} scene has no parameters to optimise, so there is nothing to measure")
     if isinstance(stage, PointsStage):
-        raise InputError("points are lifted from a trained stage: without one there is nothing to measure")
+        raise InputError("points are lifted from a trained stage, so they cannot be measured without one")
     if unknown := {prior.kind for prior in stage.priors.values() if prior.weight} - set(get_args(Kind)):
-        raise InputError(f"there is no {min(unknown)} with random weights to measure: take a stage without it")
+        raise InputError(f"{min(unknown)} cannot be measured with random weights; choose a stage without it")
     if size == "small":
         stage = small(stage)
     where = torch.device(device)
@@ -132,8 +157,9 @@ def measure(
     example = ball(round(stage.resolution * stage.reference_scale))
     scene = build_scene(stage).to(where)
     reference = reference_view(example, stage, where)
+    camera = None if reference is None else reference.camera
     priors = {
-        name: random_prior(settings.kind, size, dtype=settings.dtype, device=where, reference=reference.camera, seed=seed)
+        name: random_prior(cast(Kind, settings.kind), size, dtype=settings.dtype, device=where, reference=camera, seed=seed)
         for name, settings in stage.priors.items()
         if settings.weight
     }
@@ -143,8 +169,7 @@ def measure(
     first = max(int(at * stage.steps), stage.reference_warmup)
     if first + warmup + 2 * steps > stage.steps:
         raise InputError(
-            f"{warmup} + 2 x {steps} steps from step {first} on pass the stage's end at {stage.steps}: "
-            "ask for fewer, or lower --at"
+            f"{warmup} + 2 x {steps} steps from step {first} exceed the stage's {stage.steps}: use fewer steps, or lower --at"
         )
     if isinstance(scene, NeRF):
         scene.occupancy.update(scene.field.density, generator)
@@ -152,22 +177,24 @@ def measure(
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
 
-    def one(step: int) -> None:
+    def run_step(step: int) -> None:
         scene.before_step(step, stage.steps, generator)
         differentiate(scene, reference, priors, stage, step, generator, optimizer)
         optimizer.step()
 
     for step in range(first, first + warmup):
-        one(step)
+        run_step(step)
     seconds: dict[str, list[float]] = {"known view": [], "novel view": []}
     began = clock.now()
     for step in range(first + warmup, first + warmup + steps):
-        one(step)
+        run_step(step)
     whole = clock.now() - began
     peak = peak_memory(where)
 
-    looked = Timed(scene, clock, {"render": "render", "regularizers": "losses"})
-    asked = {name: Timed(prior, clock, {"encode": f"{name} VAE", "noise": f"{name} UNet"}) for name, prior in priors.items()}
+    timed_scene: Any = Timed(scene, clock, {"render": "render", "regularizers": "losses"})
+    timed_priors: dict[str, Any] = {
+        name: Timed(prior, clock, {"encode": f"{name} VAE", "noise": f"{name} UNet"}) for name, prior in priors.items()
+    }
     shares: dict[str, dict[str, float]] = {}
     for step in range(first + warmup + steps, first + warmup + 2 * steps):
         view = "known view" if sees_reference(step, stage) else "novel view"
@@ -177,7 +204,7 @@ def measure(
             scene.before_step(step, stage.steps, generator)
         optimizer.zero_grad(set_to_none=True)
         with clock.part("losses"):
-            losses = step_losses(looked, reference, asked, stage, step, generator)
+            losses = step_losses(timed_scene, reference, timed_priors, stage, step, generator)
         with clock.part("backward"):
             finite = backward(losses.total, optimizer)
         with clock.part("transfer"):
@@ -210,8 +237,15 @@ def measure(
 
 
 def limit(stage: OptimisedStage, size: Size, device: torch.device, novel: list[float]) -> dict[str, Any]:
-    """What the priors' arithmetic alone would take at the rate of this device's matrix products, against what a step took."""
-    counted = {name: flops(prior.kind, size) for name, prior in stage.priors.items() if prior.weight}
+    """Return how long the priors' arithmetic would take at the device's rate of matrix products, compared to a step.
+
+    Args:
+        stage: its settings.
+        size: of the networks.
+        device: whose rate is measured.
+        novel: seconds of each measured step with a novel view.
+    """
+    counted = {name: flops(cast(Kind, prior.kind), size) for name, prior in stage.priors.items() if prior.weight}
     rates = {dtype: matmul_rate(device, dtype) for dtype in sorted({stage.priors[name].dtype for name in counted})}
     least = sum(sum(parts.values()) / rates[stage.priors[name].dtype] for name, parts in counted.items())
     took = sum(novel) / len(novel) if novel else None
@@ -226,13 +260,12 @@ def limit(stage: OptimisedStage, size: Size, device: torch.device, novel: list[f
 
 
 def matmul_rate(device: torch.device, dtype: str) -> float:
-    """Operations a second of a large matrix product: the best of five."""
+    """Return the operations per second of a large matrix product, the best of five."""
     side = 8192 if device.type == "cuda" else 768
-    kind = getattr(torch, dtype)
-    a, b = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
+    a, b = (torch.randn(side, side, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
     clock, times = Clock(device), []
     for _ in range(6):
         began = clock.now()
         a @ b
         times.append(clock.now() - began)
-    return 2 * side**3 / min(times[1:])  # the first warms up
+    return 2 * side**3 / min(times[1:])  # the first one is a warm-up

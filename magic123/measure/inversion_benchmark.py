@@ -1,15 +1,15 @@
-"""How fast textual inversion's steps are on this machine, and where their time goes: the loop's own parts, random weights."""
+"""Measure how fast the steps of textual inversion are on this machine, and which parts take the time, with random weights."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from magic123.measure.benchmark import Clock, Timed, ball, machine, peak_memory
 from magic123.measure.random_weights import Size, random_text_to_image
-from magic123.optimise.textual_inversion import differentiate, encode_variants, splice_row
+from magic123.optimise.textual_inversion import TextToImage, differentiate, encode_variants, splice_row
 from magic123.priors.speed import apply_speed
 from magic123.settings.inversion import InversionSettings
 from magic123.settings.priors import Speed
@@ -18,7 +18,7 @@ from magic123.settings.priors import Speed
 def measure_inversion(
     settings: InversionSettings, size: Size, device: str, *, steps: int, warmup: int, speed: Speed, seed: int = 0
 ) -> dict[str, Any]:
-    """Runs `warmup` + 2 `steps` steps; plain data, as `benchmark.measure`. Its backward pass is timed with its networks."""
+    """Run `warmup` + 2 `steps` steps and measure them; arguments and result as for `benchmark.measure`."""
     where = torch.device(device)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -26,18 +26,18 @@ def measure_inversion(
     applied = apply_speed([model], speed, where)
     if size == "small":
         settings = settings.model_copy(update={"batch": 2, "chunk": None, "resolution": None})
-    table = model.text_encoder.get_input_embeddings().weight
+    table = cast(Any, model.text_encoder).get_input_embeddings().weight
     row = nn.Parameter(table[0].detach().float().clone())
     handle = splice_row(model.text_encoder, len(table) - 1, row)
     ids = torch.randint(len(table), (27, 77), generator=generator).to(where)
     ids[:, 5] = len(table) - 1
     optimizer = torch.optim.AdamW([row], lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    picture = ball(model.resolution).rgb
+    picture = ball(model.resolution).require("rgb")
     count = settings.cached_latents
     cached = encode_variants(model, picture, count, settings, generator) if count else None
     clock, chunk = Clock(where), min(settings.chunk or settings.batch, settings.batch)
 
-    def one(seen) -> None:
+    def run_step(timed: TextToImage | Timed) -> None:
         with clock.part("other"):
             if cached is None:
                 with clock.part("augmentations and VAE"):
@@ -48,22 +48,22 @@ def measure_inversion(
             t = torch.randint(len(model.schedule.alphas_cumprod), (settings.batch,), generator=generator).to(where)
             which = torch.randint(len(ids), (settings.batch,), generator=generator).to(where)
             with clock.part("backward"):
-                differentiate(seen, latents, noise, t, ids[which], row, chunk)
+                differentiate(cast(TextToImage, timed), latents, noise, t, ids[which], row, chunk)
             with clock.part("optimiser"):
                 optimizer.step()
 
     for _ in range(warmup):
-        one(model)
+        run_step(model)
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
     began = clock.now()
     for _ in range(steps):
-        one(model)
+        run_step(model)
     whole = clock.now() - began
     peak = peak_memory(where)
     clock.seconds.clear()
     for _ in range(steps):
-        one(Timed(model, clock, {"denoising_loss": "text encoder and UNet"}))
+        run_step(Timed(model, clock, {"denoising_loss": "text encoder and UNet"}))
     handle.remove()
     total = sum(clock.seconds.values())
     return {

@@ -1,7 +1,7 @@
-"""What a machine has to offer: libraries, CUDA devices, compiled extensions, memory, disk and schedulers, as rows of a table.
+"""Check what this machine has: libraries, CUDA devices, compiled extensions, memory, disk and schedulers.
 
-Compiled extensions are tried in a process of their own: one that was built for another torch or another card may take its
-process down with it.
+Compiled extensions are tested in a subprocess, because one that was built for another version of torch or another device may
+crash its process.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from magic123.settings.registry import readable
 
 BROKEN = "broken"
 OTHER = "built for another architecture"
-PATIENCE = 180  # seconds for an extension to load and run: nvdiffrast compiles itself when first used
+TIMEOUT = 180  # seconds for an extension to load and run; nvdiffrast compiles itself at its first use
 
-# Each runs one small kernel, so that code for another architecture shows.
+# Each runs one small kernel, which fails if the code is for another architecture.
 TRIALS = {
     "tinycudann": """
 import torch, tinycudann
@@ -44,8 +44,8 @@ LOST = {
     "tinycudann": "nothing where Triton runs; else the hash grid on CUDA runs in plain torch, several times slower",
     "nvdiffrast": "mesh visibility is found on the CPU: the fine stage waits for it at every step",
 }
-# words by which CUDA, its libraries and Python say that compiled code is for something else
-ELSEWHERE = re.compile(
+# messages of CUDA, its libraries and Python about code that was compiled for something else
+OTHER_BUILD = re.compile(
     r"no kernel image|compute capability|unsupported gpu|invalid device function|undefined symbol|abi version|"
     r"cannot open shared object|GLIBC",
     re.IGNORECASE,
@@ -54,7 +54,15 @@ ELSEWHERE = re.compile(
 
 @dataclass(frozen=True)
 class Finding:
-    """One row. state: present, absent, broken or built for another architecture."""
+    """The state of one part of the machine.
+
+    Attributes:
+        what: its name.
+        state: present, absent, broken or built for another architecture.
+        detail: version, or what is wrong.
+        lost: what does not work without it.
+        needed: whether a run cannot start without it.
+    """
 
     what: str
     state: str
@@ -64,22 +72,28 @@ class Finding:
 
 
 def capabilities() -> list[tuple[int, int]]:
-    """Compute capability of each CUDA device that torch can use."""
+    """Return the compute capability of each CUDA device that torch can use."""
     try:
         import torch
-    except Exception:  # a torch that does not load is a finding of its own
+    except Exception:  # python_and_torch reports a torch that does not load
         return []
     return [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
 
 
 def arch_runs(arch_list: list[str], capability: tuple[int, int]) -> bool:
-    """Whether code built for `arch_list` (sm_80, sm_90a, compute_90) runs on a device.
+    """Return whether code that was built for some architectures runs on a device.
 
-    Machine code (sm) runs on the same major version and no lower minor one (sm_90a: on 9.0 alone); PTX (compute) on anything
-    as new.
+    Machine code (sm) runs on devices of the same major version whose minor version is at least as high (sm_90a: only on 9.0);
+    PTX (compute) runs on all devices that are at least as new.
+
+    Args:
+        arch_list: such as sm_80, sm_90a, compute_90.
+        capability: compute capability of the device, (major, minor).
     """
     for arch in arch_list:
-        kind, digits, feature = re.fullmatch(r"(sm|compute)_(\d+)([af]?)", arch).groups()
+        if (match := re.fullmatch(r"(sm|compute)_(\d+)([af]?)", arch)) is None:
+            continue
+        kind, digits, feature = match.groups()
         built = (int(digits[:-1]), int(digits[-1]))
         if feature == "a":
             runs = built == capability
@@ -93,10 +107,10 @@ def arch_runs(arch_list: list[str], capability: tuple[int, int]) -> bool:
 
 
 def driver() -> str | None:
-    """The NVIDIA driver's version, or None."""
+    """Return the version of the NVIDIA driver, or None if there is none."""
     loaded = Path("/proc/driver/nvidia/version")
-    if loaded.is_file() and (found := re.search(r"\s(\d+\.\d+(?:\.\d+)?)\s", loaded.read_text())):
-        return found[1]
+    if loaded.is_file() and (match := re.search(r"\s(\d+\.\d+(?:\.\d+)?)\s", loaded.read_text())):
+        return match[1]
     if shutil.which("nvidia-smi") is None:
         return None
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -108,12 +122,17 @@ def driver() -> str | None:
 
 
 def python_and_torch(devices: list[tuple[int, int]], gpu_needed: bool = False) -> Iterable[Finding]:
-    """Python, the libraries that no command does without, the driver, and the CUDA devices."""
+    """Yield findings about Python, the required libraries, the NVIDIA driver and the CUDA devices.
+
+    Args:
+        devices: their compute capabilities.
+        gpu_needed: whether a run needs a CUDA device.
+    """
     version = ".".join(map(str, sys.version_info[:3]))
     yield Finding("Python", "present" if sys.version_info >= (3, 11) else BROKEN, version, "everything", needed=True)
     try:
         import torch
-    except Exception as error:  # a broken library raises what it likes
+    except Exception as error:  # a broken library may raise any exception
         yield Finding("torch", BROKEN if importlib.util.find_spec("torch") else "absent", one_line(error), "everything", True)
         return
     build = f"CUDA {torch.version.cuda}: {' '.join(torch.cuda.get_arch_list())}" if torch.version.cuda else "for the CPU alone"
@@ -124,54 +143,63 @@ def python_and_torch(devices: list[tuple[int, int]], gpu_needed: bool = False) -
         yield Finding(name, "present" if there else "absent", detail, "everything", needed=True)
 
     lost = "priors and scenes run on the CPU: right for the miniatures, days for the full-size models"
-    found = driver()
-    yield Finding("NVIDIA driver", "present" if found else "absent", found or "no driver is loaded", lost, gpu_needed)
+    version_of_driver = driver()
+    state = "present" if version_of_driver else "absent"
+    yield Finding("NVIDIA driver", state, version_of_driver or "no driver is loaded", lost, gpu_needed)
     if not devices:
         why = "torch sees none" if torch.version.cuda else "this torch is built for the CPU alone"
         yield Finding("CUDA device", "absent", why, lost, gpu_needed)
     for index, capability in enumerate(devices):
-        known = torch.cuda.get_device_properties(index)
-        built = arch_runs([*torch.cuda.get_arch_list()], capability)
-        text = f"{known.name}, sm_{capability[0]}{capability[1]}, {readable(known.total_memory)}"
-        if not built:
+        properties = torch.cuda.get_device_properties(index)
+        runs = arch_runs([*torch.cuda.get_arch_list()], capability)
+        text = f"{properties.name}, sm_{capability[0]}{capability[1]}, {readable(properties.total_memory)}"
+        if not runs:
             text += f"; torch has code for {' '.join(torch.cuda.get_arch_list())}"
-        yield Finding(f"CUDA device {index}", "present" if built else OTHER, text, lost, gpu_needed)
+        yield Finding(f"CUDA device {index}", "present" if runs else OTHER, text, lost, gpu_needed)
 
 
 def extensions(devices: list[tuple[int, int]]) -> Iterable[Finding]:
-    """Triton, and the extensions that a user may have compiled."""
+    """Yield findings about Triton and the optional compiled extensions.
+
+    Args:
+        devices: compute capabilities of the CUDA devices.
+    """
     from magic123.device import triton_problem
 
     lost = "on CUDA the hash grid runs in tiny-cuda-nn or, several times slower, in plain torch, as ray marching then does"
     if importlib.util.find_spec("triton") is None:
-        yield Finding("Triton", "absent", triton_problem(None), lost)
+        yield Finding("Triton", "absent", triton_problem(None) or "not installed", lost)
     else:
-        trouble = triton_problem(max(devices, default=None))
-        ready = trouble is None or not devices  # without a device there is nothing for it to do
-        detail = f"{importlib.metadata.version('triton')}{f'; {trouble}' if trouble else ''}"
+        problem = triton_problem(max(devices, default=None))
+        ready = problem is None or not devices  # without a device it is not used
+        detail = f"{importlib.metadata.version('triton')}{f'; {problem}' if problem else ''}"
         yield Finding("Triton", "present" if ready else BROKEN, detail, lost)
     for name in TRIALS:
-        yield tried(name)
+        yield try_extension(name)
 
 
-def tried(name: str) -> Finding:
-    """An optional compiled extension: imported and, where there is a CUDA device, run."""
+def try_extension(name: str) -> Finding:
+    """Import an optional compiled extension in a subprocess and, if there is a CUDA device, run one kernel of it."""
     if importlib.util.find_spec(name) is None:
         return Finding(name, "absent", "not installed (optional)", LOST[name])
     command = [sys.executable, "-c", TRIALS[name]]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
-        return Finding(name, BROKEN, f"no answer after {PATIENCE} s", LOST[name])
+        return Finding(name, BROKEN, f"no answer after {TIMEOUT} s", LOST[name])
     if answer.returncode == 0:
         return Finding(name, "present", "it loads and runs", LOST[name])
     lines = [line for line in answer.stderr.splitlines() if line.strip()]
     detail = lines[-1].strip()[:160] if lines else f"its process ended with status {answer.returncode}"
-    return Finding(name, OTHER if ELSEWHERE.search(answer.stderr) else BROKEN, detail, LOST[name])
+    return Finding(name, OTHER if OTHER_BUILD.search(answer.stderr) else BROKEN, detail, LOST[name])
 
 
 def host(room_needed: int = 0) -> Iterable[Finding]:
-    """Cores, memory, disk, and SLURM."""
+    """Yield findings about cores, memory, disk and SLURM.
+
+    Args:
+        room_needed: bytes that are still to be downloaded or converted.
+    """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Finding("cores and memory", "present", f"{cores} cores, {readable(memory)}", "")
@@ -182,11 +210,12 @@ def host(room_needed: int = 0) -> Iterable[Finding]:
     plugin = importlib.util.find_spec("snakemake_executor_plugin_slurm") is not None
     commands = shutil.which("sbatch") is not None
     state = "present" if plugin and commands else "absent"
-    lacks = [] if commands else ["sbatch"]
-    lacks += [] if plugin else ["Snakemake's plugin (uv sync --extra slurm)"]
-    said = f"without {' and '.join(lacks)}" if lacks else "sbatch and Snakemake's plugin"
-    yield Finding("SLURM", state, said, "all jobs run on this machine")
+    missing = [] if commands else ["sbatch"]
+    missing += [] if plugin else ["Snakemake's plugin (uv sync --extra slurm)"]
+    detail = f"without {' and '.join(missing)}" if missing else "sbatch and Snakemake's plugin"
+    yield Finding("SLURM", state, detail, "all jobs run on this machine")
 
 
 def one_line(error: BaseException) -> str:
+    """Return the message of an exception on one line of at most 160 characters, or its type if it has none."""
     return " ".join(str(error).split())[:160] or type(error).__name__

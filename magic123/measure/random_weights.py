@@ -1,12 +1,12 @@
-"""Diffusion priors with random weights, at full or at small size: for measuring, and for trying what needs no pictures.
+"""Diffusion priors with random weights, for benchmarks and tests.
 
-"full" has the shapes of the published models: Stable Diffusion 1.5 (pictures of 512 pixels) and Zero-1-to-3 (256 pixels, eight
-input channels, one context token). Speed and memory depend on shapes alone.
+The size "full" has the shapes of the published models: Stable Diffusion 1.5 (512 pixels) and Zero-1-to-3 (256 pixels, eight
+input channels, one context token). Speed and memory depend only on shapes.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,30 +18,34 @@ from magic123.priors.latent_diffusion import DTYPES, Schedule, encode, freeze
 from magic123.priors.prior import Prior
 from magic123.priors.stable_diffusion import StableDiffusion
 from magic123.priors.zero123 import Zero123
+from magic123.records.errors import InputError
 
 Size = Literal["full", "small"]
 Kind = Literal["stable-diffusion", "zero123"]
 
-# diffusers' words: attention_head_dim of these UNets is the number of heads, for historical reasons
-UNET = {
+# diffusers' attention_head_dim of these UNets is the number of heads, for historical reasons
+UNET: dict[Size, dict[str, Any]] = {
     "full": dict(block_out_channels=(320, 640, 1280, 1280), layers_per_block=2, cross_attention_dim=768, attention_head_dim=8),
     "small": dict(
         block_out_channels=(16, 32), layers_per_block=1, cross_attention_dim=32, attention_head_dim=4, norm_num_groups=8,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     ),
 }  # fmt: skip
-VAE = {
+VAE: dict[Size, dict[str, Any]] = {
     "full": dict(block_out_channels=(128, 256, 512, 512), layers_per_block=2, scaling_factor=0.18215),
     "small": dict(block_out_channels=(8, 16, 16, 16), layers_per_block=1, norm_num_groups=4),
 }
-LATENT_SIDE = {"full": {"stable-diffusion": 64, "zero123": 32}, "small": {"stable-diffusion": 8, "zero123": 4}}
-CHANNELS = {"stable-diffusion": 4, "zero123": 8}
-TOKENS = {"stable-diffusion": 77, "zero123": 1}
+LATENT_SIDE: dict[Size, dict[Kind, int]] = {
+    "full": {"stable-diffusion": 64, "zero123": 32},
+    "small": {"stable-diffusion": 8, "zero123": 4},
+}
+CHANNELS: dict[Kind, int] = {"stable-diffusion": 4, "zero123": 8}
+TOKENS: dict[Kind, int] = {"stable-diffusion": 77, "zero123": 1}
 BETAS = dict(beta_start=0.00085, beta_end=0.012)
 
 
-def networks(kind: Kind, size: Size) -> tuple[nn.Module, nn.Module]:
-    """(vae, unet), untrained, on the default device."""
+def networks(kind: Kind, size: Size) -> tuple[Any, Any]:
+    """Return the VAE and the UNet, untrained, on the default device. diffusers hides the types of its models."""
     latent_diffusion.offline()
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
@@ -57,16 +61,16 @@ def networks(kind: Kind, size: Size) -> tuple[nn.Module, nn.Module]:
     return vae, unet
 
 
-def schedule(device) -> Schedule:
-    """The noise schedule of all models in use."""
+def schedule(device: torch.device | str) -> Schedule:
+    """Return the noise schedule that all supported models share."""
     roots = torch.linspace(BETAS["beta_start"] ** 0.5, BETAS["beta_end"] ** 0.5, 1000, dtype=torch.float64)
     return Schedule((1 - roots**2).cumprod(0).float().to(device), "epsilon")
 
 
 class _Pose(nn.Module):
-    """What stands for Zero-1-to-3's cc_projection: a matrix from the image embedding and a pose to a context token."""
+    """A replacement of Zero-1-to-3's cc_projection: a linear layer from image embedding and pose to a context token."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.projection = nn.Linear(width + 4, width)
 
@@ -74,8 +78,28 @@ class _Pose(nn.Module):
         return self.projection(x)
 
 
-def random_prior(kind: Kind, size: Size, *, dtype: str = "float32", device="cpu", reference: Camera, seed: int = 0) -> Prior:
-    """A prior as the loop sees it. Its answers mean nothing. reference: the camera of the picture that zero123 would know."""
+def random_prior(
+    kind: Kind,
+    size: Size,
+    *,
+    dtype: str = "float32",
+    device: torch.device | str = "cpu",
+    reference: Camera | None,
+    seed: int = 0,
+) -> Prior:
+    """Return a prior with random weights, whose predictions are meaningless.
+
+    Args:
+        kind: of the prior.
+        size: of its networks.
+        dtype: of their weights.
+        device: where they are.
+        reference: the camera of the picture that zero123 is conditioned on.
+        seed: of the weights.
+
+    Raises:
+        InputError: zero123 without a reference.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vae, unet = networks(kind, size)
@@ -86,32 +110,46 @@ def random_prior(kind: Kind, size: Size, *, dtype: str = "float32", device="cpu"
     vae, unet = freeze(vae, DTYPES[dtype], device), freeze(unet, DTYPES[dtype], device)
     if kind == "stable-diffusion":
         return StableDiffusion(vae, unet, schedule(device), embeddings, resolution)
-    pose = freeze(pose, torch.float32, device)
-    known = reference.to(device)
-    return Zero123(vae, unet, pose, schedule(device), embeddings[0], latents, known, resolution)
+    projection = freeze(pose, torch.float32, device)
+    if reference is None:
+        raise InputError("zero123 needs a stage that sees the reference picture")
+    return Zero123(vae, unet, projection, schedule(device), embeddings[0], latents, reference.to(device), resolution)
 
 
-def random_text_to_image(size: Size, *, dtype: str = "float32", device="cpu", seed: int = 0) -> TextToImage:
-    """Stable Diffusion with its text encoder, as textual inversion sees it; without a tokenizer, since words mean nothing."""
+def random_text_to_image(
+    size: Size, *, dtype: str = "float32", device: torch.device | str = "cpu", seed: int = 0
+) -> TextToImage:
+    """Return Stable Diffusion and its text encoder with random weights for textual inversion; there is no tokenizer."""
     latent_diffusion.offline()
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    shape = {"full": (49409, 768, 3072, 12, 12), "small": (100, 32, 64, 2, 4)}[size]
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    full = size == "full"
+    config = CLIPTextConfig(
+        vocab_size=49409 if full else 100,
+        hidden_size=768 if full else 32,
+        intermediate_size=3072 if full else 64,
+        num_hidden_layers=12 if full else 2,
+        num_attention_heads=12 if full else 4,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vae, unet = networks("stable-diffusion", size)
-        text_encoder = CLIPTextModel(CLIPTextConfig(**dict(zip(names, shape, strict=True)), bos_token_id=0, eos_token_id=1))
+        text_encoder = CLIPTextModel(config)
     text_encoder = text_encoder.eval().requires_grad_(False).to(device)
+    resolution: int = vae.config.sample_size
     vae, unet = freeze(vae, DTYPES[dtype], device), freeze(unet, DTYPES[dtype], device)
-    return TextToImage(vae, unet, schedule(device), None, text_encoder, vae.config.sample_size)
+    return TextToImage(vae, unet, schedule(device), None, text_encoder, resolution)
 
 
 def flops(kind: Kind, size: Size) -> dict[str, float]:
-    """Floating-point operations (a multiplication and an addition are two) of one novel view: {"encode", "noise"}.
+    """Count the floating-point operations of one novel view; a multiply-add counts as two.
 
-    encode: the VAE's encoder forward and back to the picture; noise: the UNet on both halves of the guidance. Counted on
-    tensors without memory: convolutions and matrix products, which is nearly all.
+    Convolutions and matrix products are counted, nearly all of the total, on meta tensors.
+
+    Returns:
+        encode: of the VAE's encoder, forward and backward to the picture. noise: of the UNet at batch 2 (guidance).
     """
     from torch.utils.flop_counter import FlopCounterMode
 

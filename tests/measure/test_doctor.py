@@ -12,7 +12,7 @@ import torch
 
 from magic123.__main__ import main
 from magic123.measure import machine
-from magic123.measure.machine import arch_runs, extensions, host, python_and_torch, tried
+from magic123.measure.machine import arch_runs, extensions, host, python_and_torch, try_extension
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -50,7 +50,7 @@ def test_code_runs_on_its_own_architecture_and_on_what_it_was_made_to_meet(archs
 
 
 def test_an_extension_that_is_not_there_is_absent():
-    finding = tried("nvdiffrast") if not machine.importlib.util.find_spec("nvdiffrast") else None
+    finding = try_extension("nvdiffrast") if not machine.importlib.util.find_spec("nvdiffrast") else None
     if finding is None:
         pytest.skip("nvdiffrast is installed here")
     assert finding.state == "absent" and "fine stage" in finding.lost and not finding.needed
@@ -70,7 +70,7 @@ def test_an_extension_is_tried_in_a_process_of_its_own(extension, text, state, w
     if torch.cuda.is_available():
         pytest.skip("an empty package cannot pretend to run on the device")
     extension("nvdiffrast", text)
-    finding = tried("nvdiffrast")
+    finding = try_extension("nvdiffrast")
     assert finding.state == state and word in finding.detail
 
 
