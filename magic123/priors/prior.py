@@ -20,13 +20,13 @@ class FrozenModel(Protocol):
     Attributes:
         name: its kind, for messages.
         record: how it was loaded and conditioned (plain data, for the result's record).
-        fingerprint: hash of its weights.
+        fingerprint: hash of its weights; empty for random ones.
         stream: the CUDA stream that its work is launched on; None: the current one.
     """
 
     name: str
     record: dict[str, Any]
-    fingerprint: str
+    fingerprint: str = ""
     stream: torch.cuda.Stream | None = None
 
 
@@ -61,7 +61,8 @@ class Prior(FrozenModel, Protocol):
         Raises:
             NotImplementedError: the model has no decoder.
         """
-        raise NotImplementedError(f"{self.name} does not decode latents")
+        message = f"{self.name} does not decode latents"
+        raise NotImplementedError(message)
 
     def noise(
         self, latents: Float[Tensor, "B C h w"], t: Int[Tensor, " B"], camera: Camera

@@ -12,7 +12,7 @@ import torch
 
 from magic123.__main__ import main
 from magic123.measure import machine
-from magic123.measure.machine import arch_runs, extensions, host, python_and_torch, try_extension
+from magic123.measure.machine import Finding, arch_runs, extensions, host, python_and_torch, try_extension
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -164,3 +164,19 @@ def test_weights_that_are_needed_and_not_there_end_with_status_1(repository, mon
     assert "weights miniature-zero123 is broken" in captured.err and captured.err.count("\n") == 1
     assert "* weights miniature-zero123" in captured.out
     assert main(["doctor"]) == 0  # nothing was asked for that needs it
+
+
+def test_a_terminal_gets_a_table_with_the_same_findings(repository, monkeypatch, capsys):
+    monkeypatch.chdir(repository)
+    monkeypatch.setenv("COLUMNS", "200")
+    rows = [Finding("torch", "present", "2.13 [cpu]", "everything", True), Finding("SLURM", "absent", "without sbatch", "jobs")]
+    for name in ("python_and_torch", "extensions", "host", "weights"):
+        monkeypatch.setattr(f"magic123.commands.doctor.{name}", lambda *_, name=name: rows if name == "host" else [])
+    assert main(["doctor"]) == 0
+    plain = capsys.readouterr().out
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert "│" in shown and "│" not in plain
+    for words in ("* torch", "present", "2.13 [cpu]", "SLURM", "without sbatch", "jobs", "* needed", "without it"):
+        assert words in shown and words in plain
