@@ -9,14 +9,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from magic123.priors.latent_diffusion import to_memory_format
-from magic123.priors.prior import FrozenModel, networks
+from magic123.priors.prior import networks
 from magic123.records.errors import InputError
 from magic123.settings.priors import Speed
 
@@ -90,10 +90,17 @@ def compile_networks(model: object, mode: str, device: torch.device) -> None:
         vae.encoder.compile(mode=WITHOUT_GRAPHS[mode], dynamic=False)
 
 
+@runtime_checkable
+class HasStream(Protocol):
+    """A prior, or a wrapper of one."""
+
+    stream: torch.cuda.Stream | None
+
+
 @contextmanager
 def on_streams(
-    models: Iterable[FrozenModel], rgb: Float[Tensor, "B H W 3"]
-) -> Iterator[Callable[[FrozenModel], AbstractContextManager[Any]]]:
+    models: Iterable[HasStream], rgb: Float[Tensor, "B H W 3"]
+) -> Iterator[Callable[[HasStream], AbstractContextManager[Any]]]:
     """Yield a function that returns, for each model, the context in which to launch its work: its stream, if it has one.
 
     The streams wait until `rgb` is computed; the current stream waits for all of them at the end. The backward pass runs on
@@ -108,7 +115,7 @@ def on_streams(
         stream.wait_stream(torch.cuda.current_stream(stream.device))
         rgb.record_stream(stream)  # its memory is not reused before this stream is done with it
 
-    def place(model: FrozenModel) -> AbstractContextManager[Any]:
+    def place(model: HasStream) -> AbstractContextManager[Any]:
         stream = model.stream
         return nullcontext() if stream is None else torch.cuda.stream(stream)
 
