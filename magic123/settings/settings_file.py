@@ -206,9 +206,8 @@ def _validated(model: Any, data: Any, file: Source, at: str, context: dict[str, 
         elif problem["type"] == "missing":
             what = f"{dotted} is missing" + (f": {description}" if description else " and has no default")
         elif isinstance(problem["input"], dict):
-            what = f"{dotted}: {message}"
+            what = f"{dotted}: {message}" if dotted else message  # no path: an error about the settings as a whole
         else:
-            # an error about the settings as a whole has no path, and their value would be all of them
             what = f"{dotted} is {problem['input']!r}: " if dotted else ""
             what += f"{message[:1].lower()}{message[1:]}"
         more = f" ({len(problems) - 1} more after this one)" if len(problems) > 1 else ""
