@@ -10,6 +10,8 @@ ELSEWHERE = [
     "CHANGELOG.md",
     "datasets/README.md",
     "reports/README.md",
+    "reports/objective.md",
+    "reports/released.md",
     "reports/performance.md",
     "reports/survival.md",
     "reports/demo-full.png",

@@ -35,6 +35,7 @@ COMMANDS = {
     "nerf-synthetic": ("eval.commands.nerf_synthetic", "a NeRF-synthetic scene -> true novel views"),
     "plan": ("magic123.commands.plan", "the planned cells of a table, computed or not"),
     "methods": ("magic123.commands.methods", "what each row of a methods file changes"),
+    "released": ("magic123.commands.released", "the presets' settings beside those that were released"),
     "schema": ("magic123.commands.schema", "the settings classes -> JSON schemas, for editors of YAML files"),
     "estimate": ("magic123.commands.estimate", "a configuration -> its grid and the GPU-hours it takes"),
     "accounting": ("magic123.commands.accounting", "how far a run is; every job with its time and memory"),
@@ -50,7 +51,7 @@ COMMANDS = {
 }
 WITH_STATUS = {"prepare", "invert", "reconstruct", "view", "convert", "prefetch", "benchmark"}  # write the status of --out
 # These read config/ and datasets/ of the current folder.
-IN_PROJECT = {"estimate", "prefetch", "doctor", "schema"}
+IN_PROJECT = {"estimate", "prefetch", "doctor", "schema", "released"}
 ELSEWHERE = {"-h", "--help", "--weights", "--dataset"}  # with these they read no configuration
 
 DISK = {

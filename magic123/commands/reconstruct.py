@@ -247,9 +247,9 @@ def run_stage(
         forget(folder)
     history = LossHistory(stage.steps)
     with LoopCheckpoints(out, identity, history.rows, steps=save_steps, seconds=save_seconds) as unfinished:
-        record["float32_retries"] = optimise(scene, example, priors, stage, generator, history.add, unfinished)
+        record["float32_retries"], averages = optimise(scene, example, priors, stage, generator, history.add, unfinished)
         write_whole(out / "losses.csv", history.table().encode())
-        save_scene(out, scene, stage, record)
+        save_scene(out, scene, stage, record, averages)
         steps_per_second = round(history.steps_here / max(history.seconds(), 1e-9), 2) if history.steps_here else None
         machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
         run = cost_of(unfinished.starts, started, began) | {"steps_per_second": steps_per_second, "machine": machine}

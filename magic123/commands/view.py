@@ -66,10 +66,11 @@ def main(argv: list[str] | None = None) -> None:
     from magic123.optimise.resume import forget
     from magic123.scenes.checkpoint import load_scene
 
-    scene, stage = load_scene(options.checkpoint)
+    scene, stage = load_scene(options.checkpoint, options.settings.weights)
     forget(options.checkpoint)
     example = load_example(options.example)
     about = {"example": example.name, "prompt": example.prompt, "scene": stage.scene, "steps": stage.steps}
+    about["weights"] = options.settings.weights
     view(scene.to(device_or_default(options.device)), example, options.settings, options.out, options.mesh, about, cameras)
 
 

@@ -3,9 +3,14 @@
 Everything is drawn from one generator. The geometric steps (rotation, its centre crop, resized crop, flip) are composed into
 one affine map, so that the picture is resampled once. Probabilities and ranges are those of the published code; the outside of
 the picture is white.
+
+The published code crops a rotated picture to 5/6 of the *resolution*, not of the enlarged picture: 426 of 640 pixels where the
+resolution is 512. It draws its resized crops with torchvision's RandomResizedCrop, which never leaves the picture.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +18,10 @@ from torch import Tensor
 
 ENLARGED = 5 / 4  # the picture is first resized to this multiple of the resolution
 ROTATION = (0.75, 10.0)  # probability, degrees either way
-ROTATION_CROP = 5 / 6  # side of the centre crop of a rotated picture, as a share of its side
+ROTATION_CROP = 5 / 6  # side of the centre crop of a rotated picture, as a share of the resolution
 CROP_AREA = (0.85, 1.15)  # of a resized crop, as a share of the picture's area
+CROP_ASPECT = (3 / 4, 4 / 3)  # width / height of a resized crop, drawn with a uniform logarithm
+CROP_ATTEMPTS = 10  # draws until a resized crop fits into the picture; after these the whole picture is taken
 JITTER = (0.75, 0.04)  # probability, strength of brightness, contrast, saturation and hue
 GREY = 0.1  # probability
 BLUR = (0.1, 5, (0.1, 2.0))  # probability, kernel side in pixels, range of sigma
@@ -61,22 +68,31 @@ def _chosen(count: int, probability: float, generator: torch.Generator) -> Tenso
 
 
 def draw_maps(count: int, generator: torch.Generator) -> Tensor:
-    """Return random affine maps [count, 2, 3] from output to source coordinates, both in [-1, 1] with y down.
-
-    A resized crop covers a share s of the area with an aspect ratio between s and 1 / s, so that its window is inside the
-    picture on both axes (s <= 1) or extends beyond it on both (s > 1).
-    """
+    """Return random affine maps [count, 2, 3] from output to source coordinates, both in [-1, 1] with y down."""
     rotated = torch.rand(count, generator=generator) < ROTATION[0]
     angle = torch.deg2rad(_uniform(count, -ROTATION[1], ROTATION[1], generator)) * rotated
-    zoom = torch.where(rotated, ROTATION_CROP, 1.0)
-    area = _uniform(count, *CROP_AREA, generator)
-    aspect = area ** _uniform(count, -1, 1, generator)
-    window = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], -1)  # width, height
+    zoom = torch.where(rotated, ROTATION_CROP / ENLARGED, 1.0)
+    window = draw_windows(count, generator)
     centre = (1 - window) * (2 * torch.rand(count, 2, generator=generator) - 1)
     flip = torch.where(torch.rand(count, generator=generator) < FLIP, -1.0, 1.0)
     turn = zoom[:, None, None] * torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(-1, 2, 2)
     scale = torch.diag_embed(window * torch.stack([flip, torch.ones(count)], -1))
     return torch.cat([turn @ scale, turn @ centre[..., None]], -1)
+
+
+def draw_windows(count: int, generator: torch.Generator) -> Tensor:
+    """Draw the sides of `count` resized crops as shares of a square picture: [count, 2], width and height, at most 1.
+
+    A draw that is larger than the picture along an axis is repeated, as by torchvision's RandomResizedCrop.
+    """
+    drawn = count * CROP_ATTEMPTS
+    area = _uniform(drawn, *CROP_AREA, generator)
+    narrow, wide = CROP_ASPECT
+    aspect = torch.exp(_uniform(drawn, math.log(narrow), math.log(wide), generator))
+    windows = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], -1).reshape(count, CROP_ATTEMPTS, 2)
+    fits = (windows <= 1).all(-1)
+    first = fits.float().argmax(1)
+    return torch.where(fits.any(1, keepdim=True), windows[torch.arange(count), first], torch.ones(()))
 
 
 def _luma(images: Tensor) -> Tensor:

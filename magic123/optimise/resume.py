@@ -216,6 +216,8 @@ def loop_state(tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer, gen
     state = {f"tensor.{name}": value for name, value in tensors.items()}
     for index, entry in optimizer.state_dict()["state"].items():
         state |= {f"optimizer.{index}.{key}": value for key, value in entry.items()}
+    # timm's Adan counts its steps in the groups
+    state["optimizer_steps"] = torch.tensor([group.get("step", 0) for group in optimizer.param_groups])
     version, words, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state()
     state[f"{RANDOM_STATE}.generator"] = generator.get_state()
@@ -251,6 +253,8 @@ def restore_loop(
             _, index, key = name.split(".", 2)
             entries.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+    for group, steps in zip(optimizer.param_groups, state["optimizer_steps"].tolist(), strict=True):
+        group |= {"step": steps} if steps else {}
     version, *words = state[f"{RANDOM_STATE}.python"].tolist()
     random.setstate((version, tuple(words), *(state[f"{RANDOM_STATE}.python_gauss"].tolist() or [None])))
     *keys, position, has_gauss = state[f"{RANDOM_STATE}.numpy"].tolist()

@@ -78,7 +78,9 @@ def reference_view(example: Example, stage: OptimisedStage, device: torch.device
         return None
     size = round(stage.resolution * stage.reference_scale)
     c = example.camera
-    target = reference_target(example.resized(size), stage.losses, erode_edges=stage.erode_edges, device=device)
+    target = reference_target(
+        example.resized(size), stage.losses, rgb_region=stage.rgb_region, erode_edges=stage.erode_edges, device=device
+    )
     return ReferenceView(Camera.orbit(c.polar, c.azimuth, c.radius, c.fov, size), target)
 
 
@@ -95,6 +97,8 @@ def novel_shading(stage: OptimisedStage, progress: float, generator: torch.Gener
     """
     if progress < stage.shading.normal_until:
         return "normal", 1.0
+    if progress < stage.shading.albedo_until:
+        return "lambertian", 1.0
     pick, low_to_high = torch.rand(2, generator=generator).tolist()
     low, high = stage.shading.ambient
     ambient = low + (high - low) * low_to_high
@@ -127,16 +131,21 @@ def reference_step(
     All rays are shifted by the same small random offsets, against artefacts of the hash grid.
     """
     offsets = stage.ray_noise * torch.randn(2, 3, generator=generator)
+    random = stage.reference_background == "random"
+    background = torch.rand(3, generator=generator) if random else torch.ones(3)
     rendering = scene.render(
         reference.camera,
         mode=plain_if_possible("lambertian", 1.0, stage),
         ambient=1.0,
-        background=torch.ones(3),
+        background=background,
         generator=generator,
         origins_offset=offsets[0],
         directions_offset=offsets[1],
     )
-    return reference_losses(rendering, reference.target, stage.losses) | scene.regularizers(rendering, stage.losses)
+    target = reference.target
+    if random:
+        target = target.over(background)
+    return reference_losses(rendering, target, stage.losses) | scene.regularizers(rendering, stage.losses)
 
 
 def guide(
@@ -278,13 +287,23 @@ def step_losses(
         assert reference is not None
         terms = reference_step(scene, reference, stage, generator)
     else:
-        terms, guidance, logged = novel_step(scene, priors, reference, stage, step, generator)
+        given = priors if step >= stage.priors_from else {}
+        terms, guidance, logged = novel_step(scene, given, reference, stage, step, generator)
     weighted = [getattr(stage.losses, name) * LOSSES[name].share(step / stage.steps) * value for name, value in terms.items()]
     total = sum([*weighted, *guidance.values()], start=torch.zeros(()))
     norms, diffusion_steps, distances = (
         {name: figures[key] for name, figures in logged.items() if key in figures} for key in ("gradient_norm", "t", "distance")
     )
     return StepLosses(total, terms, norms, diffusion_steps, distances)
+
+
+def make_optimizer(groups: list[dict], stage: OptimisedStage) -> torch.optim.Optimizer:
+    """Return the stage's optimiser of parameter groups, with the constants of the released codes that use it."""
+    if stage.optimizer == "adam":
+        return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+    from timm.optim.adan import Adan
+
+    return Adan(groups, eps=1e-8, weight_decay=2e-5, foreach=False)
 
 
 def backward(total: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
@@ -401,13 +420,11 @@ def optimise(
     generator: torch.Generator,
     log: Callable[[int, dict[str, float]], None],
     checkpoints: LoopCheckpoints,
-) -> int:
-    """Run all steps of a stage, or those after the last checkpoint; afterwards the scene holds the EMA of its weights.
-
-    Adam with betas (0.9, 0.99) and eps 1e-15, without a learning-rate schedule.
+) -> tuple[int, dict[str, Tensor]]:
+    """Run all steps of a stage, or those after the last checkpoint, at constant learning rates.
 
     Args:
-        scene: optimised in place, on its device.
+        scene: optimised in place, on its device; afterwards it holds the weights of the last step.
         example: the example.
         priors: all priors of the stage that are loaded.
         stage: the settings.
@@ -416,18 +433,19 @@ def optimise(
         checkpoints: saves the state of the loop and resumes from it.
 
     Returns:
-        How many steps were repeated in float32.
+        How many steps were repeated in float32, and the moving average of the trained tensors by their names in the
+        scene's state dict; empty where the stage keeps none.
 
     Raises:
         NonFinite: a loss or a gradient is not finite.
         Stopped: a signal asked the process to stop, and the state is saved.
     """
     if not isinstance(stage, OptimisedStage) or not stage.steps:
-        return 0
+        return 0, {}
     groups = scene.parameter_groups(stage.learning_rates)
     parameters = [p for group in groups for p in group["params"]]
     reference = reference_view(example, stage, parameters[0].device)
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+    optimizer = make_optimizer(groups, stage)
     average = [p.detach().clone() for p in parameters]
     retries = torch.zeros((), dtype=torch.int64)
 
@@ -445,17 +463,18 @@ def optimise(
             values = differentiate_again(
                 error, random_state, retries, scene, reference, priors, stage, step, generator, optimizer
             )
+        if stage.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(parameters, stage.gradient_clip)
         optimizer.step()
         if (step + 1) % stage.ema_interval == 0:
             updates = (step + 1) // stage.ema_interval
-            decay = min(stage.ema_decay, (1 + updates) / (10 + updates))  # a young average forgets faster
+            decay = min(stage.ema_decay, (1 + updates) / (10 + updates))  # as torch_ema
             with torch.no_grad():
                 torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
         log(step, values)
         checkpoints.after_step(lambda: loop_state(tensors(), optimizer, generator))
     checkpoints.after_loop(lambda: loop_state(tensors(), optimizer, generator))
-    if stage.ema_decay and stage.steps >= stage.ema_interval:
-        with torch.no_grad():
-            for p, a in zip(parameters, average, strict=True):
-                p.copy_(a)
-    return int(retries)
+    if not stage.ema_decay or stage.steps < stage.ema_interval:
+        return int(retries), {}
+    names = {id(p): name for name, p in scene.named_parameters()}
+    return int(retries), {names[id(p)]: a for p, a in zip(parameters, average, strict=True)}

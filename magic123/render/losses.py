@@ -6,8 +6,9 @@ needs a function and a row in LOSSES here, a weight in the settings, and a test.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ from magic123.render.samples import Density
 from magic123.settings.losses import Losses
 
 REFERENCE_WEIGHT = 100.0  # Make-it-3D's published code weighs colours of the reference view with 1e5, all others with 1e3
+WEIGHT_MARGIN = 1e-5  # sample weights are clamped to [this, 1 - this] before their entropy is computed
+ENTROPY_OF_NOTHING = -WEIGHT_MARGIN * math.log2(WEIGHT_MARGIN) - (1 - WEIGHT_MARGIN) * math.log2(1 - WEIGHT_MARGIN)
 BLUR_SIZE, BLUR_SIGMA = 9, 1.7  # pixels; sigma is 0.15 * size + 0.35, the default of OpenCV and torchvision for this size
 
 # By the names of NEEDS: functions that return the arguments of a loss, or None where the rendering does not have them.
@@ -39,26 +42,41 @@ class Target:
     Attributes:
         rgb: colours on white.
         pixels: those whose colours are compared; None for all.
+        over_all: whether the mean over these pixels divides by the number of all pixels.
         mask: where the object is.
         depth: increasing with distance, up to scale and shift; None if the depth loss has no weight.
         normal: unit normals in the world; None if the normal loss has no weight.
+        alpha: opacity of the picture, for other backgrounds than white.
     """
 
     rgb: Float[Tensor, "H W 3"]
     pixels: Bool[Tensor, "H W"] | None
+    over_all: bool
     mask: Bool[Tensor, "H W"]
     depth: Float[Tensor, "H W"] | None
     normal: Float[Tensor, "H W 3"] | None
+    alpha: Float[Tensor, "H W 1"] | None = None
+
+    def over(self, background: Float[Tensor, " 3"]) -> Target:
+        """Return the same target over a background colour."""
+        assert self.alpha is not None
+        return replace(self, rgb=self.rgb - (1 - self.alpha) * (1 - background.to(self.rgb)))
 
 
 def reference_target(
-    example: Example, weights: Losses, *, erode_edges: bool = False, device: torch.device | str | None = None
+    example: Example,
+    weights: Losses,
+    *,
+    rgb_region: str = "object",
+    erode_edges: bool = False,
+    device: torch.device | str | None = None,
 ) -> Target:
     """Return the tensors that the losses with a positive weight need.
 
     Args:
         example: an example with a picture, at the size that will be rendered.
         weights: of the stage.
+        rgb_region: pixels whose colours are compared, "object" or "picture" (see `OptimisedStage.rgb_region`).
         erode_edges: leave the colours at the outer edge of the object out of the comparison, as Magic123's fine stage does.
         device: of the tensors.
 
@@ -75,12 +93,18 @@ def reference_target(
         c = example.camera
         pose = Camera.orbit(c.polar, c.azimuth, c.radius, c.fov, 1).camera_to_world[0, :3, :3]
         normal = F.normalize(example.normal.cpu() * 2 - 1, dim=-1) @ pose.T  # from x right, y up, z towards the camera
+    mask = example.require("mask")[..., 0]
+    pixels = rgb_pixels(example)[..., 0] if erode_edges else None
+    if rgb_region == "object":
+        pixels = mask if pixels is None else pixels & mask
     return Target(
         rgb=example.require("rgb").to(device),
-        pixels=rgb_pixels(example)[..., 0].to(device) if erode_edges else None,
-        mask=example.require("mask")[..., 0].to(device),
+        pixels=None if pixels is None else pixels.to(device),
+        over_all=rgb_region == "object",
+        mask=mask.to(device),
         depth=target_depth(example)[..., 0].to(device) if weights.depth else None,
         normal=None if normal is None else normal.to(device),
+        alpha=example.require("alpha").to(device),
     )
 
 
@@ -103,9 +127,14 @@ def reference_losses(rendering: Rendering, target: Target, weights: Losses) -> d
 
 
 def reference_rgb(rendering: Rendering, target: Target) -> Float[Tensor, ""]:
-    """Return the mean squared error of the colours, over `target.pixels` where given."""
+    """Return the mean squared error of the colours, over `target.pixels` where given.
+
+    With `target.over_all` it is MSE(pred * M, target * M) of the published code (nerf/utils.py:686), a mean over all pixels.
+    """
     error = (rendering.rgb[0] - target.rgb) ** 2
-    return (error if target.pixels is None else error[target.pixels]).mean()
+    if target.pixels is None:
+        return error.mean()
+    return (error * target.pixels[..., None]).mean() if target.over_all else error[target.pixels].mean()
 
 
 def reference_mask(rendering: Rendering, target: Target) -> Float[Tensor, ""]:
@@ -140,17 +169,21 @@ def depth_disagreement(depth: Float[Tensor, " N"], target: Float[Tensor, " N"]) 
 
 
 # ------------------------------------------------------------------------------------------------------ regularizers
-def entropy(weights: Float[Tensor, " M"]) -> Float[Tensor, ""]:
-    """Return the mean binary entropy of sample weights in bits: weights should be 0 or 1.
+def entropy(weights: Float[Tensor, " M"], count: int | None = None) -> Float[Tensor, ""]:
+    """Return the mean binary entropy of sample weights in bits: weights should be 0 or 1 (published code: nerf/utils.py:796).
 
-    The weights are clamped to [1e-5, 1 - 1e-5].
+    Args:
+        weights: clamped to [1e-5, 1 - 1e-5].
+        count: number of samples that the mean is over; those beyond M have the weight 0. M by default.
     """
-    w = weights.clamp(1e-5, 1 - 1e-5)
-    return _mean(-w * w.log2() - (1 - w) * (1 - w).log2())
+    w = weights.clamp(WEIGHT_MARGIN, 1 - WEIGHT_MARGIN)
+    count = len(weights) if count is None else count
+    total = (-w * w.log2() - (1 - w) * (1 - w).log2()).sum() + (count - len(weights)) * ENTROPY_OF_NOTHING
+    return total / max(count, 1)
 
 
 def orientation(
-    weights: Float[Tensor, " M"], normals: Float[Tensor, "M 3"], directions: Float[Tensor, "M 3"]
+    weights: Float[Tensor, " M"], normals: Float[Tensor, "M 3"], directions: Float[Tensor, "M 3"], count: int | None = None
 ) -> Float[Tensor, ""]:
     """Return mean(w max(0, n.d)^2): visible surfaces must not face away (Ref-NeRF, arXiv 2112.03907).
 
@@ -158,9 +191,10 @@ def orientation(
         weights: w of the samples; they get no gradient.
         normals: unit normals n.
         directions: unit viewing directions d.
+        count: number of samples that the mean is over; those beyond M have the weight 0. M by default.
     """
     away = (normals * directions).sum(-1).clamp_min(0)
-    return _mean(weights.detach() * away.square())
+    return (weights.detach() * away.square()).sum() / max(len(weights) if count is None else count, 1)
 
 
 def opacity(value: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
@@ -201,6 +235,11 @@ def blur_difference(image: Float[Tensor, "B H W C"]) -> Float[Tensor, ""]:
     return F.mse_loss(image, gaussian_blur(image))
 
 
+def blur_difference_detached(image: Float[Tensor, "B H W C"]) -> Float[Tensor, ""]:
+    """Return the mean squared difference of an image from its own blur, which has no gradient (RealFusion)."""
+    return F.mse_loss(image, gaussian_blur(image).detach())
+
+
 def total_variation(
     density: Density,
     *,
@@ -226,11 +265,6 @@ def total_variation(
     opacities = -torch.expm1(-density(points) * h).reshape((resolution,) * 3)
     x, y, z = (opacities.diff(dim=axis).abs().mean() for axis in range(3))
     return x + y + z
-
-
-def _mean(values: Tensor) -> Tensor:
-    """Return the mean, or 0 without values: a rendering may have no samples."""
-    return values.sum() / max(len(values), 1)
 
 
 def lifted_colours(
@@ -275,8 +309,8 @@ class Loss:
 NEEDS = {
     "view": "the rendering of the reference view and its Target",
     "view_normals": "normals inside the mask of the reference view, rendered and target, [N, 3] each",
-    "weights": "weights of the samples along rays [M]",
-    "sample_normals": "weights of the samples [M], their unit normals and viewing directions [M, 3]",
+    "weights": "weights of the samples along rays [M], and how many samples the mean is over",
+    "sample_normals": "weights of the samples [M], their unit normals and viewing directions [M, 3], and the same number",
     "mesh": "vertices [V, 3], faces [F, 3] and Edges of the rendered surface",
     "opacity": "opacity [B, H, W, 1]",
     "normal_image": "normals as colours [B, H, W, 3]",
@@ -295,8 +329,10 @@ LOSSES: dict[str, Loss] = {
     "normal_consistency": Loss(normal_consistency, "mesh"),
     "laplacian": Loss(lambda vertices, faces, edges: laplacian(vertices, edges), "mesh"),
     "opacity": Loss(opacity, "opacity"),
+    "opacity_entropy": Loss(lambda opacity: entropy(opacity.flatten()), "opacity"),
     "normal_smoothness": Loss(smoothness, "normal_image", on_normals=True),
     "normal_blur": Loss(blur_difference, "normal_image", on_normals=True),
+    "normal_blur_detached": Loss(blur_difference_detached, "normal_image", on_normals=True),
     "total_variation": Loss(
         lambda density, generator, device: total_variation(density, generator=generator, device=device), "density"
     ),
@@ -326,11 +362,19 @@ def rendering_inputs(rendering: Rendering) -> LossInputs:
     }
 
 
-def sample_inputs(samples: Samples | None) -> LossInputs:
-    """Return the inputs of losses that the samples of a volume rendering have, for `compute`."""
+def sample_inputs(samples: Samples | None, regularized: str = "marched") -> LossInputs:
+    """Return the inputs of losses that the samples of a volume rendering have, for `compute`.
+
+    Args:
+        samples: the samples, if there are any.
+        regularized: samples that means are over, "marched" or "visible" (see `NeRFSettings.regularized`).
+    """
     if samples is None:
         return {}
+    count = samples.marched if regularized == "marched" else len(samples.weights)
     return {
-        "weights": lambda: (samples.weights,),
-        "sample_normals": lambda: None if samples.normals is None else (samples.weights, samples.normals, samples.directions),
+        "weights": lambda: (samples.weights, count),
+        "sample_normals": lambda: (
+            None if samples.normals is None else (samples.weights, samples.normals, samples.directions, count)
+        ),
     }

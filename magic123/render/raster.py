@@ -65,6 +65,7 @@ def render_mesh(
     background: Float[Tensor, " 3"] | Float[Tensor, "B 1 1 3"],
     rasterizer: str = "auto",
     edges: Edges | None = None,
+    uncovered: float = 0.0,
 ) -> Rendering:
     """Render a mesh from B cameras, differentiable in the vertices and in the parameters of `shade`.
 
@@ -79,6 +80,7 @@ def render_mesh(
         background: rgb, one colour or one for each camera.
         rasterizer: "auto", "numba" or "nvdiffrast".
         edges: the edge table of the mesh, if it is known already.
+        uncovered: colour of the pixels without a surface, to which the background is added.
 
     Raises:
         InputError: the rasterizer cannot run on the device of the mesh (see `choose_rasterizer`).
@@ -94,7 +96,9 @@ def render_mesh(
     points, normals, distance = surface[:, :3], surface[:, 3:6], surface[:, 6:]
     normals = torch.nn.functional.normalize(normals, dim=-1)
     values = torch.cat([shade(points, normals), torch.ones_like(distance), distance, normals], -1)
-    picture = torch.zeros(len(camera) * height * width, 8, device=vertices.device).index_copy(0, pixel, values.float())
+    picture = torch.zeros(len(camera) * height * width, 8, device=vertices.device)
+    picture[:, :3] = uncovered
+    picture = picture.index_copy(0, pixel, values.float())
     picture = visible.antialias(picture.reshape(-1, height, width, 8))
     rgb, opacity, depth, normal = picture.split([3, 1, 1, 3], -1)
     return Rendering(rgb + (1 - opacity) * background, opacity, depth, normal)

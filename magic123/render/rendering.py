@@ -16,11 +16,13 @@ class Samples:
         weights: contribution of each sample to its pixel, T (1 - exp(-sigma d)).
         normals: unit normals in the world; None if none were computed.
         directions: unit viewing directions, from the camera to the sample.
+        marched: how many samples there were in occupied cells, before those that no light reaches were dropped; at least M.
     """
 
     weights: Float[Tensor, " M"]
     normals: Float[Tensor, "M 3"] | None
     directions: Float[Tensor, "M 3"]
+    marched: int
 
 
 @dataclass(frozen=True)

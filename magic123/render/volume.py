@@ -196,17 +196,17 @@ def render_volume(
     rays = len(origins)
     density = density or (lambda x: density_and_albedo(x)[0])
     if cells is None:
-        samples = march(
+        marched = march(
             origins, directions, occupied=occupied, max_samples=max_samples, generator=generator, box=box, nearest=nearest
         )
-        combine, samples = composite, visible(samples, density, rays)
+        combine, samples = composite, visible(marched, density, rays)
     else:
         from magic123.render import compositing_triton, marching_triton  # Triton is installed only with CUDA builds of torch
 
-        samples = marching_triton.march(
+        marched = marching_triton.march(
             origins, directions, cells=cells, max_samples=max_samples, generator=generator, box=box, nearest=nearest
         )
-        combine, samples = compositing_triton.composite, marching_triton.visible(samples, density, rays)
+        combine, samples = compositing_triton.composite, marching_triton.visible(marched, density, rays)
     sigma, albedo = density_and_albedo(samples.points)
     normals = None if normal is None else normal(samples.points)
     rgb = albedo if shade is None else shade(albedo, normals, samples.ray)
@@ -217,5 +217,5 @@ def render_volume(
         opacity=opacity,
         depth=total[:, 4:5],
         normal=None if normals is None else total[:, 5:8],
-        samples=Samples(weights, normals, directions.index_select(0, samples.ray)),
+        samples=Samples(weights, normals, directions.index_select(0, samples.ray), len(marched.ray)),
     )

@@ -1,4 +1,8 @@
-"""A finished stage on disk: checkpoint.safetensors (the scene's tensors) and stage.json (its settings and what ran)."""
+"""A finished stage on disk: checkpoint.safetensors (the scene's tensors) and stage.json (its settings and what ran).
+
+As in the reference code, the scene's tensors are those after the last step, which are rendered and exported; the exponential
+moving averages of the trained ones, with which the next stage starts, lie beside them under "average." and their names.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from pathlib import Path
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from magic123.records.errors import InputError
 from magic123.records.files import write_json, write_whole
@@ -15,19 +20,33 @@ from magic123.scenes.scene import Scene
 from magic123.settings.stage import Stage, stage_settings
 
 TENSORS, RECORD = "checkpoint.safetensors", "stage.json"
+AVERAGE = "average."
 
 
-def save_scene(folder: Path, scene: Scene, stage: Stage, record: dict) -> None:
-    """Write a finished stage: the record first and the tensors last, so that where the tensors are, all is there."""
+def save_scene(folder: Path, scene: Scene, stage: Stage, record: dict, averages: dict[str, Tensor] | None = None) -> None:
+    """Write a finished stage: the record first and the tensors last, so that where the tensors are, all is there.
+
+    Args:
+        folder: an existing folder.
+        scene: the scene with the weights of the last step.
+        stage: its settings.
+        record: what ran, as JSON data.
+        averages: moving averages of trained tensors, by their names in the scene's state dict.
+    """
     from safetensors.torch import save
 
-    tensors = {name: value.detach().cpu().contiguous() for name, value in scene.state_dict().items()}
+    kept = {**scene.state_dict(), **{AVERAGE + name: value for name, value in (averages or {}).items()}}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in kept.items()}
     write_json(folder / RECORD, {"settings": stage.model_dump(mode="json"), **record})
     write_whole(folder / TENSORS, save(tensors))
 
 
-def load_scene(folder: str | Path) -> tuple[Scene, Stage]:
+def load_scene(folder: str | Path, weights: str = "average") -> tuple[Scene, Stage]:
     """Load the scene of a finished stage, on the CPU and ready to render, and the stage's settings.
+
+    Args:
+        folder: the stage's folder.
+        weights: "raw", those after the last step, or "average", their moving average; the same where the stage keeps none.
 
     Raises:
         InputError: a file is missing, damaged or of another version.
@@ -41,7 +60,10 @@ def load_scene(folder: str | Path) -> tuple[Scene, Stage]:
             raise InputError(f"stage {folder}: {name} is missing; make it with `magic123 reconstruct`")
     try:
         stage = stage_settings(**json.loads((folder / RECORD).read_text(encoding="utf-8"))["settings"])
-        tensors = load_file(folder / TENSORS)
+        stored = load_file(folder / TENSORS)
+        tensors = {name: value for name, value in stored.items() if not name.startswith(AVERAGE)}
+        if weights == "average":
+            tensors |= {name.removeprefix(AVERAGE): value for name, value in stored.items() if name.startswith(AVERAGE)}
         scene = build_scene(stage, tensors)
         scene.load_state_dict(tensors)
     except (ValueError, KeyError, TypeError, ValidationError, SafetensorError, RuntimeError) as error:

@@ -116,6 +116,7 @@ class DMTet(Scene[DMTetStage]):
         if light is not None:
             light = to_device(light, self.sdf.device).expand(len(camera), 3)
         surface = self._surface()
+        uncovered = {"textureless": ambient, "normal": 0.5}.get(mode, 0.0) if self.settings.lit_background else 0.0
         pictures = []
         for index in range(len(camera)):  # one by one: each has its own light
 
@@ -131,6 +132,7 @@ class DMTet(Scene[DMTetStage]):
                     background=background[index : index + 1] if background.dim() == 4 else background,
                     rasterizer=self.settings.rasterizer,
                     edges=surface[2],
+                    uncovered=uncovered,
                 )
             )
         parts = (torch.cat([getattr(p, name) for p in pictures]) for name in ("rgb", "opacity", "depth", "normal"))

@@ -124,7 +124,7 @@ class NeRF(Scene[NeRFStage]):
         normals = [piece.normal for piece in pieces if piece.normal is not None]
         normal = torch.cat(normals) if normals else None
         rgb, opacity, depth = (torch.cat([getattr(p, name) for p in pieces]) for name in ("rgb", "opacity", "depth"))
-        return RayRendering(rgb, opacity, depth, normal, Samples(opacity.new_zeros(0), *(opacity.new_zeros(0, 3),) * 2))
+        return RayRendering(rgb, opacity, depth, normal, Samples(opacity.new_zeros(0), *(opacity.new_zeros(0, 3),) * 2, 0))
 
     def parameter_groups(self, rates: LearningRates) -> list[dict]:
         """Return the groups of the hash grid and of the network."""
@@ -142,7 +142,8 @@ class NeRF(Scene[NeRFStage]):
     def regularizers(self, rendering: Rendering, weights: Losses) -> dict[str, Tensor]:
         """Return the unweighted losses of the LOSSES table that this rendering allows (mode "albedo" has no normals)."""
         density = lambda: (self.field.density, self._generator, self.field.grid.table.device)  # noqa: E731
-        given = losses.rendering_inputs(rendering) | losses.sample_inputs(rendering.samples) | {"density": density}
+        samples = losses.sample_inputs(rendering.samples, self.settings.regularized)
+        given = losses.rendering_inputs(rendering) | samples | {"density": density}
         return losses.compute(weights, given)
 
     def albedo(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:

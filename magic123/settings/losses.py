@@ -21,6 +21,9 @@ class Losses(KindSettings):
     entropy: NonNegativeFloat = 1e-3
     orientation: NonNegativeFloat = 1e-2
     opacity: NonNegativeFloat = 0.0
+    # RealFusion's terms: the entropy of the pixels' opacity, and normals against their blur without gradient through the blur
+    opacity_entropy: NonNegativeFloat = 0.0
+    normal_blur_detached: NonNegativeFloat = 0.0
     normal_smoothness: NonNegativeFloat = 0.5
     normal_blur: NonNegativeFloat = 0.5
     total_variation: NonNegativeFloat = 0.0  # of density on a jittered grid; ours, for the reconstruction-only row
@@ -66,6 +69,8 @@ class PointsLosses(Losses):
     entropy: Unused = 1e-3
     orientation: Unused = 1e-2
     opacity: Unused = 0.0
+    opacity_entropy: Unused = 0.0
+    normal_blur_detached: Unused = 0.0
     normal_smoothness: Unused = 0.5
     normal_blur: Unused = 0.5
     total_variation: Unused = 0.0

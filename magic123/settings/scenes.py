@@ -41,6 +41,9 @@ class NeRFSettings(Settings):
     occupancy_decay: float = 0.95
     occupancy_threshold: PositiveFloat = 10.0  # threshold = min(mean density, this)
     max_samples: PositiveInt = 1024  # per ray across the cube's diagonal
+    # samples that the losses `entropy` and `orientation` are means over. marched: all in occupied cells, those behind an opaque
+    # surface with weight 0, as released; visible: those that a ray reaches
+    regularized: Literal["marched", "visible"] = "marched"
     # auto: Triton on CUDA where it runs, else torch: the same samples, and sums that differ in their last digits
     ray_marching: Literal["auto", "torch", "triton"] = "auto"
 
@@ -51,6 +54,8 @@ class DMTetSettings(Settings):
     grid_resolution: PositiveInt = 256
     rasterizer: Literal["auto", "numba", "nvdiffrast"] = "auto"
     texture_levels_masked: bool = False
+    # textureless views: the uncovered pixels show the ambient light plus the background's colour, as released
+    lit_background: bool = True
 
 
 class PointsSettings(Settings):

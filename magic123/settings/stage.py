@@ -32,6 +32,7 @@ class Shading(Settings):
     """Shares of the shadings at novel views."""
 
     normal_until: float = Field(0.2, ge=0, le=1)  # share of the stage shown as normal maps
+    albedo_until: float = Field(0.0, ge=0, le=1)  # share of the stage, normal maps included, before any light falls
     textureless: float = Field(0.2, ge=0, le=1)
     albedo: float = Field(0.0, ge=0, le=1)  # colours alone, without light
     ambient: Range = (0.1, 1.0)
@@ -92,6 +93,8 @@ class OptimisedStage(StageSettings):
     ray_noise: NonNegativeFloat = 1e-3
     cameras: NovelCameras = NovelCameras()
     shading: Shading = Shading()
+    reference_background: Literal["white", "random"] = "white"  # random: one colour a step, behind the picture too
+    priors_from: int = Field(0, ge=0)  # the first step with priors; before it, novel views have regularisers alone
     random_background: float = Field(1.0, ge=0, le=1)  # share of novel views over one random colour; the others are white
     priors: dict[str, AnyPrior] = {}
     # Magic123's code divides its score-distillation gradients by the AMP loss scale (65536 at first). This constant
@@ -102,7 +105,12 @@ class OptimisedStage(StageSettings):
     loss_scale_doubling: int = Field(0, ge=0)
     losses: Losses = Losses()
     learning_rates: LearningRates = LearningRates()
-    erode_edges: bool = False
+    # pixels whose colours the loss `rgb` compares. object: both sides are multiplied by the mask, and the mean is over all
+    # pixels, as released; picture: all pixels, the white background too
+    rgb_region: Literal["object", "picture"] = "object"
+    optimizer: Literal["adam", "adan"] = "adam"  # Adan (arXiv 2208.06677) is what Stable-DreamFusion and Make-it-3D train with
+    gradient_clip: NonNegativeFloat = 0.0  # largest norm of all gradients together, which are scaled down to it; 0: no limit
+    erode_edges: bool = False  # leave the pixels along the mask's edge out of the loss `rgb`
     ema_decay: float = Field(0.95, ge=0, lt=1)
     ema_interval: PositiveInt = 100
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"

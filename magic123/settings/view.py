@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_validator
 
@@ -44,6 +44,8 @@ class ViewSettings(Settings):
         "ring": ViewSet(first_azimuth=15.0),
         "elevated": ViewSet(polar=60.0),
     }
+    # raw: the weights after the last step, as released; average: their moving average, with which the next stage starts
+    weights: Literal["raw", "average"] = "raw"
     # views are also rendered lit from the camera, with this ambient share; none: in albedo alone
     shaded_ambient: float | None = Field(None, ge=0, le=1)
     turntable_frames: PositiveInt = 48

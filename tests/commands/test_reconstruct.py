@@ -87,6 +87,25 @@ def test_albedo_replaces_lambertian_only_where_nothing_needs_normals():
     assert plain_if_possible("lambertian", 1.0, stage_settings(scene="nerf")) == "lambertian"
 
 
+def test_priors_wait_for_their_first_step(example, tmp_path):
+    weights = {"z": str(write_zero123(tmp_path / "z"))}
+    prior = {"kind": "zero123", "weights": "z", "weight": 1, "guidance_scale": 2}
+    stage = {**COARSE, "steps": 4, "reference_warmup": 1, "reference_interval": 0, "priors": {"views": prior}, "priors_from": 3}
+    stage |= {"reference_warmup": 0}
+    reconstruct(example, stage_settings(**stage), 0, tmp_path / "out", weights=weights)
+    lines = [line.split(",") for line in (tmp_path / "out" / "losses.csv").read_text().splitlines()]
+    column = lines[0].index("views_gradient")
+    assert [bool(line[column]) for line in lines[1:]] == [False, False, False, True]
+
+
+def test_no_light_falls_before_albedo_until():
+    stage = stage_settings(scene="nerf", shading={"normal_until": 0.1, "albedo_until": 0.5, "textureless": 0.5})
+    generator = torch.Generator().manual_seed(0)
+    assert novel_shading(stage, 0.05, generator)[0] == "normal"
+    assert {novel_shading(stage, 0.3, generator) for _ in range(50)} == {("lambertian", 1.0)}
+    assert {novel_shading(stage, 0.6, generator)[0] for _ in range(50)} == {"lambertian", "textureless"}
+
+
 @pytest.mark.requirement(id="R8")
 def test_two_runs_of_both_stages_are_the_same_bytes(example, coarse, tmp_path):
     reconstruct(example, stage_settings(**COARSE), 0, tmp_path / "coarse")
@@ -97,6 +116,20 @@ def test_two_runs_of_both_stages_are_the_same_bytes(example, coarse, tmp_path):
         assert (tmp_path / "fine0" / name).read_bytes() == (tmp_path / "fine1" / name).read_bytes(), name
     reconstruct(example, stage_settings(**COARSE), 1, tmp_path / "other")
     assert (tmp_path / "other" / "checkpoint.safetensors").read_bytes() != (coarse / "checkpoint.safetensors").read_bytes()
+
+
+def test_a_checkpoint_holds_the_last_weights_and_their_average(example, coarse, tmp_path):
+    """As released: the last weights are shown, and the next stage starts from the average of the trained tensors."""
+    last, average = (load_scene(coarse, weights)[0] for weights in ("raw", "average"))
+    trained = [name for name, _ in last.named_parameters()]
+    assert trained and all(not torch.equal(last.state_dict()[name], average.state_dict()[name]) for name in trained)
+    assert torch.equal(last.occupancy.density, average.occupancy.density)
+    reconstruct(example, stage_settings(**FINE | {"steps": 0}), 0, tmp_path / "fine", init=coarse)
+    start = load_scene(tmp_path / "fine", "raw")[0]
+    assert torch.equal(start.field.grid.table, average.field.grid.table)
+    reconstruct(example, stage_settings(**COARSE | {"steps": 3, "ema_decay": 0}), 0, tmp_path / "none")
+    last, average = (load_scene(tmp_path / "none", weights)[0] for weights in ("raw", "average"))
+    assert torch.equal(last.field.grid.table, average.field.grid.table)
 
 
 def test_left_is_left_through_both_stages(example, coarse, tmp_path):

@@ -239,14 +239,14 @@ def test_the_command_line(scene, tmp_path, monkeypatch):
 
     stage = stage_settings(scene="dmtet", init="coarse", steps=3, field=FIELD, dmtet=DMTetSettings(grid_resolution=24))
     checkpoint = types.ModuleType("magic123.scenes.checkpoint")
-    checkpoint.load_scene = lambda folder: (scene, stage)
+    checkpoint.load_scene = lambda folder, weights: (scene, stage)
     monkeypatch.setitem(sys.modules, "magic123.scenes.checkpoint", checkpoint)
     monkeypatch.setattr(magic123.example.example, "load_example", lambda folder: make_example())
     small = SETTINGS.model_copy(update={"sets": {}, "turntable_frames": 1})
     folders = ["--checkpoint", "c", "--example", "e", "--out", str(tmp_path / "views"), "--mesh", str(tmp_path / "mesh")]
     command.main([*folders, "--device", "cpu", "--settings", small.model_dump_json()])
     content = json.loads((tmp_path / "views" / "cameras.json").read_text())
-    assert content["result"] == {"example": "toy", "prompt": "a red toy", "scene": "dmtet", "steps": 3}
+    assert content["result"] == {"example": "toy", "prompt": "a red toy", "scene": "dmtet", "steps": 3, "weights": "raw"}
     assert list(content["sets"]) == ["reference"] and content["kernels"]["rasterizer"] == "numba"
     with pytest.raises(InputError, match="name two folders"):
         command.main(["--checkpoint", "c", "--example", "e", "--out", str(tmp_path), "--mesh", str(Path(tmp_path) / ".")])

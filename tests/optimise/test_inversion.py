@@ -83,7 +83,7 @@ def test_variants_of_the_run(weights, picture, changes):
 
 def test_learning_lowers_the_denoising_loss(weights, picture):
     """Even a random network leaves something to gain in what it is told; drawn pictures differ from the trained ones."""
-    changes = {"steps": 60, "batch": 4, "learning_rate": 0.1, "cached_latents": 16, "evaluation_samples": 96}
+    changes = {"steps": 60, "batch": 4, "learning_rate": 0.1, "cached_latents": 16, "evaluation_samples": 256}
     settings = QUICK.model_copy(update=changes)
     _, _, record = learn(weights, picture, settings)
     evaluation = record["evaluation"]
@@ -158,11 +158,9 @@ def test_augmentation_repeats_with_its_seed_and_stays_in_range(picture):
     assert all(not torch.equal(images[0], other) for other in images[1:])
 
 
-def test_what_lies_outside_the_picture_is_white():
-    """A black picture: what rotation and enlarged windows bring in is white, and shows only at the rim."""
-    images = augment(torch.zeros(32, 32, 3), 64, 32, generator(1))
-    assert (images[:, 0, 0] > 0.9).all(-1).any()
-    assert images[:, 12:20, 12:20].max() < 0.05
+def test_no_variant_shows_what_lies_outside_the_picture():
+    """A black picture stays black: a rotated one is cropped further than its corners turn, and crops stay inside."""
+    assert augment(torch.zeros(32, 32, 3), 256, 32, generator(1)).max() < 0.05
 
 
 def test_a_white_picture_stays_white_up_to_brightness():
@@ -183,8 +181,10 @@ def test_maps_are_similar_windows():
     maps = draw_maps(4000, generator(6))
     linear, shift = maps[:, :, :2], maps[:, :, 2]
     area = linear.det().abs()
-    # five sixths of a rotated picture, seen through a window of 0.85 to 1.15 of the area
-    assert 0.85 * 25 / 36 - 1e-4 < area.min() < 0.62 and 1.1 < area.max() < 1.15 + 1e-4
+    # a rotated picture shows 426 of 640 pixels, through a window of at least 0.85 of the area; no window leaves the picture
+    assert 0.85 * 4 / 9 - 1e-4 < area.min() < 0.4 and 0.99 < area.max() < 1 + 1e-4
+    # executed torchvision transforms of the reference (4000 draws): mean 0.720, standard deviation 0.141
+    assert area.sqrt().mean() == pytest.approx(0.720, abs=0.008) and area.sqrt().std() == pytest.approx(0.141, abs=0.006)
     rotation = torch.rad2deg(torch.atan2(linear[:, 1, 1], linear[:, 0, 1]).sub(math.pi / 2))
     assert rotation.abs().max() < 10.01 and (rotation.abs() > 0.01).float().mean() == pytest.approx(0.75, abs=0.03)
     assert shift.abs().max() < 0.2

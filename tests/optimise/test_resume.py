@@ -64,6 +64,34 @@ def test_a_coarse_stage_killed_three_times_is_the_same_bytes(example, coarse, tm
     assert [file.name.split("-")[1] for file in unfinished(out)] == ["00000040"]
 
 
+def test_a_stage_under_adan_killed_twice_is_the_same_bytes(example, tmp_path, monkeypatch):
+    """Adan counts its steps in its parameter groups; after a resume its bias corrections must go on from there."""
+    stage, out = stage_settings(**SHORT | {"steps": 16, "optimizer": "adan", "gradient_clip": 5.0}), tmp_path / "killed"
+    reconstruct(example, stage, 0, tmp_path / "whole")
+    for step in (5, 11):
+        with killed_at(step, monkeypatch), pytest.raises(Killed):
+            reconstruct(example, stage, 0, out, save_steps=2)
+    reconstruct(example, stage, 0, out, save_steps=2)
+    same(out, tmp_path / "whole", *FILES)
+    reconstruct(example, stage_settings(**SHORT | {"steps": 16}), 0, tmp_path / "adam")
+    assert (out / FILES[0]).read_bytes() != (tmp_path / "adam" / FILES[0]).read_bytes()
+
+
+def test_clipped_gradients_have_the_norm_that_is_allowed(example, tmp_path, monkeypatch):
+    norms, step = [], torch.optim.Adam.step
+
+    def recording_step(optimizer):
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(float(torch.linalg.vector_norm(torch.stack([gradient.norm() for gradient in gradients]))))
+        step(optimizer)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", recording_step)
+    for name, clip in (("free", 0.0), ("clipped", 0.01)):
+        reconstruct(example, stage_settings(**SHORT | {"steps": 4, "gradient_clip": clip}), 0, tmp_path / name)
+    free, clipped = norms[:4], norms[4:]
+    assert min(free) > 0.01 and clipped == pytest.approx([0.01] * 4, rel=1e-3)
+
+
 def test_an_end_that_nobody_recorded_costs_no_second_run(example, coarse, tmp_path, monkeypatch):
     """Snakemake, killed before it could note the end of a job, deletes the outputs and starts the job again."""
     out = tmp_path / "coarse"

@@ -127,10 +127,40 @@ def test_eroded_edges_are_free_to_differ_in_colour_but_not_in_mask():
     for where, cost in ((ring, False), (core, True)):
         changed = torch.where(where[None, ..., None], 0.0, good.rgb)
         rendering = Rendering(changed, good.opacity, good.depth, good.normal)
-        assert reference_view_losses(rendering, example)["rgb"] > 1e-3
+        assert reference_view_losses(rendering, example, rgb_region="picture")["rgb"] > 1e-3
+        assert (reference_view_losses(rendering, example)["rgb"] > 1e-6) == cost  # the ring lies outside the object
         assert (reference_view_losses(rendering, example, erode_edges=True)["rgb"] > 1e-6) == cost
     smaller = Rendering(good.rgb, good.opacity * (radius < 7)[None, ..., None], good.depth, good.normal)
     assert reference_view_losses(smaller, example, erode_edges=True)["mask"] > 0.01
+
+
+def test_a_target_over_another_background_changes_behind_the_object_alone():
+    example = disc_example()
+    white = losses.reference_target(example, ALL)
+    black = white.over(torch.zeros(3))
+    alpha = example.alpha
+    torch.testing.assert_close(black.rgb, white.rgb - (1 - alpha))
+    assert (black.rgb[alpha[..., 0] == 0] == 0).all()
+    torch.testing.assert_close(white.over(torch.ones(3)).rgb, white.rgb)
+
+
+def test_a_patch_in_the_background_costs_nothing_as_released():
+    """A black patch of 1/64 of the picture off the object: free where colours of the object count, dear where all do."""
+    example = disc_example()
+    good = perfect(example)
+    painted = good.rgb.clone()
+    painted[:, :3, :3] = 0
+    seen = Rendering(painted, good.opacity, good.depth, good.normal)
+    assert reference_view_losses(seen, example)["rgb"] < 1e-9
+    assert reference_view_losses(seen, example, rgb_region="picture")["rgb"] == pytest.approx(9 / 24**2, rel=1e-3)
+
+
+def test_a_blur_without_gradient_pulls_pixels_alone():
+    picture = torch.rand(1, 12, 12, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    value = losses.blur_difference_detached(picture)
+    assert value == losses.blur_difference(picture)
+    (gradient,) = torch.autograd.grad(value, picture)
+    torch.testing.assert_close(gradient, 2 * (picture - losses.gaussian_blur(picture)).detach() / picture.numel())
 
 
 def test_losses_without_weight_are_not_computed():

@@ -146,6 +146,16 @@ def test_shading_modes_of_a_ball(scene):
     assert float(normal.depth[0][inner].min()) == pytest.approx(1.3, abs=0.02)
 
 
+def test_background_of_textureless_views_is_lit_as_released(scene):
+    """Outside the object a released textureless view shows ambient + background, unclamped; otherwise the background alone."""
+    camera, background = Camera.orbit(90.0, 0.0, 1.8, 40.0, 32), torch.tensor([0.2, 0.9, 0.5])
+    how = {"mode": "textureless", "ambient": 0.25, "light": torch.tensor([0.0, 0.0, 1.0]), "background": background}
+    torch.testing.assert_close(scene.render(camera, **how).rgb[0, 0, 0], background + 0.25)
+    torch.testing.assert_close(scene.render(camera, **how | {"mode": "lambertian"}).rgb[0, 0, 0], background)
+    plain = DMTet(FIELD, DMTetSettings(grid_resolution=24, lit_background=False))
+    torch.testing.assert_close(plain.render(camera, **how).rgb[0, 0, 0], background)
+
+
 def test_a_batch_is_its_cameras_one_by_one(scene):
     lights = light_direction(CAMERAS, torch.Generator().manual_seed(3))
     backgrounds = torch.tensor([[1.0, 0, 0], [0, 1.0, 0]])[:, None, None]

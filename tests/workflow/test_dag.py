@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from workflow_tree import METHODS, OBJECTS, REPOSITORY, build, planned_jobs, snakemake, write_lines
 
+from magic123.settings.versions import VERSIONS
+
 RUN = ("--configfile", "config/small.yaml")
 SMALL = "{datasets: [demo], examples: [cone, dog], methods: [both, 3d-prior-only, wrong-reference], seeds: [0], tables: [demo]}"
 CELLS = ("both/coarse", "both/fine", "3d-prior-only/coarse", "wrong-reference/coarse")
@@ -197,7 +199,7 @@ def test_new_seed_computes_itself_only(tree: Path) -> None:
 
 
 def test_code_version_reruns_its_command(tree: Path) -> None:
-    edit(tree / "magic123" / "settings" / "versions.py", '"view": 1', '"view": 2')
+    edit(tree / "magic123" / "settings" / "versions.py", f'"view": {VERSIONS["view"]}', '"view": 99')
     rerun = {job for job in chain(*CELLS) if not job.startswith("reconstruct")}
     assert planned_jobs(tree, *RUN) == rerun | TABLE
 

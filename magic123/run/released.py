@@ -1,0 +1,81 @@
+"""Settings of presets beside those that were released: config/released.csv, checked and written as Markdown."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from magic123.records.errors import InputError
+from magic123.settings.stage import Method
+
+RELEASED = Path("config/released.csv")
+
+
+@dataclass(frozen=True)
+class ReleasedSetting:
+    """A row of the table.
+
+    Attributes:
+        method: the preset.
+        stage: its stage.
+        setting: the path of the setting in the stage, such as `cameras.fov`.
+        released: the value that was released.
+        source: where it was released.
+        reason: why ours differs; empty where it does not.
+        ours: the preset's value.
+    """
+
+    method: str
+    stage: str
+    setting: str
+    released: Any
+    source: str
+    reason: str
+    ours: Any
+
+    @property
+    def same(self) -> bool:
+        """Whether ours is the released value."""
+        return self.ours == self.released
+
+
+def compare(methods: dict[str, Method], file: Path = RELEASED) -> list[ReleasedSetting]:
+    """Return every row of `file` with the value that the method has.
+
+    Raises:
+        InputError: a row names a method, stage or setting that does not exist, or holds no JSON value, or a difference has no
+            reason, or a reason no difference.
+    """
+    rows = []
+    with open(file, encoding="utf-8", newline="") as lines:
+        for number, row in enumerate(csv.DictReader(lines), 2):
+            place = f"{file}, line {number}: {row['method']}, {row['stage']}, {row['setting']}"
+            try:
+                value: Any = methods[row["method"]].stages[row["stage"]].model_dump(mode="json")
+                for key in row["setting"].split("."):
+                    value = value[key]
+                released = json.loads(row["released"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise InputError(f"{place}: there is no such setting, or its released value is no JSON ({error!r})") from error
+            rows.append(ReleasedSetting(**row | {"released": released}, ours=value))
+            if rows[-1].same == bool(row["reason"]):
+                problem = "equals the released value and has a reason" if rows[-1].same else "differs and has no reason"
+                raise InputError(f"{place}: ours ({json.dumps(value)}) {problem}; correct the line or the preset")
+    return rows
+
+
+def markdown(rows: list[ReleasedSetting]) -> str:
+    """Return the rows as a Markdown page, one table for each method."""
+    parts = ["# Presets beside what was released\n\nMade from `config/released.csv` by `magic123 released`."]
+    for method in dict.fromkeys(row.method for row in rows):
+        lines = ["| stage | setting | released | ours | source | why ours differs |", "|---|---|---|---|---|---|"]
+        for row in rows:
+            if row.method == method:
+                ours = "the same" if row.same else f"`{json.dumps(row.ours)}`"
+                cells = [row.stage, f"`{row.setting}`", f"`{json.dumps(row.released)}`", ours, row.source, row.reason]
+                lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        parts.append(f"## {method}\n\n" + "\n".join(lines))
+    return "\n\n".join(parts) + "\n"

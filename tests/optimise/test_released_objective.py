@@ -1,0 +1,188 @@
+"""Every term of the objective beside the number that the released code gave on the same inputs: released_objective.json."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from magic123.geometry.camera import Camera, sample_novel
+from magic123.geometry.edges import find_edges
+from magic123.geometry.mesh import laplacian, normal_consistency
+from magic123.priors.prior import Prior
+from magic123.priors.sds import NoisePrediction, add_noise, distil, guided_noise
+from magic123.render import losses
+from magic123.render.losses import LOSSES, Target
+from magic123.render.rendering import Rendering
+from magic123.settings.cameras import NovelCameras, ReferenceCamera
+from magic123.settings.priors import prior_settings
+
+TERMS = json.loads((Path(__file__).parent / "released_objective.json").read_text(encoding="utf-8"))["terms"]
+SIDE = 16  # pixels
+ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).cumprod(0)
+
+
+def wave(count: int, frequency: float, phase: float = 0.0) -> Tensor:
+    """sin(frequency * i + phase) for i in 0..count - 1: float32 [count]."""
+    return torch.sin(torch.arange(count, dtype=torch.float64) * frequency + phase).float()
+
+
+def positive(shape: tuple[int, ...], frequency: float, phase: float = 0.0) -> Tensor:
+    return (wave(int(torch.tensor(shape).prod()), frequency, phase) * 0.5 + 0.5).reshape(shape)
+
+
+def disc(square_radius: float) -> Tensor:
+    y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    return (y - 7.5) ** 2 + (x - 7.5) ** 2 < square_radius
+
+
+def agrees(name: str, value: Tensor | float) -> None:
+    assert float(value) == pytest.approx(TERMS[name]["value"], rel=1e-5)
+
+
+@pytest.fixture
+def seen() -> Rendering:
+    return Rendering(
+        rgb=positive((1, SIDE, SIDE, 3), 0.37),
+        opacity=positive((1, SIDE, SIDE, 1), 0.23, 1),
+        depth=(1.8 + 0.4 * wave(SIDE**2, 0.11)).reshape(1, SIDE, SIDE, 1),
+    )
+
+
+@pytest.fixture
+def target() -> Target:
+    return Target(
+        rgb=positive((SIDE, SIDE, 3), 0.31, 0.5),
+        pixels=disc(30),
+        over_all=True,
+        mask=disc(30),
+        depth=positive((SIDE, SIDE), 0.17, 3),
+        normal=None,
+    )
+
+
+def test_the_reference_view(seen, target):
+    agrees("rgb", losses.reference_rgb(seen, target))
+    agrees("mask", losses.reference_mask(seen, target))
+    agrees("depth", losses.reference_depth(seen, target))
+    eroded = Target(**vars(target) | {"pixels": disc(20)})
+    agrees("rgb_eroded", losses.reference_rgb(seen, eroded))
+
+
+def test_normals_of_the_reference_view():
+    rendered = F.normalize(positive((SIDE, SIDE, 3), 0.29, 2), dim=-1)[disc(30)]
+    wanted = F.normalize(wave(SIDE**2 * 3, 0.41, 0.2).reshape(SIDE, SIDE, 3), dim=-1)[disc(30)]
+    value = losses.normal_disagreement(rendered, wanted)
+    agrees("normal", value)
+    agrees("normal_at_quarter", LOSSES["normal"].share(0.25) * value)
+
+
+def test_samples_behind_a_surface_count_with_weight_0():
+    """The released code gets 400 samples, the last 100 of weight 0; ours drops those and divides by their number too."""
+    weights = ((wave(400, 0.7) * 0.5 + 0.5) ** 4)[:300]
+    value = losses.entropy(weights, 400)
+    agrees("entropy", value)
+    agrees("entropy_at_quarter", LOSSES["entropy"].share(0.25) * value)
+    normals = F.normalize(wave(1200, 0.53).reshape(400, 3), dim=-1)[:300]
+    directions = F.normalize(wave(1200, 0.19, 1).reshape(400, 3), dim=-1)[:300]
+    agrees("orientation", losses.orientation(weights, normals, directions, 400))
+
+
+def test_pictures(seen):
+    agrees("opacity", losses.opacity(seen.opacity))
+    normals = positive((1, SIDE, SIDE, 3), 0.29, 2)
+    agrees("normal_smoothness", losses.smoothness(normals))
+    agrees("normal_blur", losses.blur_difference(normals))
+
+
+def subdivided_octahedron() -> tuple[Tensor, Tensor]:
+    """An octahedron subdivided twice, on a wavy sphere: vertices [66, 3] and faces [128, 3]."""
+    vertices = [[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]]
+    faces = [[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]]
+    for _ in range(2):
+        middles: dict[tuple[int, int], int] = {}
+
+        def middle(a: int, b: int, middles=middles) -> int:
+            edge = (min(a, b), max(a, b))
+            if edge not in middles:
+                middles[edge] = len(vertices)
+                vertices.append([(x + y) / 2 for x, y in zip(vertices[a], vertices[b], strict=True)])
+            return middles[edge]
+
+        finer = []
+        for a, b, c in faces:
+            ab, bc, ca = middle(a, b), middle(b, c), middle(c, a)
+            finer += [[a, ab, ca], [ab, b, bc], [ca, bc, c], [ab, bc, ca]]
+        faces = finer
+    places = F.normalize(torch.tensor(vertices), dim=-1)
+    return places * (0.6 + 0.1 * wave(len(vertices), 1.3))[:, None], torch.tensor(faces)
+
+
+def test_surfaces():
+    vertices, faces = subdivided_octahedron()
+    edges = find_edges(faces)
+    agrees("normal_consistency", normal_consistency(vertices, faces, edges))
+    agrees("laplacian", laplacian(vertices, edges))
+
+
+class ShownPrior(Prior):
+    """A prior of which only the reference camera is asked."""
+
+    reference_camera = None
+
+
+def gradient(step: int, kind: str, network, scale: float, formula: str) -> Tensor:
+    """Return the gradient of score distillation at closed-form latents, [1, 4, 8, 8]."""
+    latents = wave(256, 0.61).reshape(1, 4, 8, 8).requires_grad_()
+    noise, t = wave(256, 0.83, 0.4).reshape(1, 4, 8, 8), torch.tensor([step])
+    noisy = add_noise(latents.detach(), noise, ALPHAS, t)
+    settings = prior_settings(kind=kind, weights="none", weight=1.0, guidance_scale=scale, guidance_formula=formula)
+    prediction = NoisePrediction(latents, noise, guided_noise(*network(noisy, step / 1000), scale, formula), t, ALPHAS[t])
+    camera = Camera.orbit(70.0, 70.0, 1.8, 40.0, 8)
+    loss, _ = distil(ShownPrior(), prediction, camera, settings=settings, reference_camera=ReferenceCamera())
+    loss.backward()
+    return latents.grad
+
+
+@pytest.mark.parametrize("step", [250, 577])
+def test_score_distillation_of_the_2d_prior(step):
+    result = gradient(
+        step,
+        "stable-diffusion",
+        lambda x, time: (torch.tanh(0.2 * x + time), torch.tanh(0.9 * x + time)),
+        100.0,
+        "as-published",
+    )
+    wanted = TERMS[f"sds_2d_{step}"]["value"]
+    assert float(result.norm()) == pytest.approx(wanted["norm"], rel=1e-5)
+    assert result.flatten()[:4].tolist() == pytest.approx(wanted["first"], rel=1e-4)
+
+
+@pytest.mark.parametrize("step", [250, 577])
+def test_score_distillation_of_the_3d_prior(step):
+    """Its gradient is weighted by the angle between the views, here about 68 of 180 degrees."""
+    # the released world is mirrored, hence the sign of the azimuth in its pose vector
+    polar, azimuth = (torch.deg2rad(torch.tensor(angle)) for angle in (-20.0, 70.0))
+    pose = torch.stack([polar, torch.sin(-azimuth), torch.cos(azimuth), torch.zeros(())])
+    condition = torch.cat([torch.full((8,), 0.3), pose]).mean()
+    picture = wave(256, 0.47).reshape(1, 4, 8, 8) * 0.1
+
+    def network(x: Tensor, time: float) -> tuple[Tensor, Tensor]:
+        return torch.tanh(x + time), torch.tanh(x * (1 + condition) + picture + time)
+
+    result, wanted = gradient(step, "zero123", network, 5.0, "usual"), TERMS[f"sds_3d_{step}"]["value"]
+    assert float(result.norm()) == pytest.approx(wanted["norm"], rel=1e-5)
+    assert result.flatten()[:4].tolist() == pytest.approx(wanted["first"], rel=1e-4)
+
+
+def test_novel_cameras():
+    """The same distribution: 200,000 draws of each, within sampling error."""
+    drawn = sample_novel(NovelCameras(), 200_000, 8, torch.Generator().manual_seed(0))
+    wanted = TERMS["cameras"]["value"]
+    assert float(drawn.polar.mean()) == pytest.approx(wanted["polar_mean"], abs=0.6)  # the released one draws 50 at once
+    deciles = torch.quantile(drawn.polar, torch.linspace(0.1, 0.9, 9)).tolist()
+    assert deciles == pytest.approx(wanted["polar_deciles"], abs=1.5)
+    assert float((drawn.polar < 90).float().mean()) == pytest.approx(wanted["upper_share"], abs=0.01)
+    assert float((drawn.azimuth.abs() < 45).float().mean()) == pytest.approx(wanted["front_share"], abs=0.01)
