@@ -10,6 +10,7 @@ make them are in magic123/ and eval/, and work without Snakemake.
 """
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -48,8 +49,10 @@ if workflow.is_main_process:  # before a run of many hours or gigabytes, and in 
 # `on_card COMMAND` waits for a GPU that no other job has, if the run asks for GPUs (magic123/run/lease.py).
 card = suite.settings.compute
 lease = f"python -m magic123 lease --per-card {card.jobs_per_gpu} --slots {card.cpu_slots} -- " if card.gpu else ""
+# quoted for the shell, and for the braces that Snakemake fills in
+programs = shlex.quote(str(Path(sys.executable).parent)).replace("{", "{{").replace("}", "}}")
 shell.prefix(
-    f"set -euo pipefail; export PATH={Path(sys.executable).parent}:$PATH "
+    f"set -euo pipefail; export PATH={programs}:"$PATH" "
     "HF_HUB_OFFLINE=1 NUMBA_NUM_THREADS=$OMP_NUM_THREADS "
     # otherwise glibc returns every freed buffer to the system and faults it in again at the next step
     "MALLOC_TRIM_THRESHOLD_=536870912 MALLOC_MMAP_THRESHOLD_=536870912; "
@@ -111,4 +114,4 @@ onsuccess:
             Path(f"reports/{table}-unfinished{suffix}").unlink(missing_ok=True)
         Path(f"results/plans/{table}-unfinished.json").unlink(missing_ok=True)
     Path("results/unfinished.txt").unlink(missing_ok=True)
-    shutil.rmtree("results/failures", ignore_errors=True)
+    shutil.rmtree("results/.failures", ignore_errors=True)

@@ -161,7 +161,7 @@ def fail_cell(root: Path, reason: str, log: str) -> None:
     plan = json.loads((root / "plan.json").read_text())
     own = "toys/dog/both/seed0/fine"
     cell = next(cell for cell in plan["cells"] if cell["path"].endswith(own))
-    cell["path"] = f"results/failures/{own}"
+    cell["path"] = f"results/.failures/{own}"
     (root / f"logs/{own}/reconstruct.log").write_text(log)
     status = root / cell["path"] / "status.json"
     status.parent.mkdir(parents=True)

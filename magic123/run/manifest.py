@@ -83,30 +83,75 @@ class ManifestRow(Settings):
         return url_of(self.address.replace("{commit}", self.commit), file)
 
 
+def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Return the header and the lines of a CSV file that are not empty, each with the number of the line that it begins on.
+
+    Raises:
+        InputError: the file cannot be read as UTF-8 (a byte order mark is skipped), a quote is never closed, cells are not
+            separated by commas, or two columns have one name.
+    """
+    lines: list[tuple[int, list[str]]] = []
+    begins = 1
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            for cells in reader:
+                if cells and any(cell.strip() for cell in cells):
+                    lines.append((begins, cells))
+                if reader.line_num > begins and any("\n" in cell for cell in cells):
+                    raise InputError(
+                        f"{path} line {begins}: a quote that opens here closes on line {reader.line_num}; close it on its line."
+                    )
+                begins = reader.line_num + 1
+    except csv.Error as error:
+        if "unexpected end" in str(error):
+            raise InputError(f"{path} line {begins}: a quote that opens here is never closed; close it on its line.") from error
+        raise InputError(
+            f"{path} line {begins}: cannot be read ({error}); a quote in a cell is written twice, and closes before the comma."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); datasets/README.md describes the format.") from error
+    if not lines:
+        raise InputError(f"{path}: is empty; datasets/README.md describes the format.")
+    header = [cell.strip() for cell in lines[0][1]]
+    if header[0].startswith("#"):
+        raise InputError(f"{path} line {lines[0][0]}: is a comment ({header[0]!r}), and the format has none; remove the line.")
+    if len(header) == 1 and (separator := next((sign for sign in ";\t|" if sign in header[0]), None)):
+        name = {"\t": "tabs"}.get(separator, repr(separator))
+        raise InputError(f"{path} line {lines[0][0]}: the cells are separated by {name}; save the file with commas.")
+    for place, column in enumerate(header):
+        if column in header[:place]:
+            raise InputError(
+                f"{path} line {lines[0][0]}: the column {column!r} stands twice, as column {header.index(column) + 1} and "
+                f"{place + 1}; remove one."
+            )
+    return [(lines[0][0], header), *lines[1:]]
+
+
 def load_manifest(path: Path) -> dict[str, ManifestRow]:
     """Read the examples of a dataset by name, in the file's order.
 
     Raises:
         InputError: the file cannot be read, or a line is wrong; the message names the file and the line.
     """
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, restkey="too many cells", restval="")
-            lines = [(reader.line_num, line) for line in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read ({error}); datasets/README.md describes the format.") from error
     rows: dict[str, ManifestRow] = {}
+    header, *lines = _read_lines(path)
     for number, line in lines:
         place = f"{path} line {number}"
-        cells = {key: value.strip() for key, value in line.items() if isinstance(value, str)}
-        if "too many cells" in line:
-            raise InputError(f"{place}: has more cells than the header; put quotes around a prompt with commas.")
+        if line[0].lstrip().startswith("#"):
+            raise InputError(f"{place}: is a comment ({line[0].strip()!r}), and the format has none; remove the line.")
+        if len(line) > len(header[1]):
+            raise InputError(
+                f"{place}: has {len(line)} cells and the header has {len(header[1])}; put quotes around a prompt with commas."
+            )
+        cells = dict(zip(header[1], (cell.strip() for cell in line), strict=False))
         given = {key: value for key, value in cells.items() if value or key not in ManifestRow.model_fields}
         row = validate(ManifestRow, given, place)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", row.name):  # it becomes a folder
             raise InputError(f"{place}: the name {row.name!r} must be letters, digits, - and _, a letter or digit first.")
-        if row.name in rows:
-            raise InputError(f"{place}: the example {row.name!r} is there already; give every line a name of its own.")
+        if same := next((name for name in rows if name.lower() == row.name.lower()), None):
+            # some file systems do not distinguish case, and both would share a folder there
+            raise InputError(f"{place}: the example {same!r} is there already; give every line a name of its own, in any case.")
         rows[row.name] = row
     if not rows:
         raise InputError(f"{path}: lists no examples; datasets/README.md describes the format.")

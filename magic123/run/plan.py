@@ -14,7 +14,7 @@ from magic123.records.results import stage_path, start_of
 from magic123.records.status import FAILED, OK, read_status
 from magic123.run.suite import Suite, rows_of
 
-FAILURES = Path("results/failures")
+FAILURES = Path("results/.failures")  # no dataset can have this name
 BEFORE = (("prepare", "example"), ("invert", "token"))  # steps of an example, and their outputs
 
 

@@ -16,7 +16,7 @@ from magic123.records.errors import InputError
 from magic123.run.manifest import ManifestRow, load_manifest
 from magic123.settings.priors import Zero123Settings
 from magic123.settings.registry import METRIC_KINDS, Weights
-from magic123.settings.settings_file import choose_from, load_entries, load_methods, read_yaml, validate
+from magic123.settings.settings_file import check_name, choose_from, load_entries, load_methods, read_yaml, validate
 from magic123.settings.stage import Method, lay_over
 from magic123.settings.suite import SuiteSettings, Table
 
@@ -135,6 +135,8 @@ def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
     select(run.tables, list(tables), "tables")
     select(run.seeds, run.seeds, "seeds")
     select(run.datasets, sorted(path.stem for path in MANIFESTS.glob("*.csv")), "datasets")
+    for dataset in run.datasets:
+        check_name(dataset, source(("run", "datasets")), "run.datasets:")
     manifests = {dataset: load_manifest(MANIFESTS / f"{dataset}.csv") for dataset in run.datasets}
     every = [name for manifest in manifests.values() for name in manifest]
     chosen = every if run.examples == "all" else select(run.examples, every, "examples")

@@ -1,0 +1,54 @@
+"""Datasets as CSV files: what is read, and what is refused with the line and the cause."""
+
+from pathlib import Path
+
+import pytest
+
+from magic123.records.errors import InputError
+from magic123.run.manifest import load_manifest
+
+HEAD = "name,prompt,image\n"
+LAMP = "lamp,a yellow lamp,mine/lamp.jpg\n"
+
+
+def load(tmp_path: Path, text: str, encoding: str = "utf-8"):
+    (tmp_path / "mine.csv").write_text(text, encoding=encoding, newline="")
+    return load_manifest(tmp_path / "mine.csv")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_what_spreadsheets_write_is_read(tmp_path, encoding, end):
+    """With and without a byte order mark, either line end, empty lines, quoted commas and quotes."""
+    text = (
+        HEAD + "\n" + 'lamp,"a ""bright"", yellow lamp",mine/lamp.jpg\n' + ",,\n" + "vase,une vase bleue à pois,mine/vase.png\n"
+    )
+    rows = load(tmp_path, text.replace("\n", end), encoding)
+    assert list(rows) == ["lamp", "vase"] and rows["lamp"].prompt == 'a "bright", yellow lamp'
+    assert rows["vase"].prompt == "une vase bleue à pois"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,prompt,image,image\nlamp,a,b.jpg,c.jpg\n", "line 1: the column 'image' stands twice, as column 3 and 4"),
+        ("# my pictures\n" + HEAD + LAMP, "line 1: is a comment"),
+        (HEAD + "# the lamp\n" + LAMP, "line 2: is a comment"),
+        ("name;prompt;image\nlamp;a;b.jpg\n", "line 1: the cells are separated by ';'"),
+        ("name\tprompt\timage\nlamp\ta\tb.jpg\n", "line 1: the cells are separated by tabs"),
+        (HEAD + 'lamp,"a lamp,b.jpg\nblue,a blue lamp,c.jpg\n', "line 2: a quote that opens here is never closed"),
+        (HEAD + 'lamp,"a lamp,b.jpg\nblue,a blue lamp",c.jpg\n', "line 2: a quote that opens here closes on line 3"),
+        (HEAD + 'lamp,"a" lamp,b.jpg\n', "line 2: cannot be read"),
+        (HEAD + LAMP + "lamp,another,c.jpg\n", "line 3: the example 'lamp' is there already"),
+        (HEAD + LAMP + "Lamp,another,c.jpg\n", "line 3: the example 'lamp' is there already"),
+        (HEAD + "lamp,a, yellow lamp,b.jpg\n", "line 2: has 4 cells and the header has 3"),
+        (HEAD + "$(touch x),a lamp,b.jpg\n", "must be letters"),
+        (HEAD + "{lamp},a lamp,b.jpg\n", "must be letters"),
+        ("", "is empty"),
+        (HEAD, "lists no examples"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_its_line(tmp_path, text, message):
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, text)
+    assert message in str(caught.value) and "mine.csv" in str(caught.value)
