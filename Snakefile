@@ -52,7 +52,7 @@ lease = f"python -m magic123 lease --per-card {card.jobs_per_gpu} --slots {card.
 # quoted for the shell, and for the braces that Snakemake fills in
 programs = shlex.quote(str(Path(sys.executable).parent)).replace("{", "{{").replace("}", "}}")
 shell.prefix(
-    f"set -euo pipefail; export PATH={programs}:"$PATH" "
+    f"set -euo pipefail; export PATH={programs}:$PATH "
     "HF_HUB_OFFLINE=1 NUMBA_NUM_THREADS=$OMP_NUM_THREADS "
     # otherwise glibc returns every freed buffer to the system and faults it in again at the next step
     "MALLOC_TRIM_THRESHOLD_=536870912 MALLOC_MMAP_THRESHOLD_=536870912; "

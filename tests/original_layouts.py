@@ -7,9 +7,12 @@ with the converters. `FULL` sizes are the real ones.
 from __future__ import annotations
 
 import math
+from argparse import Namespace
+from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+import numpy as np
 import torch
 
 Shapes = dict[str, tuple[int, ...]]
@@ -190,7 +193,20 @@ def zero123_checkpoint(size: Zero123Size, seed: int = 0, average: bool = True) -
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     state |= {"betas": betas.float(), "alphas_cumprod": (1 - betas).cumprod(0).float(), "logvar": torch.zeros(1000)}
     state |= {"cond_stage_model.mean": torch.zeros(3), "cond_stage_model.model.token_embedding.weight": torch.zeros(8, 4)}
-    return {"epoch": 1, "global_step": 105000, "state_dict": state, "lr_schedulers": []}
+    return {"epoch": 1, "global_step": 105000, "state_dict": state, **trainer_leftovers()}
+
+
+def trainer_leftovers() -> dict:
+    """What Lightning writes beside the parameters: the learning-rate schedule of this model computes with NumPy."""
+    rate = np.float64(1e-4) * np.ones(1)[0]
+    moments = {0: {"step": 105000, "exp_avg": torch.zeros(4), "exp_avg_sq": torch.zeros(4)}}
+    return {
+        "pytorch-lightning_version": "1.4.2",
+        "lr_schedulers": [{"base_lrs": [1.0e-4], "last_epoch": 105000, "_last_lr": [rate], "_step_count": np.int64(105001)}],
+        "optimizer_states": [{"state": moments, "param_groups": [{"lr": rate, "betas": (0.9, 0.999), "params": [0]}]}],
+        "callbacks": {"last": PurePosixPath("checkpoints/last.ckpt"), "best": defaultdict(list, {"val": [np.float32(0.5)]})},
+        "hyper_parameters": OrderedDict(latent=Namespace(scale=0.18215), means=np.arange(3.0)),
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------- MiDaS

@@ -1,15 +1,19 @@
 """Read untrusted checkpoints (.ckpt, .pt, .bin) without running any code that is in them.
 
 A torch file is a zip archive of a pickle and raw tensors. The archive is checked first; torch then loads it with weights_only,
-which allows only tensors and plain values. Tensors are memory-mapped, not copied.
+which allows only tensors and plain values. Training frameworks leave more beside the parameters: NumPy scalars as learning
+rates, paths, settings, callbacks. Names of such data are allowed too, and loaded as objects that hold and do nothing.
+Tensors are memory-mapped, not copied.
 """
 
 from __future__ import annotations
 
 import stat
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +27,7 @@ MAX_ENTRIES = 200_000  # of the archive
 
 
 class Inert:
-    """An empty replacement for a class of a training framework that a checkpoint refers to."""
+    """An empty replacement for data beside the parameters that a checkpoint refers to; it ignores what it is built from."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         pass
@@ -32,8 +36,35 @@ class Inert:
         pass
 
 
-# Classes of Lightning's trainer that checkpoints refer to. Only these are allowed besides tensors, and loaded as Inert.
-HARMLESS = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint", "pytorch_lightning.callbacks.ModelCheckpoint")
+def empty_dictionary(*arguments: object) -> dict:
+    """Return an empty dictionary in place of a default dictionary: torch fills no class of its own choice."""
+    return OrderedDict()
+
+
+# What checkpoints refer to besides tensors: data, and no function that acts. Nothing else is allowed.
+HARMLESS = (
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "pytorch_lightning.callbacks.ModelCheckpoint",
+    # learning rates of schedules that compute with NumPy, under the names of NumPy 1 and 2
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+    "numpy.dtype",
+    "numpy.ndarray",
+    "_codecs.encode",
+    # factories of default dictionaries, and paths
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("dict", "float", "int", "list", "tuple")),
+    *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in ("Path", "PosixPath", "PurePosixPath")),
+    "argparse.Namespace",
+    "typing.Any",
+    # OmegaConf's settings
+    "omegaconf.base.ContainerMetadata",
+    "omegaconf.base.Metadata",
+    "omegaconf.dictconfig.DictConfig",
+    "omegaconf.listconfig.ListConfig",
+    *(f"omegaconf.nodes.{name}Node" for name in ("Any", "Boolean", "Float", "Integer", "String")),
+)
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -44,7 +75,12 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     check_archive(path)
-    with torch.serialization.safe_globals([(Inert, name) for name in HARMLESS]):
+    allowed: list[Any] = [(Inert, name) for name in HARMLESS]
+    allowed += [
+        (empty_dictionary, "collections.defaultdict"),
+        (OrderedDict, "pytorch_lightning.utilities.parsing.AttributeDict"),
+    ]
+    with torch.serialization.safe_globals(allowed):
         try:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # a malicious or damaged pickle can raise any exception

@@ -6,6 +6,7 @@ import pickle
 import zipfile
 from pathlib import Path
 
+import original_layouts
 import original_networks
 import pytest
 import torch
@@ -213,6 +214,22 @@ def test_open_clip_keeps_its_parameters(tmp_path: Path) -> None:
     save(state, tmp_path / "in" / "open_clip_pytorch_model.bin")
     with pytest.raises(InputError, match=r"lacks 1 parameters \(the first is logit_scale\)"):
         open_clip.convert(tmp_path / "in", tmp_path / "again")
+
+
+def test_what_a_trainer_leaves_beside_the_parameters_is_read_as_data(tmp_path):
+    """NumPy scalars, paths, dictionaries with defaults and settings, under the names of NumPy 2 and of NumPy 1."""
+    state = {"weight": torch.arange(3.0)}
+    torch.save({"state_dict": state, **original_layouts.trainer_leftovers()}, tmp_path / "new.ckpt")
+    with zipfile.ZipFile(tmp_path / "new.ckpt") as new, zipfile.ZipFile(tmp_path / "old.ckpt", "w") as old:
+        for entry in new.infolist():
+            content = new.read(entry)
+            if entry.filename.endswith("data.pkl"):
+                assert b"numpy._core.multiarray" in content
+                content = content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+            old.writestr(entry.filename, content)
+    for name in ("new.ckpt", "old.ckpt"):
+        read = read_checkpoint(tmp_path / name)
+        assert list(read) == ["weight"] and torch.equal(read["weight"], state["weight"])
 
 
 # --------------------------------------------------------------------------------------------------------- refused files
