@@ -272,7 +272,7 @@ def test_the_points_reproduce_the_picture_that_the_coarse_scene_blurs(example, c
     assert len(np.unique(cloud.colors[:, :3], axis=0)) > 2
     with pytest.raises(InputError, match="lifted from a trained stage"):
         measure(stage, "small", "cpu", steps=4, warmup=0, at=0)
-    with pytest.raises(InputError, match="there is no clip with random weights"):
+    with pytest.raises(InputError, match="clip cannot be measured with random weights"):
         clip = {"kind": "clip", "weights": "clip", "weight": 1}
         measure(stage_settings(**COARSE, priors={"clip": clip}), "small", "cpu", steps=4, warmup=0, at=0)
 
