@@ -41,7 +41,7 @@ def test_what_spreadsheets_write_is_read(tmp_path, encoding, end):
         (HEAD + 'lamp,"a" lamp,b.jpg\n', "line 2: cannot be read"),
         (HEAD + LAMP + "lamp,another,c.jpg\n", "line 3: the example 'lamp' is there already"),
         (HEAD + LAMP + "Lamp,another,c.jpg\n", "line 3: the example 'lamp' is there already"),
-        (HEAD + "lamp,a, yellow lamp,b.jpg\n", "line 2: has 4 cells and the header has 3"),
+        (HEAD + "lamp,a, yellow lamp,b.jpg\n", "line 2: has more cells than the header, 4 and 3"),
         (HEAD + "$(touch x),a lamp,b.jpg\n", "must be letters"),
         (HEAD + "{lamp},a lamp,b.jpg\n", "must be letters"),
         ("", "is empty"),
