@@ -142,7 +142,8 @@ def load_manifest(path: Path) -> dict[str, ManifestRow]:
             raise InputError(f"{place}: is a comment ({line[0].strip()!r}), and the format has none; remove the line.")
         if len(line) > len(header[1]):
             raise InputError(
-                f"{place}: has more cells than the header, {len(line)} and {len(header[1])}; put quotes around a prompt with commas."
+                f"{place}: has more cells than the header, {len(line)} and {len(header[1])}; "
+                "put quotes around a prompt with commas."
             )
         cells = dict(zip(header[1], (cell.strip() for cell in line), strict=False))
         given = {key: value for key, value in cells.items() if value or key not in ManifestRow.model_fields}
