@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook
@@ -19,7 +20,8 @@ for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-# Rooms whose annotations (jaxtyping's shapes among them) are checked at every call while the tests run.
+# Rooms whose annotations (jaxtyping's shapes among them) are checked at every call while their own tests run. In the tests of
+# whole stages the checks double the time, and find nothing that these do not.
 TYPE_CHECKED = ["geometry", "fields", "render", "priors", "scenes"]
 
 
@@ -84,6 +86,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if marked and not is_there():
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Check shapes in the tests of the rooms of TYPE_CHECKED alone."""
+    jaxtyping.config.update("jaxtyping_disable", item.path.parent.name not in TYPE_CHECKED)
 
 
 def _seed() -> None:
