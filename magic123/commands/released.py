@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from magic123.commands.options import command_parser
 from magic123.records.files import write_text
 from magic123.run.released import RELEASED, compare, markdown
 from magic123.settings.settings_file import load_methods
@@ -12,7 +12,7 @@ from magic123.settings.settings_file import load_methods
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and write the page."""
-    parser = argparse.ArgumentParser(prog="magic123 released", description=__doc__)
+    parser = command_parser("released", __doc__)
     parser.add_argument("--methods", type=Path, default=Path("config/methods.yaml"), help="a file of methods")
     parser.add_argument("--released", type=Path, default=RELEASED, help="the released settings; default: %(default)s")
     parser.add_argument("--out", type=Path, default=Path("reports/released.md"), help="default: %(default)s")

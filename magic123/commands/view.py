@@ -247,10 +247,9 @@ def write_mesh_folder(scene: Scene, settings: ViewSettings, folder: Path, about:
         content = {"result": about, "exists": False, "reason": reason}
         (folder / "none.json").write_text(json.dumps({"reason": reason}) + "\n")
     else:
-        device = next(scene.parameters()).device
         figures = write_mesh(
             folder, vertices, faces, scene.albedo, max_faces=settings.max_faces, texture_size=settings.texture_size,
-            metadata={"result": about, "conventions": {"world": CONVENTIONS["world"]}}, device=device,
+            metadata={"result": about, "conventions": {"world": CONVENTIONS["world"]}}, device=scene.device,
         )  # fmt: skip
         content = {"result": about, "exists": True, "problem": problem, **figures}
     (folder / "mesh.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -373,30 +374,24 @@ def differentiate(
 
 
 def differentiate_again(
+    attempt: Callable[[], dict[str, float]],
     error: NonFinite,
     random_state: Tensor,
     retries: Tensor,
-    scene: Scene,
-    reference: ReferenceView | None,
     priors: Priors,
     stage: OptimisedStage,
-    step: int,
     generator: torch.Generator,
-    optimizer: torch.optim.Optimizer,
 ) -> dict[str, float]:
     """Repeat a step that was not finite with the priors in float32.
 
     Args:
+        attempt: computes the gradients of the step and returns what to log of it.
         error: of the first attempt.
         random_state: the generator's before the first attempt.
         retries: counts the repeated steps, in place.
-        scene: this and the following arguments are those of `differentiate`.
-        reference: the reference view.
         priors: all priors of the stage that are loaded.
         stage: the settings.
-        step: of the stage.
         generator: its state is set to `random_state`.
-        optimizer: whose parameters get gradients.
 
     Raises:
         NonFinite: `error` itself if no prior is in half precision; otherwise if the stage allows no more repetitions, or the
@@ -409,7 +404,7 @@ def differentiate_again(
         raise NonFinite(f"{error}; {stage.float32_retries} steps were repeated in float32, and float32_retries allows no more")
     generator.set_state(random_state)
     with in_float32(priors.values()):
-        return differentiate(scene, reference, priors, stage, step, generator, optimizer)
+        return attempt()
 
 
 def optimise(
@@ -457,12 +452,11 @@ def optimise(
     for step in range(len(checkpoints.rows), stage.steps):
         scene.before_step(step, stage.steps, generator)
         random_state = generator.get_state()
+        attempt = partial(differentiate, scene, reference, priors, stage, step, generator, optimizer)
         try:
-            values = differentiate(scene, reference, priors, stage, step, generator, optimizer)
+            values = attempt()
         except NonFinite as error:
-            values = differentiate_again(
-                error, random_state, retries, scene, reference, priors, stage, step, generator, optimizer
-            )
+            values = differentiate_again(attempt, error, random_state, retries, priors, stage, generator)
         if stage.gradient_clip:
             torch.nn.utils.clip_grad_norm_(parameters, stage.gradient_clip)
         optimizer.step()

@@ -72,7 +72,7 @@ def markdown(methods: dict[str, Method], bases: dict[str, str | None]) -> str:
                 "|---|---|",
             ]
             own = method.model_dump(mode="json", exclude_defaults=True)
-            lines += [f"| {path} | {_cell(value)} |" for path, value in leaves(own.get("stages", {})).items()]
+            lines += [f"| {path} | {table_cell(value)} |" for path, value in leaves(own.get("stages", {})).items()]
             lines.append("")
             continue
         rows = differences(method, methods[base])
@@ -80,11 +80,11 @@ def markdown(methods: dict[str, Method], bases: dict[str, str | None]) -> str:
             lines += [f"The same settings as [{base}](#{base}).", ""]
             continue
         lines += [f"| setting | [{base}](#{base}) | {name} |", "|---|---|---|"]
-        lines += [f"| {path} | {_cell(before)} | {_cell(after)} |" for path, before, after in rows]
+        lines += [f"| {path} | {table_cell(before)} | {table_cell(after)} |" for path, before, after in rows]
         lines.append("")
     return "\n".join(lines)
 
 
-def _cell(text: str) -> str:
+def table_cell(text: str) -> str:
     """Return the text of a table's cell, with vertical bars escaped."""
     return text.replace("|", "\\|")

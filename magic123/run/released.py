@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from magic123.records.errors import InputError
+from magic123.run.method_list import table_cell
 from magic123.settings.stage import Method
 
 RELEASED = Path("config/released.csv")
@@ -76,6 +77,6 @@ def markdown(rows: list[ReleasedSetting]) -> str:
             if row.method == method:
                 ours = "the same" if row.same else f"`{json.dumps(row.ours)}`"
                 cells = [row.stage, f"`{row.setting}`", f"`{json.dumps(row.released)}`", ours, row.source, row.reason]
-                lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+                lines.append(f"| {' | '.join(map(table_cell, cells))} |")
         parts.append(f"## {method}\n\n" + "\n".join(lines))
     return "\n\n".join(parts) + "\n"

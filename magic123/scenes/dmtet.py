@@ -201,7 +201,7 @@ class DMTet(Scene[DMTetStage]):
             InputError: no level gives a surface, or the two fields have different settings.
         """
         _check_same_field(nerf.field.settings, stage.field)
-        scene = cls(stage.field, stage.dmtet).to(next(nerf.parameters()).device)
+        scene = cls(stage.field, stage.dmtet).to(nerf.device)
         scene.field.load_state_dict(nerf.field.state_dict())
         views = Camera.orbit(75.0, [0.0, 90.0, 180.0, 270.0], 1.8, 40.0, 64, device=scene.sdf.device)
         seen = nerf.render(views, mode="albedo").opacity

@@ -78,7 +78,7 @@ class Points(Scene[PointsStage]):
         Raises:
             InputError: as `lift`.
         """
-        device = next(scene.parameters()).device
+        device = scene.device
         cloud, figures = lift(scene, example, stage.points, round(stage.resolution * stage.reference_scale), device)
         points = cls(stage.points, cloud).to(device)
         points.handover = figures
