@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from magic123.device import to_device
 from magic123.measure.benchmark import Clock, Timed, ball, machine, peak_memory
 from magic123.measure.random_weights import Size, random_text_to_image
 from magic123.optimise.textual_inversion import TextToImage, differentiate, encode_variants, splice_row
@@ -32,7 +33,7 @@ def measure_inversion(
     ids = torch.randint(len(table), (27, 77), generator=generator).to(where)
     ids[:, 5] = len(table) - 1
     optimizer = torch.optim.AdamW([row], lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    picture = ball(model.resolution).require("rgb")
+    picture = to_device(ball(model.resolution).require("rgb"), where)
     count = settings.cached_latents
     cached = encode_variants(model, picture, count, settings, generator) if count else None
     clock, chunk = Clock(where), min(settings.chunk or settings.batch, settings.batch)
@@ -43,10 +44,10 @@ def measure_inversion(
                 with clock.part("augmentations and VAE"):
                     latents = encode_variants(model, picture, settings.batch, settings, generator)
             else:
-                latents = cached[torch.randint(len(cached), (settings.batch,), generator=generator).to(where)]
-            noise = torch.randn(latents.shape, generator=generator).to(where)
-            t = torch.randint(len(model.schedule.alphas_cumprod), (settings.batch,), generator=generator).to(where)
-            which = torch.randint(len(ids), (settings.batch,), generator=generator).to(where)
+                latents = cached[to_device(torch.randint(len(cached), (settings.batch,), generator=generator), where)]
+            noise = to_device(torch.randn(latents.shape, generator=generator), where)
+            t = to_device(torch.randint(len(model.schedule.alphas_cumprod), (settings.batch,), generator=generator), where)
+            which = to_device(torch.randint(len(ids), (settings.batch,), generator=generator), where)
             with clock.part("backward"):
                 differentiate(cast(TextToImage, timed), latents, noise, t, ids[which], row, chunk)
             with clock.part("optimiser"):

@@ -1,8 +1,8 @@
 """Random variants of one picture, for learning a token from it (RealFusion's heavy augmentation, as Magic123 uses it).
 
-Everything is drawn from one generator. The geometric steps (rotation, its centre crop, resized crop, flip) are composed into
-one affine map, so that the picture is resampled once. Probabilities and ranges are those of the published code; the outside of
-the picture is white.
+Everything is drawn from one generator on the CPU, and computed on the picture's device. The geometric steps (rotation, its
+centre crop, resized crop, flip) are composed into one affine map, so that the picture is resampled once. Probabilities and
+ranges are those of the published code; the outside of the picture is white.
 
 The published code crops a rotated picture to 5/6 of the *resolution*, not of the enlarged picture: 426 of 640 pixels where the
 resolution is 512. It draws its resized crops with torchvision's RandomResizedCrop, which never leaves the picture.
@@ -15,6 +15,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from magic123.device import to_device
 
 ENLARGED = 5 / 4  # the picture is first resized to this multiple of the resolution
 ROTATION = (0.75, 10.0)  # probability, degrees either way
@@ -42,18 +44,21 @@ def augment(picture: Tensor, count: int, resolution: int, generator: torch.Gener
     """Return random variants of a picture, [count, resolution, resolution, 3] in [0, 1].
 
     Args:
-        picture: [H, W, 3] in [0, 1] on white.
+        picture: [H, W, 3] in [0, 1] on white; the variants are computed on its device.
         count: number of variants.
         resolution: their side in pixels.
-        generator: draws what is random.
+        generator: draws what is random; on the CPU.
     """
     source = centre_square(picture, round(resolution * ENLARGED)).expand(count, -1, -1, -1)
-    grid = F.affine_grid(draw_maps(count, generator), [count, 3, resolution, resolution], align_corners=False)
+    maps = to_device(draw_maps(count, generator), picture.device)
+    grid = F.affine_grid(maps, [count, 3, resolution, resolution], align_corners=False)
     # grid_sample pads with 0, which is white after subtracting 1
     images = 1 + F.grid_sample(source - 1, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    images = torch.where(_chosen(count, JITTER[0], generator), jitter_colors(images, JITTER[1], generator), images)
-    images = torch.where(_chosen(count, GREY, generator), _luma(images).expand(-1, 3, -1, -1), images)
-    images = torch.where(_chosen(count, BLUR[0], generator), _blur(images, generator), images)
+    images = torch.where(
+        _chosen(count, JITTER[0], generator, picture.device), jitter_colors(images, JITTER[1], generator), images
+    )
+    images = torch.where(_chosen(count, GREY, generator, picture.device), _luma(images).expand(-1, 3, -1, -1), images)
+    images = torch.where(_chosen(count, BLUR[0], generator, picture.device), _blur(images, generator), images)
     return images.clamp(0, 1).permute(0, 2, 3, 1)
 
 
@@ -62,9 +67,9 @@ def _uniform(count: int, low: float, high: float, generator: torch.Generator) ->
     return low + (high - low) * torch.rand(count, generator=generator)
 
 
-def _chosen(count: int, probability: float, generator: torch.Generator) -> Tensor:
-    """Return a random mask [count, 1, 1, 1], true with the given probability."""
-    return (torch.rand(count, generator=generator) < probability)[:, None, None, None]
+def _chosen(count: int, probability: float, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Return a random mask [count, 1, 1, 1] on a device, true with the given probability."""
+    return to_device((torch.rand(count, generator=generator) < probability)[:, None, None, None], device)
 
 
 def draw_maps(count: int, generator: torch.Generator) -> Tensor:
@@ -97,7 +102,8 @@ def draw_windows(count: int, generator: torch.Generator) -> Tensor:
 
 def _luma(images: Tensor) -> Tensor:
     """Return the ITU-R BT.601 luma [B, 1, H, W] of images [B, 3, H, W]."""
-    return (images * images.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    shares = to_device(torch.tensor([0.299, 0.587, 0.114], dtype=images.dtype), images.device)
+    return (images * shares[:, None, None]).sum(1, keepdim=True)
 
 
 def jitter_colors(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
@@ -110,12 +116,13 @@ def jitter_colors(images: Tensor, strength: float, generator: torch.Generator) -
         generator: draws the changes of each image.
     """
     brightness, contrast, saturation = (
-        _uniform(len(images), 1 - strength, 1 + strength, generator)[:, None, None, None] for _ in range(3)
+        to_device(_uniform(len(images), 1 - strength, 1 + strength, generator), images.device)[:, None, None, None]
+        for _ in range(3)
     )
     images = (images * brightness).clamp(0, 1)
     images = torch.lerp(_luma(images).mean((2, 3), keepdim=True), images, contrast).clamp(0, 1)
     images = torch.lerp(_luma(images), images, saturation).clamp(0, 1)
-    return shift_hue(images, _uniform(len(images), -strength, strength, generator))
+    return shift_hue(images, to_device(_uniform(len(images), -strength, strength, generator), images.device))
 
 
 def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
@@ -136,7 +143,7 @@ def _blur(images: Tensor, generator: torch.Generator) -> Tensor:
     sigma = _uniform(len(images), *bounds, generator)
     offsets = torch.arange(side) - side // 2
     kernel = torch.exp(-(offsets**2) / (2 * sigma[:, None] ** 2))
-    kernel = (kernel / kernel.sum(-1, keepdim=True)).repeat_interleave(3, 0)[:, None]  # [3B, 1, side]
+    kernel = to_device((kernel / kernel.sum(-1, keepdim=True)).repeat_interleave(3, 0)[:, None], images.device)  # [3B, 1, side]
     height, width = images.shape[-2:]
     flat = F.pad(images.reshape(1, -1, height, width), [side // 2] * 4, mode="replicate")
     flat = F.conv2d(flat, kernel[:, :, None], groups=kernel.shape[0])

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from magic123.device import to_device
 from magic123.optimise.augmentation import augment, centre_square
 from magic123.optimise.resume import LoopCheckpoints, loop_state, restore_loop
 from magic123.priors import latent_diffusion
@@ -168,6 +169,7 @@ def learn_token(
     """
     templates = checked_templates(settings)
     device = next(model.unet.parameters()).device
+    picture = to_device(picture, device)
     initial, start = initial_row(model, init_word)
     row = nn.Parameter(initial.clone())
     handle = splice_row(model.text_encoder, add_token(model.tokenizer, model.text_encoder, settings.token), row)
@@ -188,10 +190,10 @@ def learn_token(
         if cached is None:
             latents = encode_variants(model, picture, settings.batch, settings, generator)
         else:
-            latents = cached[torch.randint(len(cached), (settings.batch,), generator=generator).to(device)]
-        noise = torch.randn(latents.shape, generator=generator).to(device)
-        t = torch.randint(len(model.schedule.alphas_cumprod), (settings.batch,), generator=generator).to(device)
-        which = torch.randint(len(templates), (settings.batch,), generator=generator).to(device)
+            latents = cached[to_device(torch.randint(len(cached), (settings.batch,), generator=generator), device)]
+        noise = to_device(torch.randn(latents.shape, generator=generator), device)
+        t = to_device(torch.randint(len(model.schedule.alphas_cumprod), (settings.batch,), generator=generator), device)
+        which = to_device(torch.randint(len(templates), (settings.batch,), generator=generator), device)
         value = differentiate(model, latents, noise, t, ids[which], row, chunk)
         if value is None and settings.dtype != "float32" and live["retries"] < settings.float32_retries:
             live["retries"] += 1
@@ -248,12 +250,16 @@ def differentiate(
     Returns:
         The loss; None if it or the gradient is not finite.
     """
-    row.grad, value = None, 0.0
+    row.grad = None
+    value = torch.zeros((), dtype=torch.float64, device=row.device)
     for p in (slice(first, first + chunk) for first in range(0, len(latents), chunk)):
         loss = model.denoising_loss(latents[p], noise[p], t[p], ids[p]).sum() / len(latents)
         loss.backward()
-        value += loss.item()
-    return value if math.isfinite(value) and row.grad is not None and torch.isfinite(row.grad).all() else None
+        value += loss.detach()
+    assert row.grad is not None
+    finite = torch.isfinite(row.grad).all() & torch.isfinite(value)
+    total, is_finite = torch.stack([value, finite.double()]).tolist()  # the only wait for the device in a step
+    return total if is_finite else None
 
 
 @torch.no_grad()
@@ -284,7 +290,7 @@ def evaluate(
     device, generator = row.device, torch.Generator().manual_seed(EVALUATION_SEED)
     count, total = settings.evaluation_samples, len(model.schedule.alphas_cumprod)
     latents = encode_variants(model, picture, count, settings, generator)
-    noise = torch.randn(latents.shape, generator=generator).to(device)
+    noise = to_device(torch.randn(latents.shape, generator=generator), device)
     t = ((torch.arange(count) + 0.5) * total / count).long().to(device)
     scores = {}
     for name, (ids, embedding) in wordings.items():
@@ -317,12 +323,12 @@ def encode_variants(
 
     Args:
         model: whose autoencoder encodes them.
-        picture: [H, W, 3] in [0, 1] on white, on the CPU.
+        picture: [H, W, 3] in [0, 1] on white; the variants are computed on its device.
         count: number of variants.
         settings: of the inversion.
         generator: draws the variants and the latents; on the CPU.
     """
-    device, resolution = next(model.unet.parameters()).device, settings.resolution or model.resolution
+    resolution = settings.resolution or model.resolution
     parts = []
     for first in range(0, count, 32):
         size = min(32, count - first)
@@ -330,7 +336,7 @@ def encode_variants(
             images = augment(picture, size, resolution, generator)
         else:
             images = centre_square(picture, resolution).permute(1, 2, 0).expand(size, -1, -1, -1)
-        parts.append(latent_diffusion.encode(model.vae, images.to(device), resolution, generator))
+        parts.append(latent_diffusion.encode(model.vae, images, resolution, generator))
     return torch.cat(parts)
 
 

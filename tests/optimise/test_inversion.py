@@ -158,6 +158,14 @@ def test_augmentation_repeats_with_its_seed_and_stays_in_range(picture):
     assert all(not torch.equal(images[0], other) for other in images[1:])
 
 
+def test_variants_are_computed_where_the_picture_is_and_drawn_on_the_cpu(picture):
+    """The meta device stands for a GPU: a tensor that stayed on the CPU could not be combined with it."""
+    drawn, elsewhere = generator(3), generator(3)
+    augment(picture, 4, 24, drawn)
+    assert augment(picture.to("meta"), 4, 24, elsewhere).device.type == "meta"
+    assert torch.equal(drawn.get_state(), elsewhere.get_state())
+
+
 def test_no_variant_shows_what_lies_outside_the_picture():
     """A black picture stays black: a rotated one is cropped further than its corners turn, and crops stay inside."""
     assert augment(torch.zeros(32, 32, 3), 256, 32, generator(1)).max() < 0.05
