@@ -14,7 +14,7 @@ ELSEWHERE = [
     "reports/released.md",
     "reports/performance.md",
     "reports/survival.md",
-    "reports/demo-full.png",
+    "reports/committed/demo-full.png",
 ]
 
 
