@@ -7,6 +7,7 @@ finite differences of it.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
@@ -43,7 +44,8 @@ def truncated_exp(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 class Field(nn.Module):
     """Density and albedo in [-1, 1]^3.
 
-    The finest half of the grid's levels is masked until `set_progress` passes `coarse_to_fine`.
+    The finest half of the grid's levels is masked until `set_progress` passes `coarse_to_fine`; with `progressive_levels` they
+    come into use one by one.
     """
 
     def __init__(self, settings: FieldSettings):
@@ -60,7 +62,12 @@ class Field(nn.Module):
 
         Nothing is masked before the first call.
         """
-        self.masked_levels = self.settings.grid.levels // 2 if progress < self.settings.coarse_to_fine else 0
+        s = self.settings
+        self.masked_levels = s.grid.levels // 2 if progress < s.coarse_to_fine else 0
+        if s.progressive_levels is not None:
+            # 1e-9: a share such as 0.3 of 10 levels must not gain a level by its binary rounding
+            used = max(math.ceil(s.progressive_levels.at(progress) * s.grid.levels - 1e-9), 1)
+            self.masked_levels = max(self.masked_levels, s.grid.levels - used)
 
     def blob(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Return what is added to the exponent of the density, so that the object starts at the origin."""

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from magic123.device import to_device
 from magic123.records.cameras import planned_poses, ring_azimuths
-from magic123.settings.cameras import NovelCameras, ReferenceCamera
+from magic123.settings.cameras import NovelCameras, PoseJitter, ReferenceCamera
 from magic123.settings.view import ViewSettings
 
 Numbers = float | int | Sequence[float | int] | np.ndarray | Tensor
@@ -36,6 +37,7 @@ class Camera:
         fov: vertical field of view in degrees.
         height: of the image in pixels.
         width: of the image in pixels.
+        pose: camera-to-world matrices of cameras that have left their orbit; None: on the orbit, looking at the origin.
     """
 
     polar: Float[Tensor, " B"]
@@ -44,6 +46,7 @@ class Camera:
     fov: Float[Tensor, " B"]
     height: int
     width: int
+    pose: Float[Tensor, "B 4 4"] | None = None
 
     @classmethod
     def orbit(
@@ -78,7 +81,8 @@ class Camera:
     def __getitem__(self, index: int | slice | Tensor) -> Camera:
         """Return a sub-batch; an int keeps the batch dimension."""
         pick = slice(index, index + 1 or None) if isinstance(index, int) else index
-        return Camera(self.polar[pick], self.azimuth[pick], self.radius[pick], self.fov[pick], self.height, self.width)
+        pose = None if self.pose is None else self.pose[pick]
+        return Camera(self.polar[pick], self.azimuth[pick], self.radius[pick], self.fov[pick], self.height, self.width, pose)
 
     def resized(self, size: int | tuple[int, int]) -> Camera:
         """Return the same cameras with another image size: one side, or (height, width), in pixels."""
@@ -88,11 +92,17 @@ class Camera:
     def to(self, device: torch.device | str | None) -> Camera:
         """Return the same cameras on a device."""
         polar, azimuth, radius, fov = (to_device(v, device) for v in (self.polar, self.azimuth, self.radius, self.fov))
-        return Camera(polar, azimuth, radius, fov, self.height, self.width)
+        pose = None if self.pose is None else to_device(self.pose, device)
+        return Camera(polar, azimuth, radius, fov, self.height, self.width, pose)
 
     @property
     def position(self) -> Float[Tensor, "B 3"]:
         """Camera centres in the world."""
+        return self.on_orbit if self.pose is None else self.pose[:, :3, 3]
+
+    @property
+    def on_orbit(self) -> Float[Tensor, "B 3"]:
+        """Points of the orbit in the world: the camera centres, unless `pose` moves them."""
         theta, phi = torch.deg2rad(self.polar), torch.deg2rad(self.azimuth)
         direction = torch.stack([theta.sin() * phi.sin(), theta.cos(), theta.sin() * phi.cos()], -1)
         return self.radius[:, None] * direction
@@ -104,6 +114,8 @@ class Camera:
         The right vector depends on the azimuth alone (it is normalize(y x backward) wherever that exists), so it stays
         defined when the camera looks straight down or up.
         """
+        if self.pose is not None:
+            return self.pose
         phi = torch.deg2rad(self.azimuth)
         backward = self.position / self.radius[:, None]
         right = torch.stack([phi.cos(), torch.zeros_like(phi), -phi.sin()], -1)
@@ -173,12 +185,39 @@ def sample_novel(cameras: NovelCameras, count: int, size: int, generator: torch.
     norm = v.norm(dim=-1).clamp_min(1e-8)
     polar = torch.where(above, torch.rad2deg(torch.acos(v[:, 1] / norm)), polar)
     azimuth = torch.where(above, torch.rad2deg(torch.atan2(v[:, 0], v[:, 2])), azimuth)
-    return Camera(polar, azimuth, radius, fov, size, size)
+    camera = Camera(polar, azimuth, radius, fov, size, size)
+    return camera if cameras.jitter is None else jittered(camera, cameras.jitter, generator)
+
+
+def jittered(camera: Camera, jitter: PoseJitter, generator: torch.Generator) -> Camera:
+    """Return cameras with a random change of their poses, as `jitter_pose` of Magic123's published code.
+
+    There the axes are no longer orthogonal when the upward one has been changed; here right is made orthogonal to it.
+
+    Args:
+        camera: B cameras on their orbit; their angles and radii, which the priors are told, stay.
+        jitter: how large the changes are.
+        generator: random state, advanced by this call.
+    """
+    shape = (len(camera), 3)
+    moved = camera.position + jitter.position * (torch.rand(shape, generator=generator) - 0.5)
+    target = jitter.target * torch.randn(shape, generator=generator)
+    tilt = jitter.up * torch.randn(shape, generator=generator)
+    backward = normalize(moved - target, dim=-1)
+    x, _, z = backward.unbind(-1)
+    level = torch.stack([z, torch.zeros_like(x), -x], -1)  # y x backward
+    straight = level.norm(dim=-1, keepdim=True) < 1e-6  # looks straight down or up
+    level = torch.where(straight, camera.camera_to_world[:, :3, 0], level)
+    up = normalize(torch.linalg.cross(backward, normalize(level, dim=-1)), dim=-1) + tilt
+    right = normalize(torch.linalg.cross(up, backward), dim=-1)
+    pose = torch.eye(4).repeat(len(camera), 1, 1)
+    pose[:, :3] = torch.stack([right, torch.linalg.cross(backward, right), backward, moved], -1)
+    return replace(camera, pose=pose)
 
 
 def angle_between(a: Camera, b: Camera) -> Float[Tensor, " B"]:
-    """Return the angles in degrees between the viewing directions of two batches (the second may hold one camera)."""
-    u, v = a.position / a.radius[:, None], b.position / b.radius[:, None]
+    """Return the angles in degrees between the orbits' directions of two batches (the second may hold one camera)."""
+    u, v = a.on_orbit / a.radius[:, None], b.on_orbit / b.radius[:, None]
     return torch.rad2deg(torch.atan2(torch.linalg.cross(u, v.expand_as(u)).norm(dim=-1), (u * v).sum(-1)))
 
 

@@ -452,7 +452,9 @@ def optimise(
     for step in range(len(checkpoints.rows), stage.steps):
         scene.before_step(step, stage.steps, generator)
         random_state = generator.get_state()
-        attempt = partial(differentiate, scene, reference, priors, stage, step, generator, optimizer)
+        cameras = stage.cameras.at(step / stage.steps, example.camera)
+        now = stage if cameras is stage.cameras else stage.model_copy(update={"cameras": cameras})
+        attempt = partial(differentiate, scene, reference, priors, now, step, generator, optimizer)
         try:
             values = attempt()
         except NonFinite as error:

@@ -14,7 +14,13 @@ from magic123.geometry.camera import Camera
 from magic123.priors import latent_diffusion
 from magic123.priors.latent_diffusion import DTYPES, Network, Schedule, dtype_of, freeze, load_component
 from magic123.priors.prior import Prior
-from magic123.priors.stable_diffusion import fill_prompt, text_record, view_embeddings, view_prompts_of
+from magic123.priors.stable_diffusion import (
+    fill_prompt,
+    negative_prompts_of,
+    text_record,
+    view_embeddings,
+    view_prompts_of,
+)
 from magic123.records.errors import InputError
 
 LENGTH = 77  # tokens of a prompt, as in training
@@ -40,14 +46,14 @@ class DeepFloydIF(Prior):
     name = "deepfloyd-if"
 
     def __init__(
-        self, unet: Network, schedule: Schedule, embeddings: Float[Tensor, "4 L D"], resolution: int, front: float = 0.0
+        self, unet: Network, schedule: Schedule, embeddings: Float[Tensor, "P L D"], resolution: int, front: float = 0.0
     ):
         """Create a prior of a loaded network.
 
         Args:
             unet: diffusers' UNet2DConditionModel.
             schedule: its noise schedule.
-            embeddings: of the empty prompt, then of the front, side and back prompts.
+            embeddings: see `view_embeddings`.
             resolution: side of its pictures in pixels.
             front: azimuth of the object's front in degrees.
         """
@@ -64,6 +70,8 @@ class DeepFloydIF(Prior):
         prompt: str,
         subject: str = "",
         view_prompts: bool = True,
+        negative_prompt: str = "",
+        negative_views: bool = False,
         front_azimuth: float = 0.0,
         dtype: str = "float32",
         device: torch.device | str = "cpu",
@@ -78,6 +86,8 @@ class DeepFloydIF(Prior):
             prompt: {subject} in it becomes `subject`.
             subject: caption of the object.
             view_prompts: append ", front view", ", side view" and ", back view".
+            negative_prompt: of the unconditional prediction; {subject} as in `prompt`.
+            negative_views: append the names of the other views to it.
             front_azimuth: azimuth of the object's front in degrees.
             dtype: of the UNet, a key of DTYPES.
             device: of the UNet.
@@ -89,7 +99,8 @@ class DeepFloydIF(Prior):
         from diffusers import UNet2DConditionModel
         from transformers import AutoTokenizer, T5EncoderModel
 
-        prompts = ["", *view_prompts_of(fill_prompt(prompt, subject, None), view_prompts)]
+        negative = negative_prompts_of(negative_prompt, negative_views, subject)
+        prompts = [*negative, *view_prompts_of(fill_prompt(prompt, subject, None), view_prompts)]
         tokenizer = load_component(AutoTokenizer, folder, "tokenizer")
         for text in prompts:
             if (used := len(tokenizer(text).input_ids)) > LENGTH:

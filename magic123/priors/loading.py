@@ -94,6 +94,8 @@ def _prompted(settings: PromptedSettings, conditions: Conditions) -> dict:
         "prompt": settings.prompt.replace("{name}", conditions.example.name),
         "subject": conditions.example.prompt,
         "view_prompts": settings.view_prompts,
+        "negative_prompt": settings.negative_prompt.replace("{name}", conditions.example.name),
+        "negative_views": settings.negative_views,
         "front_azimuth": conditions.example.camera.azimuth,
         "dtype": settings.dtype,
         "device": conditions.device,

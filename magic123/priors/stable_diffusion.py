@@ -53,17 +53,39 @@ def view_prompts_of(text: str, view_prompts: bool) -> list[str]:
     return [f"{text}, {view}" if view_prompts else text for view in VIEWS]
 
 
-def view_embeddings(embeddings: Float[Tensor, "4 ..."], camera: Camera, front: float) -> Float[Tensor, "twice_B ..."]:
-    """Return the text embeddings for classifier-free guidance: B times the empty prompt's, then those of B views.
+def negative_prompts_of(negative: str, negative_views: bool, subject: str) -> list[str]:
+    """Return the prompts of the unconditional prediction: one for all views, or one for each of VIEWS.
 
     Args:
-        embeddings: of the empty prompt, then of the front, side and back prompts, which are mixed by `view_shares`.
+        negative: the negative prompt; empty for none.
+        negative_views: append the names of the other views.
+        subject: replaces {subject}: the learned token or the caption.
+
+    Raises:
+        InputError: {subject} is empty.
+    """
+    text = fill_prompt(negative, subject, None)
+    if not negative_views:
+        return [text]
+    return [", ".join([*[text] * bool(text), *(other for other in VIEWS if other != view)]) for view in VIEWS]
+
+
+def view_embeddings(embeddings: Float[Tensor, "P ..."], camera: Camera, front: float) -> Float[Tensor, "twice_B ..."]:
+    """Return the text embeddings for classifier-free guidance: the negative prompts' at B views, then the prompts' there.
+
+    Args:
+        embeddings: of the negative prompts (one, or one for each of VIEWS), then of the front, side and back prompts; those of
+            views are mixed by `view_shares`.
         camera: B cameras.
         front: azimuth of the object's front, degrees.
     """
     shares = view_shares(to_device(camera.azimuth, embeddings.device) - front)
-    empty = embeddings[:1].expand(len(shares), *embeddings.shape[1:])
-    return torch.cat([empty, torch.einsum("bv,v...->b...", shares, embeddings[1:])])
+    negative, positive = embeddings[: -len(VIEWS)], embeddings[-len(VIEWS) :]
+    if len(negative) == 1:
+        negative = negative.expand(len(shares), *embeddings.shape[1:])
+    else:
+        negative = torch.einsum("bv,v...->b...", shares, negative)
+    return torch.cat([negative, torch.einsum("bv,v...->b...", shares, positive)])
 
 
 def text_record(
@@ -77,15 +99,17 @@ def text_record(
     """Return the record of a text-conditioned prior.
 
     Args:
-        prompts: the empty one, then those of VIEWS.
+        prompts: the negative ones, then those of VIEWS.
         view_prompts: whether they differ by the view.
         schedule: the noise schedule.
         resolution: side of its pictures in pixels.
         dtype: of its networks.
         device: of its networks.
     """
+    negative, positive = prompts[: -len(VIEWS)], prompts[-len(VIEWS) :]
     return {
-        "prompts": prompts[1:] if view_prompts else prompts[1:2],
+        "prompts": positive if view_prompts else positive[:1],
+        **({"negative_prompts": negative} if any(negative) else {}),
         "prediction_type": schedule.prediction_type,
         "resolution": resolution,
         "dtype": dtype,
@@ -103,7 +127,7 @@ class StableDiffusion(Prior):
         vae: Network,
         unet: Network,
         schedule: Schedule,
-        embeddings: Float[Tensor, "4 L D"],
+        embeddings: Float[Tensor, "P L D"],
         resolution: int,
         front: float = 0.0,
     ):
@@ -113,7 +137,7 @@ class StableDiffusion(Prior):
             vae: diffusers' AutoencoderKL.
             unet: diffusers' UNet2DConditionModel.
             schedule: its noise schedule.
-            embeddings: of the empty prompt, then of the front, side and back prompts.
+            embeddings: see `view_embeddings`.
             resolution: side of its pictures in pixels.
             front: azimuth of the object's front in degrees.
         """
@@ -131,6 +155,8 @@ class StableDiffusion(Prior):
         subject: str = "",
         token_file: Path | None = None,
         view_prompts: bool = True,
+        negative_prompt: str = "",
+        negative_views: bool = False,
         front_azimuth: float = 0.0,
         dtype: str = "float32",
         device: torch.device | str = "cpu",
@@ -145,6 +171,8 @@ class StableDiffusion(Prior):
             subject: caption of the object.
             token_file: file or folder of a learned token, as `magic123 invert` writes it.
             view_prompts: append ", front view", ", side view" and ", back view".
+            negative_prompt: of the unconditional prediction; {subject} as in `prompt`.
+            negative_views: append the names of the other views to it.
             front_azimuth: azimuth of the object's front in degrees.
             dtype: of the networks, a key of DTYPES.
             device: of the networks.
@@ -172,7 +200,8 @@ class StableDiffusion(Prior):
                 )
             index = add_token(tokenizer, text_encoder, token)
             text_encoder.get_input_embeddings().weight[index] = vector.to(device)
-        prompts = ["", *view_prompts_of(text, view_prompts)]
+        negative = negative_prompts_of(negative_prompt, negative_views, token or subject)
+        prompts = [*negative, *view_prompts_of(text, view_prompts)]
         with torch.no_grad():
             embeddings = text_encoder(prompt_ids(tokenizer, text_encoder, prompts)).last_hidden_state
         prior = cls(vae, unet, schedule, embeddings, resolution, front_azimuth)

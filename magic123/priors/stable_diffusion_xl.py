@@ -21,7 +21,13 @@ from magic123.priors.latent_diffusion import (
     read_json,
 )
 from magic123.priors.prior import Prior
-from magic123.priors.stable_diffusion import fill_prompt, text_record, view_embeddings, view_prompts_of
+from magic123.priors.stable_diffusion import (
+    fill_prompt,
+    negative_prompts_of,
+    text_record,
+    view_embeddings,
+    view_prompts_of,
+)
 from magic123.priors.tokens import prompt_ids
 from magic123.records.errors import InputError
 
@@ -36,8 +42,8 @@ class StableDiffusionXL(Prior):
         vae: Network,
         unet: Network,
         schedule: Schedule,
-        embeddings: Float[Tensor, "4 L D"],
-        pooled: Float[Tensor, "4 D2"],
+        embeddings: Float[Tensor, "P L D"],
+        pooled: Float[Tensor, "P D2"],
         resolution: int,
         front: float = 0.0,
     ):
@@ -47,7 +53,7 @@ class StableDiffusionXL(Prior):
             vae: diffusers' AutoencoderKL, in float32.
             unet: diffusers' UNet2DConditionModel.
             schedule: its noise schedule.
-            embeddings: of the empty prompt, then of the front, side and back prompts; both text encoders' side by side.
+            embeddings: see `view_embeddings`; both text encoders' side by side.
             pooled: the second text encoder's pooled embeddings of the same prompts.
             resolution: side of its pictures in pixels.
             front: azimuth of the object's front in degrees.
@@ -67,6 +73,8 @@ class StableDiffusionXL(Prior):
         prompt: str,
         subject: str = "",
         view_prompts: bool = True,
+        negative_prompt: str = "",
+        negative_views: bool = False,
         front_azimuth: float = 0.0,
         dtype: str = "float32",
         device: torch.device | str = "cpu",
@@ -82,6 +90,8 @@ class StableDiffusionXL(Prior):
             prompt: {subject} in it becomes `subject`.
             subject: caption of the object.
             view_prompts: append ", front view", ", side view" and ", back view".
+            negative_prompt: of the unconditional prediction; {subject} as in `prompt`.
+            negative_views: append the names of the other views to it.
             front_azimuth: azimuth of the object's front in degrees.
             dtype: of the UNet, a key of DTYPES.
             device: of the networks.
@@ -92,7 +102,8 @@ class StableDiffusionXL(Prior):
         latent_diffusion.offline()
         from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-        prompts = ["", *view_prompts_of(fill_prompt(prompt, subject, None), view_prompts)]
+        negative = negative_prompts_of(negative_prompt, negative_views, subject)
+        prompts = [*negative, *view_prompts_of(fill_prompt(prompt, subject, None), view_prompts)]
         vae, unet, resolution = load_autoencoder_and_unet(folder, 4, DTYPES[dtype], device)
         schedule = Schedule.load(folder, device)
         hidden: list[Tensor] = []
@@ -117,7 +128,7 @@ class StableDiffusionXL(Prior):
                 f"unet/ in {folder} reads text of width {unet.config.cross_attention_dim}, but the text encoders give "
                 f"{embeddings.shape[-1]}: the components do not belong to one model"
             )
-        if read_json(folder, "model_index.json").get("force_zeros_for_empty_prompt", True):
+        if negative == [""] and read_json(folder, "model_index.json").get("force_zeros_for_empty_prompt", True):
             embeddings[0], pooled[0] = 0, 0
         prior = cls(vae.float(), unet, schedule, embeddings, pooled, resolution, front_azimuth)
         prior.record = text_record(prompts, view_prompts, schedule, resolution, dtype, device)

@@ -283,8 +283,8 @@ def _check_same_field(coarse: FieldSettings, fine: FieldSettings) -> None:
 
     def essence(settings: FieldSettings) -> dict:
         values = settings.model_dump()
-        for free in ("coarse_to_fine", "normal_epsilon"):
-            del values[free]
+        for free in ("coarse_to_fine", "normal_epsilon", "progressive_levels"):
+            values.pop(free, None)
         del values["grid"]["backend"]
         return {**values.pop("grid"), **values}
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field, PositiveFloat
+from typing import Any, ClassVar, Self
 
-from magic123.settings.common import Range, Settings
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+
+from magic123.settings.common import OMITTED, Growth, KindSettings, Range, Settings
 
 
 class ReferenceCamera(Settings):
@@ -16,11 +18,63 @@ class ReferenceCamera(Settings):
     fov: PositiveFloat = 40.0
 
 
-class NovelCameras(Settings):
+class GrowingRanges(Growth):
+    """How wide the ranges of training views are, as a share of their full width around the reference view.
+
+    The defaults are those of `progressive_view` in Magic123's published code: 0.2 + 2 progress.
+    """
+
+    start: float = Field(0.2, ge=0, le=1)
+    until: float = Field(0.4, gt=0, le=1)
+
+
+class PoseJitter(Settings):
+    """Random changes of a training view's pose; the defaults are those of `jitter_pose` in Magic123's published code.
+
+    The priors are still told the view that was drawn, without the changes.
+    """
+
+    position: NonNegativeFloat = 0.2  # side of the cube around the camera in which its position is uniform, world units
+    target: NonNegativeFloat = 0.2  # standard deviation of the point that it looks at, along each axis, world units
+    up: NonNegativeFloat = 0.02  # standard deviation of what is added to its unit vector upwards, along each axis
+
+
+class NovelCameras(KindSettings):
     """Distribution of training views. With probability `upper_hemisphere` a direction is uniform on y >= 0 instead."""
+
+    recorded: ClassVar[dict[str, Any]] = {"progressive": OMITTED, "jitter": OMITTED}
 
     radius: Range = (1.8, 1.8)
     polar: Range = (45.0, 135.0)
     azimuth: Range = (-180.0, 180.0)
     fov: Range = (40.0, 40.0)
     upper_hemisphere: float = Field(0.5, ge=0, le=1)
+    progressive: GrowingRanges | None = None  # the ranges grow from the reference view; none: full from the first step
+    jitter: PoseJitter | None = None
+
+    @model_validator(mode="after")
+    def _growing_ranges_hold_every_view(self) -> Self:
+        if self.progressive and (self.upper_hemisphere or self.jitter):
+            raise ValueError(
+                "progressive keeps every view in the ranges, and upper_hemisphere and jitter leave them: "
+                "set upper_hemisphere to 0 and leave jitter out, as the published code does"
+            )
+        return self
+
+    def at(self, progress: float, around: ReferenceCamera) -> Self:
+        """Return the distribution after a share of the stage's steps.
+
+        Args:
+            progress: share of the steps that are done.
+            around: the reference view, from which the ranges grow.
+        """
+        if self.progressive is None:
+            return self
+        share = self.progressive.at(progress)
+        middles = {name: getattr(around, name) for name in ("radius", "polar", "azimuth", "fov")}
+        return self.model_copy(
+            update={
+                name: tuple((1 - share) * middle + share * bound for bound in getattr(self, name))
+                for name, middle in middles.items()
+            }
+        )

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     SerializationInfo,
     SerializerFunctionWrapHandler,
     ValidationInfo,
@@ -28,6 +29,17 @@ class Settings(BaseModel):
     """Base of all settings: unknown keys are refused, values never change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Growth(Settings):
+    """A share that grows over a stage: `start` at its first step, 1 once the share `until` of its steps is done."""
+
+    start: float = Field(ge=0, le=1)
+    until: float = Field(gt=0, le=1)
+
+    def at(self, progress: float) -> float:
+        """Return the share after `progress`, in [0, 1], of the stage's steps: linear until it is 1."""
+        return min(1.0, self.start + (1 - self.start) * progress / self.until)
 
 
 STRICT = {"strict_keys": True}  # validation context: a key of another kind is refused whatever its value

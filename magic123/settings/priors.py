@@ -26,6 +26,8 @@ class PriorSettings(KindSettings):
         "prompt": "A high-resolution DSLR image of {subject}",
         "use_token": True,
         "view_prompts": True,
+        "negative_prompt": OMITTED,
+        "negative_views": OMITTED,
         "guidance_formula": "usual",
         "angle_weight": True,
         "reference": "own",
@@ -63,6 +65,10 @@ class PromptedSettings(DiffusionSettings):
 
     prompt: str = "A high-resolution DSLR image of {subject}"  # {subject}: the token or the caption; {name}: the example's
     view_prompts: bool = True
+    negative_prompt: str = ""  # of the unconditional prediction, in place of the empty prompt; {subject} and {name} as above
+    # append the other views' names to it, "side view, back view" at the front, and mix as the prompts are mixed; as released
+    # with `dir_texts_neg`, where a negative prompt and these names run together without a comma
+    negative_views: bool = False
 
 
 class StableDiffusionSettings(PromptedSettings):

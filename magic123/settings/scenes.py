@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from magic123.settings.common import OMITTED, KindSettings, Settings
+from magic123.settings.common import OMITTED, Growth, KindSettings, Settings
 
 
 class HashGridSettings(Settings):
@@ -20,8 +20,20 @@ class HashGridSettings(Settings):
     backend: Literal["auto", "torch", "numba", "triton", "tinycudann"] = "auto"
 
 
-class FieldSettings(Settings):
+class GrowingLevels(Growth):
+    """How many of the grid's levels are used, coarsest first, as a share of them; at least one.
+
+    The defaults are those of `progressive_level` in Magic123's published code: 0.25 + 2 progress, rounded up.
+    """
+
+    start: float = Field(0.25, ge=0, le=1)
+    until: float = Field(0.375, gt=0, le=1)
+
+
+class FieldSettings(KindSettings):
     """A field of density and colour: a hash grid and a small MLP."""
+
+    recorded: ClassVar[dict[str, Any]] = {"progressive_levels": OMITTED}
 
     grid: HashGridSettings = HashGridSettings()
     hidden: PositiveInt = 64
@@ -30,6 +42,7 @@ class FieldSettings(Settings):
     blob_radius: PositiveFloat = 0.2
     # the finest half of the levels is zero until this share of the stage (0: never masked)
     coarse_to_fine: float = Field(0.6, ge=0, le=1)
+    progressive_levels: GrowingLevels | None = None  # levels come into use one by one; none: all that coarse_to_fine leaves
     normal_epsilon: PositiveFloat = 1e-2
 
 

@@ -278,6 +278,21 @@ def test_progress_unmasks_the_finest_half():
     assert never.masked_levels == 0
 
 
+def test_levels_come_into_use_as_in_the_published_code():
+    """Its level count is ceil(min(1, 0.25 + step / (0.5 * steps)) * 16), at least 1: by hand at steps of 5000."""
+    grid = HashGridSettings(**SMALL | {"levels": 16})
+    field = Field(FieldSettings(grid=grid, hidden=16, coarse_to_fine=0, progressive_levels={}))
+    for step, used in ((0, 4), (1, 5), (500, 8), (1000, 11), (1874, 16), (1875, 16), (4999, 16)):
+        field.set_progress(step / 5000)
+        assert field.masked_levels == 16 - used, step
+    both = small_field(coarse_to_fine=0.6, progressive_levels={"start": 0, "until": 0.9})
+    masked = []
+    for progress in (0.0, 0.1, 0.4, 0.5, 0.61, 0.9):
+        both.set_progress(progress)
+        masked.append(both.masked_levels)
+    assert masked == [5, 5, 3, 3, 1, 0]  # the coarser of the two
+
+
 def test_normals_follow_the_gradient_of_density():
     """Against autograd, on a field that is smooth at the scale of the differences."""
     field = small_field(normal_epsilon=1e-3)

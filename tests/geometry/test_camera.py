@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from magic123.geometry.camera import Camera, angle_between, sample_novel, wrap_degrees
+from magic123.geometry.camera import Camera, angle_between, jittered, sample_novel, wrap_degrees
 from magic123.render.volume import render_volume
-from magic123.settings.cameras import NovelCameras
+from magic123.settings.cameras import NovelCameras, PoseJitter, ReferenceCamera
 
 
 def some_cameras(size=(24, 32)) -> Camera:
@@ -141,6 +141,65 @@ def test_novel_cameras_follow_the_generator():
     a, b, c = (sample_novel(NovelCameras(), 8, 16, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
     assert torch.equal(a.azimuth, b.azimuth) and torch.equal(a.polar, b.polar)
     assert not torch.equal(a.azimuth, c.azimuth)
+
+
+def test_progressive_ranges_are_those_of_the_published_code():
+    """Its shares are min(1, 0.2 + step / (0.5 * steps)): of 5000 steps, 0.2, 0.6 and 1 at steps 0, 1000 and 2000."""
+    cameras = NovelCameras(radius=(1.0, 2.0), polar=(45, 135), fov=(20, 40), upper_hemisphere=0, progressive={})
+    reference = ReferenceCamera(polar=80, azimuth=10)
+    ranges = [cameras.at(step / 5000, reference) for step in (0, 1000, 2000, 4999)]
+    for found, (polar, azimuth, radius, fov) in zip(
+        ranges,
+        [
+            ((73, 91), (-28, 44), (1.64, 1.84), (36, 40)),
+            ((59, 113), (-104, 112), (1.32, 1.92), (28, 40)),
+            *[((45, 135), (-180, 180), (1, 2), (20, 40))] * 2,
+        ],
+        strict=True,
+    ):
+        assert found.polar == pytest.approx(polar) and found.azimuth == pytest.approx(azimuth)
+        assert found.radius == pytest.approx(radius) and found.fov == pytest.approx(fov)
+    steady = NovelCameras()
+    assert steady.at(0.0, reference) is steady
+
+
+@pytest.mark.parametrize("polar", [0.0, 60.0, 180.0])
+def test_jitter_moves_turns_and_rolls_cameras_by_what_is_asked(polar):
+    camera, identity = Camera.orbit([polar] * 4000, 30.0, 1.8, 40.0, 8), torch.eye(3).expand(4000, 3, 3)
+
+    def jitter(**amounts):
+        none = {"position": 0, "target": 0, "up": 0}
+        changed = jittered(camera, PoseJitter(**none | amounts), torch.Generator().manual_seed(0))
+        rotation = changed.camera_to_world[:, :3, :3]
+        torch.testing.assert_close(rotation @ rotation.mT, identity, atol=1e-5, rtol=0)
+        torch.testing.assert_close(torch.linalg.det(rotation), torch.ones(4000), atol=1e-5, rtol=0)
+        assert torch.equal(changed.polar, camera.polar) and torch.equal(changed.on_orbit, camera.position)
+        return changed
+
+    torch.testing.assert_close(jitter().camera_to_world, camera.camera_to_world, atol=1e-5, rtol=0)
+    moved = jitter(position=0.2)
+    shift = moved.position - camera.position
+    assert 0.099 < shift.abs().max() <= 0.1 + 1e-6 and shift.std() == pytest.approx(0.2 / math.sqrt(12), rel=0.03)
+    backward = moved.camera_to_world[:, :3, 2]
+    torch.testing.assert_close(moved.position / moved.position.norm(dim=-1, keepdim=True), backward, atol=1e-5, rtol=0)
+    turned = jitter(target=0.01)
+    assert torch.equal(turned.position, camera.position)
+    across = torch.linalg.cross(turned.camera_to_world[:, :3, 2], camera.camera_to_world[:, :3, 2])
+    assert (across**2).sum(-1).mean() == pytest.approx(2 * (0.01 / 1.8) ** 2, rel=0.05)
+    rolled = jitter(up=0.02)
+    torch.testing.assert_close(rolled.camera_to_world[:, :, 2:], camera.camera_to_world[:, :, 2:], atol=1e-5, rtol=0)
+    roll = (rolled.camera_to_world[:, :3, 1] * camera.camera_to_world[:, :3, 0]).sum(-1)
+    assert roll.std() == pytest.approx(0.02, rel=0.05)
+
+
+def test_jittered_cameras_stay_so_in_sub_batches_sizes_and_on_devices():
+    camera = sample_novel(NovelCameras(jitter={}), 3, 8, torch.Generator().manual_seed(0))
+    plain = sample_novel(NovelCameras(), 3, 8, torch.Generator().manual_seed(0))
+    assert torch.equal(camera.polar, plain.polar) and not torch.allclose(camera.position, plain.position, atol=1e-3)
+    for other in (camera.to("cpu"), camera.resized(16), camera[0:3]):
+        assert torch.equal(other.camera_to_world, camera.camera_to_world)
+    assert angle_between(camera, plain).max() < 1e-3  # degrees: the priors are told the view without the change
+    assert camera.to("meta").camera_to_world.device.type == "meta"
 
 
 def test_angles():

@@ -26,7 +26,7 @@ from magic123.priors.sds import (
     guided_noise,
     timestep_bounds,
 )
-from magic123.priors.stable_diffusion import StableDiffusion, fill_prompt, view_shares
+from magic123.priors.stable_diffusion import StableDiffusion, fill_prompt, negative_prompts_of, view_shares
 from magic123.priors.tokens import load_token, save_token
 from magic123.priors.zero123 import Zero123, clip_pixels, pose_vector, reference_shares
 from magic123.records.errors import InputError
@@ -397,6 +397,27 @@ def test_sampling_with_a_perfect_network_ends_at_the_truth(eta, steps):
     assert (pictures - expected).abs().max() < 0.15 and (pictures - expected).abs().mean() < 0.03
 
 
+def test_negative_prompts_of_views_are_mixed_as_the_prompts_are():
+    unet, embeddings = RecordingUNet(), torch.randn(6, 5, 6)
+    prior = StableDiffusion(None, unet, Schedule(ALPHAS, "epsilon"), embeddings, 8)
+    prior.noise(torch.randn(2, 4, 8, 8), torch.tensor([300, 400]), views([45.0, 180.0]))
+    torch.testing.assert_close(unet.context[0], (embeddings[0] + embeddings[1]) / 2)
+    torch.testing.assert_close(unet.context[1], embeddings[2])
+    torch.testing.assert_close(unet.context[2], (embeddings[3] + embeddings[4]) / 2)
+    torch.testing.assert_close(unet.context[3], embeddings[5])
+
+
+def test_negative_prompts_name_the_other_views():
+    """As the published code writes them with `dir_texts_neg`; a negative prompt comes first, after which it has no comma."""
+    assert negative_prompts_of("", False, "") == [""]
+    assert negative_prompts_of("a blurred {subject}", False, "<dog>") == ["a blurred <dog>"]
+    others = ["side view, back view", "front view, back view", "front view, side view"]
+    assert negative_prompts_of("", True, "") == others
+    assert negative_prompts_of("blurred", True, "") == [f"blurred, {views}" for views in others]
+    with pytest.raises(InputError, match="neither a token nor a caption"):
+        negative_prompts_of("a blurred {subject}", False, "")
+
+
 # ------------------------------------------------------------------------------------------------- folders of weights
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> SimpleNamespace:
@@ -429,6 +450,19 @@ def test_encoding_draws_from_the_generator_or_takes_the_mode(tiny):
 def test_without_view_prompts_every_view_reads_the_same(tiny):
     prior = StableDiffusion.load(tiny.sd, prompt="a dog", view_prompts=False)
     torch.testing.assert_close(prior.condition(views(0.0)), prior.condition(views(180.0)))
+
+
+def test_a_negative_prompt_replaces_the_empty_one_alone(tiny):
+    plain = StableDiffusion.load(tiny.sd, prompt="a dog")
+    negative = StableDiffusion.load(tiny.sd, prompt="a dog", negative_prompt="a cat")
+    by_view = StableDiffusion.load(tiny.sd, prompt="a dog", negative_prompt="a cat", negative_views=True)
+    for prior in (negative, by_view):
+        torch.testing.assert_close(prior.embeddings[-3:], plain.embeddings[1:])
+    assert not torch.allclose(negative.embeddings[0], plain.embeddings[0]) and len(by_view.embeddings) == 6
+    assert "negative_prompts" not in plain.record and negative.record["negative_prompts"] == ["a cat"]
+    assert by_view.record["negative_prompts"][2] == "a cat, front view, side view"
+    with pytest.raises(InputError, match="shorten"):
+        StableDiffusion.load(tiny.sd, prompt="a dog", negative_prompt="a red dog " * 10)
 
 
 def test_a_learned_token_takes_part_in_the_prompt(tiny, tmp_path):

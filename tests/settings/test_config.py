@@ -139,6 +139,7 @@ def test_differences_are_those_of_the_resolved_settings(methods_file) -> None:
         ("base: {extends: base}", ["line 7", "'base' stands twice"]),
         ("row: {extends: base", ["line", "not valid YAML"]),
         ("row: {extends: base, stages: {coarse: {priors: {p: {tange: 1}}}}}", ["row.stages.coarse.priors.p.tange", "t_range"]),
+        ("row: {extends: base, stages: {coarse: {cameras: {progressive: {}}}}}", ["coarse.cameras", "upper_hemisphere to 0"]),
     ],
 )  # fmt: skip
 def test_mistakes_in_methods(methods_file, tmp_path: Path, text: str, parts: list[str]) -> None:
@@ -335,6 +336,23 @@ def test_plan_is_the_whole_grid(suite_of) -> None:
         "path": "results/demo/dog/both/seed0/coarse",
     }  # fmt: skip
     assert len({cell["path"] for cell in planned}) == len(planned)
+
+
+def test_options_at_their_defaults_are_not_recorded() -> None:
+    """Records of before they existed are still what the settings say, so that no finished stage runs again."""
+    prior = {"kind": "stable-diffusion", "weights": "sd", "weight": 1, "guidance_scale": 2}
+    recorded = stage_settings(scene="nerf", priors={"text": prior}).model_dump()
+    options = {"cameras": {"progressive", "jitter"}, "field": {"progressive_levels"}}
+    for part, names in options.items():
+        assert not names & recorded[part].keys()
+    assert not {"negative_prompt", "negative_views"} & recorded["priors"]["text"].keys()
+    changed = stage_settings(
+        scene="nerf",
+        priors={"text": prior | {"negative_prompt": "blurred", "negative_views": True}},
+        cameras={"jitter": {}},
+        field={"progressive_levels": {}},
+    )
+    assert stage_settings(**changed.model_dump(mode="json")) == changed != stage_settings(**recorded)
 
 
 def test_failures_are_told_from_what_was_never_reached(suite_of) -> None:
