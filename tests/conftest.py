@@ -57,6 +57,7 @@ def _has_slurm() -> bool:
 NEEDS = {
     "gpu": (_has_gpu, "no NVIDIA GPU here"),
     "weights": (_has_weights, "the real networks are not under weights/"),
+    "nightly": (lambda: bool(os.environ.get("NIGHTLY")), "too long for every commit: set NIGHTLY=1"),
     "slurm": (_has_slurm, "no SLURM here with the partitions cpu and gpu, or no `uv sync --extra slurm`"),
 }
 

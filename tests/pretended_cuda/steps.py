@@ -1,0 +1,51 @@
+"""Single steps of a stage on the pretended device, with priors of random weights."""
+
+from __future__ import annotations
+
+import torch
+from pretended_cuda.device import CUDA, Device, Wait
+
+from magic123.measure.benchmark import ball, small
+from magic123.measure.random_weights import random_prior
+from magic123.optimise.stage import differentiate, make_optimizer, reference_view
+from magic123.priors.speed import apply_speed
+from magic123.scenes.kinds import build_scene
+from magic123.settings.priors import Speed
+from magic123.settings.settings_file import load_methods
+
+KNOWN, NOVEL = 400, 401  # steps of the released stages that render the reference view, and a novel one
+
+
+def tiny(which: str, method: str = "magic123"):
+    """Return a stage of the released method with few pixels, samples and cells."""
+    stage = small(load_methods("config/methods.yaml")[method].stages[which])
+    values = stage.model_dump() | {"ladder": ()}
+    if which == "coarse":
+        values["nerf"] |= {"occupancy_resolution": 8, "max_samples": 24}
+        values["resolution"] = 8
+    return type(stage)(**values)
+
+
+def waits_of(device: Device, which: str, steps: tuple[int, ...]) -> dict[int, list[Wait]]:
+    """Run steps of a tiny stage on the pretended device, and return the waits of each."""
+    torch.manual_seed(0)
+    stage, generator = tiny(which), torch.Generator().manual_seed(0)
+    scene = build_scene(stage).to(CUDA)
+    reference = reference_view(ball(round(stage.resolution * stage.reference_scale)), stage, CUDA)
+    assert reference is not None
+    priors = {
+        name: random_prior(settings.kind, "small", device=CUDA, reference=reference.camera)
+        for name, settings in stage.priors.items()
+    }
+    apply_speed(priors.values(), Speed(), CUDA)
+    optimizer = make_optimizer(scene.parameter_groups(stage.learning_rates), stage)
+    if which == "coarse":
+        scene.occupancy.update(scene.field.density, generator)
+    waits = {}
+    for step in steps:
+        device.clear()
+        scene.before_step(step, stage.steps, generator)
+        differentiate(scene, reference, priors, stage, step, generator, optimizer)
+        optimizer.step()
+        waits[step] = list(device.waits)
+    return waits
