@@ -20,6 +20,7 @@ from snakemake.utils import min_version
 from magic123.run.accounting import estimate, in_words, jobs as jobs_done
 from magic123.records.errors import InputError
 from magic123.run.estimate import cost_of, load_times
+from magic123.run.progress import show_progress
 from magic123.weights.prefetch import check_space, listing, missing_weights
 from magic123.run.suite import load_suite
 
@@ -38,6 +39,9 @@ try:
     suite = load_suite(config, [os.path.relpath(file) for file in reversed(workflow.configfiles)])
 except InputError as error:
     sys.exit(f"error: {error}")  # one sentence, where an exception would show lines of this file
+
+if workflow.is_main_process:
+    show_progress(workflow.logger_manager)
 
 if workflow.is_main_process:  # before a run of many hours or gigabytes, and in a dry run of it: its cost
     if (cost := cost_of(suite, load_times())).hours:
@@ -115,3 +119,5 @@ onsuccess:
         Path(f"results/plans/{table}-unfinished.json").unlink(missing_ok=True)
     Path("results/unfinished.txt").unlink(missing_ok=True)
     shutil.rmtree("results/.failures", ignore_errors=True)
+    for table in suite.settings.run.tables:
+        print(f"Table: reports/{table}.html  Page: reports/{table}{PAGE}", file=sys.stderr)
