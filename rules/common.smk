@@ -4,7 +4,7 @@
 import functools
 
 from magic123.settings.versions import VERSIONS
-from magic123.weights.prefetch import dataset_files_needed, weights_needed
+from magic123.weights.prefetch import dataset_files_needed, weights_used
 from magic123.settings.registry import CANARY
 from magic123.run.plan import axes_of, cells
 from magic123.run.jobs import INSTALLED_MINIATURES, MINIATURES, Jobs, miniature_inputs, miniature_options, one_of, shell_words

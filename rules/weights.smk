@@ -56,13 +56,14 @@ rule convert:
     resources:
         mem_mb=scaled(16000),
         runtime=scaled(60),
+        original="keep" if compute.keep_checkpoints else "delete",  # a resource: changing it converts nothing again
     params:
         name=lambda wildcards: jobs.weights_in["converted"][wildcards.folder],
         conditioning=lambda wildcards: jobs.converted(wildcards.folder).conditioning,
         registry=suite.settings.registries.weights,
         version=VERSIONS["convert"],
     shell:
-        "python -m magic123 convert --weights {params.name} --registry {params.registry:q} > {log} 2>&1"
+        "python -m magic123 convert --weights {params.name} --registry {params.registry:q} --original {resources.original} > {log} 2>&1"
 
 
 rule canary:
@@ -86,5 +87,5 @@ rule canary:
 
 rule prefetch:
     input:
-        jobs.weight_files(*weights_needed(suite)),
+        jobs.weight_files(*weights_used(suite)),
         [file.path for file in dataset_files_needed(suite)],

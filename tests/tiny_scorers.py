@@ -1,5 +1,6 @@
 """Random but whole networks in the formats that eval loads, small enough to make in a test."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -50,3 +51,9 @@ def soft_disc(size: int, phase: float = 0.0) -> np.ndarray:
     alpha = np.clip((0.3 - np.hypot(x - 0.5, y - 0.5)) * 20 + 0.5, 0, 1)
     colour = np.stack([0.5 + 0.5 * np.sin(9 * x + phase), y, 0.2 + 0 * x], axis=-1)
     return np.round(np.concatenate([colour, alpha[..., None]], axis=-1) * 255).astype(np.uint8)
+
+
+def with_digits(file: Path) -> Path:
+    """Rename weights of a trunk as torchvision names its own, with the first digits of their SHA-256."""
+    digits = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    return file.rename(file.with_name(f"{file.stem}-{digits}{file.suffix}"))

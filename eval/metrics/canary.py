@@ -6,7 +6,6 @@ The canary is written once, beside the weights, when they are made or downloaded
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Protocol
@@ -55,12 +54,6 @@ def canary_pairs() -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 def _eight_bits(picture: np.ndarray) -> np.ndarray:
     return np.round(picture * 255).astype(np.uint8)
-
-
-def sha256_of(file: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def canary_file(weights: Path) -> Path:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from eval.metrics.canary import check_canary, sha256_of
+from eval.metrics.canary import check_canary
 from eval.metrics.image_metrics import unit_floats
 from eval.pictures.protocols import resize_area
 from magic123.records.errors import FETCH, InputError, MetricGap, first_line
 from magic123.records.files import need_file, read_json
+from magic123.records.hashes import sha256_of
 
 if TYPE_CHECKING:
     import open_clip

@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.metrics.canary import sha256_of
-from eval.metrics.perceptual import MiniPerceptual, PerceptualMetric, Signed, signed
+from eval.metrics.perceptual import MiniPerceptual, PerceptualMetric, Signed, check_digits, signed
 from magic123.records.errors import FETCH, InputError, MetricGap, first_line
+from magic123.records.hashes import sha256_of
 
 BANDWIDTH = 0.5
 EPSILON = 1e-5
 SIZE = 224  # pixels of a side, for VGG
-VGG19 = "dcbb9e9d"  # first digits of the SHA-256 of torchvision's file
 MINIATURE_STAGE = 2  # 8 x 8 positions for a picture of 32 px
 
 
@@ -110,13 +109,12 @@ def of_miniature(metric: PerceptualMetric) -> ContextualMetric:
     return contextual
 
 
-def load_vgg19(file: Path, device: str = "cpu", sha256_prefix: str = VGG19) -> ContextualMetric:
+def load_vgg19(file: Path, device: str = "cpu") -> ContextualMetric:
     """Load `contextual-vgg19`.
 
     Args:
         file: torchvision's VGG-19, a state dict with `features.*`.
         device: Device of torch.
-        sha256_prefix: First digits of the file's SHA-256.
 
     Raises:
         MetricGap: The file is missing.
@@ -125,8 +123,7 @@ def load_vgg19(file: Path, device: str = "cpu", sha256_prefix: str = VGG19) -> C
     if not file.is_file():
         raise MetricGap(f"needs vgg19 at {file}: {FETCH}")
     sha256 = sha256_of(file)
-    if not sha256.startswith(sha256_prefix):
-        raise InputError(f"{file} is not torchvision's vgg19 (SHA-256 {sha256[:8]}, wanted {sha256_prefix}); fetch it again")
+    check_digits(file, sha256, "vgg19")
     from torchvision.models import vgg
 
     network = vgg.make_layers(vgg.cfgs["E"])[:36]  # up to relu5_4

@@ -7,6 +7,7 @@ a type of its own (`Signed`), because pictures in [0, 1] would pass any check of
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eval.metrics.canary import check_canary, sha256_of
+from eval.metrics.canary import check_canary
 from eval.metrics.image_metrics import unit_floats
 from eval.pictures.protocols import resize_area
 from magic123.records.errors import FETCH, InputError, MetricGap, first_line
 from magic123.records.files import read_json
+from magic123.records.hashes import sha256_of
 
-# name in torchvision, and the first digits of the SHA-256 of its weights: LPIPS is defined on these trunks alone
-TRUNKS = {"alex": ("alexnet", "7be5be79"), "vgg": ("vgg16", "397923af")}
+TRUNKS = {"alex": "alexnet", "vgg": "vgg16"}  # names in torchvision
+DIGITS = re.compile(r"-([0-9a-f]{8,})\.")  # torchvision ends the names of its files with the first digits of their SHA-256
 LPIPS_SIZE = 224  # pixels of a side, under either protocol; the miniature has its own size
 
 
@@ -172,14 +174,31 @@ def load_mini(folder: Path, device: str = "cpu", prove: bool = True) -> Perceptu
     return metric
 
 
-def load_lpips(net: str, file: Path, device: str = "cpu", sha256_prefix: str | None = None) -> PerceptualMetric:
+def check_digits(file: Path, sha256: str, trunk: str) -> None:
+    """Check that the weights of a trunk are those that the name of their file promises.
+
+    Args:
+        file: The file, named as torchvision and the weights registry name it: alexnet-owt-7be5be79.pth.
+        sha256: Of the file.
+        trunk: Name of the network, for the error.
+
+    Raises:
+        InputError: They are others, or the name promises nothing.
+    """
+    promised = DIGITS.search(file.name)
+    if promised is None:
+        raise InputError(f"{file} is not named as torchvision names {trunk}, with the first digits of its SHA-256: rename it")
+    if not sha256.startswith(promised[1]):
+        raise InputError(f"{file} is not torchvision's {trunk} (its SHA-256 starts with {sha256[:8]}); fetch it again")
+
+
+def load_lpips(net: str, file: Path, device: str = "cpu") -> PerceptualMetric:
     """Load LPIPS 0.1; its linear weights come with the package `lpips`.
 
     Args:
         net: Trunk, alex or vgg.
         file: torchvision's weights of the trunk, a state dict with `features.*`.
         device: Device of torch.
-        sha256_prefix: First digits of the file's SHA-256; None for those of torchvision's file.
 
     Raises:
         MetricGap: The file is missing.
@@ -187,7 +206,7 @@ def load_lpips(net: str, file: Path, device: str = "cpu", sha256_prefix: str | N
     """
     if net not in TRUNKS:
         raise InputError(f"unknown LPIPS trunk {net!r}: choose alex or vgg")
-    trunk, prefix = TRUNKS[net]
+    trunk = TRUNKS[net]
     if not file.is_file():
         raise MetricGap(f"needs {trunk} at {file}: {FETCH}")
     with warnings.catch_warnings():
@@ -196,9 +215,7 @@ def load_lpips(net: str, file: Path, device: str = "cpu", sha256_prefix: str | N
 
         network = lpips.LPIPS(net=net, version="0.1", pnet_rand=True, verbose=False)
     metric = PerceptualMetric(f"lpips-{net}", network.eval().to(device), LPIPS_SIZE, file, device)
-    wanted = prefix if sha256_prefix is None else sha256_prefix
-    if not metric.sha256.startswith(wanted):
-        raise InputError(f"{file} is not torchvision's {trunk} (SHA-256 {metric.sha256[:8]}, wanted {wanted}); fetch it again")
+    check_digits(file, metric.sha256, trunk)
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
         # lpips keeps the numbers of torchvision in its slices: slice2.3.weight is features.3.weight

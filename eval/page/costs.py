@@ -46,12 +46,13 @@ def job_measure(benchmark: Path, record: dict) -> tuple[float, float | None, flo
         Seconds, peak MiB and peak MiB on the GPU; None where neither Snakemake nor the stage measured the job.
     """
     measured = read_benchmark(benchmark)
-    seconds = measured.get("s", record.get("seconds"))
-    if not isinstance(seconds, int | float):
+    # a benchmark is of the last process alone, the record of a stage that was resumed of all
+    seconds = [value for value in (measured.get("s"), record.get("seconds")) if isinstance(value, int | float)]
+    if not seconds:
         return None
     memory = [value for value in (measured.get("max_rss"), record.get("peak_memory_mib")) if isinstance(value, int | float)]
     gpu = record.get("peak_gpu_memory_mib")
-    return float(seconds), max(memory, default=None), gpu if isinstance(gpu, int | float) else None
+    return float(max(seconds)), max(memory, default=None), gpu if isinstance(gpu, int | float) else None
 
 
 def costs(table: ResultTable, benchmarks: Path) -> list[Cost]:
@@ -72,7 +73,8 @@ def costs(table: ResultTable, benchmarks: Path) -> list[Cost]:
 
     for cell in dict.fromkeys(entry.cell for entry in table.entries):
         for step in ("prepare", "invert"):
-            add("every row", step, f"{cell.dataset}/{cell.example}", {})
+            record = optional_json(cell.path.parents[2] / "token" / "run.json", "record") if step == "invert" else {}
+            add("every row", step, f"{cell.dataset}/{cell.example}", record)
         for method, stage, folder in reversed(stages_behind(cell)):
             row = labels.get((method, stage), f"{methods.get(method, method)} ({stage})")
             for step in STEPS:

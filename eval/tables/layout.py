@@ -1,8 +1,8 @@
 """A table as Markdown, LaTeX (booktabs) and an HTML fragment: the same cells, three markups.
 
 Each cell reads mean, sd over seeds, n/N, and, where results are missing, the mean over the examples that all rows
-share. The best of a column is bold: by that shared mean as soon as one row is incomplete. Published numbers come
-below, with their source, and are never bold. Cells without a result are named under the table.
+share. The best of a column is bold, with all that print the same: by that shared mean as soon as one row is incomplete.
+Published numbers come below, with their source, and are never bold. Cells without a result are named under the table.
 
 The markups are written here, not by pandas. `DataFrame.to_markdown` pads and aligns its cells and does not escape a |.
 `Styler.to_latex` merges equal headings that stand side by side, and has neither the rules below the names of the data
@@ -52,16 +52,17 @@ class Grid:
     notes: list[str]
 
 
-def _best(summaries: list[Summary], column: Column) -> Summary | None:
-    """Return the best of at least two rows. None under as-published: that protocol does not rank."""
+def _best(summaries: list[Summary], column: Column) -> list[Summary]:
+    """Return the best of at least two rows, with all that print the same. None under as-published: that does not rank."""
     if column.protocol == "as-published":
-        return None
+        return []
     partial = any(0 < s.n < s.planned for s in summaries)
     ranked = [(mean, s) for s in summaries if (mean := s.shared_mean if partial else s.mean) is not None]
     if len(ranked) < 2:
-        return None
-    sign = 1 if describe(column.metric).higher_is_better else -1
-    return max(ranked, key=lambda pair: sign * pair[0])[1]
+        return []
+    first = max if describe(column.metric).higher_is_better else min
+    best = _number(first(mean for mean, _ in ranked), column)
+    return [summary for mean, summary in ranked if _number(mean, column) == best]
 
 
 def _number(value: float, column: Column) -> str:
@@ -100,7 +101,7 @@ def grid(table: ResultTable, published: list[Reported]) -> Grid:
         summaries = [table.summaries[dataset, method, stage, column] for method, stage, _ in table.rows]
         best = _best(summaries, column)
         for summary in summaries:
-            texts[dataset, column, summary.method, summary.stage] = _cell(summary, summary is best)
+            texts[dataset, column, summary.method, summary.stage] = _cell(summary, any(summary is each for each in best))
     body = [(label, [texts[d, c, method, stage] for d, c in places]) for method, stage, label in table.rows]
 
     sources: dict[tuple[str, str], list[Text]] = {}

@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = command_parser("convert", __doc__)
     parser.add_argument("--weights", metavar="NAME", help="an entry of the weights registry")
     add_registry(parser)
+    parser.add_argument("--original", choices=["keep", "delete"], default="keep", help="the files that were converted")
     parser.add_argument("--token", type=Path, help="a learned_embeds file, or a folder with one")
     parser.add_argument("--out", type=Path, help="folder for the token")
     options = parser.parse_args(argv)
@@ -32,7 +33,10 @@ def main(argv: list[str] | None = None) -> None:
     if options.token:
         convert_token(options.token, options.out)
         return
-    convert_weights(options.weights, registered_weights(options.registry, options.weights, "converted"), say)
+    registry = registered_weights(options.registry, options.weights, "converted")
+    convert_weights(options.weights, registry, say)
+    if options.original == "delete":
+        delete_original(options.weights, registry, say)
 
 
 def convert_weights(name: str, registry: dict[str, Weights], say: Callable[[str], None]) -> None:
@@ -50,7 +54,8 @@ def convert_weights(name: str, registry: dict[str, Weights], say: Callable[[str]
     assert entry.made_from is not None  # the origin of converted weights
     base = registry[entry.made_from]
     if not is_complete(base):
-        raise InputError(f"{name} is made from {entry.made_from}, which is not there; `magic123 prefetch` fetches it")
+        fetch = f"`magic123 prefetch --weights {entry.made_from}` fetches it"
+        raise InputError(f"{name} is made from {entry.made_from}, which is not there; {fetch}")
     before = Path(base.path)
     say(f"{name}: from {before / base.names[-1]} ({entry.converter})")
     with output_folder(entry.path, RECORD) as folder:
@@ -75,6 +80,20 @@ def convert_weights(name: str, registry: dict[str, Weights], say: Callable[[str]
             raise InputError(f"the converter made no {missing[0]} for {name}, which the registry lists: correct its files")
     write_receipt(name, entry, entry.files, made_from=made_from)
     say(f"{name}: wrote {entry.path} and its {RECEIPT}")
+
+
+def delete_original(name: str, registry: dict[str, Weights], say: Callable[[str], None]) -> None:
+    """Delete the files that weights were made from, but not their receipt, unless others are still to be made of them."""
+    made_from = registry[name].made_from
+    assert made_from is not None  # the origin of converted weights
+    others = [other for other, entry in registry.items() if entry.made_from == made_from and not is_complete(entry)]
+    if others:
+        say(f"{made_from}: kept, because {others[0]} is made from it too")
+        return
+    base = registry[made_from]
+    for file in base.downloads:
+        (Path(base.path) / file).unlink(missing_ok=True)
+    say(f"{made_from}: deleted {len(base.downloads)} files")
 
 
 def convert_token(file: Path, out: Path) -> None:

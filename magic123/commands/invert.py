@@ -128,7 +128,7 @@ def invert(
     }
     losses: list[float] = []
     identity = {"code": VERSIONS["invert"], "example": hash_files(example_folder), "word": word, **about}
-    with LoopCheckpoints(out, identity, losses, steps=save_steps, seconds=save_seconds) as unfinished:
+    with LoopCheckpoints(out, identity, losses, steps=save_steps, seconds=save_seconds, began=began) as unfinished:
         try:
             embedding, record = learn_token(
                 model,

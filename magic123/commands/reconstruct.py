@@ -246,7 +246,7 @@ def run_stage(
     for folder in (init, token):
         forget(folder)
     history = LossHistory(stage.steps)
-    with LoopCheckpoints(out, identity, history.rows, steps=save_steps, seconds=save_seconds) as unfinished:
+    with LoopCheckpoints(out, identity, history.rows, steps=save_steps, seconds=save_seconds, began=began) as unfinished:
         record["float32_retries"], averages = optimise(scene, example, priors, stage, generator, history.add, unfinished)
         write_whole(out / "losses.csv", history.table().encode())
         save_scene(out, scene, stage, record, averages)

@@ -45,19 +45,29 @@ class LossHistory:
 
 
 def cost_of(starts: list[dict[str, Any]], started: str, began: float) -> dict[str, Any]:
-    """Return what run.json records about a loop: its starts, seconds, and memory in MiB.
+    """Return what run.json records about a loop: its starts, and the time and memory of all processes that worked on it.
 
     Args:
-        starts: `LoopCheckpoints.starts`.
+        starts: `LoopCheckpoints.starts`; of each process before this one, what it had spent at its last save.
         started: when this process started, UTC.
         began: time.perf_counter() at that moment.
     """
-    import torch
-
+    spent = [*starts[:-1], spent_since(began)]
+    numbers = {key: [part[key] for part in spent if part.get(key) is not None] for key in spent[-1]}
     return {
         "started": started,
         "starts": starts,
         "resumes": sum(start["step"] > 0 for start in starts),
+        **{key: round(sum(numbers[key]), 2) for key in ("seconds", "cpu_seconds")},
+        **{key: max(numbers[key], default=None) for key in ("peak_memory_mib", "peak_gpu_memory_mib")},
+    }
+
+
+def spent_since(began: float) -> dict[str, Any]:
+    """Return the time and the peaks of memory, MiB, of this process, which started at time.perf_counter() `began`."""
+    import torch
+
+    return {
         "seconds": round(time.perf_counter() - began, 2),
         "cpu_seconds": round(time.process_time(), 2),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from magic123.optimise.loss_history import say
+from magic123.optimise.loss_history import say, spent_since
 from magic123.records.errors import InputError, Stopped
 from magic123.records.files import write_whole
 
@@ -43,10 +43,20 @@ class LoopCheckpoints:
 
     Attributes:
         rows: one plain value for each finished step.
-        starts: of each process that worked on this loop, when it started ("at", UTC) and from which step ("step").
+        starts: of each process that worked on this loop, when it started ("at", UTC), from which step ("step"), and what it had
+            spent at its last save (`spent_since`).
     """
 
-    def __init__(self, out: Path, identity: dict[str, Any], rows: list[Any], *, steps: int = 0, seconds: float = 60.0):
+    def __init__(
+        self,
+        out: Path,
+        identity: dict[str, Any],
+        rows: list[Any],
+        *,
+        steps: int = 0,
+        seconds: float = 60.0,
+        began: float | None = None,
+    ):
         """Create the context; entering it raises InputError if another process has the lock.
 
         Args:
@@ -55,12 +65,14 @@ class LoopCheckpoints:
             rows: a list to which the loop appends one plain value per step; saved with the state.
             steps: save after each multiple of so many steps; 0 for never.
             seconds: save when so many have passed since the last time; 0 for never.
+            began: time.perf_counter() when this process started; None: now.
         """
         out = Path(out).resolve()
         self.folder = out.parent / f".{out.name}.unfinished"
         self.identity = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         self.rows, self.steps, self.seconds = rows, steps, seconds
         self.starts: list[dict[str, Any]] = []
+        self.began = time.perf_counter() if began is None else began
         self._signal: int | None = None
         self._saved, self._cost = time.monotonic(), 0.0
         self._handlers: dict[signal.Signals, Any] = {}
@@ -120,11 +132,14 @@ class LoopCheckpoints:
             *self._earlier_starts(),
             {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "step": len(self.rows)},
         ]
-        note = {"identity": self.identity, "starts": self.starts}
-        write_whole(self.folder / "starts.json", json.dumps(note, indent=1).encode())
+        self._note_starts()
         if self.rows:
             say(f"resumes from step {len(self.rows)} (start {len(self.starts)})")
         return state
+
+    def _note_starts(self) -> None:
+        note = {"identity": self.identity, "starts": self.starts}
+        write_whole(self.folder / "starts.json", json.dumps(note, indent=1).encode())
 
     def _earlier_starts(self) -> list[dict[str, Any]]:
         """Return the starts of earlier processes, whether or not they saved a checkpoint."""
@@ -165,6 +180,9 @@ class LoopCheckpoints:
     def _save(self, step: int, state: dict[str, Tensor]) -> None:
         from safetensors.torch import save
 
+        if self.starts:
+            self.starts[-1] |= spent_since(self.began)
+            self._note_starts()
         text = json.dumps({"rows": self.rows, "starts": self.starts}).encode()
         record = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         content = save({**{name: value.detach().cpu().contiguous() for name, value in state.items()}, "rows": record})

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
-HASHED_WHOLE = 256 * 2**20  # bytes; of larger weights only names and sizes are hashed
+RECEIPT = "receipt.json"  # what fetching and converting leave beside weights: {"files": {name: {"sha256", "bytes"}}}
+HASHED_WHOLE = 256 * 2**20  # bytes; of larger weights the hashes of the files are hashed, which a receipt may know
 
 
 def hash_files(path: Path | None) -> str | None:
@@ -17,20 +19,47 @@ def hash_files(path: Path | None) -> str | None:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return the SHA-256 of the safetensors in a model's folder.
+    """Return the SHA-256 of the safetensors in a model's folder: of their names and contents.
 
-    Above 256 MiB it is that of their names and sizes alone, which the prefix `names-and-sizes:` says.
+    Above 256 MiB the content of each file is represented by its own SHA-256 (`sha256_of`).
     """
     files = sorted(folder.rglob("*.safetensors"))
-    whole = sum(f.stat().st_size for f in files) <= HASHED_WHOLE
-    return ("" if whole else "names-and-sizes:") + _digest(files, folder, whole)
+    return _digest(files, folder, sum(file.stat().st_size for file in files) <= HASHED_WHOLE)
+
+
+def sha256_of(file: Path, folder: Path | None = None) -> str:
+    """Return the SHA-256 of a file in hexadecimal.
+
+    Large weights are not read again for it where their receipt knows the hash, and the file has the recorded size and was not
+    touched since the receipt was written.
+
+    Args:
+        file: the file.
+        folder: where its receipt may lie; None: the folder of the file.
+    """
+    folder = folder or file.parent
+    receipt, size = folder / RECEIPT, file.stat().st_size
+    if size > HASHED_WHOLE and receipt.is_file() and _changed(file) <= _changed(receipt):
+        try:
+            entry = json.loads(receipt.read_text(encoding="utf-8"))["files"][file.relative_to(folder).as_posix()]
+            if entry["bytes"] == size:
+                return str(entry["sha256"])
+        except (ValueError, KeyError, TypeError):
+            pass  # a damaged receipt, or one of other files: the file itself is read
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _changed(file: Path) -> int:
+    """Return when content or status of a file last changed, ns. The latter cannot be set back by a copy."""
+    status = file.stat()
+    return max(status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _digest(files: list[Path], root: Path, whole: bool) -> str:
-    """Return the SHA-256 of names and sizes, and with `whole` of the contents too."""
+    """Return the SHA-256 of names, sizes and contents, or with `whole` false of the hashes of the contents."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.relative_to(root)} {file.stat().st_size}\n".encode())
-        if whole:
-            digest.update(file.read_bytes())
+        digest.update(file.read_bytes() if whole else sha256_of(file, root).encode())
     return digest.hexdigest()

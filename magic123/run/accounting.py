@@ -54,11 +54,19 @@ def jobs(root: Path = Path(".")) -> list[Job]:
         method, seed, stage = cell
         rung = _json(at / "stage.json").get("rung") if step == "reconstruct" else None
         values = (
-            *example, method, seed.removeprefix("seed"), stage, step, cost["s"], cost.get("cpu_time"), cost.get("max_rss"),
+            *example, method, seed.removeprefix("seed"), stage, step,
+            # a benchmark is of the last process alone, the record of a loop that was resumed of all
+            _largest(cost["s"], record.get("seconds")), _largest(cost.get("cpu_time"), record.get("cpu_seconds")),
+            _largest(cost.get("max_rss"), record.get("peak_memory_mib")),
             record.get("peak_gpu_memory_mib"), record.get("resumes"), rung,
         )  # fmt: skip
         ended.append(dict(zip(COLUMNS, values, strict=True)))
     return ended
+
+
+def _largest(*values: float | None) -> float | None:
+    """Return the largest of the values that are numbers; None without one."""
+    return max((value for value in values if isinstance(value, int | float)), default=None)
 
 
 def _json(file: Path | None) -> dict[str, Any]:

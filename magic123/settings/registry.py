@@ -7,19 +7,20 @@ one (`made_from` and `converter`). A mirror whose file has another hash is anoth
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 from urllib.parse import quote, urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from magic123.records.hashes import RECEIPT
 from magic123.settings.common import Settings
 from magic123.settings.priors import PriorKind
 
 # networks behind metrics: OPTION or OPTION-TRUNK of `score` (eval.metrics.registry.weights_kinds)
 MetricKind = Literal["clip", "perceptual", "lpips-alex", "lpips-vgg", "contextual-vgg19"]
 METRIC_KINDS: tuple[str, ...] = get_args(MetricKind)
-RECEIPT = "receipt.json"  # what fetching and converting leave beside the files: their hashes; jobs depend on it
 CANARY = "open_clip_model.canary.json"  # a CLIP's stored answers, written once when it is there
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 LOCAL = ("127.0.0.1", "localhost", "::1")  # the only hosts from which plain http is accepted
@@ -68,7 +69,9 @@ class Download(Settings):
     """One file as its sources hold it. What is unknown (None) is recorded at the first download and enforced afterwards."""
 
     bytes: PositiveInt | None = None  # exact; another size is refused
-    gigabytes: PositiveFloat | None = None  # about, where the exact size is not known (10^9 bytes)
+    gigabytes: PositiveFloat | None = (
+        None  # about, where the exact size is not known (10^9 bytes), right in all digits but the last
+    )
     sha256: str | None = Field(None, pattern=r"[0-9a-f]{64}")
     sha256_prefix: str | None = Field(None, pattern=r"[0-9a-f]{8,63}")  # torchvision's files carry theirs in their names
     md5: str | None = Field(None, pattern=r"[0-9a-f]{32}")
@@ -83,6 +86,14 @@ class Download(Settings):
     def size(self) -> int:
         """Bytes, exact or about."""
         return self.bytes if self.bytes is not None else round((self.gigabytes or 0) * 1e9)
+
+    @property
+    def tolerance(self) -> int:
+        """Bytes by which a file may differ: none from `bytes`, one unit of the last digit from `gigabytes`, 64 kB at least."""
+        if self.gigabytes is None:
+            return 0
+        exponent = Decimal(repr(self.gigabytes)).as_tuple().exponent
+        return max(64_000, round(10 ** int(exponent) * 10**9))
 
     @property
     def known(self) -> bool:

@@ -65,6 +65,7 @@ class Compute(Settings):
     mem_mb: PositiveInt = 3000  # times the attempt
     runtime: PositiveInt = 60  # minutes, times the attempt
     speed: Speed = Speed()  # how the networks of stages and of textual inversion are run
+    keep_checkpoints: bool = True  # false: original weights are deleted once converted (15 GB of a Zero-1-to-3)
     save_seconds: NonNegativeFloat = 60  # between checkpoints of an unfinished job; 0: only when a signal stops it
 
 

@@ -151,8 +151,9 @@ def _from_source(url: str, target: Path, file: BinaryIO, expected: Download, say
             say(f"{target.name}: {reason}; resuming at {readable(file.tell())}")
             time.sleep(WAIT)
             continue
-        digests = file_digests(target.with_name(f"{target.name}.part"))
-        if problem := disagreement(digests, expected):
+        part = target.with_name(f"{target.name}.part")
+        digests = file_digests(part)
+        if problem := disagreement(digests, expected) or wrong_content(part, target.suffix, expected):
             _restart(file)
             if before and note.get("url") != url and attempt + 1 < ATTEMPTS:
                 continue  # the two parts are from different sources: try once more from the start
@@ -207,9 +208,9 @@ def _begin(
     elif start:
         start = _restart(file)  # it does not support ranges, or the file has changed
     total = start + int(length) if length else None
-    if expected.bytes is not None and total is not None and total != expected.bytes:
+    if total is not None and (problem := wrong_size(total, expected)):
         _restart(file)
-        raise Refused(f"it has {total} bytes where {expected.bytes} are registered, so it is another file")
+        raise Refused(f"it has {problem}, so it is another file")
     check_free_space(target.parent, (total or expected.size) - start)
     tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
     if tag and tag.startswith("W/"):
@@ -265,12 +266,66 @@ def file_digests(path: Path) -> Digests:
     return {"bytes": size, "sha256": sha.hexdigest(), "md5": md5.hexdigest()}
 
 
+class Recorded(Download):
+    """A file whose hash the registry does not have; it was recorded at an earlier download."""
+
+    lock: Path  # the file that it was recorded in
+
+    @property
+    def where(self) -> str:
+        """The part of a sentence that says where the hash was recorded, and what to do about it."""
+        return f"was recorded in {self.lock} (delete its entry there to trust another file)"
+
+
+def wrong_size(size: int, expected: Download) -> str | None:
+    """Return how a number of bytes differs from the expected one, as a part of a sentence; None within its precision.
+
+    Args:
+        size: bytes of the file.
+        expected: what it should have; an approximate size is compared where there is no hash.
+    """
+    if abs(size - expected.size) <= expected.tolerance or (expected.bytes is None and expected.known):
+        return None
+    about = "" if expected.bytes is not None else "about "
+    wanted = f"{about}{expected.bytes or readable(expected.size)}"
+    return f"{size} bytes where {wanted} {expected.where if isinstance(expected, Recorded) else 'are registered'}"
+
+
+def wrong_content(file: Path, suffix: str, expected: Download) -> str | None:
+    """Return why a file cannot be what its name ends with, as the end of a sentence; None if it begins as such files do.
+
+    Args:
+        file: the file, under whatever name.
+        suffix: the end of the name that it is to have, such as .ckpt.
+        expected: its hash, where that is known, says enough.
+    """
+    with file.open("rb") as stream:
+        start = stream.read(16)
+    kind, begins = ("", ()) if expected.known else CONTENTS.get(suffix, ("", ()))
+    # safetensors: eight bytes with the length of the header, then JSON
+    good = start[8:9] == b"{" if suffix == ".safetensors" else start.lstrip().startswith(begins)
+    if not kind or good:
+        return None
+    page = " but a web page" if start.lstrip().startswith(b"<") else ""
+    return f"it is no {kind}{page}: it was refused"
+
+
+ARCHIVE = ("torch archive", (b"PK\x03\x04", b"\x80\x02"))  # zip since torch 1.6, pickled tensors before
+CONTENTS = {  # suffix -> what such a file is, and how it begins
+    **dict.fromkeys((".bin", ".ckpt", ".pt", ".pth"), ARCHIVE),
+    ".safetensors": ("safetensors file", ()),
+    ".json": ("JSON file", (b"{", b"[")),
+    ".onnx": ("ONNX file", (b"\x08",)),
+}
+
+
 def disagreement(digests: Digests, expected: Download) -> str | None:
-    """Return how a file differs from the registered size and hash, as the end of a sentence; None if it does not."""
-    if expected.bytes is not None and digests["bytes"] != expected.bytes:
-        return f"it has {digests['bytes']} bytes where {expected.bytes} are registered"
+    """Return how a file differs from the expected size and hash, as the end of a sentence; None if it does not."""
+    if problem := wrong_size(digests["bytes"], expected):
+        return f"it has {problem}"
     if expected.sha256 and digests["sha256"] != expected.sha256:
-        return f"the file's SHA-256 is {digests['sha256']} where {expected.sha256} is registered: it was refused"
+        where = expected.where if isinstance(expected, Recorded) else "is registered"
+        return f"the file's SHA-256 is {digests['sha256']} where {expected.sha256} {where}: it was refused"
     if expected.sha256_prefix and not digests["sha256"].startswith(expected.sha256_prefix):
         start = digests["sha256"][:8]
         return f"the file's SHA-256 starts with {start} where {expected.sha256_prefix} is registered: it was refused"

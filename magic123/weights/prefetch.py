@@ -16,7 +16,7 @@ from magic123.records.files import write_json
 from magic123.run.manifest import FETCHED, HASHES
 from magic123.run.suite import Suite
 from magic123.settings.registry import Download, Weights, readable, url_of
-from magic123.weights.download import check_free_space, disagreement, download, file_digests
+from magic123.weights.download import Recorded, check_free_space, disagreement, download, file_digests, wrong_content
 
 LOCKS = Path("weights/locks")
 
@@ -68,6 +68,13 @@ def weights_needed(suite: Suite) -> dict[str, list[str]]:
     return needed
 
 
+def weights_used(suite: Suite) -> list[str]:
+    """Return the weights that a run's commands read: those needed, without those that are only converted."""
+    needed = weights_needed(suite)
+    originals = {suite.weights[name].made_from for name in needed}
+    return [name for name in needed if name not in originals]
+
+
 def dataset_files_needed(suite: Suite) -> list[DatasetFile]:
     """Return the files of a run's examples that the settings ask for and whose addresses the datasets have."""
     files = []
@@ -82,7 +89,33 @@ def dataset_files_needed(suite: Suite) -> list[DatasetFile]:
 
 def missing_weights(suite: Suite) -> list[str]:
     """Return the names of the weights that a run needs and that are not complete."""
-    return [name for name in weights_needed(suite) if not is_complete(suite.weights[name])]
+    return still_needed(suite.weights, weights_needed(suite))
+
+
+def still_needed(registry: dict[str, Weights], needed: Iterable[str]) -> list[str]:
+    """Return those of the needed weights that are not complete. Of what was converted already, the original is not needed.
+
+    Args:
+        registry: all entries by name.
+        needed: what `weights_needed` returns.
+    """
+    needed = list(needed)
+    return [name for name in needed if not is_complete(registry[name]) and not is_spent(name, registry, needed)]
+
+
+def is_spent(name: str, registry: dict[str, Weights], needed: Iterable[str]) -> bool:
+    """Return whether all needed weights that are made from the entry are made, so that its files may be deleted."""
+    made = [registry[other] for other in needed if registry[other].made_from == name]
+    return bool(made) and all(is_complete(entry) for entry in made)
+
+
+def missing_bytes(entry: Weights) -> int:
+    """Return about how many bytes of an entry are still to be fetched or converted; received parts of files count."""
+    if is_complete(entry):
+        return 0
+    if entry.origin != "fetched":
+        return entry.size
+    return sum(bytes_left(Path(entry.path) / file, expected) for file, expected in entry.downloads.items())
 
 
 def is_complete(entry: Weights) -> bool:
@@ -94,15 +127,16 @@ def is_complete(entry: Weights) -> bool:
 # ----------------------------------------------------------------------------------------------------------- the list
 def listing(suite: Suite) -> str:
     """Return a list, as text, of all that a run downloads: state, size, licence, source and what needs it."""
-    lines, needed, missing_bytes = [], weights_needed(suite), 0
+    lines, needed = [], weights_needed(suite)
+    missing = still_needed(suite.weights, needed)
+    left = sum(missing_bytes(suite.weights[name]) for name in missing)
     for name, users in needed.items():
         entry = suite.weights[name]
         if entry.origin == "shipped":
             continue
-        complete = is_complete(entry)
-        missing_bytes += 0 if complete else entry.size
+        state = "there" if is_complete(entry) else readable(missing_bytes(entry)) if name in missing else "converted, deleted"
         licence = entry.licence + (" [NON-COMMERCIAL]" if entry.non_commercial else "")
-        lines.append(f"{name}  ({'there' if complete else readable(entry.size)})")
+        lines.append(f"{name}  ({state})")
         lines.append(f"    licence  {licence}" + (f"; accept it at {entry.gated} and set HF_TOKEN" if entry.gated else ""))
         if entry.made_from:
             lines.append(f"    made     from {entry.made_from}, here")
@@ -120,7 +154,7 @@ def listing(suite: Suite) -> str:
         lines.append(f"{dataset}  ({there} of {len(own)} files there; the whole is {readable(size * 1e6)})")
         lines.append(f"    source   {own[0].url} and so on; hashes: {len(own)} registered")
         lines.append(f"    licence  {own[0].source}")
-    total = f"{readable(missing_bytes)} to fetch and convert" if missing_bytes else "nothing to fetch"
+    total = f"{readable(left)} to fetch and convert" if left else "files to verify" if missing else "nothing to fetch"
     return "\n".join([*lines, f"{len(needed)} sets of weights, {len(files)} files of datasets: {total}"])
 
 
@@ -164,7 +198,7 @@ def check_space(suite: Suite) -> None:
     Raises:
         InputError: they do not.
     """
-    check_free_space(Path("weights"), sum(suite.weights[name].size for name in missing_weights(suite)))
+    check_free_space(Path("weights"), sum(missing_bytes(suite.weights[name]) for name in missing_weights(suite)))
 
 
 def fetch_weights(name: str, entry: Weights, say: Callable[[str], None], locks: Path = LOCKS) -> None:
@@ -183,11 +217,11 @@ def fetch_weights(name: str, entry: Weights, say: Callable[[str], None], locks: 
     recorded = read_lock(lock)
     check_free_space(folder, sum(bytes_left(folder / file, expected) for file, expected in entry.downloads.items()))
     for file, registered in entry.downloads.items():
-        target, expected = folder / file, with_recorded_hash(registered, recorded.get(file))
+        target, expected = folder / file, with_recorded_hash(registered, recorded.get(file), lock)
         check_inside(folder, target)
         if target.is_file():
             digests = file_digests(target)
-            if problem := disagreement(digests, expected):
+            if problem := disagreement(digests, expected) or wrong_content(target, target.suffix, expected):
                 raise InputError(f"{target} exists, but {problem}; move it away to download it again")
             sha256, size = digests["sha256"], digests["bytes"]
             url = recorded.get(file, {}).get("source", "found in place")
@@ -197,7 +231,8 @@ def fetch_weights(name: str, entry: Weights, say: Callable[[str], None], locks: 
                 else f"{target}: there already; its hash is now recorded"
             )
         else:
-            sha256, url = download([url_of(source, file) for source in entry.sources], target, expected, say, gated=entry.gated)
+            urls = [url_of(source, file) for source in entry.sources]
+            sha256, url = download(urls, target, expected, say, gated=entry.gated)
             size = target.stat().st_size
             say(
                 f"{target}: fetched, "
@@ -223,12 +258,14 @@ def fetch_dataset_file(path: Path, url: str, sha256: str, say: Callable[[str], N
     download([url], path, expected, say)
 
 
-def with_recorded_hash(registered: Download, recorded: dict | None) -> Download:
-    """Return the expected size and hash of a file: the registered ones, or those recorded at its first download."""
+def with_recorded_hash(registered: Download, recorded: dict | None, lock: Path) -> Download:
+    """Return the expected size and hash of a file: the registered ones, or those recorded in `lock` at its first download."""
     if recorded is None or registered.known:
         return registered
-    size = {"bytes": recorded["bytes"], "gigabytes": None} if registered.bytes is None else {}
-    return registered.model_copy(update={"sha256": recorded["sha256"], **size})
+    size = recorded["bytes"] if registered.bytes is None else registered.bytes
+    return Recorded(
+        bytes=size, sha256=recorded["sha256"], sha256_prefix=registered.sha256_prefix, md5=registered.md5, lock=lock
+    )
 
 
 def bytes_left(target: Path, expected: Download) -> int:

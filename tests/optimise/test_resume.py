@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from magic123.commands.invert import invert
 from magic123.commands.reconstruct import reconstruct
 from magic123.commands.view import main
 from magic123.optimise import resume
+from magic123.optimise.loss_history import cost_of
 from magic123.optimise.resume import LoopCheckpoints, loop_state, restore_loop
 from magic123.priors.prior import Prior
 from magic123.records.errors import InputError, NonFinite, Stopped
@@ -265,6 +267,22 @@ def test_saving_takes_a_hundredth_of_the_time_at_most(tmp_path, monkeypatch):
             work.rows.append(0)
             work.after_step(lambda: {"x": torch.zeros(1)})
     assert saves[0] == 13 and np.diff(saves).min() >= 300
+
+
+def test_the_cost_of_a_resumed_loop_is_that_of_all_its_processes(tmp_path):
+    def process(began):
+        with LoopCheckpoints(tmp_path / "out", {}, [], steps=1, began=began) as work:
+            work.load()
+            work.rows.append(0)
+            work.after_step(lambda: {"x": torch.zeros(1)})
+            return cost_of(work.starts, "now", began)
+
+    now = time.perf_counter()
+    first, second = process(now - 100), process(now - 10)
+    assert first["resumes"] == 0 and 100 <= first["seconds"] < 110
+    assert second["resumes"] == 1 and 110 <= second["seconds"] < 130  # a process that was killed counts up to its last save
+    assert second["cpu_seconds"] > first["cpu_seconds"]
+    assert second["peak_memory_mib"] >= first["peak_memory_mib"] and second["peak_gpu_memory_mib"] is None
 
 
 # ------------------------------------------------------------------------------------------------------------- state

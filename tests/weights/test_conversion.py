@@ -27,7 +27,9 @@ from original_layouts import (
 from workflow_tree import build, snakemake
 
 from magic123.__main__ import main
+from magic123.commands import doctor
 from magic123.records.errors import InputError
+from magic123.run.suite import load_weights
 from magic123.weights import dpt, open_clip, zero123
 from magic123.weights.checkpoint_file import read_checkpoint
 
@@ -426,6 +428,16 @@ def test_convert_writes_a_folder_and_its_receipt(registry: Path) -> None:
     assert json.loads(Path("weights/made/source.json").read_text())["unet"] == "moving average"
     Path("weights/made/receipt.json").unlink()  # as Snakemake does before it runs the rule again
     assert main(words) == 0 and Path("weights/made/receipt.json").read_bytes() == receipt
+
+
+def test_an_original_is_deleted_on_request(registry: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["convert", "--weights", "made", "--registry", str(registry)]
+    assert main([*words, "--original", "delete"]) == 0
+    assert [file.name for file in Path("weights/raw").iterdir()] == ["receipt.json"]
+    entries = load_weights(str(registry))
+    assert [finding.state for finding in doctor.weights(entries, {name: [] for name in entries})] == ["present", "present"]
+    assert doctor.room_needed(entries, {name: [] for name in entries}) == 0
+    assert main(words) == 1 and "magic123 prefetch --weights raw" in capsys.readouterr().err
 
 
 def test_convert_leaves_nothing_half_made(registry: Path, capsys: pytest.CaptureFixture) -> None:

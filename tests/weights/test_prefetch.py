@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -15,15 +15,15 @@ from workflow_tree import build, snakemake, write_lines
 from magic123.__main__ import main
 from magic123.records.errors import InputError
 from magic123.run.manifest import load_manifest
-from magic123.run.suite import load_weights
+from magic123.run.suite import load_weights, read_suite
 from magic123.settings.registry import Download
 from magic123.settings.settings_file import read_yaml
 from magic123.weights import download as download_module
 from magic123.weights import prefetch
-from magic123.weights.download import check_free_space, download
+from magic123.weights.download import check_free_space, download, wrong_size
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CONTENT = bytes(range(256)) * 12000  # 3 MB, three chunks
+CONTENT = b"PK\x03\x04" + bytes(range(256)) * 12000  # 3 MB, three chunks, begins as a torch archive
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -167,6 +167,33 @@ def test_the_second_source_when_the_first_has_another_file(server: Server, tmp_p
     assert any("/first/m.bin" in line and "refused" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "wrong"),
+    [
+        (".bin", b"<!DOCTYPE html>" + bytes(3_000_000)),
+        (".ckpt", bytes(3_000_000)),
+        (".safetensors", bytes(8) + b"<html>" + bytes(3_000_000)),
+        (".pt", b"PK\x03\x04 and nothing"),
+    ],
+)
+def test_a_page_or_a_short_file_is_refused_without_a_hash(
+    server: Server, tmp_path: Path, lines: list[str], suffix: str, wrong: bytes
+) -> None:
+    """Where the registry has gigabytes alone, whatever came first would be recorded and enforced."""
+    server.files[f"/m{suffix}"] = wrong
+    reason = "where about 3 MB are registered" if len(wrong) < 1000 else "was refused"
+    with pytest.raises(InputError, match=reason):
+        download([f"{server.url}/m{suffix}"], tmp_path / f"m{suffix}", Download(gigabytes=0.003), lines.append)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_size_is_compared_within_its_precision() -> None:
+    assert Download(gigabytes=15.5).tolerance == 100_000_000 and Download(gigabytes=1.58).tolerance == 10_000_000
+    assert Download(gigabytes=1.0e-6).tolerance == 64_000 and Download(bytes=5).tolerance == 0
+    assert wrong_size(15_465_973_531, Download(gigabytes=15.5)) is None
+    assert wrong_size(21, Download(gigabytes=1.58)) == "21 bytes where about 1.58 GB are registered"
+
+
 def test_no_source_left_says_what_each_answered(server: Server, tmp_path: Path, lines: list[str], monkeypatch) -> None:
     monkeypatch.setattr(download_module, "TIMEOUT", 2.0)
     urls = [f"{server.url}/first/m.bin", "http://127.0.0.1:9/m.bin"]  # nothing listens on port 9
@@ -221,7 +248,7 @@ def test_resuming_from_a_source_without_ranges_starts_anew(server: Server, tmp_p
 def test_a_file_that_changed_meanwhile_is_fetched_anew(server: Server, tmp_path: Path, lines: list[str]) -> None:
     """No hash is registered, so the entity tag must tell that the rest belongs to another file."""
     server.files["/m.bin"], server.cut_after["/m.bin"] = bytes(len(CONTENT)), [1_000_000, 0]
-    expected = Download(gigabytes=0.003)
+    expected = Download(gigabytes=0.003)  # 3072004 bytes are about that
     with pytest.raises(InputError):
         download([f"{server.url}/m.bin"], tmp_path / "m.bin", expected, lines.append)
     server.files["/m.bin"] = CONTENT
@@ -327,9 +354,10 @@ def test_an_entry_gets_a_receipt_and_unknown_hashes_are_recorded(server: Server,
 def test_a_recorded_hash_is_enforced_later(server: Server, registry: Path, capsys: pytest.CaptureFixture) -> None:
     assert fetch(registry) == 0
     shutil.rmtree("weights/model")
-    server.files["/here/config.json"] = b"[]"
-    assert fetch(registry) == 1
-    assert "config.json" in (said := capsys.readouterr().err) and "refused" in said
+    for other in (b"[]", b"[1]"):  # another hash, another size
+        server.files["/here/config.json"] = other
+        assert fetch(registry) == 1
+        assert "config.json" in (said := capsys.readouterr().err) and "weights/locks/model.json" in said
     assert not Path("weights/model/config.json").exists() and not Path("weights/model/receipt.json").exists()
 
 
@@ -509,6 +537,29 @@ def test_snakemake_fetches_what_a_run_needs(tree: Path) -> None:
     assert "fetched-dpt  (3 MB)" in run.text  # the list comes before the first download
     assert (tree / "weights/fetched-dpt/receipt.json").exists() and (tree / "datasets/cup/rgba.png").exists()
     assert "Nothing to be done" in snakemake(tree, *words).text
+
+
+def test_received_parts_count_and_converted_originals_are_not_wanted_back(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree)
+    suite = read_suite([Path("config/far.yaml")])
+    entry = suite.weights["fetched-dpt"]
+    assert prefetch.missing_bytes(entry) == len(CONTENT)
+    part = Path(entry.path) / f"{next(iter(entry.downloads))}.part"
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.write_bytes(bytes(1_000_000))
+    assert prefetch.missing_bytes(entry) == len(CONTENT) - 1_000_000
+    made = entry.model_copy(update={"made_from": "fetched-dpt", "sources": [], "downloads": {}, "files": ["a"], "path": "made"})
+    registry = {"fetched-dpt": entry, "made": made}
+    assert prefetch.still_needed(registry, registry) == ["fetched-dpt", "made"]
+    Path("made").mkdir()
+    write_lines(Path("made/a"), "")
+    write_lines(Path(made.receipt), "{}")
+    assert prefetch.still_needed(registry, registry) == []
+    assert prefetch.still_needed(registry, ["fetched-dpt"]) == ["fetched-dpt"]  # where something reads it as it is
+    held = replace(suite, weights=suite.weights | registry)
+    monkeypatch.setattr(prefetch, "weights_needed", lambda suite: {name: ["prepare"] for name in registry})
+    assert "fetched-dpt  (converted, deleted)" in (text := prefetch.listing(held)) and text.endswith("nothing to fetch")
+    assert prefetch.weights_used(held) == ["made"]
 
 
 def test_snakemake_starts_nothing_without_room(tree: Path) -> None:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny_scorers import make_mini_perceptual, soft_disc
+from tiny_scorers import make_mini_perceptual, soft_disc, with_digits
 
 from eval.metrics.contextual import contextual_distance, load_vgg19, of_miniature
 from magic123.records.errors import InputError, MetricGap
@@ -55,16 +55,15 @@ def test_miniature_backbone_names_itself(tmp_path):
 def test_vgg19_runs_on_the_file_it_is_given(tmp_path):
     from torchvision.models import vgg
 
-    from eval.metrics.canary import sha256_of
-
     with pytest.raises(MetricGap, match=r"needs vgg19 at .*absent.pth"):
         load_vgg19(tmp_path / "absent.pth")
     torch.manual_seed(0)
     trunk = vgg.make_layers(vgg.cfgs["E"])
-    torch.save({f"features.{key}": value for key, value in trunk.state_dict().items()}, tmp_path / "vgg19.pth")
+    file = tmp_path / "vgg19-dcbb9e9d.pth"
+    torch.save({f"features.{key}": value for key, value in trunk.state_dict().items()}, file)
     with pytest.raises(InputError, match="not torchvision's vgg19"):
-        load_vgg19(tmp_path / "vgg19.pth")
-    metric = load_vgg19(tmp_path / "vgg19.pth", sha256_prefix=sha256_of(tmp_path / "vgg19.pth")[:8])
+        load_vgg19(file)
+    metric = load_vgg19(with_digits(file))
     disc = np.ascontiguousarray(soft_disc(224)[..., :3])
     same, other = metric.similarity(disc, [disc, 255 - disc])
     assert 0 <= same < other
@@ -78,4 +77,4 @@ def test_vgg19_runs_on_the_file_it_is_given(tmp_path):
     assert other == pytest.approx(by_hand(first, second), rel=1e-2)  # random features are all much alike
     (tmp_path / "rubbish.pth").write_bytes(b"no checkpoint")
     with pytest.raises(InputError, match="does not hold the weights"):
-        load_vgg19(tmp_path / "rubbish.pth", sha256_prefix="")
+        load_vgg19(with_digits(tmp_path / "rubbish.pth"))

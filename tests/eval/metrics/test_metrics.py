@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from tiny_scorers import make_mini_perceptual, make_tiny_clip, soft_disc
+from tiny_scorers import make_mini_perceptual, make_tiny_clip, soft_disc, with_digits
 
 from eval.metrics.canary import canary_file, canary_pairs, check_canary, write_canary
 from eval.metrics.image_metrics import PSNR_CAP, psnr, ssim, unit_floats
@@ -216,16 +216,15 @@ def alexnet(tmp_path_factory):
     file = tmp_path_factory.mktemp("trunk") / "alexnet.pth"
     features = torchvision.models.alexnet(weights=None).features.state_dict()
     torch.save({f"features.{key}": value for key, value in features.items()}, file)
-    return file
+    return with_digits(file)
 
 
 def test_lpips_runs_on_the_trunk_it_is_given(alexnet, disc):
     import torch
 
-    from eval.metrics.canary import sha256_of
     from eval.metrics.perceptual import load_lpips, signed
 
-    metric = load_lpips("alex", alexnet, sha256_prefix=sha256_of(alexnet)[:8])
+    metric = load_lpips("alex", alexnet)
     assert metric.name == "lpips-alex"
     same, other = metric.compare([disc, disc], [disc, 255 - disc])
     assert same == 0 and other > 0
@@ -249,8 +248,13 @@ def test_lpips_runs_on_the_trunk_it_is_given(alexnet, disc):
 def test_lpips_on_another_file_is_refused(alexnet, tmp_path):
     from eval.metrics.perceptual import load_lpips
 
-    with pytest.raises(InputError, match="not torchvision's alexnet"):
-        load_lpips("alex", alexnet)
+    for name, reason in (
+        ("alexnet-owt-7be5be79.pth", "not torchvision's alexnet"),
+        ("trunk.pth", "is not named as torchvision"),
+    ):
+        (other := tmp_path / name).write_bytes(alexnet.read_bytes())
+        with pytest.raises(InputError, match=reason):
+            load_lpips("alex", other)
     with pytest.raises(MetricGap, match=r"needs alexnet at .*absent.pth"):
         load_lpips("alex", tmp_path / "absent.pth")
     with pytest.raises(InputError, match="unknown LPIPS trunk"):
@@ -258,7 +262,7 @@ def test_lpips_on_another_file_is_refused(alexnet, tmp_path):
     rubbish = tmp_path / "rubbish.pth"
     rubbish.write_bytes(b"not a checkpoint")
     with pytest.raises(InputError, match="does not hold the weights"):
-        load_lpips("alex", rubbish, sha256_prefix="")
+        load_lpips("alex", with_digits(rubbish))
 
 
 # --------------------------------------------------------------------------------------------------------------- CLIP

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tiny_scorers import with_digits
 
 from eval.metrics.image_metrics import psnr, ssim
 from magic123.render.losses import depth_disagreement
@@ -48,14 +49,13 @@ def test_lpips_on_the_same_trunk(net, trunk, pair, tmp_path):
     import torchvision
     from torchmetrics.functional.image.lpips import _LPIPS
 
-    from eval.metrics.canary import sha256_of
     from eval.metrics.perceptual import load_lpips, signed
 
     torch.manual_seed(0)
     features = getattr(torchvision.models, trunk)(weights=None).features.state_dict()
     state = {f"features.{key}": value for key, value in features.items()}
     torch.save(state, file := tmp_path / f"{trunk}.pth")
-    ours = load_lpips(net, file, sha256_prefix=sha256_of(file)[:8])
+    ours = load_lpips(net, with_digits(file))
     theirs = _LPIPS(net=net, pnet_rand=True)
     theirs.net.load_state_dict({key: features[key.split(".", 1)[1]] for key in theirs.net.state_dict()})
     first, second = (signed([picture], ours.size).pictures for picture in pair)

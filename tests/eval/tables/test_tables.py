@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -16,6 +17,7 @@ import yaml
 from eval.__main__ import main
 from eval.metrics.registry import family
 from eval.pictures.protocols import PROTOCOLS
+from eval.tables import layout
 from eval.tables.build import build_table, frame, mean_and_sd, shared_examples
 from eval.tables.column_cards import cards_json
 from eval.tables.differences import differences_csv, differences_markdown, paired_difference
@@ -246,6 +248,12 @@ def test_bad_plans_and_settings_are_refused(run):
 
 
 # -------------------------------------------------------------------------------------------------------------- layout
+def test_all_values_that_print_as_the_best_are_bold():
+    column = SimpleNamespace(metric="psnr", protocol="corrected")
+    summaries = [SimpleNamespace(n=1, planned=1, mean=mean, shared_mean=None) for mean in (20.001, 19.9, 20.003, None)]
+    assert layout._best(summaries, column) == [summaries[0], summaries[2]]
+
+
 def test_best_is_bold_by_direction_and_by_the_shared_examples(run):
     table = table_of(run, ["psnr", "lpips-mini"])
     laid = grid(table, [])
