@@ -9,6 +9,7 @@ The rules in rules/, one file for each part of the chain, say which files exist 
 make them are in magic123/ and eval/, and work without Snakemake.
 """
 
+import atexit
 import os
 import shlex
 import shutil
@@ -39,6 +40,7 @@ try:
     suite = load_suite(config, [os.path.relpath(file) for file in reversed(workflow.configfiles)])
 except InputError as error:
     sys.exit(f"error: {error}")  # one sentence, where an exception would show lines of this file
+atexit.register(suite.contents.save)
 
 if workflow.is_main_process:
     show_progress(workflow.logger_manager)
@@ -82,6 +84,8 @@ rule all:
 
 
 onstart:
+    # what parameters of this kind hold is taken anew when a job has finished (magic123/run/contents.py), not from the plan
+    type(workflow.persistence)._params.cache_clear()
     # before anything is fetched: list it, and check that there is room for all of it
     if any(job.rule.name == "fetch_weights" for job in workflow.dag.needrun_jobs()):
         print(listing(suite), file=sys.stderr, flush=True)
@@ -99,16 +103,17 @@ onerror:
     # The files on disk do not show that: results of an earlier run stay until their job starts. Snakemake knows which jobs it
     # has not run. The table itself is deleted, because it is out of date.
     unfinished = list(workflow.dag.needrun_jobs())
+    Path("results").mkdir(exist_ok=True)  # a clone has none
     Path("results/unfinished.txt").write_text("".join(f"{file}\n" for job in unfinished for file in job.output))
     for table in sorted({job.wildcards.table for job in unfinished if job.rule.name == "table"}):
         axes, settings = jobs.axes(table), jobs.table_settings(table)
-        plan = f"results/plans/{table}-unfinished.json"
+        plan, out = f"results/plans/{table}-unfinished.json", f"reports/{table}-unfinished"
         for suffix in [*TABLE_FILES, FIGURE, PAGE]:
             Path(f"reports/{table}{suffix}").unlink(missing_ok=True)
-        shell("python -m magic123 plan --axes {axes:q} --unfinished results/unfinished.txt --out {plan}")
-        shell("python -m magic123 table --plan {plan} --settings {settings:q} --out reports/{table}-unfinished")
+        shell("python -m magic123 plan --axes {axes:q} --unfinished results/unfinished.txt --out {plan:q}")
+        shell("python -m magic123 table --plan {plan:q} --settings {settings:q} --out {out:q}")
         shell(
-            "python -m magic123 report --plan {plan} --settings {settings:q} --truth {TRUTH:q} --out reports/{table}-unfinished{PAGE}"
+            "python -m magic123 report --plan {plan:q} --settings {settings:q} --truth {jobs.truth:q} --out {out:q}{PAGE}"
         )
 
 

@@ -14,7 +14,6 @@ compute = suite.settings.compute
 
 TABLE_FILES = [".csv", "-cells.csv", "-differences.csv", "-flags.csv", "-cards.json", ".md", ".tex", ".html"]
 FIGURE, PAGE = ".png", "-report.html"
-TRUTH = str(Path(suite.settings.datasets_folder) / "{dataset}" / "{example}" / "truth")
 
 
 wildcard_constraints:
@@ -42,8 +41,3 @@ def sentence(function):
 def scaled(amount):
     """A resource that grows with every attempt."""
     return lambda wildcards, attempt: amount * attempt
-
-
-def camera_options(wildcards, input):
-    """The option of view and adopt that names the cameras of true views."""
-    return shell_words("--cameras", input.cameras) if input.cameras else ""

@@ -7,7 +7,7 @@ rule view:
     input:
         checkpoint="results/{dataset}/{example}/{method}/seed{seed}/{stage}/checkpoint.safetensors",
         example="results/{dataset}/{example}/example",
-        cameras=sentence(jobs.truth_cameras),
+        cameras=sentence(jobs.camera_inputs),
     output:
         views=directory("results/{dataset}/{example}/{method}/seed{seed}/{stage}/views"),
         mesh=directory("results/{dataset}/{example}/{method}/seed{seed}/{stage}/mesh"),
@@ -23,19 +23,21 @@ rule view:
         mem_mb=scaled(compute.mem_mb),
         runtime=scaled(compute.runtime),
     params:
-        folder=subpath(input.checkpoint, parent=True),
-        settings=suite.settings.view.model_dump_json(),
-        cameras=camera_options,
+        folder=lambda wildcards: jobs.folder(wildcards),
+        settings=lambda wildcards: suite.settings.view.model_dump_json(),
+        cameras=lambda wildcards: jobs.camera_options(wildcards),
+        contents=lambda wildcards: jobs.camera_contents(wildcards),
+        made=lambda wildcards: jobs.views_made(wildcards),
         version=VERSIONS["view"],
     shell:
-        "on_card python -m magic123 view --checkpoint {params.folder} --example {input.example} --settings {params.settings:q} {params.cameras} --out {output.views} --mesh {output.mesh} > {log} 2>&1"
+        "on_card python -m magic123 view --checkpoint {params.folder:q} --example {input.example:q} --settings {params.settings:q} {params.cameras} --out {output.views:q} --mesh {output.mesh:q} > {log:q} 2>&1"
 
 
 rule adopt:
     input:
         renders=jobs.render_files,
         example="results/{dataset}/{example}/example",
-        cameras=sentence(jobs.truth_cameras),
+        cameras=sentence(jobs.camera_inputs),
     output:
         views=directory("results/{dataset}/{example}/{method}/seed{seed}/{stage}/views"),
         mesh=directory("results/{dataset}/{example}/{method}/seed{seed}/{stage}/mesh"),
@@ -46,12 +48,14 @@ rule adopt:
     wildcard_constraints:
         method=one_of(jobs.rendered_methods),
     params:
-        folder=jobs.render_folder,
-        settings=suite.settings.view.model_dump_json(include={"sets", "radius", "fov"}),
-        cameras=camera_options,
+        folder=lambda wildcards: jobs.render_folder(wildcards),
+        settings=lambda wildcards: suite.settings.view.model_dump_json(include={"sets", "radius", "fov"}),
+        cameras=lambda wildcards: jobs.camera_options(wildcards),
+        contents=lambda wildcards: [jobs.render_contents(wildcards), *jobs.camera_contents(wildcards)],
+        made=lambda wildcards: jobs.views_made(wildcards),
         version=VERSIONS["score"],
     shell:
-        "python -m magic123 adopt --renders {params.folder:q} --example {input.example} --settings {params.settings:q} {params.cameras} --out {output.views} --mesh {output.mesh} > {log} 2>&1"
+        "python -m magic123 adopt --renders {params.folder:q} --example {input.example:q} --settings {params.settings:q} {params.cameras} --out {output.views:q} --mesh {output.mesh:q} > {log:q} 2>&1"
 
 
 rule score:
@@ -70,7 +74,9 @@ rule score:
         runtime=scaled(compute.runtime),
     params:
         options=sentence(jobs.score_options),
+        contents=sentence(jobs.score_contents),
+        weights=lambda wildcards: jobs.weight_contents(*suite.settings.score.weights),
         revisions=[suite.weights[name].revision for name in suite.settings.score.weights],
         version=VERSIONS["score"],
     shell:
-        "python -m magic123 score --views {input.views} --reference {input.example} {params.options} --out {output.scores} > {log} 2>&1"
+        "python -m magic123 score --views {input.views:q} --reference {input.example:q} {params.options} --out {output.scores:q} > {log:q} 2>&1"

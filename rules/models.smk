@@ -13,7 +13,7 @@ rule miniature_pool:
         "benchmarks/miniatures/pool.jsonl"
     threads: 2
     shell:
-        "python -m magic123 miniatures pool --out {output.folder} > {log} 2>&1"
+        "python -m magic123 miniatures pool --out {output.folder:q} > {log:q} 2>&1"
 
 
 rule miniature_latents:
@@ -27,7 +27,7 @@ rule miniature_latents:
     benchmark:
         "benchmarks/miniatures/latents.jsonl"
     shell:
-        "python -m magic123 miniatures latents --pool {input.pool} --autoencoder {input.autoencoder} --out {output.file} > {log} 2>&1"
+        "python -m magic123 miniatures latents --pool {input.pool:q} --autoencoder {input.autoencoder:q} --out {output.file:q} > {log:q} 2>&1"
 
 
 rule miniature:
@@ -46,9 +46,9 @@ rule miniature:
         mem_mb=scaled(6000),
         runtime=scaled(600),
     params:
-        options=lambda wildcards, input: miniature_options(input),
+        options=lambda wildcards: miniature_options(wildcards.network),
     shell:
-        "on_card python -m magic123 miniatures {wildcards.network} {params.options} --out {output.folder} > {log} 2>&1"
+        "on_card python -m magic123 miniatures {wildcards.network:q} {params.options} --out {output.folder:q} > {log:q} 2>&1"
 
 
 rule demo_dataset:
@@ -59,7 +59,7 @@ rule demo_dataset:
     benchmark:
         "benchmarks/miniatures/datasets.jsonl"
     shell:
-        "python -m magic123 miniatures demo --out {output.folder} > {log} 2>&1"
+        "python -m magic123 miniatures demo --out {output.folder:q} > {log:q} 2>&1"
 
 
 rule miniatures:
@@ -77,4 +77,4 @@ rule install_miniatures:
     log:
         "logs/miniatures/install.log",
     shell:
-        "{{ mkdir -p weights/miniature && cp -rf {input.networks} weights/miniature && cp -rf {input.datasets}/. datasets; }} > {log} 2>&1"
+        "{{ mkdir -p weights/miniature && cp -rf {input.networks:q} weights/miniature && cp -rf {input.datasets:q}/. datasets; }} > {log:q} 2>&1"

@@ -5,7 +5,7 @@
 
 rule prepare:
     input:
-        unpack(sentence(jobs.example_files)),
+        unpack(sentence(jobs.example_inputs)),
         weights=jobs.weight_files(*suite.prepare_weights().values()),
     output:
         folder=directory("results/{dataset}/{example}/example"),
@@ -20,10 +20,14 @@ rule prepare:
         runtime=scaled(compute.runtime),
     params:
         about=sentence(jobs.example_options),
-        settings=suite.settings.prepare.settings.model_dump_json(),
+        contents=sentence(jobs.example_contents),
+        weights=lambda wildcards: jobs.weight_contents(*suite.prepare_weights().values()),
+        revisions=[suite.weights[name].revision for name in suite.prepare_weights().values()],
+        settings=lambda wildcards: suite.settings.prepare.settings.model_dump_json(),
+        made=lambda wildcards: jobs.example_made(wildcards),
         version=VERSIONS["prepare"],
     shell:
-        "on_card python -m magic123 prepare {params.about} --settings {params.settings:q} --out {output.folder} > {log} 2>&1"
+        "on_card python -m magic123 prepare {params.about} --settings {params.settings:q} --out {output.folder:q} > {log:q} 2>&1"
 
 
 rule invert:
@@ -45,9 +49,11 @@ rule invert:
         speed=compute.speed.model_dump_json(exclude_none=True),
     params:
         weights=lambda wildcards: suite.weights[suite.settings.invert.weights].path,
+        contents=lambda wildcards: jobs.weight_contents(suite.settings.invert.weights),
         revision=suite.weights[suite.settings.invert.weights].revision,
         seed=suite.settings.invert.seed,
-        settings=suite.settings.invert.settings.model_dump_json(),
+        settings=lambda wildcards: suite.settings.invert.settings.model_dump_json(),
+        made=lambda wildcards: jobs.token_made(wildcards),
         version=VERSIONS["invert"],
     shell:
-        "on_card python -m magic123 invert --example {input.example} --weights {params.weights:q} --settings {params.settings:q} --seed {params.seed} --out {output.folder} --save-seconds {resources.save_seconds} --speed {resources.speed:q} > {log} 2>&1"
+        "on_card python -m magic123 invert --example {input.example:q} --weights {params.weights:q} --settings {params.settings:q} --seed {params.seed:q} --out {output.folder:q} --save-seconds {resources.save_seconds:q} --speed {resources.speed:q} > {log:q} 2>&1"

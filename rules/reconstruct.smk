@@ -26,8 +26,9 @@ rule reconstruct:
     params:
         stage=sentence(jobs.stage_settings),
         options=sentence(jobs.stage_options),
-        folder=subpath(output.checkpoint, parent=True),
+        folder=lambda wildcards: jobs.folder(wildcards),
+        contents=sentence(jobs.stage_weight_contents),
         revisions=sentence(jobs.stage_revisions),
         version=VERSIONS["reconstruct"],
     shell:
-        "on_card python -m magic123 reconstruct --example {input.example} --stage {params.stage:q} --seed {wildcards.seed} {params.options} --out {params.folder} --save-seconds {resources.save_seconds} --speed {resources.speed:q} > {log} 2>&1"
+        "on_card python -m magic123 reconstruct --example {input.example:q} --stage {params.stage:q} --seed {wildcards.seed:q} {params.options} --out {params.folder:q} --save-seconds {resources.save_seconds:q} --speed {resources.speed:q} > {log:q} 2>&1"

@@ -17,7 +17,7 @@ rule plan:
     params:
         axes=lambda wildcards: jobs.axes(wildcards.table),
     shell:
-        "python -m magic123 plan --axes {params.axes:q} --out {output.plan} > {log} 2>&1"
+        "python -m magic123 plan --axes {params.axes:q} --out {output.plan:q} > {log:q} 2>&1"
 
 
 rule table:
@@ -33,10 +33,11 @@ rule table:
         "benchmarks/{table}/table.jsonl"
     params:
         settings=lambda wildcards: jobs.table_settings(wildcards.table),
-        out=subpath(output[0], strip_suffix=".csv"),
+        contents=lambda wildcards: jobs.reported_contents(wildcards.table),
+        out=lambda wildcards: f"reports/{wildcards.table}",
         version=VERSIONS["table"],
     shell:
-        "python -m magic123 table --plan {input.plan} --settings {params.settings:q} --out {params.out} > {log} 2>&1"
+        "python -m magic123 table --plan {input.plan:q} --settings {params.settings:q} --out {params.out:q} > {log:q} 2>&1"
 
 
 rule figure:
@@ -48,9 +49,10 @@ rule figure:
     log:
         "logs/{table}/figure.log",
     params:
-        truth=lambda wildcards: TRUTH,
+        truth=lambda wildcards: jobs.truth,
+        contents=lambda wildcards: jobs.truth_contents(),
     shell:
-        "python -m magic123 figure --plan {input.plan} --truth {params.truth:q} --out {output} > {log} 2>&1"
+        "python -m magic123 figure --plan {input.plan:q} --truth {params.truth:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule report:
@@ -67,10 +69,11 @@ rule report:
         "benchmarks/{table}/report.jsonl"
     params:
         settings=lambda wildcards: jobs.table_settings(wildcards.table),
-        truth=lambda wildcards: TRUTH,
+        truth=lambda wildcards: jobs.truth,
+        contents=lambda wildcards: jobs.truth_contents() + jobs.reported_contents(wildcards.table),
         version=VERSIONS["report"],
     shell:
-        "python -m magic123 report --plan {input.plan} --settings {params.settings:q} --truth {params.truth:q} --out {output.page} > {log} 2>&1"
+        "python -m magic123 report --plan {input.plan:q} --settings {params.settings:q} --truth {params.truth:q} --out {output.page:q} > {log:q} 2>&1"
 
 
 rule methods:
@@ -80,8 +83,10 @@ rule methods:
         "reports/methods.md",
     log:
         "logs/methods.log",
+    params:
+        contents=lambda wildcards: suite.contents.of(suite.settings.registries.methods),
     shell:
-        "python -m magic123 methods --methods {input.methods} --out {output} > {log} 2>&1"
+        "python -m magic123 methods --methods {input.methods:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule ceilings:
@@ -93,7 +98,8 @@ rule ceilings:
         "logs/ceilings.log",
     params:
         folder=lambda wildcards: jobs.ceilings_folder(),
-        names=shell_words(*suite.settings.ceilings.datasets),
+        names=lambda wildcards: shell_words(*suite.settings.ceilings.datasets),
+        contents=lambda wildcards: sentence(jobs.ceiling_contents)(),
         version=VERSIONS["score"],
     shell:
-        "python -m magic123 ceilings --datasets {params.folder:q} --names {params.names} --out {output} > {log} 2>&1"
+        "python -m magic123 ceilings --datasets {params.folder:q} --names {params.names} --out {output:q} > {log:q} 2>&1"

@@ -24,7 +24,7 @@ rule fetch_weights:
         downloads=lambda wildcards: jobs.downloads(wildcards.folder),
         registry=suite.settings.registries.weights,
     shell:
-        "python -m magic123 prefetch --weights {params.name} --registry {params.registry:q} 2>&1 | tee {log}"
+        "python -m magic123 prefetch --weights {params.name:q} --registry {params.registry:q} 2>&1 | tee {log:q}"
 
 
 rule fetch_file:
@@ -39,7 +39,7 @@ rule fetch_file:
     params:
         dataset=lambda wildcards: jobs.fetchable[wildcards.file],
     shell:
-        "python -m magic123 prefetch --dataset {params.dataset} --file {wildcards.file} --out {output.file:q} 2>&1 | tee {log}"
+        "python -m magic123 prefetch --dataset {params.dataset:q} --file {wildcards.file:q} --out {output.file:q} 2>&1 | tee {log:q}"
 
 
 rule convert:
@@ -60,10 +60,11 @@ rule convert:
     params:
         name=lambda wildcards: jobs.weights_in["converted"][wildcards.folder],
         conditioning=lambda wildcards: jobs.converted(wildcards.folder).conditioning,
+        contents=lambda wildcards: jobs.base_contents(wildcards.folder),
         registry=suite.settings.registries.weights,
         version=VERSIONS["convert"],
     shell:
-        "python -m magic123 convert --weights {params.name} --registry {params.registry:q} --original {resources.original} > {log} 2>&1"
+        "python -m magic123 convert --weights {params.name:q} --registry {params.registry:q} --original {resources.original:q} > {log:q} 2>&1"
 
 
 rule canary:
@@ -82,7 +83,7 @@ rule canary:
         mem_mb=scaled(24000),
         runtime=scaled(compute.runtime),
     shell:
-        "python -m magic123 canary --clip {wildcards.folder} > {log} 2>&1"
+        "python -m magic123 canary --clip {wildcards.folder:q} > {log:q} 2>&1"
 
 
 rule prefetch:

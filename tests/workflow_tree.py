@@ -170,6 +170,25 @@ def write_lines(path: Path, *lines: str) -> None:
 SERVER = """
 import json, os, sys
 import snakemake.cli
+from snakemake.common import get_function_params
+from snakemake.workflow import Workflow
+
+def label(job):
+    keys = ("example", "method", "stage", "table")
+    return " ".join([job.rule.name, "/".join(job.wildcards_dict[key] for key in keys if key in job.wildcards_dict)]).strip()
+
+def compared(workflow):  # in place of --dag: what Snakemake compares of each job, and what the rules' functions ask for
+    workflow._prepare_dag(forceall=False, ignore_incomplete=True, lock_warn_only=True)
+    workflow._build_dag()
+    kept, jobs = workflow.persistence, {}
+    for job in workflow.dag.jobs:
+        before = sorted(label(other) for other in workflow.dag.dependencies[job])
+        jobs[label(job)] = {"compared": [kept._params(job), kept._input(job), kept._code(job.rule)], "before": before}
+    asked = {
+        f"{rule.name} {key}": sorted(get_function_params(value))
+        for rule in workflow.rules for key, value in rule.params._allitems() if callable(value)
+    }
+    print("COMPARED" + json.dumps({"jobs": jobs, "asked": asked}))
 
 for line in sys.stdin:
     request = json.loads(line)
@@ -182,6 +201,7 @@ for line in sys.stdin:
             os.environ.update(request["environment"])
             for number, name in enumerate((os.devnull, "stdout", "stderr")):
                 os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
+            Workflow.printdag = compared
             snakemake.cli.main(request["words"])
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 0 if end.code is None else print(end.code, file=sys.stderr) or 1
@@ -233,3 +253,15 @@ def planned_jobs(root: Path, *words: str) -> set[str]:
         at = "/".join(wildcards[key] for key in ("example", "method", "stage", "table") if key in wildcards)
         found.add(f"{rule} {at}".strip())
     return found
+
+
+def compared(root: Path, *words: str) -> dict:
+    """What Snakemake compares of each job, named as by `planned_jobs`, and what each function of a rule's parameters asks for.
+
+    Returns:
+        "jobs": job -> {"compared": parameters, inputs and code; "before": the jobs that it needs};
+        "asked": "RULE PARAMETER" -> names of the function's arguments.
+    """
+    run = snakemake(root, "--dag", *words)
+    assert run.returncode == 0, run.text
+    return json.loads(run.stdout[run.stdout.index("COMPARED") + len("COMPARED") :])

@@ -19,7 +19,8 @@ from typing import Any, Protocol
 
 from magic123.records.errors import InputError
 from magic123.records.results import start_of
-from magic123.run.manifest import FETCHED, ManifestRow, load_manifest
+from magic123.run.contents import Now
+from magic123.run.manifest import FETCHED, HASHES, ManifestRow, load_manifest
 from magic123.run.plan import axes_of, cell_folder, cells, example_folder
 from magic123.run.suite import MANIFESTS, Suite
 from magic123.settings.priors import Zero123Settings
@@ -37,6 +38,8 @@ MINIATURES = {
 }
 INSTALLED_MINIATURES = [name for name in MINIATURES if name != "autoencoder"]  # that one is part of the diffusion models
 
+PLACES = {"sets", "radius", "fov", "turntable_frames"}  # settings of views that say where they are seen from
+
 
 class ExampleWildcards(Protocol):
     """Wildcards of a job about one example."""
@@ -53,13 +56,6 @@ class StageWildcards(ExampleWildcards, Protocol):
     stage: str
 
 
-class NamedFiles(Protocol):
-    """Input files of a job by name, as Snakemake passes them: a list of names under one name, or a single file."""
-
-    def items(self) -> Iterable[tuple[str, Any]]:
-        """Return the pairs of name and file or files."""
-
-
 def one_of(names: Iterable[str]) -> str:
     """Return a regular expression that matches exactly these names; without names, one that matches nothing."""
     return "|".join(sorted({re.escape(name) for name in names})) or "(?!)"
@@ -70,14 +66,22 @@ def shell_words(*words: object) -> str:
     return " ".join(shlex.quote(str(word)) for word in words)
 
 
+def as_inputs(files: Mapping[str, str]) -> dict[str, str]:
+    """Return the files that can be inputs of a rule: Snakemake takes braces in their names for wildcards, without an escape.
+
+    The others are noticed by their contents among the parameters, and that they are there is checked when the run is loaded.
+    """
+    return {name: file for name, file in files.items() if "{" not in file}
+
+
 def miniature_inputs(network: str) -> dict[str, str]:
     """Return the files that a miniature network is trained from, by the option that names them."""
     return {need: f"results/miniatures/{need}" + (".npy" if need == "latents" else "") for need in MINIATURES[network]}
 
 
-def miniature_options(files: NamedFiles) -> str:
-    """Return the options of `magic123 miniatures` that name these files."""
-    return shell_words(*(word for name, file in files.items() for word in (f"--{name}", file)))
+def miniature_options(network: str) -> str:
+    """Return the options of `magic123 miniatures` that name the files that a network is trained from."""
+    return shell_words(*(word for name, file in miniature_inputs(network).items() for word in (f"--{name}", file)))
 
 
 def metric_weights_option(weights: Weights) -> list[str]:
@@ -94,9 +98,9 @@ def metric_weights_option(weights: Weights) -> list[str]:
 class Jobs:
     """What the jobs of one suite read and are called with.
 
-    Methods that take `wildcards` and `input` are called by Snakemake, which passes arguments by these names. It compares the
-    parameters of a job with those of the last run only where they come from the wildcards alone, so whatever must make a
-    result stale is in a method without `input`, or is an input file.
+    Methods that take `wildcards` are called by Snakemake. It compares the parameters of a job with those of the last run only
+    where they come from the wildcards alone, so no method here takes `input`, `output` or `resources`. Methods called
+    `..._contents` return what files hold (magic123.run.contents), for parameters that no command is given.
     """
 
     suite: Suite
@@ -113,6 +117,10 @@ class Jobs:
         row = self.row(wildcards)
         return {column: self.suite.path_of(getattr(row, column)) for column in self.suite.files_asked(row)}
 
+    def example_inputs(self, wildcards: ExampleWildcards) -> dict[str, str]:
+        """Return these files as inputs of the rule."""
+        return as_inputs(self.example_files(wildcards))
+
     def example_options(self, wildcards: ExampleWildcards) -> str:
         """Return the options of `prepare` for an example."""
         row = self.row(wildcards)
@@ -126,9 +134,29 @@ class Jobs:
             words += [f"--{use}-weights", self.suite.weights[name].path]
         return shell_words(*words)
 
+    def example_contents(self, wildcards: ExampleWildcards) -> dict[str, str]:
+        """Return the hash of every file that `prepare` reads: the one in the dataset, which loading checks, if it has one."""
+        row, files = self.row(wildcards), self.example_files(wildcards)
+        return {
+            column: (getattr(row, HASHES[column]) if column in HASHES else "") or self.suite.contents.of(file)
+            for column, file in files.items()
+        }
+
+    def example_made(self, wildcards: ExampleWildcards) -> Now:
+        """Return what the example's folder holds."""
+        return Now(self.suite.contents, [f"{example_folder(wildcards.dataset, wildcards.example)}/example"])
+
+    def token_made(self, wildcards: ExampleWildcards) -> Now:
+        """Return what the folder of the example's token holds."""
+        return Now(self.suite.contents, [f"{example_folder(wildcards.dataset, wildcards.example)}/token"])
+
     def weight_files(self, *names: str) -> list[str]:
         """Return the files of these weights that make results stale when they change."""
         return [file for name in names for file in self.suite.weights[name].watched]
+
+    def weight_contents(self, *names: str) -> Now:
+        """Return what these files hold. Those of weights that are fetched or converted may not be there before the run."""
+        return Now(self.suite.contents, self.weight_files(*names))
 
     # ------------------------------------------------------------------------------------------------------------ stage
     def stage(self, wildcards: StageWildcards) -> Stage:
@@ -152,6 +180,10 @@ class Jobs:
         for name, prior in priors.items():
             self.suite.weights_of(prior.weights, prior.kind, f"{wildcards.method}.stages.{wildcards.stage}.priors.{name}")
         return list(dict.fromkeys(prior.weights for prior in priors.values()))
+
+    def stage_weight_contents(self, wildcards: StageWildcards) -> Now:
+        """Return what the weights of the stage's priors hold."""
+        return self.weight_contents(*self.stage_weights(wildcards))
 
     def stage_revisions(self, wildcards: StageWildcards) -> list[str]:
         """Return the revisions of the weights that the stage's priors use."""
@@ -183,28 +215,48 @@ class Jobs:
             return list(lists[-1][1:])  # the first is the example's own
         return [self.suite.next_example(dataset, example)] if "next-example" in references else []
 
-    def stage_options(self, wildcards: StageWildcards, input: NamedFiles) -> str:
-        """Return the options of `reconstruct` for a stage, given its input files."""
-        files, words = dict(input.items()), []
+    def stage_options(self, wildcards: StageWildcards) -> str:
+        """Return the options of `reconstruct` for a stage."""
+        files = self.stage_inputs(wildcards)
+        words: list[object] = []
         if "init" in files:
-            words += ["--init", Path(files["init"]).parent]
+            words += ["--init", os.path.dirname(str(files["init"]))]
         if "token" in files:
             words += ["--token", files["token"]]
-        references = files.get("reference", [])
-        for folder in [references] if isinstance(references, str) else references:
+        for folder in files.get("reference", []):
             words += ["--reference", folder]
-        if isinstance(self.stage(wildcards), SamplesStage):  # it draws the views itself
-            words += ["--views", self.suite.settings.view.model_dump_json()]
+        if isinstance(self.stage(wildcards), SamplesStage):  # it draws the views itself: their places, and no more of them
+            words += ["--views", self.suite.settings.view.model_dump_json(include=PLACES)]
         for name in self.stage_weights(wildcards):
             words += ["--weights", f"{name}={self.suite.weights[name].path}"]
         return shell_words(*words)
 
     # ------------------------------------------------------------------------------------------------- view and score
+    def folder(self, wildcards: StageWildcards) -> str:
+        """Return the folder of everything about a stage."""
+        return cell_folder(wildcards.dataset, wildcards.example, wildcards.method, wildcards.seed, wildcards.stage)
+
+    def views_made(self, wildcards: StageWildcards) -> Now:
+        """Return what the folders of a stage's views and mesh hold."""
+        return Now(self.suite.contents, [f"{self.folder(wildcards)}/views", f"{self.folder(wildcards)}/mesh"])
+
     def truth_cameras(self, wildcards: ExampleWildcards) -> list[str]:
         """Return the cameras of an example's true views, where the run renders these; else nothing."""
         if not self.suite.settings.truth_cameras:
             return []
         return [f"{self.suite.path_of(self.row(wildcards).truth)}/cameras.json"]
+
+    def camera_inputs(self, wildcards: ExampleWildcards) -> list[str]:
+        """Return these cameras as inputs of the rule."""
+        return [file for file in self.truth_cameras(wildcards) if "{" not in file]
+
+    def camera_options(self, wildcards: ExampleWildcards) -> str:
+        """Return the option of `view` and `adopt` that names these cameras."""
+        return shell_words(*(word for file in self.truth_cameras(wildcards) for word in ("--cameras", file)))
+
+    def camera_contents(self, wildcards: ExampleWildcards) -> list[str]:
+        """Return the hash of the file of these cameras."""
+        return [self.suite.contents.of(file) for file in self.truth_cameras(wildcards)]
 
     @cached_property
     def rendered_methods(self) -> list[str]:
@@ -221,12 +273,21 @@ class Jobs:
 
     def render_files(self, wildcards: StageWildcards) -> list[str]:
         """Return the files of that folder; without any, `adopt` says what is missing, and the other cells go on."""
-        return sorted(str(path) for path in Path(self.render_folder(wildcards)).rglob("*") if path.is_file())
+        files = sorted(str(path) for path in Path(self.render_folder(wildcards)).rglob("*") if path.is_file())
+        return [file for file in files if "{" not in file]
+
+    def render_contents(self, wildcards: StageWildcards) -> str:
+        """Return the hash of that folder's files."""
+        return self.suite.contents.of(self.render_folder(wildcards))
 
     def score_inputs(self, wildcards: StageWildcards) -> dict[str, str]:
+        """Return the files that `score` reads as inputs of the rule."""
+        return as_inputs(self.score_files(wildcards))
+
+    def score_files(self, wildcards: StageWildcards) -> dict[str, str]:
         """Return what `score` reads: views, mesh and record of a stage, the example, the truth and the published picture."""
         row, folder = self.row(wildcards), example_folder(wildcards.dataset, wildcards.example)
-        cell = cell_folder(wildcards.dataset, wildcards.example, wildcards.method, wildcards.seed, wildcards.stage)
+        cell = self.folder(wildcards)
         inputs = {"views": f"{cell}/views", "mesh": f"{cell}/mesh", "example": f"{folder}/example"}
         if wildcards.method not in self.rendered_methods:
             inputs["record"] = f"{cell}/stage.json"
@@ -237,14 +298,20 @@ class Jobs:
             inputs["published"] = self.suite.path_of(row.image)
         return inputs
 
-    def score_options(self, wildcards: StageWildcards, input: NamedFiles) -> str:
-        """Return the options of `score` for a stage, given its input files."""
-        files, settings = dict(input.items()), self.suite.settings.score
+    def score_contents(self, wildcards: StageWildcards) -> dict[str, str]:
+        """Return the hashes of the truth and of the published picture, as far as a score is compared with them."""
+        row, files = self.row(wildcards), self.score_files(wildcards)
+        found = {name: self.suite.contents.of(files[name]) for name in ("truth", "truth_mesh") if name in files}
+        return found | ({"published": row.sha256 or self.suite.contents.of(files["published"])} if "published" in files else {})
+
+    def score_options(self, wildcards: StageWildcards) -> str:
+        """Return the options of `score` for a stage."""
+        files, settings = self.score_files(wildcards), self.suite.settings.score
         mesh = f"{files['mesh']}/mesh.obj" if self.stage(wildcards).has_mesh else "none"
         words = ["--mesh", mesh, "--record", files.get("record", "none")]
         words += ["--truth", files.get("truth", "none"), "--truth-mesh", files.get("truth_mesh", "none")]
         if "published" in files:
-            words += ["--published", Path(files["published"]).parent]
+            words += ["--published", os.path.dirname(files["published"])]
         words += ["--protocol", *settings.protocols]
         for name in settings.weights:
             words += metric_weights_option(self.suite.weights[name])
@@ -284,6 +351,24 @@ class Jobs:
     def reported_numbers(self, table: str) -> list[str]:
         """Return the file of published numbers, for a table that shows them."""
         return ["config/reported.csv"] if self.suite.tables[table].reported else []
+
+    def reported_contents(self, table: str) -> list[str]:
+        """Return the hash of that file."""
+        return [self.suite.contents.of(file) for file in self.reported_numbers(table)]
+
+    @property
+    def truth(self) -> str:
+        """Folder of the true views in figures and on pages, with {dataset} and {example} in it."""
+        folder = self.suite.settings.datasets_folder.replace("{", "{{").replace("}", "}}")
+        return str(Path(folder) / "{dataset}" / "{example}" / "truth")
+
+    def truth_contents(self) -> list[str]:
+        """Return the hashes of these folders, of all examples of the run."""
+        return [
+            self.suite.contents.of(self.truth.format(dataset=dataset, example=example))
+            for dataset, examples in self.suite.examples.items()
+            for example in examples
+        ]
 
     # ---------------------------------------------------------------------------------------------------------- weights
     @cached_property
@@ -325,6 +410,10 @@ class Jobs:
         assert made_from is not None  # load_weights checks it
         return self.suite.weights[made_from].receipt
 
+    def base_contents(self, folder: str) -> Now:
+        """Return what that receipt holds: the hashes of the files."""
+        return Now(self.suite.contents, [self.base_receipt(folder)])
+
     # --------------------------------------------------------------------------------------------------------- ceilings
     def ceilings_folder(self, environment: Mapping[str, str] = os.environ) -> str:
         """Return the folder of the published pictures: the setting, else MAGIC123_DATASETS, else the datasets folder."""
@@ -347,3 +436,7 @@ class Jobs:
                         f"that holds {dataset}/ in the variable MAGIC123_DATASETS."
                     )
         return files
+
+    def ceiling_contents(self) -> Now:
+        """Return what these pictures hold; those that are fetched are not there before the run."""
+        return Now(self.suite.contents, self.ceiling_pictures())

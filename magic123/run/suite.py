@@ -6,14 +6,14 @@ Whatever is certain to fail is refused here, before Snakemake builds its graph. 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from magic123.records.errors import InputError
-from magic123.run.manifest import ManifestRow, load_manifest
+from magic123.run.contents import Contents
+from magic123.run.manifest import HASHES, ManifestRow, load_manifest
 from magic123.settings.priors import Zero123Settings
 from magic123.settings.registry import METRIC_KINDS, Weights
 from magic123.settings.settings_file import check_name, choose_from, load_entries, load_methods, read_yaml, validate
@@ -34,6 +34,7 @@ class Suite:
     tables: dict[str, Table]
     manifests: dict[str, dict[str, ManifestRow]]  # dataset -> example -> row, in the file's order
     examples: dict[str, list[str]]  # dataset -> the examples of this run
+    contents: Contents = field(default_factory=Contents, compare=False)
 
     def weights_of(self, name: str, kinds: str | tuple[str, ...], asked_by: str) -> Weights:
         """Return an entry of the weights registry, after checking its kind.
@@ -323,8 +324,9 @@ def _check_files(suite: Suite) -> None:
                 raise InputError(
                     f"{file}.image is {row.image}, but the as-published protocol reads files called rgba.png; rename it."
                 )
-            image = Path(suite.path_of(row.image))
-            if row.sha256 and image.exists() and (digest := sha256(image.read_bytes()).hexdigest()) != row.sha256:
-                raise InputError(
-                    f"{file}.sha256 is {row.sha256}, but {image} has {digest}; get the original, or clear the cell."
-                )
+            for column in suite.files_asked(row):
+                wanted, path = getattr(row, HASHES.get(column, ""), ""), suite.path_of(getattr(row, column))
+                if wanted and Path(path).exists() and (digest := suite.contents.of(path)) != wanted:
+                    raise InputError(
+                        f"{file}.{HASHES[column]} is {wanted}, but {path} has {digest}; get the original, or clear the cell."
+                    )

@@ -63,7 +63,7 @@ def test_a_stage_reads_where_it_starts_from_and_what_its_priors_need(jobs_of):
     assert inputs["init"] == f"{folder}/both/seed0/coarse/checkpoint.safetensors"
     assert (inputs["example"], inputs["token"]) == (f"{folder}/example", f"{folder}/token")
     assert set(jobs.weight_files(*jobs.stage_weights(at))) == set(inputs["weights"])
-    words = shlex.split(jobs.stage_options(at, inputs))
+    words = shlex.split(jobs.stage_options(at))
     assert words[:4] == ["--init", f"{folder}/both/seed0/coarse", "--token", f"{folder}/token"]
     assert words[4::2] == ["--weights"] * len(jobs.stage_weights(at))
     assert len(jobs.stage_revisions(at)) == len(jobs.stage_weights(at))
@@ -84,10 +84,8 @@ def test_reference_pictures_of_other_examples(jobs_of):
     jobs, at = jobs_of(), cell("wrong-reference", "coarse")
     (other,) = jobs.other_references(jobs.stage(at), "demo", "orange_boat")
     assert other == jobs.suite.next_example("demo", "orange_boat")
-    inputs = jobs.stage_inputs(at)
-    assert inputs["reference"] == [f"results/demo/{other}/example"]
-    for given in (inputs, inputs | {"reference": inputs["reference"][0]}):  # Snakemake passes a list of one as a string
-        assert f"--reference results/demo/{other}/example" in jobs.stage_options(at, given)
+    assert jobs.stage_inputs(at)["reference"] == [f"results/demo/{other}/example"]
+    assert f"--reference results/demo/{other}/example" in jobs.stage_options(at)
     changes = {"priors": {"zero123": {"reference": ["own", "yellow_dog", "green_truck"]}}}
     several = type(jobs.stage(at)).model_validate(lay_over(jobs.stage(at).model_dump(exclude_unset=True), changes))
     assert jobs.other_references(several, "demo", "orange_boat") == ["yellow_dog", "green_truck"]
@@ -98,8 +96,9 @@ def test_only_a_scene_of_drawn_samples_needs_the_views(jobs_of):
     jobs = jobs_of()
     methods = load_methods("config/methods.yaml")
     drawn = next((name, stage) for name in methods for stage, s in methods[name].stages.items() if s.scene == "samples")
-    assert "--views" in jobs.stage_options(cell(*drawn), {})
-    assert "--views" not in jobs.stage_options(cell("both", "coarse"), {})
+    words = shlex.split(jobs.stage_options(cell(*drawn)))
+    assert json.loads(words[words.index("--views") + 1]).keys() == {"sets", "radius", "fov", "turntable_frames"}
+    assert "--views" not in jobs.stage_options(cell("both", "coarse"))
 
 
 def test_a_score_compares_with_what_there_is(jobs_of):
@@ -108,13 +107,11 @@ def test_a_score_compares_with_what_there_is(jobs_of):
     folder = "results/demo/orange_boat/both/seed0/fine"
     assert (inputs["views"], inputs["mesh"], inputs["record"]) == (f"{folder}/views", f"{folder}/mesh", f"{folder}/stage.json")
     assert "truth" in inputs and "published" not in inputs
-    words = shlex.split(jobs.score_options(at, inputs))
+    words = shlex.split(jobs.score_options(at))
     assert words[:2] == ["--mesh", f"{folder}/mesh/mesh.obj"] and words[words.index("--truth") + 1] == inputs["truth"]
     assert words[words.index("--caption") + 1] == jobs.row(at).prompt
-    del inputs["truth"], inputs["record"]
-    words = shlex.split(jobs.score_options(cell("copy-reference", "coarse"), inputs | {"published": "a/b/rgba.png"}))
-    assert words[1] == "none" and words[words.index("--record") + 1] == words[words.index("--truth") + 1] == "none"
-    assert words[words.index("--published") + 1] == "a/b"
+    words = shlex.split(jobs_of(score={"protocols": ["as-published"]}).score_options(cell("copy-reference", "coarse")))
+    assert words[1] == "none" and words[words.index("--published") + 1] == "datasets/demo/orange_boat"
 
 
 def test_weights_of_a_metric(jobs_of):
@@ -175,7 +172,7 @@ def test_ceilings_are_about_the_published_pictures(jobs_of, tmp_path, monkeypatc
 
 def test_miniatures_are_trained_from_files_of_their_options():
     assert miniature_inputs("autoencoder") == {"pool": "results/miniatures/pool"}
-    assert miniature_options(miniature_inputs("stable-diffusion")) == (
+    assert miniature_options("stable-diffusion") == (
         "--pool results/miniatures/pool --autoencoder results/miniatures/autoencoder --latents results/miniatures/latents.npy"
     )
     assert {need for needs in MINIATURES.values() for need in needs} <= MINIATURES.keys() | {"pool", "latents"}

@@ -1,6 +1,7 @@
 """What Snakemake decides: which jobs a run has, which a change makes stale, and what a failure leaves behind."""
 
 import importlib
+import os
 import re
 import resource
 import shlex
@@ -11,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from workflow_tree import METHODS, OBJECTS, REPOSITORY, build, planned_jobs, snakemake, write_lines
+from workflow_tree import METHODS, OBJECTS, REPOSITORY, build, compared, planned_jobs, snakemake, write_lines
 
 from magic123.settings.versions import VERSIONS
 
@@ -28,8 +29,10 @@ def chain(*rows: str, examples: tuple[str, ...] = ("cone", "dog")) -> set[str]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small run that has finished. Tests change copies of it."""
-    root = build(tmp_path_factory.mktemp("finished"))
+    """A small run that has finished, in a folder whose path a shell would split. Tests change copies of it."""
+    root = tmp_path_factory.mktemp("finished") / "My Projects é"
+    root.mkdir()
+    build(root)
     write_lines(root / "config" / "small.yaml", f"run: {SMALL}")
     run = snakemake(root, *RUN)
     assert run.returncode == 0, run.text
@@ -38,7 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tree(finished: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished, tmp_path / "tree", symlinks=True))
+    return Path(shutil.copytree(finished, tmp_path / "My Projects é", symlinks=True))
 
 
 def edit(file: Path, before: str, after: str) -> None:
@@ -226,6 +229,66 @@ def test_a_card_for_each_job_reruns_nothing_and_goes_through_the_lease(tree: Pat
     assert run.returncode == 0, run.text
     log = (tree / "logs/demo/dog/3d-prior-only/seed0/coarse/view.log").read_text()
     assert log.splitlines()[0].startswith("lease: ")
+
+
+def replace(file: Path) -> None:
+    """Put another file in its place, as old as files unpacked from an archive."""
+    file.write_text("another")
+    os.utime(file, (1, 1))
+
+
+def test_an_older_picture_in_place_of_another_is_noticed(tree: Path) -> None:
+    replace(tree / "datasets/demo/house/rgba.png")  # shown to the prior of dog, and nothing else
+    wrong = {f"{rule} dog/wrong-reference/coarse" for rule in ("reconstruct", "view", "score")}
+    assert planned_jobs(tree, *RUN) == {"prepare house"} | wrong | TABLE
+
+
+def test_changes_inside_folders_are_noticed_and_made_good_once(tree: Path) -> None:
+    replace(tree / "datasets/demo/cone/truth/mesh.ply")
+    (tree / "results/demo/dog/both/seed0/fine/views/cameras.json").unlink()
+    replace(tree / "results/demo/dog/both/seed0/coarse/mesh/mesh.obj")
+    again = {f"{rule} dog/both/{stage}" for rule in ("view", "score") for stage in ("coarse", "fine")}
+    scores = {job for job in chain(*CELLS, examples=("cone",)) if job.startswith("score")}
+    assert planned_jobs(tree, *RUN) == again | scores | TABLE
+    assert snakemake(tree, *RUN).returncode == 0 and planned_jobs(tree, *RUN) == set()
+
+
+def test_a_line_more_in_a_dataset_scores_its_captions_again(tree: Path) -> None:
+    with open(tree / "datasets" / "demo.csv", "a") as file:
+        file.write("ship,a red ship,ship,demo/house/rgba.png,90,,\n")
+    assert {job for job in planned_jobs(tree, *RUN) if job.startswith("score")} == {
+        job for job in chain(*CELLS) if job.startswith("score")
+    }
+
+
+def test_another_view_set_draws_samples_again(tree: Path) -> None:
+    """The pictures of a scene of samples are drawn by `reconstruct`, for the places that `view` will show."""
+    run = "{datasets: [demo], examples: [cone], methods: [both, views], seeds: [0], tables: [demo]}"
+    with open(tree / "config" / "methods.yaml", "a") as file:
+        prior = "{kind: zero123, weights: miniature-zero123, weight: 1, guidance_scale: 3, t_range: [0.2, 0.6]}"
+        file.write(f"\nviews: {{stages: {{coarse: {{scene: samples, steps: 0, priors: {{zero123: {prior}}}}}}}}}\n")
+    write_lines(tree / "config" / "small.yaml", f"run: {run}")
+    assert snakemake(tree, *RUN).returncode == 0
+    write_lines(tree / "config" / "small.yaml", f"run: {run}", "view: {sets: {ring: {count: 5}}}")
+    planned = planned_jobs(tree, *RUN)
+    assert {job for job in planned if job.startswith("reconstruct")} == {"reconstruct cone/views/coarse"}
+    assert {"view cone/views/coarse", "view cone/both/fine"} <= planned
+
+
+def test_no_parameter_depends_on_what_snakemake_does_not_compare(tmp_path: Path) -> None:
+    """Snakemake compares no parameter of a function that takes more than the wildcards."""
+    asked = compared(build(tmp_path))["asked"]
+    assert len(asked) > 40
+    assert not {name: arguments for name, arguments in asked.items() if arguments != ["wildcards"]}
+    for file in (REPOSITORY / "rules").glob("*.smk"):
+        assert "subpath(" not in file.read_text()
+
+
+def test_every_word_of_a_shell_line_is_quoted() -> None:
+    whole = {"params.options", "params.about", "params.cameras", "params.names"}  # several words, each quoted already
+    for file in (REPOSITORY / "rules").glob("*.smk"):
+        for line in re.findall(r'^    shell:\n +"(.*)"$', file.read_text(), re.MULTILINE):
+            assert {word for word in re.findall(r"(?<!{){([^{}]*)}", line) if not word.endswith(":q")} <= whole, line
 
 
 def test_table_in_a_clone_does_not_stand_for_results(tree: Path) -> None:
