@@ -9,8 +9,8 @@ from typing import Any
 def show_progress(manager: Any) -> bool:
     """Show a run as bars (snakemake-logger-plugin-rich) if its output is a terminal and nobody asked for another form.
 
-    A profile cannot make that choice, so the Snakefile calls this. Snakemake's own text still goes to `.snakemake/log/`, and to the
-    output of dry runs and of runs without a terminal.
+    A profile cannot make that choice, so the Snakefile calls this. Snakemake's own text still goes to `.snakemake/log/`, and to
+    the output of dry runs and of runs without a terminal.
 
     Args:
         manager: Snakemake's `LoggerManager` of the running workflow.
