@@ -37,6 +37,7 @@ from eval.pictures.meshes import load_mesh
 from eval.pictures.pictures import read_picture as read_view
 from magic123.example.example import load_example
 from magic123.example.picture_file import read_depth, read_mask, read_picture
+from magic123.geometry.textured import read_parts
 from magic123.optimise.resume import LoopCheckpoints
 from magic123.priors.tokens import load_token
 from magic123.records.cards import read_scores
@@ -66,6 +67,7 @@ cup,a cup,,demo/cup.png,demo/mask.png,75.5,
 """
 
 
+MTL = b"newmtl fur\nKd 0.5 0.2 1\nmap_Kd fur.png\nd 0.5\nnewmtl nose\nKd 1 0 0\n"
 OBJ = b"""mtllib m.mtl
 o dog
 v 0 0 0
@@ -73,7 +75,9 @@ v 1 0 0
 v 0 1 0
 v 0 0 1
 vt 0 0
+usemtl fur
 f 1/1 3/1 2/1
+usemtl nose
 f 1 2 4
 f 1 4 3
 f 2 3 4
@@ -151,6 +155,11 @@ def readers() -> dict[str, Reader]:
 
     tetrahedron = trimesh.Trimesh(np.concatenate([np.zeros((1, 3)), np.eye(3)]), [[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
     glb, ply = tetrahedron.export(file_type="glb"), tetrahedron.export(file_type="ply")
+    dressed, coloured = tetrahedron.copy(), tetrahedron.copy()
+    fur = trimesh.visual.material.PBRMaterial(baseColorTexture=picture, alphaMode="MASK", doubleSided=True)
+    dressed.visual = trimesh.visual.TextureVisuals(uv=np.eye(4)[:, :2], material=fur)
+    coloured.visual = trimesh.visual.ColorVisuals(vertex_colors=np.eye(4, dtype=np.uint8) * 200)
+    obj = {"m.obj": OBJ, "m.mtl": MTL, "fur.png": png("RGB")}
 
     def at(name: str, read: Callable, *more) -> Callable[[Path], object]:
         return lambda place: read(place / name, *more)
@@ -176,6 +185,11 @@ def readers() -> dict[str, Reader]:
         "view (PNG)": Reader({"v.png": png("RGBA")}, "v.png", at("v.png", read_view, 3), InputError),
         "mesh (OBJ)": Reader({"m.obj": OBJ}, "m.obj", at("m.obj", load_mesh), InputError),
         "mesh (GLB)": Reader({"m.glb": glb}, "m.glb", at("m.glb", load_mesh), InputError),
+        "textured (GLB)": Reader({"m.glb": dressed.export(file_type="glb")}, "m.glb", at("m.glb", read_parts)),
+        "textured (OBJ)": Reader(obj, "m.obj", at("m.obj", read_parts)),
+        "textured (MTL)": Reader(obj, "m.mtl", at("m.obj", read_parts)),
+        "textured (PNG)": Reader(obj, "fur.png", at("m.obj", read_parts)),
+        "textured (PLY)": Reader({"m.ply": coloured.export(file_type="ply")}, "m.ply", at("m.ply", read_parts)),
         "mesh (PLY)": Reader({"m.ply": ply}, "m.ply", at("m.ply", load_mesh), InputError),
     }  # fmt: skip
 

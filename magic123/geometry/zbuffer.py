@@ -16,7 +16,7 @@ import numpy as np
 
 
 @numba.njit(cache=True)
-def triangle_ids(x, y, nearness, faces, height, width):
+def triangle_ids(x, y, nearness, faces, height, width, behind=None):
     """Return the nearest triangle at every pixel centre.
 
     Args:
@@ -26,6 +26,7 @@ def triangle_ids(x, y, nearness, faces, height, width):
         faces: vertex numbers, [F, 3].
         height: of the image, in pixels.
         width: of the image.
+        behind: nearness [H, W] beyond which surfaces are looked for, to peel one layer after another; None: all count.
 
     Returns:
         Face number + 1, 0 for the background, [H, W] int32; and the nearness there, [H, W] float64.
@@ -56,6 +57,8 @@ def triangle_ids(x, y, nearness, faces, height, width):
                 if a < 0 or b < 0 or c < 0:
                     continue
                 near = (a * nearness[i] + b * nearness[j] + c * nearness[k]) / (a + b + c)
+                if behind is not None and near >= behind[row, column] * (1 - 1e-9):
+                    continue
                 if near > nearest[row, column]:
                     nearest[row, column] = near
                     ids[row, column] = f + 1

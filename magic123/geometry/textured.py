@@ -1,0 +1,385 @@
+"""Read textured meshes that others made: glTF (GLB), OBJ with MTL and textures, PLY with vertex colours.
+
+A file becomes parts, each with one material, in the frame of the file with node transforms applied. Colours are albedo: base
+colour texture times base colour factor times vertex colours; light, metalness, roughness and normal maps are not read.
+trimesh decodes the formats; this module hands it the files, and refuses what it would leave out without a word: textures that
+are missing, materials that are not defined, extensions that it does not know.
+
+Textures are sRGB. Factors and vertex colours are linear in glTF, as its specification says, and sRGB in OBJ and PLY, which
+say nothing: that is what programs show.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import struct
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from magic123.records.errors import InputError, first_line
+from magic123.records.files import need_file
+
+Wrap = Literal["repeat", "clamp", "mirror"]
+Transparency = Literal["opaque", "mask", "blend"]
+
+MOST_BYTES = 2**30  # of a file
+MOST_FACES = 2**24
+MOST_TEXELS = 2**26  # of all textures of a file
+SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
+TRANSPARENCIES: dict[str, Transparency] = {"OPAQUE": "opaque", "MASK": "mask", "BLEND": "blend"}
+WRAPS: dict[int, Wrap] = {10497: "repeat", 33071: "clamp", 33648: "mirror"}  # the sampler's numbers in glTF
+# what glTF files may use: materials beyond the base colour change no albedo, and the rest is read
+KNOWN_EXTENSIONS = re.compile(r"KHR_materials_|KHR_lights_|KHR_xmp|KHR_mesh_quantization$|EXT_texture_webp$")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Triangles with one material.
+
+    Attributes:
+        vertices: positions.
+        faces: vertex numbers, counter-clockwise seen from outside.
+        normals: of the vertices, as the file has them; None: computed where they are needed.
+        uv: texture coordinates, (0, 0) at the lower left corner of the texture; None without any.
+        texture: RGBA as stored (sRGB, straight alpha); None without any.
+        factor: linear RGBA that multiplies the texture.
+        colours: linear RGBA of the vertices, a further factor; None without any.
+        double_sided: whether the back of a face is seen.
+        transparency: opaque: alpha is ignored; mask: seen where alpha reaches `cutoff`; blend: alpha is opacity.
+        cutoff: of `mask`.
+        wrap: how coordinates beyond 0..1 are read, along u and v.
+    """
+
+    vertices: Float[np.ndarray, "V 3"]
+    faces: Int[np.ndarray, "F 3"]
+    normals: Float[np.ndarray, "V 3"] | None = None
+    uv: Float[np.ndarray, "V 2"] | None = None
+    texture: UInt8[np.ndarray, "H W 4"] | None = None
+    factor: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    colours: Float[np.ndarray, "V 4"] | None = None
+    double_sided: bool = True
+    transparency: Transparency = "opaque"
+    cutoff: float = 0.5
+    wrap: tuple[Wrap, Wrap] = ("repeat", "repeat")
+
+    def moved(self, matrix: Float[np.ndarray, "4 4"]) -> Part:
+        """Return the part with its positions and normals transformed; a mirroring turns the faces round as well."""
+        linear = matrix[:3, :3]
+        normals = self.normals
+        if normals is not None:
+            normals = normals @ np.linalg.inv(linear)
+            normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
+        faces = self.faces[:, ::-1] if np.linalg.det(linear) < 0 else self.faces
+        return replace(
+            self, vertices=self.vertices @ linear.T + matrix[:3, 3], faces=np.ascontiguousarray(faces), normals=normals
+        )
+
+
+def linear_of_srgb(values: np.ndarray) -> np.ndarray:
+    """Return stored values in [0, 1] as linear light (IEC 61966-2-1)."""
+    return np.where(values <= 0.04045, values / 12.92, ((np.maximum(values, 0) + 0.055) / 1.055) ** 2.4)
+
+
+def srgb_of_linear(values: np.ndarray) -> np.ndarray:
+    """Return linear light in [0, 1] as stored values; the inverse of `linear_of_srgb`."""
+    return np.where(values <= 0.0031308, values * 12.92, 1.055 * np.maximum(values, 0) ** (1 / 2.4) - 0.055)
+
+
+def joined(parts: list[Part]) -> tuple[Float[np.ndarray, "V 3"], Int[np.ndarray, "F 3"]]:
+    """Return the vertices and faces of all parts as one surface, without colours."""
+    starts = np.cumsum([0, *(len(part.vertices) for part in parts)])
+    faces = [part.faces + start for part, start in zip(parts, starts, strict=False)]
+    return np.concatenate([part.vertices for part in parts]), np.concatenate(faces)
+
+
+def read_parts(path: Path) -> list[Part]:
+    """Return the parts of a mesh file (.glb, .gltf, .obj or .ply).
+
+    Raises:
+        InputError: the file is missing, damaged or too large; it has no surface; or a texture, a material or an extension
+            that decides how it looks cannot be read.
+    """
+    need_file(path, "mesh")
+    kind = path.suffix.lower()
+    if kind not in SUFFIXES:
+        raise InputError(f"mesh {path} is not one of {', '.join(SUFFIXES)}; convert it")
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise InputError(f"mesh {path} has {size / 2**30:.1f} GiB, and at most {MOST_BYTES // 2**30} GiB are read; simplify it")
+    content = path.read_bytes()
+    resolver = _folder_of(path)
+    try:
+        parts = {".glb": _gltf, ".gltf": _gltf, ".obj": _obj, ".ply": _ply}[kind](content, path, resolver)
+        parts = [_checked(part, path) for part in parts if len(part.faces)]
+    except Exception as error:  # every format raises its own; MemoryError is one of them
+        if resolver.problems:
+            raise InputError(f"mesh {path} needs {resolver.problems[0]}; put it beside the mesh") from error
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"mesh {path} cannot be read ({first_line(error)}); export it again") from error
+    if resolver.problems:  # trimesh goes on without a texture
+        raise InputError(f"mesh {path} needs {resolver.problems[0]}; put it beside the mesh")
+    if not parts:
+        raise InputError(f"mesh {path} has no triangles; there is no surface to show")
+    if (count := sum(len(part.faces) for part in parts)) > MOST_FACES:
+        raise InputError(f"mesh {path} has {count:,} triangles, and at most {MOST_FACES:,} are read; simplify it")
+    textures = {id(part.texture): part.texture.size // 4 for part in parts if part.texture is not None}
+    if sum(textures.values()) > MOST_TEXELS:
+        raise InputError(
+            f"mesh {path} has textures of {sum(textures.values()):,} pixels, and at most {MOST_TEXELS:,} are read; reduce them"
+        )
+    return parts
+
+
+def _checked(part: Part, path: Path) -> Part:
+    """Return the part after a check of its numbers. Raises InputError where they are no surface."""
+    if part.vertices.ndim != 2 or part.vertices.shape[1] != 3 or part.faces.ndim != 2 or part.faces.shape[1] != 3:
+        raise InputError(f"mesh {path} has positions or faces of another shape; export it again as triangles")
+    if not 0 <= part.faces.min() <= part.faces.max() < len(part.vertices):
+        raise InputError(f"mesh {path} has triangles with vertices that do not exist; export it again")
+    if not np.isfinite(part.vertices).all() or np.abs(part.vertices).max() > 1e12:
+        raise InputError(f"mesh {path} has vertices that are not finite, or beyond 1e12; export it again")
+    count = len(part.vertices)
+    for what, values, width in (("texture coordinates", part.uv, 2), ("vertex colours", part.colours, 4)):
+        if values is not None and (values.shape != (count, width) or not np.isfinite(values).all()):
+            raise InputError(f"mesh {path} has {what} that are not finite, or not one for each vertex; export it again")
+    if not np.isfinite(part.factor).all():
+        raise InputError(f"mesh {path} has a base colour that is not finite; export it again")
+    if part.texture is not None and part.uv is None:
+        raise InputError(f"mesh {path} has a texture and no texture coordinates; export it again")
+    normals = part.normals
+    if normals is not None and (normals.shape != part.vertices.shape or not np.isfinite(normals).all()):
+        normals = None  # they are computed
+    return replace(part, normals=normals)
+
+
+# -------------------------------------------------------------------------------------------------------- files beside it
+def _folder_of(path: Path) -> Any:
+    """Return what trimesh asks for files beside a mesh; it notes what is missing, and refuses paths that leave the folder."""
+    from trimesh.resolvers import Resolver
+
+    class Folder(Resolver):
+        def __init__(self) -> None:
+            self.problems: list[str] = []
+
+        def get(self, name: str) -> bytes:
+            name = str(name).strip().replace("\\", "/")
+            file = (path.parent / name).resolve()
+            if not file.is_relative_to(path.parent.resolve()):
+                self.problems.append(f"{name!r}, which lies outside its folder")
+            elif not file.is_file():
+                self.problems.append(f"{name!r}, which is not in its folder")
+            elif file.stat().st_size > MOST_BYTES:
+                self.problems.append(f"{name!r}, which has more than {MOST_BYTES / 2**30:.0f} GiB")
+            else:
+                return file.read_bytes()
+            raise FileNotFoundError(name)
+
+        def keys(self) -> list[str]:
+            return []
+
+        def write(self, name: str, data: object) -> None:
+            raise NotImplementedError
+
+        def namespaced(self, namespace: str) -> Any:
+            raise NotImplementedError
+
+    return Folder()
+
+
+def _load(content: bytes, kind: str, resolver: Any) -> list[tuple[Any, np.ndarray]]:
+    """Return trimesh's meshes of a file, each with its transform; points and lines are left out."""
+    import trimesh
+
+    scene = trimesh.load_scene(io.BytesIO(content), file_type=kind, resolver=resolver, process=False)
+    placed = [scene.graph[node] for node in scene.graph.nodes_geometry]
+    return [
+        (scene.geometry[name], np.asarray(matrix, np.float64))
+        for matrix, name in placed
+        if isinstance(scene.geometry[name], trimesh.Trimesh) and np.isfinite(matrix).all()
+    ]
+
+
+def _texels(image: Any, what: str, seen: dict[int, np.ndarray]) -> np.ndarray:
+    """Return a picture as RGBA bytes, decoded once however many parts share it.
+
+    Raises:
+        InputError: it has more than MOST_TEXELS, or is damaged.
+    """
+    if id(image) not in seen:
+        if not 0 < image.width * image.height <= MOST_TEXELS:
+            raise InputError(
+                f"{what} has {image.width} x {image.height} pixels, and at most {MOST_TEXELS:,} are read; reduce it"
+            )
+        seen[id(image)] = np.asarray(image.convert("RGBA"))
+    return seen[id(image)]
+
+
+def _own_normals(mesh: Any) -> np.ndarray | None:
+    """Return the vertex normals that a file has; None where trimesh would compute them."""
+    return np.array(mesh.vertex_normals, np.float64) if "vertex_normals" in mesh._cache else None
+
+
+# ------------------------------------------------------------------------------------------------------------------ glTF
+def _gltf(content: bytes, path: Path, resolver: Any) -> list[Part]:
+    """Return the parts of a glTF file.
+
+    trimesh rounds factors to 8 bits and drops samplers, so materials are named by their numbers, and read from the header.
+    """
+    binary = path.suffix.lower() == ".glb"
+    header, rest = _split_glb(content, path) if binary else (json.loads(content), b"")
+    if not isinstance(header, dict):
+        raise InputError(f"mesh {path} has no glTF header; export it again")
+    used = [*header.get("extensionsUsed", []), *header.get("extensionsRequired", [])]
+    if unknown := [name for name in used if not KNOWN_EXTENSIONS.match(str(name))]:
+        raise InputError(f"mesh {path} uses the glTF extension {unknown[0]!r}, which is not read; export it without")
+    if sum(int(accessor.get("count", 0)) for accessor in header.get("accessors", [])) > 3 * len(content) + 2**20:
+        raise InputError(f"mesh {path} declares more numbers than it holds; export it again")
+    materials = [dict(material) for material in header.get("materials", [])]
+    header["materials"] = [{**material, "name": str(number)} for number, material in enumerate(materials)]
+    header["materials"].append({"name": str(len(materials))})  # for parts without one, whose colours trimesh would round
+    for mesh in header.get("meshes", []):
+        for primitive in mesh["primitives"]:
+            primitive.setdefault("material", len(materials))
+    materials.append({})
+    seen: dict[int, np.ndarray] = {}
+    text = json.dumps(header).encode()
+    return [
+        _gltf_part(mesh, materials[int(mesh.visual.material.name)], header, path, seen).moved(matrix)
+        for mesh, matrix in _load(_joined_glb(text, rest) if binary else text, path.suffix[1:].lower(), resolver)
+        if len(mesh.faces)
+    ]
+
+
+def _gltf_part(mesh: Any, material: dict, header: dict, path: Path, seen: dict[int, np.ndarray]) -> Part:
+    surface = material.get("pbrMetallicRoughness", {})
+    other = material.get("extensions", {}).get("KHR_materials_pbrSpecularGlossiness")
+    if other is not None:
+        surface = {"baseColorFactor": other.get("diffuseFactor"), "baseColorTexture": other.get("diffuseTexture")}
+    asked, texture = surface.get("baseColorTexture"), None
+    sampler: dict[str, int] = {}
+    if asked is not None:
+        image = mesh.visual.material.baseColorTexture
+        if image is None or asked.get("texCoord", 0) != 0:
+            reason = (
+                "cannot be read"
+                if image is None
+                else f"uses the coordinates TEXCOORD_{asked['texCoord']}, and only the first are read"
+            )
+            raise InputError(f"mesh {path}: the texture of material {material.get('name', '')!r} {reason}; export it again")
+        texture = _texels(image, f"mesh {path}: a texture", seen)
+        number = header["textures"][asked["index"]].get("sampler")
+        sampler = {} if number is None else header["samplers"][number]
+    colours = mesh.visual.vertex_attributes.get("color")
+    if colours is not None:
+        colours = np.asarray(colours)
+        scale = np.iinfo(colours.dtype).max if colours.dtype.kind == "u" else 1
+        colours = colours.reshape(len(mesh.vertices), -1) / np.float64(scale)
+        colours = np.hstack([colours, np.ones((len(colours), 4 - colours.shape[1]))])
+    red, green, blue, alpha = (float(value) for value in surface.get("baseColorFactor") or (1, 1, 1, 1))
+    return Part(
+        np.array(mesh.vertices, np.float64),
+        np.array(mesh.faces, np.int64),
+        _own_normals(mesh),
+        None if mesh.visual.uv is None else np.array(mesh.visual.uv, np.float64),
+        texture,
+        (red, green, blue, alpha),
+        colours,
+        bool(material.get("doubleSided", False)),
+        TRANSPARENCIES[material.get("alphaMode", "OPAQUE")],
+        float(material.get("alphaCutoff", 0.5)),
+        (WRAPS[sampler.get("wrapS", 10497)], WRAPS[sampler.get("wrapT", 10497)]),
+    )
+
+
+def _split_glb(content: bytes, path: Path) -> tuple[Any, bytes]:
+    """Return the header of a GLB and the bytes after it."""
+    if content[:4] != b"glTF" or len(content) < 20:
+        raise InputError(f"mesh {path} is not a GLB file; export it again")
+    version, _, length, kind = struct.unpack_from("<IIII", content, 4)
+    if version != 2 or kind != 0x4E4F534A or 20 + length > len(content):
+        raise InputError(f"mesh {path} is a damaged GLB file, or not of glTF 2.0; export it again")
+    return json.loads(content[20 : 20 + length]), content[20 + length :]
+
+
+def _joined_glb(header: bytes, rest: bytes) -> bytes:
+    header += b" " * (-len(header) % 4)
+    return struct.pack("<4sIIII", b"glTF", 2, 20 + len(header) + len(rest), len(header), 0x4E4F534A) + header + rest
+
+
+# -------------------------------------------------------------------------------------------------------------------- OBJ
+def _obj(content: bytes, path: Path, resolver: Any) -> list[Part]:
+    textured: dict[str, bool] = {}  # material -> whether it has a texture
+    for library in dict.fromkeys(re.findall(rb"^[ \t]*mtllib[ \t]+(.+?)[ \t\r]*$", content, re.MULTILINE)):
+        text = resolver.get(library.decode("utf-8", "replace"))
+        for block in re.split(rb"^[ \t]*newmtl[ \t]+", text, flags=re.MULTILINE)[1:]:
+            name = " ".join(block.splitlines()[0].decode("utf-8", "replace").split())
+            textured[name] = re.search(rb"^[ \t]*map_Kd[ \t]+\S", block, re.MULTILINE | re.IGNORECASE) is not None
+    used = {
+        " ".join(name.decode("utf-8", "replace").split())
+        for name in re.findall(rb"^[ \t]*usemtl[ \t]+(.+?)[ \t\r]*$", content, re.MULTILINE)
+    }
+    if textured and (unknown := sorted(used - set(textured))):
+        raise InputError(f"mesh {path} uses the material {unknown[0]!r}, which no MTL file of it defines; export it again")
+    seen: dict[int, np.ndarray] = {}
+    return [_obj_part(mesh, path, textured, seen) for mesh, _ in _load(content, "obj", resolver)]
+
+
+def _obj_part(mesh: Any, path: Path, textured: dict[str, bool], seen: dict[int, np.ndarray]) -> Part:
+    part = Part(np.array(mesh.vertices, np.float64), np.array(mesh.faces, np.int64), _own_normals(mesh))
+    if mesh.visual.kind != "texture":
+        return _with_colours(part, mesh)
+    material, uv = mesh.visual.material, mesh.visual.uv
+    own = getattr(material, "kwargs", {})
+    opacity = float(np.atleast_1d(own.get("d", 1.0))[-1])  # Tr means its opposite in some programs, and is not read
+    red, green, blue = linear_of_srgb(np.array(_floats(own.get("kd"), (1.0, 1.0, 1.0))))
+    image = getattr(material, "image", None)
+    if image is None and textured.get(str(material.name)):
+        raise InputError(f"mesh {path}: the texture of material {material.name!r} cannot be read; export it again")
+    return replace(
+        part,
+        uv=None if uv is None else np.array(uv, np.float64),
+        texture=None if image is None else _texels(image, f"mesh {path}: a texture", seen),
+        factor=(float(red), float(green), float(blue), opacity),
+        transparency="opaque" if opacity >= 1 else "blend",
+    )
+
+
+def _floats(value: Any, default: tuple[float, ...]) -> tuple[float, ...]:
+    values = default if value is None else tuple(float(each) for each in np.atleast_1d(value))
+    return values if len(values) == len(default) else values[:1] * len(default)
+
+
+# -------------------------------------------------------------------------------------------------------------------- PLY
+def _ply(content: bytes, path: Path, resolver: Any) -> list[Part]:
+    parts = []
+    for mesh, _ in _load(content, "ply", resolver):
+        part = Part(np.array(mesh.vertices, np.float64), np.array(mesh.faces, np.int64), _own_normals(mesh))
+        if mesh.visual.kind == "texture":
+            image = (
+                mesh.visual.material.image if hasattr(mesh.visual.material, "image") else mesh.visual.material.baseColorTexture
+            )
+            texture = None if image is None else _texels(image, f"mesh {path}: a texture", {})
+            parts.append(replace(part, uv=np.array(mesh.visual.uv, np.float64), texture=texture))
+        else:
+            parts.append(_with_colours(part, mesh))
+    return parts
+
+
+def _with_colours(part: Part, mesh: Any) -> Part:
+    """Return the part with the colours of its vertices or faces, where the file has any."""
+    if mesh.visual.kind == "vertex":
+        colours = np.asarray(mesh.visual.vertex_colors) / 255
+    elif mesh.visual.kind == "face":  # each face gets corners of its own
+        colours = np.repeat(np.asarray(mesh.visual.face_colors) / 255, 3, axis=0)
+        corners = part.faces.reshape(-1)
+        normals = None if part.normals is None else part.normals[corners]
+        part = replace(part, vertices=part.vertices[corners], faces=np.arange(len(corners)).reshape(-1, 3), normals=normals)
+    else:
+        return part
+    return replace(part, colours=np.hstack([linear_of_srgb(colours[:, :3]), np.ones((len(colours), 1))]))
