@@ -228,12 +228,17 @@ def lost_image(header: dict) -> None:
     header["images"][0] = {"uri": "lost.png"}
 
 
+def second_coordinates(header: dict) -> None:
+    for material in header["materials"]:
+        material["pbrMetallicRoughness"].get("baseColorTexture", {}).update(texCoord=1)
+
+
 REFUSED = {
     "needs 'lost.png', which is not in its folder": lost_image,
     "extension 'KHR_draco_mesh_compression'": lambda header: header.update(extensionsUsed=["KHR_draco_mesh_compression"]),
     "extension 'KHR_texture_transform'": lambda header: header.update(extensionsUsed=["KHR_texture_transform"]),
     "declares more numbers": lambda header: header["accessors"][0].update(count=2**31),
-    "TEXCOORD_1": lambda header: header["materials"][1]["pbrMetallicRoughness"]["baseColorTexture"].update(texCoord=1),
+    "TEXCOORD_1": second_coordinates,
     "cannot be read": lambda header: material_of(header, alphaMode="GLOW"),
     "has no triangles": lambda header: [p.update(mode=0) for m in header["meshes"] for p in m["primitives"]],
 }  # fmt: skip
