@@ -48,6 +48,8 @@ if workflow.is_main_process:
 if workflow.is_main_process:  # before a run of many hours or gigabytes, and in a dry run of it: its cost
     if (cost := cost_of(suite, load_times())).hours:
         print(cost.sentence(), file=sys.stderr)
+    for unused in suite.ignored_sentences():
+        print(unused, file=sys.stderr)
     if missing_weights(suite):
         print(listing(suite).splitlines()[-1], file=sys.stderr)
 

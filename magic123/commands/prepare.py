@@ -12,6 +12,7 @@ import hashlib
 import json
 import platform
 import re
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,7 +23,16 @@ from magic123.commands.options import add_settings, command_parser
 from magic123.example import depth as depth_map
 from magic123.example import quality, segmentation
 from magic123.example.framing import area_resample, choose_window, square_side
-from magic123.example.picture_file import Picture, read_depth, read_mask, read_picture
+from magic123.example.picture_file import (
+    UPRIGHT,
+    Companion,
+    Picture,
+    edge_fit,
+    read_depth,
+    read_mask,
+    read_normal,
+    read_picture,
+)
 from magic123.example.quality_picture import draw
 from magic123.records import alpha as alpha_convention
 from magic123.records.errors import InputError
@@ -46,6 +56,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--depth-weights", type=Path, help="folder of a DPT model (depth: dpt)")
     parser.add_argument("--mask-weights", type=Path, help="folder with rembg's .onnx file (mask: rembg)")
     parser.add_argument("--init-word", help="the word from which textual inversion starts")
+    parser.add_argument(
+        "--ignored", nargs="+", default=[], choices=["mask", "depth", "token"], help="columns to mention as unused"
+    )
     parser.add_argument("--token", type=Path, help="a token learned elsewhere (.bin or .safetensors)")
     arguments = parser.parse_args(argv)
     if arguments.image:
@@ -100,12 +113,13 @@ def prepare(arguments: argparse.Namespace, settings: PrepareSettings, camera: Re
 
     # the mask and the object's colours, premultiplied by it, in the picture's own frame
     reading = alpha_convention.detect(picture.rgb, picture.alpha, settings.alpha, settings.premultiplied_share)
-    warnings = _alpha_remarks(reading, settings)
+    picture = picture.in_srgb(reading.convention)
+    warnings = [*_ignored_remarks(arguments, settings), *picture.remarks, *_alpha_remarks(reading, settings)]
     own = np.ones(picture.rgb.shape[:2], np.float32) if picture.alpha is None else picture.alpha
     colours = alpha_convention.premultiplied(picture.rgb, own, reading.convention)
     on_white = colours + (1 - own[..., None])
     mask_record = {"backend": settings.mask}
-    mask = _mask(arguments, settings, picture, on_white, sources, mask_record, where)
+    mask = _mask(arguments, settings, picture, on_white, sources, mask_record, where, warnings)
     if settings.mask != "alpha":
         lost = float(((mask > 0.5) & (own < 0.5)).sum() / max(1, (mask > 0.5).sum()))
         if lost > 0.001:
@@ -119,12 +133,12 @@ def prepare(arguments: argparse.Namespace, settings: PrepareSettings, camera: Re
     # depth, still in the picture's frame; a photograph keeps its background, which tells a network about depth
     inverse, depth_record = None, {"source": settings.depth}
     if settings.depth == "file":
-        inverse = _given_depth(arguments, settings, picture, mask, sources)
+        inverse = _given_depth(arguments, settings, picture, mask, sources, warnings)
     elif settings.depth == "dpt":
         raw, weights_record = depth_map.predict(on_white, arguments.depth_weights)
         depth_record |= weights_record | {"input": "photograph" if picture.alpha is None else "picture on white"}
         inverse = depth_map.normalized(raw, mask > 0, f"the depth that DPT predicts for {arguments.image}")
-    normal = _given_normal(arguments, settings, picture, sources)
+    normal = _given_normal(arguments, settings, picture, mask, sources, warnings)
 
     # the square
     window = choose_window(mask > 0.5, settings)
@@ -156,7 +170,8 @@ def prepare(arguments: argparse.Namespace, settings: PrepareSettings, camera: Re
             "token": _copy_token(arguments.token, folder, sources),
             "camera": camera.model_dump(),
             "size": side,
-            "source_size": list(picture.size),
+            "source_size": list(picture.full_size),
+            "read_size": list(picture.size),
             "aspect": settings.aspect,
             "padding": window.padding(picture.size),
             "alpha": reading.convention,
@@ -197,6 +212,12 @@ def _check_options(arguments: argparse.Namespace, settings: PrepareSettings) -> 
             )
 
 
+def _ignored_remarks(arguments: argparse.Namespace, settings: PrepareSettings) -> list[str]:
+    """Return warnings about columns of the dataset that are filled in, and that the settings leave unread."""
+    asks = {"mask": f"mask is {settings.mask}", "depth": f"depth is {settings.depth}", "token": "a token is learned here"}
+    return [f"the dataset's column {column} was not used: {asks[column]}" for column in arguments.ignored]
+
+
 def _alpha_remarks(reading: alpha_convention.AlphaReading, settings: PrepareSettings) -> list[str]:
     """Return warnings about an alpha reading that a person should confirm."""
     if not reading.certain:
@@ -207,18 +228,21 @@ def _alpha_remarks(reading: alpha_convention.AlphaReading, settings: PrepareSett
     return []
 
 
-def _mask(arguments, settings, picture: Picture, on_white: np.ndarray, sources: dict, record: dict, where: str) -> np.ndarray:
-    """Return the object's alpha [H, W], made as the settings say; add to `sources` and `record`."""
+def _mask(
+    arguments, settings, picture: Picture, on_white: np.ndarray, sources: dict, record: dict, where: str, warnings: list[str]
+) -> np.ndarray:
+    """Return the object's alpha [H, W], made as the settings say; add to `sources`, `record` and `warnings`."""
     if settings.mask == "alpha":
         if picture.alpha is None or picture.alpha.min() >= 1:
             problem = "has no alpha channel" if picture.alpha is None else "is fully opaque"
             raise InputError(f"{where} {problem}, so its alpha cannot be the mask; set mask to file, grabcut or rembg")
         return picture.alpha
     if settings.mask == "file":
-        mask, digest = read_mask(arguments.mask, settings.max_pixels)
-        _check_size("mask", arguments.mask, mask, picture, arguments.image)
-        sources["mask"] = {"path": str(arguments.mask), "sha256": digest}
-        return mask
+        given = read_mask(arguments.mask, settings.max_pixels)
+        _check_size("mask", arguments.mask, given, picture, arguments.image)
+        sources["mask"] = {"path": str(arguments.mask), "sha256": given.sha256}
+        warnings += _turn_remarks("mask", given, picture, lambda values: edge_fit(on_white, values))
+        return given.values
     if settings.mask == "grabcut":
         record |= {"margin": settings.grabcut_margin, "iterations": settings.grabcut_iterations}
         return segmentation.grabcut(on_white, settings.grabcut_margin, settings.grabcut_iterations)
@@ -227,35 +251,73 @@ def _mask(arguments, settings, picture: Picture, on_white: np.ndarray, sources: 
     return mask
 
 
-def _check_size(what: str, path: Path, values: np.ndarray, picture: Picture, image: Path) -> None:
+def _check_size(what: str, path: Path, given: Companion, picture: Picture, image: Path) -> None:
     """Refuse a companion file of another size than its picture."""
-    height, width = values.shape[:2]
-    if (width, height) != picture.size:
-        raise InputError(
-            f"{what} {path} is {width} x {height} pixels, but picture {image} is {picture.size[0]} x {picture.size[1]}; "
-            f"make the {what} from that picture, at the same size"
+    if given.full_size == picture.full_size:
+        return
+    turned = ""
+    if picture.orientation != given.orientation and given.full_size[::-1] == picture.full_size:
+        turned = (
+            f" (after the turn by the EXIF orientation, {picture.orientation} of the picture and {given.orientation} of the "
+            f"{what}; save the picture upright, without that tag, before making anything from it)"
         )
+    sizes = [f"{width} x {height}" for width, height in (given.full_size, picture.full_size)]
+    raise InputError(
+        f"{what} {path} is {sizes[0]} pixels, but picture {image} is {sizes[1]}{turned}; "
+        f"make the {what} from that picture, at the same size"
+    )
 
 
-def _given_depth(arguments, settings, picture: Picture, mask: np.ndarray, sources: dict) -> np.ndarray:
-    """Return the object's inverse depth [H, W] in [0, 1], from --depth."""
-    values, digest = read_depth(arguments.depth, settings.max_pixels)
-    _check_size("depth", arguments.depth, values, picture, arguments.image)
-    sources["depth"] = {"path": str(arguments.depth), "sha256": digest, "values": settings.depth_values}
-    source = f"depth {arguments.depth}"
+def _turn_remarks(what: str, given: Companion, picture: Picture, fit: Callable[[np.ndarray], float]) -> list[str]:
+    """Return a warning about a companion file that was not turned upright as its picture was, or was turned alone.
+
+    Args:
+        what: its role, such as "mask".
+        given: the file.
+        picture: the picture that it belongs to.
+        fit: how well values fit the picture; the file is compared with itself turned along.
+    """
+    if given.orientation == picture.orientation:
+        return []
+    carries = "carries no orientation" if given.orientation == 1 else f"was turned by its own ({given.orientation})"
+    remark = f"the picture was turned upright by its EXIF orientation ({picture.orientation}), and the {what} {carries}"
+    if picture.orientation == 1:
+        return [f"the {what} was turned by its EXIF orientation ({given.orientation}), and the picture carries none"]
+    along = UPRIGHT[picture.orientation](given.values)
+    if given.orientation != 1 or along.shape != given.values.shape:
+        return [remark]
+    as_is, turned = fit(given.values), fit(np.ascontiguousarray(along))
+    if turned > as_is:
+        return [
+            f"{remark}; turned along it would fit better (edges {turned:.1f} against {as_is:.1f}), so it was probably made "
+            "from the picture before the turn: turn it, or save the picture upright"
+        ]
+    return [f"{remark}; it fits as it is (edges {as_is:.1f}, turned along {turned:.1f})"]
+
+
+def _given_depth(arguments, settings, picture: Picture, mask: np.ndarray, sources: dict, warnings: list[str]) -> np.ndarray:
+    """Return the object's inverse depth [H, W] in [0, 1], from --depth; add to `sources` and `warnings`."""
+    given = read_depth(arguments.depth, settings.max_pixels)
+    _check_size("depth", arguments.depth, given, picture, arguments.image)
+    sources["depth"] = {"path": str(arguments.depth), "sha256": given.sha256, "values": settings.depth_values}
+    warnings += _turn_remarks("depth map", given, picture, lambda values: edge_fit(values, mask))
+    source, values = f"depth {arguments.depth}", given.values
     if settings.depth_values == "distance":
         values = depth_map.inverse_of_distance(values, mask > 0.5, source)
     return depth_map.normalized(values, mask > 0, source)
 
 
-def _given_normal(arguments, settings, picture: Picture, sources: dict) -> np.ndarray | None:
-    """Return the normal map [H, W, 3] as stored, from --normal; None without one."""
+def _given_normal(
+    arguments, settings, picture: Picture, mask: np.ndarray, sources: dict, warnings: list[str]
+) -> np.ndarray | None:
+    """Return the normal map [H, W, 3] as stored, from --normal; None without one. Add to `sources` and `warnings`."""
     if arguments.normal is None:
         return None
-    given = read_picture(arguments.normal, settings.max_pixels, "normal map")
-    _check_size("normal map", arguments.normal, given.rgb, picture, arguments.image)
+    given = read_normal(arguments.normal, settings.max_pixels)
+    _check_size("normal map", arguments.normal, given, picture, arguments.image)
     sources["normal"] = {"path": str(arguments.normal), "sha256": given.sha256}
-    return given.rgb
+    warnings += _turn_remarks("normal map", given, picture, lambda values: edge_fit(values, mask))
+    return given.values
 
 
 def _copy_token(file: Path | None, folder: Path, sources: dict) -> str | None:

@@ -96,8 +96,15 @@ def predict(rgb: np.ndarray, weights: Path | None) -> tuple[np.ndarray, dict]:
 
     picture = np.rint(rgb * 255).astype(np.uint8)
     with torch.inference_mode():
-        pixels = processor(picture, return_tensors="pt")["pixel_values"]
-        disparity = model.eval()(pixel_values=pixels).predicted_depth
+        try:
+            # the layout is said, because a picture 1 or 3 pixels high looks like channels first
+            pixels = processor(picture, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
+            disparity = model.eval()(pixel_values=pixels).predicted_depth
+        except (ValueError, RuntimeError, ZeroDivisionError) as error:
+            height, width = rgb.shape[:2]
+            raise InputError(
+                f"the DPT network cannot read a picture of {width} x {height} pixels ({error}); set depth: file or none"
+            ) from error
         disparity = torch.nn.functional.interpolate(disparity[:, None], rgb.shape[:2], mode="bicubic", align_corners=False)
     with (folder / "model.safetensors").open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -2,7 +2,8 @@
 
 Whatever a file holds (1, 8 or 16 bits; grey, palette or colour; with or without alpha; rotated by an EXIF tag), the result is
 float32 in [0, 1], upright, channels last, with the SHA-256 of the decoded bytes. Colours are returned as stored, whether
-straight or premultiplied (see `alpha`). Every defect raises an InputError that names the file.
+straight or premultiplied (see `alpha`), and in the colour space of the file until `Picture.in_srgb` converts them. Every
+defect raises an InputError that names the file.
 """
 
 from __future__ import annotations
@@ -13,17 +14,23 @@ import struct
 import tokenize
 import warnings
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
+from magic123.records import alpha as alpha_convention
+from magic123.records.colour import SRGB, ColourSpace, applied, space_of, to_srgb
 from magic123.records.errors import InputError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error, zlib.error, tokenize.TokenError)
+# Pictures with more pixels are reduced to a half or a quarter of their sides while they are read: every pixel takes about 90
+# bytes in `prepare`, whose square has 1024 pixels a side at most. The largest published picture has 15.7 million.
+DECODED_PIXELS = 16_000_000
+ROWS = 256  # reduced at once, to bound the memory
 # EXIF orientation -> the operation that makes the stored array upright
 UPRIGHT = {
     2: lambda a: a[:, ::-1],
@@ -45,17 +52,63 @@ class Picture:
         alpha: [H, W] float32 in [0, 1]; None if the file has no alpha.
         stored: format, mode and bits of the file, e.g. "PNG RGBA 8 bit".
         sha256: of the file's bytes.
+        space: of the colours.
+        orientation: EXIF tag by which the stored picture was turned; 1: it is upright.
+        full_size: width and height in pixels, upright, before any reduction.
+        remarks: sentences for the quality report.
     """
 
     rgb: np.ndarray
     alpha: np.ndarray | None
     stored: str
     sha256: str
+    space: ColourSpace
+    orientation: int
+    full_size: tuple[int, int]
+    remarks: tuple[str, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
         return self.rgb.shape[1], self.rgb.shape[0]
+
+    def in_srgb(self, convention: str) -> Picture:
+        """Return the picture with its colours in sRGB, in the same alpha convention (see `alpha`)."""
+        if self.space.curves is None:
+            return self
+        rgb = self.rgb
+        if convention == "premultiplied" and self.alpha is not None:
+            rgb = alpha_convention.straight(rgb, self.alpha)
+        rgb, clipped = to_srgb(rgb, self.space)
+        if convention == "premultiplied" and self.alpha is not None:
+            rgb = rgb * self.alpha[..., None]
+        remarks = self.remarks
+        if clipped > 1e-3:
+            remarks += (f"{clipped:.1%} of the pixels have colours ({self.space.name}) outside sRGB, which are clipped",)
+        return replace(self, rgb=rgb, space=SRGB, remarks=remarks)
+
+
+def edge_fit(values: np.ndarray, mask: np.ndarray) -> float:
+    """Return how much larger the values' gradient is at the mask's edge than elsewhere: 1 for unrelated pictures.
+
+    Args:
+        values: [H, W] or [H, W, C].
+        mask: [H, W] in [0, 1]; its edge is where a 3 x 3 dilation and erosion of mask > 0.5 differ.
+    """
+    hard = (mask > 0.5).astype(np.uint8)
+    edge = cv2.dilate(hard, np.ones((3, 3))) != cv2.erode(hard, np.ones((3, 3)))
+    values = np.nan_to_num(values.reshape(*values.shape[:2], -1).mean(-1), posinf=0, neginf=0)
+    gradient = np.hypot(*np.gradient(values)) if min(values.shape) > 1 else np.zeros_like(values)
+    mean = float(gradient.mean())
+    return float(gradient[edge].mean()) / mean if mean > 0 and edge.any() else 1.0
+
+
+def reduction(width: int, height: int) -> int:
+    """Return the factor by which the sides of a picture are reduced when it is read: 1, 2, 4, ..."""
+    factor = 1
+    while width * height > DECODED_PIXELS * factor**2:
+        factor *= 2
+    return factor
 
 
 def read_bytes(path: Path, what: str) -> bytes:
@@ -84,29 +137,20 @@ def read_bytes(path: Path, what: str) -> bytes:
     return data
 
 
-def read_picture(path: Path, max_pixels: int, what: str = "picture") -> Picture:
+def read_picture(path: Path, max_pixels: int, what: str = "picture", *, samples: bool = False) -> Picture:
     """Decode a PNG, JPEG, WebP or BMP file.
 
     Args:
         path: of the file.
         max_pixels: refuse pictures with more pixels than this.
         what: its role in error sentences, e.g. "mask".
+        samples: whether a reduction takes single pixels instead of means, for values that must not be mixed.
 
     Raises:
         InputError: the file is not such a picture, is damaged, animated, empty or too large.
     """
     data = read_bytes(path, what)
-    accepted = "PNG, JPEG, WebP or BMP"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is checked below
-        try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-        except Image.UnidentifiedImageError as error:
-            raise InputError(f"{what} {path} is not a {accepted} picture; convert it to PNG") from error
-        except Image.DecompressionBombError as error:
-            raise InputError(f"{what} {path} declares too many pixels ({error}); shrink it first") from error
-        except DAMAGE as error:
-            raise InputError(f"{what} {path} is damaged ({error}); export or download it again") from error
+    image = _opened(path, data, what)
     width, height = image.size
     if width * height > max_pixels:
         raise InputError(
@@ -118,20 +162,89 @@ def read_picture(path: Path, max_pixels: int, what: str = "picture") -> Picture:
     frames: int = getattr(image, "n_frames", 1)
     if image.format != "MPO" and frames > 1:
         raise InputError(f"{what} {path} is an animation of {frames} frames; save a single frame")
+    factor = reduction(width, height)
     try:
+        if factor > 1:  # JPEG can be decoded at a smaller size; other formats ignore this
+            image.draft(None, (width // factor, height // factor))
         image.load()
         orientation = image.getexif().get(0x0112, 1)
-        values = _decoded(image, data)
+        space = space_of(image, data)
+        stored = f"{image.format} {image.mode}"
+        values = _decoded(applied(image, space) if space.profile else image, data)
     except DAMAGE as error:
         raise InputError(f"{what} {path} is damaged or cut off ({error}); export or download it again") from error
 
-    values = np.ascontiguousarray(UPRIGHT.get(orientation, lambda a: a)(values))
     bits = values.dtype.itemsize * 8
-    values = values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
+    if values.shape[:2] == (height, width) and factor > 1:
+        values = _reduced(values, factor, samples)
+    else:
+        values = values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
+    turn = UPRIGHT.get(orientation)
+    values = np.ascontiguousarray(turn(values) if turn else values)
     channels = values.shape[2]
     rgb = values[..., :3] if channels >= 3 else values[..., :1].repeat(3, 2)
     alpha = values[..., -1] if channels in (2, 4) else None
-    return Picture(rgb, alpha, f"{image.format} {image.mode} {bits} bit", hashlib.sha256(data).hexdigest())
+    remarks = [space.remark] if space.remark else []
+    if factor > 1:
+        remarks.append(f"the picture has {width} x {height} pixels and was reduced to 1/{factor} of its sides when it was read")
+    return Picture(
+        rgb,
+        alpha,
+        stored
+        + f" {bits} bit"
+        + (f", {space.name}" if space is not SRGB else "")
+        + (f", turned (EXIF orientation {orientation})" if turn else ""),
+        hashlib.sha256(data).hexdigest(),
+        space,
+        orientation if turn else 1,
+        (height, width) if orientation in (5, 6, 7, 8) else (width, height),
+        tuple(remarks),
+    )
+
+
+def _opened(path: Path, data: bytes, what: str) -> Image.Image:
+    """Return the file's picture, not decoded yet. Raises InputError if it is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # read_picture checks max_pixels
+        try:
+            return Image.open(io.BytesIO(data), formats=FORMATS)
+        except Image.UnidentifiedImageError as error:
+            raise InputError(f"{what} {path} is not a PNG, JPEG, WebP or BMP picture; convert it to PNG") from error
+        except Image.DecompressionBombError as error:
+            raise InputError(f"{what} {path} declares too many pixels ({error}); shrink it first") from error
+        except DAMAGE as error:
+            raise InputError(f"{what} {path} is damaged ({error}); export or download it again") from error
+
+
+def _reduced(values: np.ndarray, factor: int, samples: bool) -> np.ndarray:
+    """Reduce the sides by an integer factor, by averaging what is visible, or by taking single pixels.
+
+    Args:
+        values: [H, W, C] unsigned integers.
+        factor: of both sides.
+        samples: whether to take single pixels.
+
+    Returns:
+        [H / factor, W / factor, C] float32 in [0, 1], rounded up.
+    """
+    largest = np.float32(np.iinfo(values.dtype).max)
+    if samples:
+        return values[::factor, ::factor].astype(np.float32) / largest
+    weighted = False
+    if values.shape[2] in (2, 4):  # single pixels keep the relation of colour and alpha
+        some = values[::factor, ::factor].astype(np.float32) / largest
+        weighted = alpha_convention.detect(some[..., :-1], some[..., -1]).convention != "premultiplied"
+    width, parts = -(-values.shape[1] // factor), []
+    for top in range(0, len(values), ROWS * factor):
+        part = values[top : top + ROWS * factor].astype(np.float32) / largest
+        if weighted:
+            part[..., :-1] *= part[..., -1:]
+        small = cv2.resize(part, (width, -(-len(part) // factor)), interpolation=cv2.INTER_AREA)
+        small = small.reshape(*small.shape[:2], -1)
+        if weighted:
+            small[..., :-1] = alpha_convention.straight(small[..., :-1], small[..., -1])
+        parts.append(small)
+    return np.concatenate(parts)
 
 
 def _decoded(image: Image.Image, data: bytes) -> np.ndarray:
@@ -154,11 +267,33 @@ def _decoded(image: Image.Image, data: bytes) -> np.ndarray:
     return values[..., None] if values.ndim == 2 else values
 
 
-def read_mask(path: Path, max_pixels: int) -> tuple[np.ndarray, str]:
+@dataclass(frozen=True)
+class Companion:
+    """A mask, depth or normal map that belongs to a picture.
+
+    Attributes:
+        values: [H, W] or [H, W, 3] float32.
+        sha256: of the file's bytes.
+        orientation: EXIF tag by which the stored values were turned; 1: they were not.
+        full_size: width and height in pixels, before any reduction.
+    """
+
+    values: np.ndarray
+    sha256: str
+    orientation: int
+    full_size: tuple[int, int]
+
+    @classmethod
+    def of(cls, picture: Picture, values: np.ndarray) -> Companion:
+        """Return values that were read from a picture file."""
+        return cls(np.ascontiguousarray(values), picture.sha256, picture.orientation, picture.full_size)
+
+
+def read_mask(path: Path, max_pixels: int) -> Companion:
     """Read a mask: its alpha channel if it has one that varies, otherwise its grey values.
 
     Returns:
-        The mask [H, W] float32 in [0, 1], and the file's SHA-256.
+        The mask [H, W] in [0, 1].
 
     Raises:
         InputError: as for `read_picture`, or the picture is coloured or holds only the values 0 and 1.
@@ -172,22 +307,28 @@ def read_mask(path: Path, max_pixels: int) -> tuple[np.ndarray, str]:
             raise InputError(f"mask {path} is a colour picture; a mask must be grey, or have an alpha channel")
     if 0 < mask.max() <= 1.5 / 255:
         raise InputError(f"mask {path} only holds the values 0 and 1; save it with 0 (background) and 255 (object)")
-    return mask, picture.sha256
+    return Companion.of(picture, mask)
 
 
-def read_depth(path: Path, max_pixels: int) -> tuple[np.ndarray, str]:
+def read_normal(path: Path, max_pixels: int) -> Companion:
+    """Read a normal map [H, W, 3] as stored. Raises InputError as for `read_picture`."""
+    picture = read_picture(path, max_pixels, "normal map")
+    return Companion.of(picture, picture.rgb)
+
+
+def read_depth(path: Path, max_pixels: int) -> Companion:
     """Read a depth map: the first channel of a PNG, or a .npy array [H, W] or [H, W, 1].
 
     Returns:
-        The values [H, W] float32 at any scale, which may not all be finite, and the file's SHA-256.
+        The values [H, W] float32 at any scale, which may not all be finite.
 
     Raises:
         InputError: the file is of another type, damaged or of another shape.
     """
     path = Path(path)
     if path.suffix.lower() == ".png":
-        picture = read_picture(path, max_pixels, "depth")
-        return np.ascontiguousarray(picture.rgb[..., 0]), picture.sha256
+        picture = read_picture(path, max_pixels, "depth", samples=True)
+        return Companion.of(picture, picture.rgb[..., 0])
     data = read_bytes(path, "depth")
     if path.suffix.lower() != ".npy":
         raise InputError(f"depth {path} is neither .png (8 or 16 bit) nor .npy; convert it")
@@ -199,4 +340,6 @@ def read_depth(path: Path, max_pixels: int) -> tuple[np.ndarray, str]:
         values = values[..., 0]
     if values.ndim != 2 or values.dtype.kind not in "fiu" or values.size == 0:
         raise InputError(f"depth {path} holds a {values.dtype} array of shape {values.shape}; it must be H x W numbers")
-    return values.astype(np.float32), hashlib.sha256(data).hexdigest()
+    height, width = values.shape
+    factor = reduction(width, height)
+    return Companion(values[::factor, ::factor].astype(np.float32), hashlib.sha256(data).hexdigest(), 1, (width, height))

@@ -132,6 +132,8 @@ class Jobs:
             words += [f"--{option}", file]
         for use, name in self.suite.prepare_weights().items():
             words += [f"--{use}-weights", self.suite.weights[name].path]
+        if ignored := self.suite.ignored_columns(row):
+            words += ["--ignored", *ignored]
         return shell_words(*words)
 
     def example_contents(self, wildcards: ExampleWildcards) -> dict[str, str]:

@@ -76,6 +76,30 @@ class Suite:
         }
         return [column for column, wanted in asked.items() if wanted]
 
+    def ignored_columns(self, row: ManifestRow) -> list[str]:
+        """Return the columns of a row that name a file which these settings do not use."""
+        asked = self.files_asked(row)
+        return [column for column in ("mask", "depth", "token") if getattr(row, column) and column not in asked]
+
+    def ignored_sentences(self) -> list[str]:
+        """Return a sentence for each column of each dataset that is filled in and not used."""
+        settings = self.settings.prepare.settings
+        why = {
+            "mask": f"prepare.settings.mask is {settings.mask}; file would use it",
+            "depth": f"prepare.settings.depth is {settings.depth}; file would use it",
+            "token": "invert.given is false, so a token is learned; true would use it",
+        }
+        sentences = []
+        for dataset, names in self.examples.items():
+            ignored = [column for name in names for column in self.ignored_columns(self.row(dataset, name))]
+            for column in dict.fromkeys(ignored):
+                count = ignored.count(column)
+                sentences.append(
+                    f"{MANIFESTS / dataset}.csv: the column {column} is filled in for {count} example{'s' * (count > 1)} "
+                    f"and not used: {why[column]}."
+                )
+        return sentences
+
     def prepare_weights(self) -> dict[str, str]:
         """Return the weights that `prepare` needs, by purpose: depth, mask."""
         prepare = self.settings.prepare

@@ -55,6 +55,19 @@ def test_an_example_and_its_options(jobs_of):
         jobs.example_files(cell("both", "fine", example="dog"))
 
 
+def test_columns_that_are_filled_in_and_not_used_are_named(jobs_of):
+    """In a sentence at the start of the run, and by `prepare` in the quality report."""
+    jobs = jobs_of()
+    row = jobs.row(cell("both", "fine"))
+    jobs.suite.manifests["demo"]["orange_boat"] = row.model_copy(update={"mask": row.image, "token": row.image})
+    at = cell("both", "fine")
+    assert jobs.example_options(at).endswith("--ignored mask token") and "mask" not in jobs.example_files(at)
+    first, second = jobs.suite.ignored_sentences()
+    assert first.startswith("datasets/demo.csv: the column mask is filled in for 1 example and not used: prepare.settings.mask")
+    assert "invert.given is false" in second
+    assert jobs_of().suite.ignored_sentences() == []
+
+
 def test_a_stage_reads_where_it_starts_from_and_what_its_priors_need(jobs_of):
     jobs, at = jobs_of(), cell("both", "fine")
     inputs = jobs.stage_inputs(at)
