@@ -8,11 +8,11 @@ import zlib
 
 import numpy as np
 import pytest
+from picture_files import SRGB_CURVE, gamma_curve, parametric_curve, png, profile, table_curve
 from PIL import Image, ImageCms
 
 from magic123.example.picture_file import read_picture
 from magic123.records import colour
-from tests.picture_files import SRGB_CURVE, gamma_curve, parametric_curve, png, profile, table_curve
 
 LINEAR = gamma_curve(1.0)
 PROFILES = {
