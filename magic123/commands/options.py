@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from magic123.settings.registry import Weights
+    from magic123.settings.settings_file import Files
     from magic123.settings.stage import Stage
 
 Model = TypeVar("Model", bound="BaseModel")
@@ -125,15 +126,21 @@ def add_configuration(parser: argparse.ArgumentParser) -> None:
 
 
 def add_registry(parser: argparse.ArgumentParser) -> None:
-    """Add the option --registry, the file of registered weights."""
-    parser.add_argument("--registry", default="config/weights.yaml", help="the weights registry")
+    """Add the option --registry, the files of registered weights."""
+    parser.add_argument(
+        "--registry",
+        nargs="+",
+        default=["config/weights.yaml"],
+        metavar="FILE",
+        help="the weights registry, files laid over each other",
+    )
 
 
-def registered_weights(registry: str, name: str, origin: str) -> dict[str, Weights]:
+def registered_weights(registry: Files, name: str, origin: str) -> dict[str, Weights]:
     """Return all entries of a weights registry, after checking one that a command is to fetch or convert.
 
     Args:
-        registry: the registry's file.
+        registry: the registry's files.
         name: the entry.
         origin: where it must come from: "fetched" or "converted".
 
@@ -141,11 +148,11 @@ def registered_weights(registry: str, name: str, origin: str) -> dict[str, Weigh
         InputError: there is no such entry, or it comes from elsewhere.
     """
     from magic123.run.suite import load_weights
-    from magic123.settings.settings_file import choose_from
+    from magic123.settings.settings_file import choose_from, named_files
 
     entries = load_weights(registry)
     if name not in entries:
-        raise InputError(f"{registry} has no weights {name!r}; {choose_from(name, list(entries))}")
+        raise InputError(f"{named_files(registry)} has no weights {name!r}; {choose_from(name, list(entries))}")
     if entries[name].origin != origin:
         raise InputError(f"the weights {name} are {entries[name].origin}, not {origin}: nothing to do")
     return entries

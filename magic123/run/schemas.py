@@ -33,7 +33,7 @@ def schemas() -> dict[str, dict[str, Any]]:
     for name, model in ENTRIES.items():
         schema = _partial(TypeAdapter(dict[str, model]).json_schema())  # type: ignore[valid-type]
         entry = schema["$defs"][model.__name__] if model.__name__ in schema.get("$defs", {}) else schema["additionalProperties"]
-        entry["properties"]["extends"] = {"type": "string", "description": "the entry of this file to start from"}
+        entry["properties"]["extends"] = {"type": "string", "description": "the entry to start from"}
         made[name] = schema
     return {name: {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema} for name, schema in made.items()}
 

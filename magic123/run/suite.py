@@ -16,8 +16,17 @@ from magic123.run.contents import Contents
 from magic123.run.manifest import HASHES, ManifestRow, load_manifest
 from magic123.settings.priors import Zero123Settings
 from magic123.settings.registry import METRIC_KINDS, Weights
-from magic123.settings.settings_file import check_name, choose_from, load_entries, load_methods, read_yaml, validate
-from magic123.settings.stage import Method, lay_over
+from magic123.settings.settings_file import (
+    Files,
+    check_name,
+    choose_from,
+    load_entries,
+    load_methods,
+    named_files,
+    read_yaml,
+    validate,
+)
+from magic123.settings.stage import Method, OptimisedStage, lay_over
 from magic123.settings.suite import SuiteSettings, Table
 
 SourceOf = Callable[[tuple], str]  # path of a setting -> the file that sets it
@@ -47,7 +56,7 @@ class Suite:
         Raises:
             InputError: there is no such entry, or it is of another kind.
         """
-        file = self.settings.registries.weights
+        file = named_files(self.settings.registries.weights)
         if name not in self.weights:
             raise InputError(f"{asked_by} names the weights {name!r}, not in {file}; {choose_from(name, list(self.weights))}.")
         kind = self.weights[name].kind
@@ -154,6 +163,10 @@ def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
         return names
 
     methods = load_methods(settings.registries.methods)
+    if settings.compute.dtype:
+        methods = {name: in_precision(method, settings.compute.dtype) for name, method in methods.items()}
+        learned = settings.invert.settings.model_copy(update={"dtype": settings.compute.dtype})
+        settings = settings.model_copy(update={"invert": settings.invert.model_copy(update={"settings": learned})})
     weights = load_weights(settings.registries.weights)
     tables = load_entries(Table, settings.registries.tables)
     select(run.methods, list(methods), "methods")
@@ -177,6 +190,29 @@ def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
     _check_pictures(suite, source)
     _check_files(suite)
     return suite
+
+
+def in_precision(method: Method, dtype: str) -> Method:
+    """Return a method whose scenes and priors all have one dtype, on the rungs of their ladders too."""
+
+    def changed(settings: Any) -> Any:
+        return settings.model_copy(update={"dtype": dtype}) if "dtype" in type(settings).model_fields else settings
+
+    stages = {}
+    for name, stage in method.stages.items():
+        update: dict[str, Any] = (
+            {"priors": {key: changed(prior) for key, prior in stage.priors.items()}} if stage.priors else {}
+        )
+        if isinstance(stage, OptimisedStage):
+            update["ladder"] = tuple(lay_over(rung, _dtypes_in(rung, dtype)) for rung in stage.ladder)
+        stages[name] = changed(stage).model_copy(update=update)
+    return method.model_copy(update={"stages": stages})
+
+
+def _dtypes_in(rung: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """Return the keys `dtype` of a rung, at any depth, with another value."""
+    inner = {key: _dtypes_in(value, dtype) for key, value in rung.items() if isinstance(value, dict)}
+    return inner | ({"dtype": dtype} if "dtype" in rung else {})
 
 
 def read_suite(overlays: list[Path], first: str = "config/config.yaml") -> Suite:
@@ -209,13 +245,13 @@ def _source_of(path: tuple, config: dict, files: list[str]) -> str:
 _nothing = object()
 
 
-def load_weights(path: str) -> dict[str, Weights]:
-    """Load and check all entries of a weights registry.
+def load_weights(files: Files) -> dict[str, Weights]:
+    """Load and check all entries of a weights registry, which may be several files laid over each other.
 
     Raises:
         InputError: an entry is wrong, is made from an entry that is not fetched, or shares its folder with another.
     """
-    weights = load_entries(Weights, path)
+    weights, path = load_entries(Weights, files), named_files(files)
     for name, entry in weights.items():
         if entry.made_from is not None and entry.made_from not in weights:
             raise InputError(f"{path}: {name}.made_from is {entry.made_from!r}; {choose_from(entry.made_from, list(weights))}.")
@@ -230,7 +266,7 @@ def load_weights(path: str) -> dict[str, Weights]:
 
 def _check_rows(suite: Suite, source: SourceOf) -> None:
     """Check that every row of a table is a stage that exists, and that every method of the run is in a row."""
-    file, run, shown = suite.settings.registries.tables, suite.settings.run, set()
+    file, run, shown = named_files(suite.settings.registries.tables), suite.settings.run, set()
     for name in run.tables:
         for method, stage in rows_of(suite, name):
             if method not in suite.methods:
@@ -253,7 +289,7 @@ def _check_rows(suite: Suite, source: SourceOf) -> None:
 
 def _check_weights(suite: Suite, source: SourceOf) -> None:
     """Check that all weights of this run are registered, are of the right kind, and fit the token."""
-    settings, file = suite.settings, suite.settings.registries.methods
+    settings, file = suite.settings, named_files(suite.settings.registries.methods)
     for name in settings.run.methods:
         for stage_name, stage in suite.methods[name].stages.items():
             for prior_name, prior in stage.priors.items():
@@ -281,7 +317,7 @@ def _check_weights(suite: Suite, source: SourceOf) -> None:
 
 def _check_references(suite: Suite) -> None:
     """Check that lists of references start with the example's own and name examples of every dataset of the run."""
-    file = suite.settings.registries.methods
+    file = named_files(suite.settings.registries.methods)
     for name in suite.settings.run.methods:
         for stage_name, stage in suite.methods[name].stages.items():
             for prior_name, prior in stage.priors.items():

@@ -1,15 +1,15 @@
 """Settings files: strict YAML, `extends`, and errors as one sentence. No torch here: the Snakefile imports this module.
 
-`extends: base` starts from another entry of the same file; keys override one by one, lists are replaced whole, and `null`
-removes a key that the base has. Whatever is wrong is refused with the file, the full dotted path and the keys that would
-have been right.
+`extends: base` starts from another entry, of whichever file; keys override one by one, lists are replaced whole, and `null`
+removes a key that the base has. Files laid over each other override entries of the same name in the same way. Whatever is
+wrong is refused with the file, the full dotted path and the keys that would have been right.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +24,7 @@ from magic123.settings.stage import Method, OptimisedStage, RendersStage, Stage
 
 Model = TypeVar("Model", bound=BaseModel)
 Source = str | Path | Callable[[tuple], str]  # the file, or a function from the path of a setting to its file
+Files = str | Path | Sequence[str | Path]  # a file, or files laid over each other, the last one on top
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # names become folders, and parts of Snakemake's wildcards
 MANY = 24  # names that a sentence lists at most
@@ -77,6 +78,42 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return data
 
 
+def named_files(files: Files) -> str:
+    """Return one or several files as a part of a sentence."""
+    return str(files) if isinstance(files, str | Path) else ", ".join(map(str, files))
+
+
+class Entries(dict[str, Any]):
+    """The entries of settings files laid over each other, by name.
+
+    A mapping is laid over one of the same name key by key, `null` removes a key that an earlier file has.
+    """
+
+    def __init__(self, files: Files):
+        """Read the files. Raises InputError as `read_yaml`."""
+        super().__init__()
+        self.file_of: dict[str, str] = {}  # name -> the last file that has it
+        for file in [files] if isinstance(files, str | Path) else files:
+            read = read_yaml(file)
+            self.file_of |= dict.fromkeys(read, str(file))
+            laid = _laid_over(self, read)
+            self.clear()
+            self.update(laid)
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return `above` laid over `below`. A `null` without anything below it stays, because a base may have the key."""
+    laid = dict(below)
+    for key, value in above.items():
+        if value is None and key in below:
+            del laid[key]
+        elif isinstance(value, dict) and isinstance(below.get(key), dict):
+            laid[key] = _laid_over(below[key], value)
+        else:
+            laid[key] = value
+    return laid
+
+
 # ---------------------------------------------------------------------------------------------------------- extends
 def choose_from(name: object, known: list[str]) -> str:
     """Return the end of a sentence about an unknown name: the nearest known name, and all of them (of many, the nearest)."""
@@ -109,20 +146,22 @@ def merge(base: dict, changes: dict, file: str | Path, at: str) -> dict:
     return merged
 
 
-def resolve_extends(entries: dict[str, Any], file: str | Path, not_inherited: tuple[str, ...] = ()) -> dict[str, dict]:
+def resolve_extends(entries: dict[str, Any], default: str | Path, not_inherited: tuple[str, ...] = ()) -> dict[str, dict]:
     """Return all entries with their inherited keys, bases before the entries that extend them.
 
     Args:
-        entries: the mapping of a settings file.
-        file: its path, for error sentences.
+        entries: the mapping of a settings file, or of several.
+        default: its path, for error sentences about entries of which no file is known.
         not_inherited: keys that an entry does not take from its base.
 
     Raises:
         InputError: a base is unknown, entries extend each other in a circle, or an entry is no mapping.
     """
     resolved: dict[str, dict] = {}
+    file_of = entries.file_of if isinstance(entries, Entries) else {}
 
     def resolve(name: str, chain: tuple[str, ...]) -> dict:
+        file = file_of.get(name, default)
         if name in chain:
             circle = " -> ".join((*chain[chain.index(name) :], name))
             raise InputError(f"{file}: {name}.extends goes in a circle ({circle}); remove one of these lines.")
@@ -145,6 +184,7 @@ def resolve_extends(entries: dict[str, Any], file: str | Path, not_inherited: tu
 
     for name in entries:
         if not isinstance(name, str):  # YAML reads 7, null and yes as something else
+            file = file_of.get(name, default)
             raise InputError(f"{file}: the name {name!r} of an entry is a {type(name).__name__}; put it in quotes.")
         resolve(name, ())
     return resolved
@@ -214,35 +254,38 @@ def _validated(model: Any, data: Any, file: Source, at: str, context: dict[str, 
         raise InputError(f"{file(path) if callable(file) else file}: {what}{more}.") from None
 
 
-def load_entries(model: type[Model], path: str | Path) -> dict[str, Model]:
-    """Return the entries of a settings file by name, with `extends` resolved. Raises InputError as `validate`."""
-    entries = {}
-    for name, data in resolve_extends(read_yaml(path), path).items():
-        check_name(name, path, "the entry")
-        entries[name] = validate(model, data, path, name)
+def load_entries(model: type[Model], files: Files) -> dict[str, Model]:
+    """Return the entries of settings files by name, with `extends` resolved. Raises InputError as `validate`."""
+    read, entries = Entries(files), {}
+    for name, data in resolve_extends(read, named_files(files)).items():
+        check_name(name, read.file_of[name], "the entry")
+        entries[name] = validate(model, data, read.file_of[name], name)
     return entries
 
 
 # ----------------------------------------------------------------------------------------------------------- methods
-def load_methods(path: str | Path) -> dict[str, Method]:
-    """Return the methods of a file by name, with `extends` resolved.
+def load_methods(files: Files) -> dict[str, Method]:
+    """Return the methods of one or several files by name, with `extends` resolved.
 
     Raises:
         InputError: as `validate`; or a stage starts from one that does not exist, has no scene, or starts from it in turn.
     """
+    read = Entries(files)
     methods: dict[str, Method] = {}
-    for name, data in resolve_extends(read_yaml(path), path, not_inherited=("label", "about")).items():
-        methods[name] = validate(Method, {"label": name} | data, path, name)
-        check_name(name, path, "the method")
+    for name, data in resolve_extends(read, named_files(files), not_inherited=("label", "about")).items():
+        file = read.file_of[name]
+        methods[name] = validate(Method, {"label": name} | data, file, name)
+        check_name(name, file, "the method")
         for stage in methods[name].stages:
-            check_name(stage, path, f"{name}.stages:")
-    _check_starts(methods, path)
+            check_name(stage, file, f"{name}.stages:")
+    _check_starts(methods, read.file_of)
     return methods
 
 
-def _check_starts(methods: dict[str, Method], file: str | Path) -> None:
+def _check_starts(methods: dict[str, Method], file_of: dict[str, str]) -> None:
     """Raise InputError unless every `init` names an optimised stage and following them ends."""
     for name, method in methods.items():
+        file = file_of[name]
         for stage_name, stage in method.stages.items():
             at = f"{name}.stages.{stage_name}"
             if isinstance(stage, RendersStage) and method.renders is None:
@@ -251,6 +294,7 @@ def _check_starts(methods: dict[str, Method], file: str | Path) -> None:
                 )
             chain = [(name, stage_name)]
             while (init := methods[chain[-1][0]].stages[chain[-1][1]].init) is not None:
+                file = file_of[chain[-1][0]]
                 owner, start = start_of(chain[-1][0], init)
                 at = f"{chain[-1][0]}.stages.{chain[-1][1]}.init"
                 if owner not in methods:

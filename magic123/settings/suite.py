@@ -14,11 +14,11 @@ from magic123.settings.view import ViewSettings
 
 
 class Registries(Settings):
-    """The files that names in the other settings refer to."""
+    """The files that names in the other settings refer to; of several, each is laid over those before it, entry by entry."""
 
-    methods: str = "config/methods.yaml"
-    tables: str = "config/tables.yaml"
-    weights: str = "config/weights.yaml"
+    methods: str | list[str] = "config/methods.yaml"
+    tables: str | list[str] = "config/tables.yaml"
+    weights: str | list[str] = "config/weights.yaml"
 
 
 class Run(Settings):
@@ -56,7 +56,7 @@ class ScoreStep(Settings):
 
 
 class Compute(Settings):
-    """Resources of a job. Changing them reruns nothing; `speed` changes rounding, the others change no result."""
+    """Resources of a job. Changing them reruns nothing, except `dtype`; `speed` changes rounding, the others no result."""
 
     gpu: Literal[0, 1] = 0  # 1: a card for each job of a network; `cores` and --resources gpu=N limit how many run at once
     jobs_per_gpu: PositiveInt = 1  # that may share a card of this machine
@@ -64,6 +64,9 @@ class Compute(Settings):
     threads: PositiveInt = 1
     mem_mb: PositiveInt = 3000  # times the attempt
     runtime: PositiveInt = 60  # minutes, times the attempt
+    # all scenes, priors and textual inversions in this precision, whatever their settings say, and their records with them;
+    # none: as the settings say. For a machine without a card, on which half precision is slow
+    dtype: Literal["float32"] | None = None
     speed: Speed = Speed()  # how the networks of stages and of textual inversion are run
     keep_checkpoints: bool = True  # false: original weights are deleted once converted (15 GB of a Zero-1-to-3)
     save_seconds: NonNegativeFloat = 60  # between checkpoints of an unfinished job; 0: only when a signal stops it

@@ -388,3 +388,44 @@ def test_last_error(tmp_path: Path) -> None:
         log.write_text(text)
         assert last_error(log) == found
     assert last_error(tmp_path / "absent.log") is None
+
+
+# ------------------------------------------------------------------------------------------------------------- layers
+def test_files_of_methods_are_laid_over_each_other_and_extends_works_across(tmp_path: Path) -> None:
+    first = write(tmp_path / "first.yaml", METHODS.strip(), "old: {extends: base}")
+    second = write(
+        tmp_path / "second.yaml",
+        "base: {label: Changed, stages: {coarse: {losses: {mask: 7}}}}",
+        "small: {extends: base, stages: {coarse: {steps: 2}, fine: null}}",
+        "old: null",
+    )
+    methods = load_methods([first, second])
+    assert list(methods) == ["base", "small"] and methods["base"].label == "Changed"
+    coarse = methods["small"].stages["coarse"]
+    assert (coarse.steps, coarse.losses.rgb, coarse.losses.mask) == (2, 3, 7) and list(methods["small"].stages) == ["coarse"]
+    write(tmp_path / "second.yaml", "small: {extends: base, stages: {coarse: {step: 2}}}")
+    with pytest.raises(InputError, match=r"second.yaml: small.stages.coarse.step is not a known setting"):
+        load_methods([first, second])
+    write(tmp_path / "second.yaml", "base: {stages: {fine: {init: nothing}}}")
+    with pytest.raises(InputError, match=r"second.yaml: base.stages.fine.init names 'nothing'"):
+        load_methods([first, second])
+
+
+def test_registries_take_lists(suite_of, tmp_path: Path) -> None:
+    write(tmp_path / "more.yaml", "both: {label: Mine, stages: {coarse: {steps: 3}}}")
+    write(tmp_path / "weights.yaml", "miniature-dpt: {licence: mine}")
+    suite = suite_of("registries: {methods: [config/methods.yaml, more.yaml], weights: [config/weights.yaml, weights.yaml]}")
+    assert suite.methods["both"].label == "Mine" and suite.methods["both"].stages["coarse"].steps == 3
+    assert suite.weights["miniature-dpt"].licence == "mine" and suite.weights["miniature-dpt"].path == "weights/miniature/dpt"
+
+
+def test_one_dtype_for_all_stages(suite_of) -> None:
+    suite = suite_of("{run: {methods: [both]}, compute: {dtype: float32}, invert: {settings: {dtype: float16}}}")
+    stages = [stage for name in ("magic123", "magic123-12gb", "both") for stage in suite.methods[name].stages.values()]
+    assert {stage.dtype for stage in stages} == {"float32"}
+    assert {prior.dtype for stage in stages for prior in stage.priors.values()} == {"float32"}
+    assert "float16" not in "".join(stage.model_dump_json() for stage in stages)
+    assert suite.settings.invert.settings.dtype == "float32"
+    before = suite_of("{run: {methods: [both]}}").methods["magic123"].stages["coarse"]
+    assert before.model_dump_json() != stages[0].model_dump_json()  # the setting is what Snakemake compares, and is recorded
+    assert [type(rung) for rung in stages[0].rungs()] == [type(rung) for rung in before.rungs()]
