@@ -20,6 +20,7 @@ from magic123.records.status import noted
 
 # command -> (module with `main(argv)`, what it does)
 COMMANDS = {
+    "dataset": ("magic123.commands.dataset", "a folder of pictures -> a dataset, its contact sheet and its configuration"),
     "prepare": ("magic123.commands.prepare", "a picture -> an example: square RGBA, inverse depth, quality report"),
     "invert": ("magic123.commands.invert", "an example -> a learned token for its object (textual inversion)"),
     "reconstruct": ("magic123.commands.reconstruct", "an example -> one optimised stage of a method"),
@@ -51,7 +52,7 @@ COMMANDS = {
 }
 WITH_STATUS = {"prepare", "invert", "reconstruct", "view", "convert", "prefetch", "benchmark"}  # write the status of --out
 # These read config/ and datasets/ of the current folder.
-IN_PROJECT = {"estimate", "prefetch", "doctor", "schema", "released"}
+IN_PROJECT = {"dataset", "estimate", "prefetch", "doctor", "schema", "released"}
 ELSEWHERE = {"-h", "--help", "--weights", "--dataset"}  # with these they read no configuration
 
 DISK = {

@@ -43,6 +43,15 @@ from magic123.settings.prepare import PrepareSettings
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and make the example. Raises InputError for bad input."""
+    arguments = options().parse_args(argv)
+    if arguments.image:
+        prepare(arguments, arguments.settings, arguments.camera)
+    else:
+        prepare_caption(arguments, arguments.camera)
+
+
+def options() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = command_parser("prepare", "Make an example of one picture.")
     parser.add_argument("--image", type=Path, help="PNG, JPEG, WebP or BMP; RGBA where it has a mask; none: a caption alone")
     parser.add_argument("--name", required=True, help="the example's name: letters, digits, - and _")
@@ -60,11 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         "--ignored", nargs="+", default=[], choices=["mask", "depth", "token"], help="columns to mention as unused"
     )
     parser.add_argument("--token", type=Path, help="a token learned elsewhere (.bin or .safetensors)")
-    arguments = parser.parse_args(argv)
-    if arguments.image:
-        prepare(arguments, arguments.settings, arguments.camera)
-    else:
-        prepare_caption(arguments, arguments.camera)
+    return parser
 
 
 def prepare_caption(arguments: argparse.Namespace, camera: ReferenceCamera) -> None:
@@ -95,13 +100,14 @@ def prepare_caption(arguments: argparse.Namespace, camera: ReferenceCamera) -> N
         _write_json(folder / "example.json", record)
 
 
-def prepare(arguments: argparse.Namespace, settings: PrepareSettings, camera: ReferenceCamera) -> None:
+def prepare(arguments: argparse.Namespace, settings: PrepareSettings, camera: ReferenceCamera, report: bool = True) -> None:
     """Write an example of a picture.
 
     Args:
         arguments: the options of `main`.
         settings: how mask, depth and square are made.
         camera: the camera that the picture was taken with.
+        report: whether to draw qa.png.
 
     Raises:
         InputError: a file is unreadable or does not fit the picture, or the mask is of no use.
@@ -186,7 +192,8 @@ def prepare(arguments: argparse.Namespace, settings: PrepareSettings, camera: Re
             "settings": settings.model_dump(),
             "versions": _versions(settings),
         }
-        draw(picture, rgba, inverse, record, qa, folder / "qa.png")
+        if report:
+            draw(picture, rgba, inverse, record, qa, folder / "qa.png")
         _write_json(folder / "qa.json", qa)
         _write_json(folder / "example.json", record)
 

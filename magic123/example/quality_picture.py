@@ -35,20 +35,23 @@ def draw(source: Picture, rgba: np.ndarray, depth: np.ndarray | None, record: di
         qa: the content of qa.json.
         file: to write.
     """
+    import matplotlib as mpl
+
     # pyplot looks for a display; a bare figure needs none
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=100, facecolor="white")
-    title = textwrap.shorten(f"{record['name']}: {record['prompt']}", 150, placeholder="...")
-    figure.text(0.15 / WIDTH, 1 - 0.3 / HEIGHT, title, fontsize=14, weight="bold", va="center")
-    square = rgba.astype(np.float32) / 255
-    _draw_input(_axis(figure, 0.15, 0.15, PANEL, PANEL), source, record["alpha"])
-    _draw_example(_axis(figure, 4.4, 0.15, PANEL, PANEL), square)
-    _draw_depth(_axis(figure, 8.65, 0.15, PANEL, PANEL), _axis(figure, 12.83, 0.15, 0.12, PANEL), square[..., 3], depth)
-    _draw_edge([_axis(figure, 13.5, bottom, 1.8, 1.8) for bottom in (2.45, 0.15)], source, record["alpha"])
-    _write_text(_axis(figure, 15.55, 0.15, 3.4, PANEL), record, qa)
-    FigureCanvasAgg(figure).print_png(str(file))
+    with mpl.rc_context({"text.parse_math": False}):  # a caption with dollars is no formula
+        figure = Figure(figsize=(WIDTH, HEIGHT), dpi=100, facecolor="white")
+        title = textwrap.shorten(f"{record['name']}: {record['prompt']}", 150, placeholder="...")
+        figure.text(0.15 / WIDTH, 1 - 0.3 / HEIGHT, title, fontsize=14, weight="bold", va="center")
+        square = rgba.astype(np.float32) / 255
+        _draw_input(_axis(figure, 0.15, 0.15, PANEL, PANEL), source, record["alpha"])
+        _draw_example(_axis(figure, 4.4, 0.15, PANEL, PANEL), square)
+        _draw_depth(_axis(figure, 8.65, 0.15, PANEL, PANEL), _axis(figure, 12.83, 0.15, 0.12, PANEL), square[..., 3], depth)
+        _draw_edge([_axis(figure, 13.5, bottom, 1.8, 1.8) for bottom in (2.45, 0.15)], source, record["alpha"])
+        _write_text(_axis(figure, 15.55, 0.15, 3.4, PANEL), record, qa)
+        FigureCanvasAgg(figure).print_png(str(file))
 
 
 def _axis(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
@@ -61,7 +64,7 @@ def _axis(figure: Figure, left: float, bottom: float, width: float, height: floa
     return axis
 
 
-def _reduced(values: np.ndarray) -> np.ndarray:
+def reduced(values: np.ndarray) -> np.ndarray:
     """Return values [H, W] or [H, W, C] reduced to at most SIDE pixels a side."""
     scale = SIDE / max(values.shape[:2])
     if scale >= 1:
@@ -73,13 +76,13 @@ def _reduced(values: np.ndarray) -> np.ndarray:
 def _draw_input(axis: Axes, source: Picture, convention: str) -> None:
     """Draw the picture as given, on a checkerboard where it is transparent."""
     if source.alpha is None:
-        shown = _reduced(source.rgb)
+        shown = reduced(source.rgb)
     else:
-        behind = _reduced(1 - source.alpha)[..., None]
+        behind = reduced(1 - source.alpha)[..., None]
         cell = max(4, max(behind.shape) // 40)
         rows, columns = np.arange(behind.shape[0]) // cell, np.arange(behind.shape[1]) // cell
         board = np.where((rows[:, None] + columns) % 2, 0.95, 0.82)[..., None]
-        shown = _reduced(premultiplied(source.rgb, source.alpha, convention)) + behind * board
+        shown = reduced(premultiplied(source.rgb, source.alpha, convention)) + behind * board
     axis.imshow(shown.clip(0, 1))
     axis.set_title(f"input: {source.size[0]} x {source.size[1]}, {source.stored}", fontsize=10)
 
@@ -87,9 +90,15 @@ def _draw_input(axis: Axes, source: Picture, convention: str) -> None:
 def _draw_example(axis: Axes, square: np.ndarray) -> None:
     """Draw the square on white, with the outline of its mask."""
     alpha = square[..., 3:]
-    axis.imshow(_reduced(square[..., :3] * alpha + (1 - alpha)).clip(0, 1))
-    axis.contour(_reduced(square[..., 3]), levels=[0.5], colors=[OUTLINE], linewidths=1.1)
+    axis.imshow(reduced(square[..., :3] * alpha + (1 - alpha)).clip(0, 1))
+    outline(axis, square[..., 3], 1.1)
     axis.set_title(f"example: {len(square)} x {len(square)} on white, outline of the mask", fontsize=10)
+
+
+def outline(axis: Axes, alpha: np.ndarray, width: float) -> None:
+    """Draw the line where alpha [S, S] in [0, 1] is one half; there is none in a picture of one pixel."""
+    if len(alpha) > 1:
+        axis.contour(reduced(alpha), levels=[0.5], colors=[OUTLINE], linewidths=width)
 
 
 def _draw_depth(axis: Axes, bar: Axes, alpha: np.ndarray, depth: np.ndarray | None) -> None:
@@ -100,7 +109,7 @@ def _draw_depth(axis: Axes, bar: Axes, alpha: np.ndarray, depth: np.ndarray | No
         bar.set_visible(False)
         return
     low, high = np.percentile(depth[alpha > 0.5], (1, 99))
-    shown = np.ma.masked_where(_reduced(alpha) <= 0.5, _reduced(depth.astype(np.float32)))
+    shown = np.ma.masked_where(reduced(alpha) <= 0.5, reduced(depth.astype(np.float32)))
     picture = axis.imshow(shown, cmap="magma", vmin=low, vmax=max(high, low + 1e-6))
     axis.figure.colorbar(picture, cax=bar, ticks=[])
     bar.text(1.4, 1, "near", transform=bar.transAxes, va="top", fontsize=9.5)

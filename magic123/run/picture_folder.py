@@ -1,0 +1,75 @@
+"""A folder of pictures as lines of a dataset: names and captions from the names of the files. No torch."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import Path
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MASK = re.compile(r"[ ._-]?mask$", re.IGNORECASE)  # mug_mask.png belongs to mug.jpg
+LONGEST = 60  # characters of a name
+# how cameras and programs name what they know nothing about, and what is left of it without numbers
+NAMELESS = re.compile(
+    r"(img|image|pict?|picture|photo|dsc[nf]?|dscf|pxl|mvimg|vid|screenshot|screen shot|scan|untitled|file|rgba|gopr|dji"
+    r"|whatsapp|at|copy|edited|e|o|p|am|pm|wa|mp|portrait|hdr|night|cover|\s)*",
+    re.IGNORECASE,
+)
+ARTICLES = {"a", "an", "the", "my", "one", "two", "three", "four", "some", "several"}
+
+
+def pictures_in(folder: Path) -> tuple[dict[Path, Path | None], list[Path]]:
+    """Return the pictures of a folder with their masks (NAME_mask.png beside NAME.jpg), and its other files.
+
+    Hidden files and subfolders are passed over. The order is that of the names, numbers by their value.
+    """
+    files = sorted((path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")), key=_by_value)
+    pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
+    stems = {path.stem.lower() for path in pictures}
+    masks = {}
+    for path in pictures:
+        base = MASK.sub("", path.stem).lower()
+        if MASK.search(path.stem) and base in stems:
+            masks[base] = path
+    shown = {path: masks.get(path.stem.lower()) for path in pictures if path not in masks.values()}
+    return shown, [path for path in files if path not in pictures]
+
+
+def name_of(file: Path, taken: set[str]) -> str:
+    """Return the name of an example: the file's name in letters, digits, - and _, unlike those in `taken`, in any case."""
+    plain = unicodedata.normalize("NFKD", file.stem).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^A-Za-z0-9-]+", "_", plain).strip("_-")[:LONGEST].rstrip("_-") or "picture"
+    lowered, candidate, number = {other.lower() for other in taken}, name, 1
+    while candidate.lower() in lowered:
+        number += 1
+        candidate = f"{name}_{number}"
+    return candidate
+
+
+def caption_of(file: Path) -> tuple[str, bool]:
+    """Return a plain caption from the file's name, with an article, and whether the name said anything.
+
+    Separators become spaces, a counter at the end is dropped, and names that cameras give say nothing: "an object".
+    """
+    words = "".join(letter if letter.isprintable() else " " for letter in unicodedata.normalize("NFC", file.stem))
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", re.sub(r"[_\s-]+", " ", words))
+    words = re.sub(r"[ .]*\(?\b\d+\)?$", "", words.strip()).strip()
+    if not re.search(r"[^\W\d_]", words) or NAMELESS.fullmatch(re.sub(r"[\d._()-]+", " ", words)) or _coded(words):
+        return "an object", False
+    first = words.split()[0].lower()
+    if first in ARTICLES or first.isdigit():
+        return words, True
+    # the capitals of a title, not those of an abbreviation; text encoders read both alike
+    words = " ".join(word if word.isupper() else word[0].lower() + word[1:] for word in words.split())
+    return f"{'an' if first[0] in 'aeiou' else 'a'} {words}", True
+
+
+def _coded(words: str) -> bool:
+    """Return whether the words are a hash or another code: one long word with digits within."""
+    return " " not in words and len(words) > 12 and sum(letter.isdigit() for letter in words) >= 4
+
+
+def _by_value(path: Path) -> list[tuple[int, int, str]]:
+    """Return a sort key by which 2.png comes before 10.png."""
+    parts = re.findall(r"\d+|\D+", path.name.lower())
+    return [(0, int(part), "") if part.isdecimal() and part.isascii() else (1, 0, part) for part in parts]
