@@ -84,7 +84,7 @@ rule methods:
     log:
         "logs/methods.log",
     params:
-        contents=lambda wildcards: suite.contents.of(suite.settings.registries.methods),
+        contents=lambda wildcards: jobs.method_contents(),
     shell:
         "python -m magic123 methods --methods {input.methods:q} --out {output:q} > {log:q} 2>&1"
 

@@ -358,11 +358,15 @@ class Jobs:
         """Return the hash of that file."""
         return [self.suite.contents.of(file) for file in self.reported_numbers(table)]
 
+    def method_contents(self) -> list[str]:
+        """Return the hashes of the files of methods."""
+        files = self.suite.settings.registries.methods
+        return [self.suite.contents.of(file) for file in ([files] if isinstance(files, str) else files)]
+
     @property
     def truth(self) -> str:
         """Folder of the true views in figures and on pages, with {dataset} and {example} in it."""
-        folder = self.suite.settings.datasets_folder.replace("{", "{{").replace("}", "}}")
-        return str(Path(folder) / "{dataset}" / "{example}" / "truth")
+        return str(Path(self.suite.settings.datasets_folder) / "{dataset}" / "{example}" / "truth")
 
     def truth_contents(self) -> list[str]:
         """Return the hashes of these folders, of all examples of the run."""

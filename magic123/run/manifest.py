@@ -148,8 +148,10 @@ def load_manifest(path: Path) -> dict[str, ManifestRow]:
         cells = dict(zip(header[1], (cell.strip() for cell in line), strict=False))
         given = {key: value for key, value in cells.items() if value or key not in ManifestRow.model_fields}
         row = validate(ManifestRow, given, place)
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", row.name):  # it becomes a folder
-            raise InputError(f"{place}: the name {row.name!r} must be letters, digits, - and _, a letter or digit first.")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", row.name):  # it becomes a folder
+            raise InputError(
+                f"{place}: the name {row.name!r} must be letters, digits, - and _, a letter or digit first, 64 at most."
+            )
         if same := next((name for name in rows if name.lower() == row.name.lower()), None):
             # some file systems do not distinguish case, and both would share a folder there
             raise InputError(f"{place}: the example {same!r} is there already; give every line a name of its own, in any case.")

@@ -19,6 +19,7 @@ from magic123.settings.registry import METRIC_KINDS, Weights
 from magic123.settings.settings_file import (
     Files,
     check_name,
+    check_unreserved,
     choose_from,
     load_entries,
     load_methods,
@@ -31,6 +32,11 @@ from magic123.settings.suite import SuiteSettings, Table
 
 SourceOf = Callable[[tuple], str]  # path of a setting -> the file that sets it
 MANIFESTS = Path("datasets")  # NAME.csv is the dataset NAME
+# what else lies beside the folders of datasets and beside the files of tables
+BESIDE_DATASETS = {name: f"results/{name}" for name in ("plans", "miniatures", "unfinished.txt")}
+REPORTS = ("README", "effects", "objective", "performance", "rehearsal", "released", "survival")  # the repository's own pages
+BESIDE_TABLES = {name.lower(): f"reports/{name}" for name in (*REPORTS, "committed", "methods", "ceilings")}
+TABLE_PARTS = ("cells", "differences", "flags", "cards", "report", "unfinished")  # reports/TABLE-PART.*
 
 
 @dataclass(frozen=True)
@@ -172,9 +178,21 @@ def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
     select(run.methods, list(methods), "methods")
     select(run.tables, list(tables), "tables")
     select(run.seeds, run.seeds, "seeds")
-    select(run.datasets, sorted(path.stem for path in MANIFESTS.glob("*.csv")), "datasets")
+    _check_table_names(tables, named_files(settings.registries.tables))
+    listed = sorted(path.stem for path in MANIFESTS.glob("*.csv"))
+    for group, names in (("run", run.datasets), ("ceilings", settings.ceilings.datasets)):
+        where = source((group, "datasets"))
+        for dataset in names:
+            check_name(dataset, where, f"{group}.datasets:", names)
+            check_unreserved(dataset, BESIDE_DATASETS, where, f"{group}.datasets:")
     for dataset in run.datasets:
-        check_name(dataset, source(("run", "datasets")), "run.datasets:")
+        if dataset not in listed:
+            where = f"{source(('run', 'datasets'))}: run.datasets names {dataset!r}"
+            choices = choose_from(dataset, listed)
+            raise InputError(
+                f"{where}, but {MANIFESTS / dataset}.csv is not there; datasets/README.md says how to write it. {choices}."
+            )
+    select(run.datasets, listed, "datasets")
     manifests = {dataset: load_manifest(MANIFESTS / f"{dataset}.csv") for dataset in run.datasets}
     every = [name for manifest in manifests.values() for name in manifest]
     chosen = every if run.examples == "all" else select(run.examples, every, "examples")
@@ -262,6 +280,15 @@ def load_weights(files: Files) -> dict[str, Weights]:
         if (other := folders.setdefault(entry.path, name)) != name:
             raise InputError(f"{path}: {name}.path is {entry.path}, the folder of {other}; give each a folder of its own.")
     return weights
+
+
+def _check_table_names(tables: dict[str, Table], file: str) -> None:
+    """Check that no table writes the files of another, or of something else under reports/."""
+    for name in tables:
+        check_unreserved(name, BESIDE_TABLES, file, "the table")
+        for part in TABLE_PARTS:
+            if (other := f"{name}-{part}") in tables:
+                raise InputError(f"{file}: the tables {name!r} and {other!r} write files of one name; rename one.")
 
 
 def _check_rows(suite: Suite, source: SourceOf) -> None:

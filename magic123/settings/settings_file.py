@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,8 +26,10 @@ Model = TypeVar("Model", bound=BaseModel)
 Source = str | Path | Callable[[tuple], str]  # the file, or a function from the path of a setting to its file
 Files = str | Path | Sequence[str | Path]  # a file, or files laid over each other, the last one on top
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # names become folders, and parts of Snakemake's wildcards
+# names become folders, and parts of Snakemake's wildcards
+NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_-])?")
 MANY = 24  # names that a sentence lists at most
+BESIDE_METHODS = {"example": "the folder of the prepared example", "token": "the folder of the learned token"}
 
 
 if TYPE_CHECKING:
@@ -191,12 +193,31 @@ def resolve_extends(entries: dict[str, Any], default: str | Path, not_inherited:
 
 
 # -------------------------------------------------------------------------------------------------------- validation
-def check_name(name: object, file: str | Path, at: str) -> None:
-    """Raise InputError unless `name` can be the name of a folder."""
+def check_name(name: object, file: str | Path, at: str, taken: Iterable[str] = ()) -> None:
+    """Check a name of a dataset, method, stage, table or set of weights, which becomes the name of folders and files.
+
+    Args:
+        name: the name.
+        file: where it stands, for error messages.
+        at: what it names, for error messages.
+        taken: names beside which its folders and files lie. Some file systems do not distinguish case.
+
+    Raises:
+        InputError: it cannot be a folder's name everywhere, or would share a folder with one of `taken`.
+    """
     if not NAME.fullmatch(str(name)):
         raise InputError(
-            f"{file}: {at} {name!r} is not a usable name; take letters, digits and . _ - only, a letter or digit first."
+            f"{file}: {at} {name!r} is not a usable name; take at most 64 letters, digits and . _ - only, a letter or digit "
+            "first, no dot last."
         )
+    if other := next((other for other in taken if other != name and other.lower() == str(name).lower()), None):
+        raise InputError(f"{file}: {at} {name!r} shares a folder with {other!r} where case does not count; take another name.")
+
+
+def check_unreserved(name: str, reserved: Mapping[str, str], file: str | Path, at: str) -> None:
+    """Raise InputError if a name is `reserved`, a mapping from names in lower case to what has them."""
+    if use := reserved.get(name.lower()):
+        raise InputError(f"{file}: {at} {name!r} is the name of {use}; take another name.")
 
 
 def validate(model: type[Model], data: Any, file: Source, at: str = "") -> Model:
@@ -223,7 +244,7 @@ def _validated(model: Any, data: Any, file: Source, at: str, context: dict[str, 
     try:
         return TypeAdapter(model).validate_python(data, context=context)
     except ValidationError as error:
-        problems = error.errors(include_url=False)
+        problems = _one_of_a_place(model, error.errors(include_url=False))
         # an unknown key is the likeliest cause of whatever else is wrong
         problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
         path, keys, below, chosen, description = locate(model, tuple(problem["loc"]))
@@ -254,11 +275,29 @@ def _validated(model: Any, data: Any, file: Source, at: str, context: dict[str, 
         raise InputError(f"{file(path) if callable(file) else file}: {what}{more}.") from None
 
 
+def _one_of_a_place(model: Any, problems: list[Any]) -> list[Any]:
+    """Return the problems of a validation without those of the other members of a union such as "all" or a list of names.
+
+    What is wrong inside a member that takes the value is said, else what each member wants.
+    """
+    kept: list[Any] = []
+    for problem in problems:
+        path, before = locate(model, tuple(problem["loc"])).path, locate(model, tuple(kept[-1]["loc"])).path if kept else None
+        if kept and before == path and {problem["type"], kept[-1]["type"]} <= {"literal_error", "list_type", "tuple_type"}:
+            kept[-1] = kept[-1] | {"msg": f"{kept[-1]['msg']} or {problem['msg'].removeprefix('Input should be ')}"}
+        elif kept and kept[-1]["type"] == "literal_error" and before == path[: len(before or ())]:
+            kept[-1] = problem
+        else:
+            kept.append(problem)
+    return kept
+
+
 def load_entries(model: type[Model], files: Files) -> dict[str, Model]:
     """Return the entries of settings files by name, with `extends` resolved. Raises InputError as `validate`."""
-    read, entries = Entries(files), {}
+    read = Entries(files)
+    entries: dict[str, Model] = {}
     for name, data in resolve_extends(read, named_files(files)).items():
-        check_name(name, read.file_of[name], "the entry")
+        check_name(name, read.file_of[name], "the entry", entries)
         entries[name] = validate(model, data, read.file_of[name], name)
     return entries
 
@@ -275,9 +314,10 @@ def load_methods(files: Files) -> dict[str, Method]:
     for name, data in resolve_extends(read, named_files(files), not_inherited=("label", "about")).items():
         file = read.file_of[name]
         methods[name] = validate(Method, {"label": name} | data, file, name)
-        check_name(name, file, "the method")
+        check_name(name, file, "the method", methods)
+        check_unreserved(name, BESIDE_METHODS, file, "the method")
         for stage in methods[name].stages:
-            check_name(stage, file, f"{name}.stages:")
+            check_name(stage, file, f"{name}.stages:", methods[name].stages)
     _check_starts(methods, read.file_of)
     return methods
 

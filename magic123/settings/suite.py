@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from magic123.settings.common import Settings
 from magic123.settings.inversion import InversionSettings
@@ -13,12 +13,26 @@ from magic123.settings.priors import Speed
 from magic123.settings.view import ViewSettings
 
 
+def check_path(path: str) -> str:
+    """Return `path` unchanged.
+
+    Raises:
+        ValueError: it has braces, which Snakemake reads as wildcards.
+    """
+    if "{" in path or "}" in path:
+        raise ValueError("a path must not have braces, which Snakemake reads as wildcards; rename the folder")
+    return path
+
+
+PlainPath = Annotated[str, AfterValidator(check_path)]
+
+
 class Registries(Settings):
     """The files that names in the other settings refer to; of several, each is laid over those before it, entry by entry."""
 
-    methods: str | list[str] = "config/methods.yaml"
-    tables: str | list[str] = "config/tables.yaml"
-    weights: str | list[str] = "config/weights.yaml"
+    methods: PlainPath | list[PlainPath] = "config/methods.yaml"
+    tables: PlainPath | list[PlainPath] = "config/tables.yaml"
+    weights: PlainPath | list[PlainPath] = "config/weights.yaml"
 
 
 class Run(Settings):
@@ -76,14 +90,14 @@ class Ceilings(Settings):
     """Examples of `snakemake ceilings`, independent of the run's."""
 
     datasets: list[str] = Field(["nerf4", "realfusion15"], min_length=1)
-    folder: str | None = None  # where their pictures lie; none: the datasets folder
+    folder: PlainPath | None = None  # where their pictures lie; none: the datasets folder
 
 
 class SuiteSettings(Settings):
     """All settings of a run: config/config.yaml with what is laid over it."""
 
     registries: Registries = Registries()
-    datasets_folder: str = "datasets"  # where the paths in datasets/NAME.csv start
+    datasets_folder: PlainPath = "datasets"  # where the paths in datasets/NAME.csv start
     run: Run
     prepare: PrepareStep = PrepareStep()
     invert: InvertStep

@@ -12,7 +12,7 @@ from magic123.records.errors import InputError
 from magic123.run.manifest import load_manifest
 from magic123.run.method_list import differences
 from magic123.run.plan import axes_of, cells, last_error, note_failures
-from magic123.run.suite import load_suite
+from magic123.run.suite import REPORTS, load_suite
 from magic123.settings.settings_file import load_methods, merge, read_yaml, resolve_extends
 from magic123.settings.stage import stage_settings
 
@@ -136,6 +136,11 @@ def test_differences_are_those_of_the_resolved_settings(methods_file) -> None:
         ("row: {label: x}", ["row.stages is missing"]),
         ("row: 3", ["row must hold keys and values"]),
         ("a row: {extends: base}", ["'a row' is not a usable name"]),
+        (f"{'a' * 65}: {{extends: base}}", ["is not a usable name", "at most 64"]),
+        ("row.: {extends: base}", ["'row.' is not a usable name", "no dot last"]),
+        ("BASE: {extends: base}", ["'BASE' shares a folder with 'base'"]),
+        ("Token: {extends: base}", ["the method 'Token' is the name of the folder of the learned token"]),
+        ("row: {extends: base, stages: {Coarse: {scene: nerf, steps: 1}}}", ["row.stages: 'coarse' shares a folder with 'Coarse'"]),
         ("base: {extends: base}", ["line 7", "'base' stands twice"]),
         ("row: {extends: base", ["line", "not valid YAML"]),
         ("row: {extends: base, stages: {coarse: {priors: {p: {tange: 1}}}}}", ["row.stages.coarse.priors.p.tange", "t_range"]),
@@ -159,7 +164,15 @@ def test_missing_file(tmp_path: Path) -> None:
         ("run: {methods: [bth]}", ["changes.yaml", "run.methods", "'bth'", "did you mean 'both'?"]),
         ("run: {examples: [cat]}", ["changes.yaml", "run.examples", "'cat'", "cone, dog, house"]),
         ("run: {examples: [dog, dog]}", ["run.examples", "twice"]),
-        ("run: {datasets: [dmo]}", ["run.datasets", "did you mean 'demo'?"]),
+        ("run: {datasets: [dmo]}", ["run.datasets", "datasets/dmo.csv is not there", "did you mean 'demo'?"]),
+        ("run: {datasets: ['$(touch x)']}", ["run.datasets: '$(touch x)' is not a usable name"]),
+        ("run: {datasets: [Plans]}", ["run.datasets: 'Plans' is the name of results/plans"]),
+        ("run: {datasets: [demo, Demo]}", ["'demo' shares a folder with 'Demo'"]),
+        ("ceilings: {datasets: [../demo]}", ["changes.yaml: ceilings.datasets: '../demo' is not a usable name"]),
+        ("datasets_folder: 'a{b}'", ["changes.yaml: datasets_folder", "braces"]),
+        ("run: {examples: lamp}", ["changes.yaml: run.examples is 'lamp': input should be 'all' or a valid list."]),
+        ("run: {examples: [dog, 1]}", ["changes.yaml: run.examples.1 is 1: input should be a valid string."]),
+        ("{run: {examples: [1], seeds: [x]}}", ["run.examples.0 is 1: input should be a valid string (1 more"]),
         ("run: {tables: [dem]}", ["run.tables", "did you mean 'demo'?"]),
         ("run: {seeds: [-1]}", ["changes.yaml", "run.seeds.0"]),
         ("run: {seeds: []}", ["run.seeds", "at least 1 item"]),
@@ -192,6 +205,27 @@ def test_names_that_no_view_set_can_have(suite_of, name: str) -> None:
 
 def test_a_removed_view_set_needs_no_usable_name(suite_of) -> None:
     assert "mask" not in suite_of("view: {sets: {mask: null}}").settings.view.sets
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("readme", "reports/README"),
+        ("Methods", "reports/methods"),
+        ("demo-cells", "files of one name"),
+        ("a b", "not a usable"),
+    ],
+)
+def test_names_that_no_table_can_have(suite_of, table: str, said: str) -> None:
+    suite_of()
+    with open("config/tables.yaml", "a") as file:
+        file.write(f"\n{table}: {{title: T, columns: [psnr]}}\n")
+    assert said in refused(suite_of)
+
+
+def test_the_pages_of_the_repository_are_no_tables() -> None:
+    kept = re.findall(r"^!reports/(\w+)\.md$", (REPOSITORY / ".gitignore").read_text(), re.MULTILINE)
+    assert set(kept) == set(REPORTS) and {file.stem for file in (REPOSITORY / "reports").glob("[A-Z]*.md")} <= set(REPORTS)
 
 
 def test_unregistered_weights(suite_of) -> None:
