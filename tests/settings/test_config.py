@@ -140,7 +140,7 @@ def test_differences_are_those_of_the_resolved_settings(methods_file) -> None:
         ("row.: {extends: base}", ["'row.' is not a usable name", "no dot last"]),
         ("BASE: {extends: base}", ["'BASE' shares a folder with 'base'"]),
         ("Token: {extends: base}", ["the method 'Token' is the name of the folder of the learned token"]),
-        ("row: {extends: base, stages: {Coarse: {scene: nerf, steps: 1}}}", ["row.stages: 'coarse' shares a folder with 'Coarse'"]),
+        ("row: {extends: base, stages: {Coarse: {scene: nerf, steps: 1}}}", ["'coarse' shares a folder with 'Coarse'"]),
         ("base: {extends: base}", ["line 7", "'base' stands twice"]),
         ("row: {extends: base", ["line", "not valid YAML"]),
         ("row: {extends: base, stages: {coarse: {priors: {p: {tange: 1}}}}}", ["row.stages.coarse.priors.p.tange", "t_range"]),
