@@ -7,7 +7,9 @@ precision. Captions are tokenised by open_clip, or by the tokenizer in a folder'
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -140,16 +142,35 @@ class ClipModel:
     def _tokens(self, captions: list[str]) -> torch.Tensor:
         length = self.model.context_length
         if (folder := self.file.with_name("tokenizer")).is_dir() and self.file.name == WEIGHTS:
-            from transformers import AutoTokenizer
+            import torch
+            from tokenizers import Tokenizer  # transformers takes two seconds to import, and calls this
 
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
-            return tokenizer(captions, **options).input_ids
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            tokenizer.enable_truncation(length)
+            padding = read_json(folder / "tokenizer_config.json", "configuration of the tokenizer")["pad_token"]
+            tokenizer.enable_padding(length=length, pad_id=tokenizer.token_to_id(padding), pad_token=padding)
+            return torch.tensor([encoding.ids for encoding in tokenizer.encode_batch(captions)])
         if self.model.vocab_size != VOCABULARY:
             raise MetricGap(f"needs the tokenizer of {self.name} in {folder}, because its vocabulary is not CLIP's own")
         import open_clip
 
         return open_clip.SimpleTokenizer(context_length=length)(captions)
+
+
+def import_open_clip() -> ModuleType:
+    """Import open_clip without transformers, unless something has imported that already.
+
+    open_clip takes transformers for text towers that it can do without, and none of ours; the import takes as long as torch's.
+    """
+    hide = "transformers" not in sys.modules
+    if hide:
+        sys.modules["transformers"] = None  # type: ignore[assignment]  # which makes its import fail
+    try:
+        import open_clip
+    finally:
+        if hide:
+            del sys.modules["transformers"]
+    return open_clip
 
 
 def load_clip(place: str, device: str = "cpu", prove: bool = True) -> ClipModel:
@@ -171,8 +192,7 @@ def load_clip(place: str, device: str = "cpu", prove: bool = True) -> ClipModel:
         file, source, options = Path(place) / WEIGHTS, f"local-dir:{place}", {}
     if not file.is_file():
         raise MetricGap(f"needs CLIP weights at {file}: {FETCH}")
-    import open_clip
-
+    open_clip = import_open_clip()
     if equals:
         architecture = open_clip.get_model_config(name)
         if architecture is None:

@@ -1,0 +1,31 @@
+"""Loading CLIP for scores: no transformers, whose import takes longer than scoring a demo cell, and the same tokens as with it."""
+
+import subprocess
+import sys
+
+from repository_paths import REPOSITORY
+
+MINIATURE = REPOSITORY / "weights" / "miniature" / "clip"
+
+
+def test_scores_of_pictures_and_captions_do_not_import_transformers():
+    program = (
+        "import sys, numpy as np; from eval.metrics.clip import load_clip\n"
+        f"clip = load_clip({str(MINIATURE)!r}); clip.encode([np.zeros((32, 32, 3))]); clip.encode_captions(['a red dog'])\n"
+        "print('transformers' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
+    assert run.stdout.strip() == "False", run.stderr
+
+
+def test_tokens_are_those_of_transformers():
+    from transformers import AutoTokenizer
+
+    from eval.metrics.clip import load_clip
+
+    captions = ["a yellow dog with pink parts", "", "A  Yellow\n dog! " * 30, "日本 é 🙂 dog's"]
+    clip = load_clip(str(MINIATURE), prove=False)
+    length = clip.model.context_length
+    tokenizer = AutoTokenizer.from_pretrained(MINIATURE / "tokenizer", local_files_only=True)
+    expected = tokenizer(captions, padding="max_length", max_length=length, truncation=True).input_ids
+    assert clip._tokens(captions).tolist() == expected
