@@ -1,4 +1,4 @@
-"""Loading CLIP for scores: no transformers, whose import takes longer than scoring a demo cell, and the same tokens as with it."""
+"""Loading CLIP for scores: without transformers, which takes longer to import than a demo cell to score, and the same tokens."""
 
 import subprocess
 import sys
