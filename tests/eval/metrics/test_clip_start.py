@@ -1,4 +1,4 @@
-"""Loading CLIP for scores: without transformers, which takes longer to import than a demo cell to score, and the same tokens."""
+"""CLIP for scores: loaded without transformers, which takes longer to import than a cell to score; the tokens are the same."""
 
 import subprocess
 import sys
