@@ -169,6 +169,8 @@ def write_lines(path: Path, *lines: str) -> None:
 # Importing Snakemake takes far longer than planning a small run: it is imported once, in a process that forks for each run.
 SERVER = """
 import json, os, sys
+from functools import partial
+from pathlib import Path
 import snakemake.cli
 from snakemake.common import get_function_params
 from snakemake.workflow import Workflow
@@ -190,25 +192,39 @@ def compared(workflow):  # in place of --dag: what Snakemake compares of each jo
     }
     print("COMPARED" + json.dumps({"jobs": jobs, "asked": asked}))
 
-for line in sys.stdin:
-    request = json.loads(line)
+def run(folder, do, environment, place):
     child = os.fork()
     if not child:
         code = 1
         try:
-            os.chdir(request["folder"])
+            os.chdir(folder)
             os.environ.clear()
-            os.environ.update(request["environment"])
-            for number, name in enumerate((os.devnull, "stdout", "stderr")):
+            os.environ.update(environment)
+            for number, name in enumerate((os.devnull, "stdout" + place, "stderr" + place)):
                 os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
             Workflow.printdag = compared
-            snakemake.cli.main(request["words"])
+            do()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 0 if end.code is None else print(end.code, file=sys.stderr) or 1
         finally:
             sys.stdout.flush(), sys.stderr.flush()
             os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+for line in sys.stdin:
+    request = json.loads(line)
+    at = request["folder"], request["words"], request["environment"]
+    if "each" in request:  # several runs in the same tree: what the Snakefile imports is imported once for all of them
+        os.chdir(at[0]), sys.path.insert(0, at[0])
+        import magic123.run.jobs, magic123.run.accounting, magic123.run.estimate, magic123.weights.prefetch
+        parser, arguments = snakemake.cli.parse_args(at[1])
+        def one(file):
+            arguments.configfile = [Path(file)]
+            sys.exit(not snakemake.cli.args_to_api(arguments, parser))
+        codes = [run(at[0], partial(one, file), at[2], str(n)) for n, file in enumerate(request["each"])]
+        print(json.dumps(codes), flush=True)
+    else:
+        print(run(at[0], partial(snakemake.cli.main, at[1]), at[2], ""), flush=True)
 """
 
 
@@ -225,18 +241,22 @@ class Run:
         return self.stdout + self.stderr
 
 
-@cache
 def _server() -> subprocess.Popen:
     server = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     atexit.register(server.kill)
     return server
 
 
+_shared_server = cache(_server)
+
+
 def snakemake(root: Path, *words: str, **environment: str) -> Run:
     """Run Snakemake in the tree. PATH is bare: the rules must find their own Python."""
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(root), **environment}
-    print(json.dumps({"folder": str(root), "words": words, "environment": environment}), file=_server().stdin, flush=True)
-    code = int(_server().stdout.readline())
+    print(
+        json.dumps({"folder": str(root), "words": words, "environment": environment}), file=_shared_server().stdin, flush=True
+    )
+    code = int(_shared_server().stdout.readline())
     return Run(code, (root / "stdout").read_text(), (root / "stderr").read_text())
 
 
@@ -262,6 +282,22 @@ def compared(root: Path, *words: str) -> dict:
         "jobs": job -> {"compared": parameters, inputs and code; "before": the jobs that it needs};
         "asked": "RULE PARAMETER" -> names of the function's arguments.
     """
-    run = snakemake(root, "--dag", *words)
+    run = snakemake(root, "--dag", "dot", *words)
     assert run.returncode == 0, run.text
+    return _compared(run)
+
+
+def _compared(run: Run) -> dict:
     return json.loads(run.stdout[run.stdout.index("COMPARED") + len("COMPARED") :])
+
+
+def compare_each(root: Path, targets: list[str], files: list[str]) -> list[dict[str, dict] | str]:
+    """For each of several configuration files: the jobs of `compared`, or what was said where the run is refused."""
+    server = _server()
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(root)}
+    request = {"folder": str(root), "words": ["--dag", "dot", *targets], "environment": environment, "each": files}
+    print(json.dumps(request), file=server.stdin, flush=True)
+    codes = json.loads(server.stdout.readline())
+    server.communicate()
+    runs = [Run(code, (root / f"stdout{n}").read_text(), (root / f"stderr{n}").read_text()) for n, code in enumerate(codes)]
+    return [_compared(run)["jobs"] if run.returncode == 0 else run.text for run in runs]
