@@ -23,7 +23,7 @@ OPTIMISED, SHOWN, SCORED = (
 )
 PLANNED = {"plan demo"}
 REFUSED = "refused"
-# The jobs that a setting changes by itself; those that need them follow. The longest prefix counts. Nothing: it changes no result.
+# The jobs that a setting changes by itself; those that need them follow. The longest prefix counts.
 CHANGES: dict[str, set[str] | str] = {
     "registries": REFUSED,  # there is no such file
     "datasets_folder": REFUSED,
