@@ -20,6 +20,7 @@ from snakemake.utils import min_version
 
 from magic123.run.accounting import estimate, in_words, jobs as jobs_done
 from magic123.records.errors import InputError
+from magic123.run.captions import check_captions
 from magic123.run.estimate import cost_of, load_times
 from magic123.run.progress import show_progress
 from magic123.weights.prefetch import check_space, listing, missing_weights
@@ -38,6 +39,8 @@ container: "magic123.sif"
 try:
     # the command line's files come first in that list; error messages need them last, as they were merged
     suite = load_suite(config, [os.path.relpath(file) for file in reversed(workflow.configfiles)])
+    if workflow.is_main_process:
+        check_captions(suite)
 except InputError as error:
     sys.exit(f"error: {error}")  # one sentence, where an exception would show lines of this file
 atexit.register(suite.contents.save)

@@ -127,7 +127,7 @@ class ClipModel:
             Embeddings of unit length, [N, D] float64.
 
         Raises:
-            MetricGap: The model has another vocabulary than CLIP's, and no tokenizer.
+            MetricGap: The model has another vocabulary than CLIP's, and no tokenizer; or a caption is too long for it.
             InputError: The model returned NaN.
         """
         import torch
@@ -140,21 +140,35 @@ class ClipModel:
         return embedding
 
     def _tokens(self, captions: list[str]) -> torch.Tensor:
+        """Return the captions' padded tokens [N, L]; a caption is never cut off.
+
+        Raises:
+            MetricGap: A caption is longer than the model reads, or its tokenizer is missing.
+        """
         length = self.model.context_length
         if (folder := self.file.with_name("tokenizer")).is_dir() and self.file.name == WEIGHTS:
             import torch
             from tokenizers import Tokenizer  # transformers takes two seconds to import, and calls this
 
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            tokenizer.enable_truncation(length)
+            tokenizer.no_truncation()
             padding = read_json(folder / "tokenizer_config.json", "configuration of the tokenizer")["pad_token"]
             tokenizer.enable_padding(length=length, pad_id=tokenizer.token_to_id(padding), pad_token=padding)
-            return torch.tensor([encoding.ids for encoding in tokenizer.encode_batch(captions)])
-        if self.model.vocab_size != VOCABULARY:
+            encodings = tokenizer.encode_batch(captions)
+            counts = [sum(encoding.attention_mask) for encoding in encodings]
+            tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(encoding.ids) for encoding in encodings], batch_first=True)
+        elif self.model.vocab_size != VOCABULARY:
             raise MetricGap(f"needs the tokenizer of {self.name} in {folder}, because its vocabulary is not CLIP's own")
-        import open_clip
+        else:
+            import open_clip
 
-        return open_clip.SimpleTokenizer(context_length=length)(captions)
+            longest = 2 * max(len(caption.encode()) for caption in captions) + 2  # surely no fewer than its tokens
+            tokens = open_clip.SimpleTokenizer(context_length=max(length, longest))(captions)
+            counts = (tokens.argmax(1) + 1).tolist()  # the end has the highest number
+        for caption, count in zip(captions, counts, strict=True):
+            if count > length:
+                raise MetricGap(f"the caption {caption!r} has {count} tokens, and {self.name} reads {length}; shorten it")
+        return tokens[:, :length]
 
 
 def import_open_clip() -> ModuleType:

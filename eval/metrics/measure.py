@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import trimesh
 
 NEIGHBOURS = "odd neighbours on the ring"
+SAME = 1e-6  # largest difference of the embeddings of captions that a text encoder reads alike, which rounding leaves
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,11 @@ def measure_clip(
             start = time.perf_counter()
             try:
                 own, *others = model.encode_captions([captions.own, *captions.others])
+                for caption, other in zip(captions.others, others, strict=True):
+                    if np.abs(own - other).max() < SAME:
+                        raise MetricGap(
+                            f"the captions {captions.own!r} and {caption!r} are the same for it: there is no choice"
+                        )
             except MetricGap as gap:
                 models.gaps.append(Gap(metric=name_with("r-precision", model), reason=str(gap)))
             else:

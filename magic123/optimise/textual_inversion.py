@@ -25,18 +25,9 @@ from magic123.priors.precision import in_float32
 from magic123.priors.sds import NonFiniteGradient
 from magic123.priors.tokens import add_token, prompt_ids, word_ids
 from magic123.records.errors import InputError
-from magic123.settings.inversion import InversionSettings
+from magic123.settings.inversion import IMAGENET_TEMPLATES, InversionSettings
 
 EVALUATION_SEED = 1234  # of the final comparison, whatever the run's seed: so runs of two seeds can be compared
-
-# CLIP's short list of ImageNet prompts, which diffusers' textual inversion uses for objects
-IMAGENET_TEMPLATES = (
-    *(f"a {kind} of a {{}}" for kind in ("photo", "rendering", "cropped photo", "close-up photo", "rendition", "good photo")),
-    *(f"a {kind} photo of the {{}}" for kind in ("cropped", "dark", "bright", "close-up", "good")),
-    *(f"a photo of a {look} {{}}" for look in ("clean", "dirty", "nice", "cool", "small")),
-    *(f"a photo of the {look} {{}}" for look in ("cool", "clean", "nice", "small", "weird", "large")),
-    "a photo of the {}", "the photo of a {}", "a photo of my {}", "a photo of one {}", "a rendition of the {}",
-)  # fmt: skip
 
 
 @dataclass

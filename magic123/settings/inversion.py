@@ -8,6 +8,15 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from magic123.settings.common import Range, Settings
 
+# CLIP's short list of ImageNet prompts, which diffusers' textual inversion uses for objects
+IMAGENET_TEMPLATES = (
+    *(f"a {kind} of a {{}}" for kind in ("photo", "rendering", "cropped photo", "close-up photo", "rendition", "good photo")),
+    *(f"a {kind} photo of the {{}}" for kind in ("cropped", "dark", "bright", "close-up", "good")),
+    *(f"a photo of a {look} {{}}" for look in ("clean", "dirty", "nice", "cool", "small")),
+    *(f"a photo of the {look} {{}}" for look in ("cool", "clean", "nice", "small", "weird", "large")),
+    "a photo of the {}", "the photo of a {}", "a photo of my {}", "a photo of one {}", "a rendition of the {}",
+)  # fmt: skip
+
 
 class InversionSettings(Settings):
     """Learning a token for one object (textual inversion, arXiv 2208.01618). Defaults are the published run on SD 1.5."""

@@ -160,6 +160,31 @@ def test_miniature_clip_knows_the_demo_from_its_captions():
     assert np.mean(hits) > 0.7
 
 
+def test_captions_that_the_encoder_reads_alike_are_no_choice_and_none_is_cut_off():
+    """Capitals and spaces make no difference to CLIP, and the ends of long captions would: a gap, not a rank of 0."""
+    from repository_paths import DEMO
+
+    from eval.metrics.clip import load_clip
+    from eval.metrics.measure import measure_clip
+    from eval.metrics.models import Models
+    from eval.pictures.inputs import Captions
+    from eval.pictures.protocols import CORRECTED
+
+    clip = load_clip(str(DEMO.parent.parent / "weights/miniature/clip"))
+
+    def r_precision(own: str, *others: str) -> str | None:
+        models = Models({"clip": [clip]})
+        found = measure_clip(CORRECTED, views_of("ring/000"), None, models, Captions(own, others))
+        reasons = {gap.metric: gap.reason for gap in models.gaps}
+        assert ("r-precision-mini" in reasons) != any(m.metric == "r-precision-mini" for m in found)
+        return reasons.get("r-precision-mini")
+
+    assert r_precision("a red dog", "a blue cup") is None
+    assert "the captions 'a red dog' and 'A  red Dog' are the same" in r_precision("a red dog", "a blue cup", "A  red Dog")
+    long = "a red dog " * 9
+    assert "reads 24; shorten it" in r_precision(long + "left", long + "right")
+
+
 def test_captions_that_are_no_choice(result, capsys):
     found, scores = score(result, "--clip", result / "clip", "--caption", "a dog", "--captions", '["a dog", "a dog"]')
     assert not any(metric.startswith("r-precision") for metric, _ in found)
