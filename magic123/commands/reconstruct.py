@@ -27,7 +27,7 @@ from magic123.priors.loading import load_priors
 from magic123.records.errors import InputError, OutOfMemory, is_out_of_memory
 from magic123.records.hashes import hash_files
 from magic123.settings.priors import Speed, Zero123Settings
-from magic123.settings.stage import SamplesStage, Stage
+from magic123.settings.stage import OptimisedStage, SamplesStage, Stage
 from magic123.settings.versions import VERSIONS
 from magic123.settings.view import ViewSettings
 
@@ -182,7 +182,7 @@ def run_stage(
     started, began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.perf_counter()
     import torch
 
-    from magic123.example.example import load_example
+    from magic123.example.example import assumed, load_example
     from magic123.optimise.resume import LoopCheckpoints, forget
     from magic123.optimise.stage import optimise
     from magic123.priors.speed import apply_speed
@@ -199,6 +199,8 @@ def run_stage(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     example = load_example(example_folder)
+    if isinstance(stage, OptimisedStage):
+        example = assumed(example, stage.reference_camera)
     if stage.needs_picture and not example.pictured:
         raise InputError(f"the stage needs a picture, and the example {example.name} is a caption alone: take another")
     drawn = SCENES[stage.scene].drawn_from_prior

@@ -27,9 +27,14 @@ from magic123.settings.versions import VERSIONS
 from magic123.settings.view import ViewSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
     from magic123.example.example import Example
     from magic123.geometry.camera import Camera
     from magic123.scenes.scene import Scene
+    from magic123.settings.cameras import ReferenceCamera
 
 ViewSets = dict[str, list[dict[str, float]]]  # name -> cameras
 CONVENTIONS = {
@@ -37,6 +42,7 @@ CONVENTIONS = {
     "polar": "degrees from +y",
     "azimuth": "degrees from +z towards +x",
     "fov": "vertical, degrees",
+    "seen_from": "the camera in the scene's own world, where that has another reference camera than the example",
     "camera_to_world": "OpenGL: columns are right, up, backward and position; the camera looks along its -z at the origin",
     "pixels": "row 0 is the top, pixel centres at +0.5",
     "{set}": "albedo on white, 8 bit sRGB as stored",
@@ -71,7 +77,9 @@ def main(argv: list[str] | None = None) -> None:
     example = load_example(options.example)
     about = {"example": example.name, "prompt": example.prompt, "scene": stage.scene, "steps": stage.steps}
     about["weights"] = options.settings.weights
-    view(scene.to(device_or_default(options.device)), example, options.settings, options.out, options.mesh, about, cameras)
+    assumed = getattr(stage, "reference_camera", None)
+    scene = scene.to(device_or_default(options.device))
+    view(scene, example, options.settings, options.out, options.mesh, about, cameras, assumed)
 
 
 def read_cameras(file: Path) -> dict[str, list[dict]]:
@@ -107,6 +115,7 @@ def view(
     mesh_out: Path,
     about: dict[str, Any],
     cameras: ViewSets | None = None,
+    assumed: ReferenceCamera | None = None,
 ) -> None:
     """Render a scene and extract its mesh; both folders appear complete or not at all.
 
@@ -118,20 +127,30 @@ def view(
         mesh_out: folder for the mesh.
         about: JSON data that names the result, for cameras.json and the mesh's metadata.
         cameras: view sets to render in place of those of the settings, as `read_cameras` returns them.
+        assumed: where the scene takes its reference view from, if not from the example's camera. Views keep the names and the
+            numbers that they have relative to that one, and the mesh gets its size.
     """
     import torch
 
+    from magic123.geometry.camera import to_own
+
     with torch.no_grad(), output_folder(out, "cameras.json") as views, output_folder(mesh_out, "mesh.json") as mesh:
-        figures = write_mesh_folder(scene, settings, mesh, about)
-        write_views(scene, example, settings, views, about, cameras)
-        write_showcase(scene, example, settings, views, about, figures)
+        figures = write_mesh_folder(scene, settings, mesh, about, None if assumed is None else to_own(example.camera, assumed))
+        write_views(scene, example, settings, views, about, cameras, assumed)
+        write_showcase(scene, example, settings, views, about, figures, assumed)
 
 
 def write_views(
-    scene: Scene, example: Example, settings: ViewSettings, folder: Path, about: dict[str, Any], given: ViewSets | None = None
+    scene: Scene,
+    example: Example,
+    settings: ViewSettings,
+    folder: Path,
+    about: dict[str, Any],
+    given: ViewSets | None = None,
+    assumed: ReferenceCamera | None = None,
 ) -> None:
     """Write the pictures of all view sets and cameras.json; see `view` for the arguments."""
-    from magic123.geometry.camera import Camera, view_cameras
+    from magic123.geometry.camera import Camera, as_assumed, view_cameras
 
     planned = settings if given is None else settings.model_copy(update={"sets": {}})
     cameras = view_cameras(planned, example.camera if example.pictured else None)
@@ -139,7 +158,8 @@ def write_views(
     for name, poses in (given or {}).items():
         polar, azimuth, radius, fov = ([pose[key] for pose in poses] for key in POSE)
         cameras[name] = Camera.orbit(polar, azimuth, radius, fov, settings.size)
-    farthest = max(float(camera.radius.max()) for camera in cameras.values()) + math.sqrt(3)
+    rendered = {n: c if assumed is None else as_assumed(c, example.camera, assumed) for n, c in cameras.items()}
+    farthest = max(float(camera.radius.max()) for camera in rendered.values()) + math.sqrt(3)
     depth_scale = math.floor(65535 / farthest)
     listed: dict[str, list[dict]] = {}
     for name, camera in cameras.items():
@@ -147,7 +167,7 @@ def write_views(
             (folder / kind / name).mkdir(parents=True)
         listed[name] = []
         for index in range(len(camera)):
-            single, file = camera[index], f"{name}/{index:03d}.png"
+            single, file = rendered[name][index], f"{name}/{index:03d}.png"
             picture = look(scene, single)
             depth = np.where(picture["alpha"] >= 0.5, picture["depth"] * depth_scale, 0)
             Image.fromarray(to_bytes(picture["colour"])).save(folder / file)
@@ -157,7 +177,8 @@ def write_views(
             Image.fromarray(to_bytes(picture["alpha"])).save(folder / "alpha" / file)
             Image.fromarray(to_bytes(picture["normal"])).save(folder / "normal" / file)
             Image.fromarray(np.rint(depth.clip(0, 65535)).astype(np.uint16)).save(folder / "depth" / file)
-            listed[name].append({"file": file, **describe(single)})
+            seen_from = {} if assumed is None else {"seen_from": describe(single)}
+            listed[name].append({"file": file, **describe(camera[index]), **seen_from})
         say(f"view: {name}, {len(camera)} pictures of {settings.size} x {settings.size}")
     content = {
         "result": about,
@@ -198,7 +219,13 @@ def look(scene: Scene, camera: Camera) -> dict[str, np.ndarray]:
 
 
 def write_showcase(
-    scene: Scene, example: Example, settings: ViewSettings, folder: Path, about: dict[str, Any], figures: dict[str, Any]
+    scene: Scene,
+    example: Example,
+    settings: ViewSettings,
+    folder: Path,
+    about: dict[str, Any],
+    figures: dict[str, Any],
+    assumed: ReferenceCamera | None = None,
 ) -> None:
     """Write turntable.mp4 and contact.png: once around the object at the reference picture's height.
 
@@ -209,11 +236,14 @@ def write_showcase(
         folder: where both files are written.
         about: JSON data that names the result.
         figures: the content of mesh.json.
+        assumed: as in `view`.
     """
-    from magic123.geometry.camera import view_cameras
+    from magic123.geometry.camera import as_assumed, view_cameras
     from magic123.render.showcase import Frame, contact_sheet, write_film
 
     circle = view_cameras(settings, example.camera if example.pictured else None)["turntable"]
+    if assumed is not None:
+        circle = as_assumed(circle, example.camera, assumed)
     count, frames = len(circle), []
     for index in range(count):
         picture = look(scene, circle[index])
@@ -227,28 +257,42 @@ def write_showcase(
     say(f"view: turntable of {count} frames, contact sheet")
 
 
-def write_mesh_folder(scene: Scene, settings: ViewSettings, folder: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """Write the mesh, or none.json where there is none, and mesh.json; return the content of mesh.json."""
+def write_mesh_folder(
+    scene: Scene, settings: ViewSettings, folder: Path, about: dict[str, Any], to_own: Tensor | None = None
+) -> dict[str, Any]:
+    """Write the mesh, or none.json where there is none, and mesh.json; return the content of mesh.json.
+
+    `to_own` [3, 3] turns and scales the surface, see `geometry.camera.to_own`.
+    """
     from magic123.geometry.export import write_mesh, write_points
     from magic123.geometry.mesh import mesh_problem, surface_missing
 
     reason: str | None = None
     problem: str | None = None
+    albedo: Callable[[Tensor], Tensor] = scene.albedo
+    if to_own is not None:
+        back = to_own.inverse().T.to(scene.device)
+        albedo = lambda points: scene.albedo(points @ back)  # noqa: E731
     surface, cloud = scene.mesh(settings.mesh_resolution), scene.cloud()
     if cloud is not None:
-        write_points(folder / "points.ply", *(part.cpu().numpy() for part in cloud))
+        parts = [part.cpu().numpy() for part in cloud]
+        if to_own is not None:
+            parts[0] = parts[0] @ to_own.numpy().T
+        write_points(folder / "points.ply", *parts)
         reason = "points have no surface (they are in points.ply)"
     elif surface is None:
         reason = "this scene has no surface"
     else:
         vertices, faces = (part.detach().cpu().numpy() for part in surface)
         reason, problem = surface_missing(vertices, faces), mesh_problem(vertices, faces)
+        if to_own is not None:
+            vertices = vertices @ to_own.numpy().T
     if reason is not None:
         content = {"result": about, "exists": False, "reason": reason}
         (folder / "none.json").write_text(json.dumps({"reason": reason}) + "\n")
     else:
         figures = write_mesh(
-            folder, vertices, faces, scene.albedo, max_faces=settings.max_faces, texture_size=settings.texture_size,
+            folder, vertices, faces, albedo, max_faces=settings.max_faces, texture_size=settings.texture_size,
             metadata={"result": about, "conventions": {"world": CONVENTIONS["world"]}}, device=scene.device,
         )  # fmt: skip
         content = {"result": about, "exists": True, "problem": problem, **figures}

@@ -126,6 +126,11 @@ def rgb_pixels(example: Example) -> Tensor:
     return ~edge[..., None].to(alpha.device)
 
 
+def assumed(example: Example, camera: ReferenceCamera | None) -> Example:
+    """Return the example as taken from another camera; None keeps its own."""
+    return example if camera is None else replace(example, camera=camera)
+
+
 def load_example(folder: str | Path) -> Example:
     """Read a folder that `magic123 prepare` wrote.
 

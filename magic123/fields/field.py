@@ -1,8 +1,8 @@
 """The field: density and albedo at a position in the cube, from a hash grid and a small MLP.
 
-Notation: positions x [N, 3] in [-1, 1] (clamped); density sigma [N] >= 0 per world unit; albedo [N, 3] in [0, 1]; normals of
-unit length, outward. As in Magic123's published code, the density is exp(h + blob(x)) with a clamped gradient, and normals are
-finite differences of it.
+Notation: positions x [N, 3] in [-bound, bound] (clamped); density sigma [N] >= 0 per world unit; albedo [N, 3] in [0, 1];
+normals of unit length, outward. As in Magic123's published code, the density is exp(h + blob(x)) with a clamped gradient, and
+normals are finite differences of it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def truncated_exp(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 class Field(nn.Module):
-    """Density and albedo in [-1, 1]^3.
+    """Density and albedo in the cube [-bound, bound]^3, by default [-1, 1]^3.
 
     The finest half of the grid's levels is masked until `set_progress` passes `coarse_to_fine`; with `progressive_levels` they
     come into use one by one.
@@ -75,7 +75,8 @@ class Field(nn.Module):
         return s.blob_density * torch.exp(-(x * x).sum(-1) / (2 * s.blob_radius**2))
 
     def _features(self, x: Tensor) -> Tensor:
-        h = self.grid(x, self.masked_levels)
+        unit = x if self.settings.bound == 1 else x / self.settings.bound
+        h = self.grid(unit, self.masked_levels)
         for layer in self.hidden:
             h = F.relu(layer(h), inplace=True)
         return h
@@ -106,7 +107,7 @@ class Field(nn.Module):
         """
         x = x.detach()
         offsets = self.settings.normal_epsilon * torch.eye(3, dtype=x.dtype, device=x.device)
-        taps = (x[:, None] + torch.cat([offsets, -offsets])).clamp(-1, 1)  # [N, 6, 3]
+        taps = (x[:, None] + torch.cat([offsets, -offsets])).clamp(-self.settings.bound, self.settings.bound)  # [N, 6, 3]
         sigma = self.density(taps.reshape(-1, 3)).reshape(-1, 2, 3)
         # relative to the densest of the six: the direction is the same, and nothing overflows
         sigma = sigma / sigma.detach().amax((1, 2), keepdim=True).clamp_min(1e-30)

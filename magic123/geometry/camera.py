@@ -9,6 +9,7 @@ top; pixel centres are at +0.5.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -224,6 +225,36 @@ def angle_between(a: Camera, b: Camera) -> Float[Tensor, " B"]:
 def wrap_degrees(angle: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Return angles wrapped into [-180, 180)."""
     return (angle + 180) % 360 - 180
+
+
+def as_assumed(camera: Camera, own: ReferenceCamera, assumed: ReferenceCamera) -> Camera:
+    """Return the cameras that show a scene like `camera`, where the scene takes its reference view from another camera.
+
+    Angles are kept relative to the reference view, distances and the size of the picture in proportion to its.
+
+    Args:
+        camera: named as if the reference view were `own`.
+        own: where the reference view is.
+        assumed: where the scene takes it to be.
+    """
+    ratio = math.tan(math.radians(assumed.fov) / 2) / math.tan(math.radians(own.fov) / 2)
+    fov = 2 * torch.rad2deg(torch.atan(ratio * torch.tan(torch.deg2rad(camera.fov) / 2)))
+    return replace(
+        camera,
+        polar=camera.polar + (assumed.polar - own.polar),
+        azimuth=camera.azimuth + (assumed.azimuth - own.azimuth),
+        radius=camera.radius * (assumed.radius / own.radius),
+        fov=fov,
+    )
+
+
+def to_own(own: ReferenceCamera, assumed: ReferenceCamera) -> Float[Tensor, "3 3"]:
+    """Return the turn about y and the scale of a scene that give it, at `own`, the azimuth and the size it has at `assumed`."""
+    half_height = [c.radius * math.tan(math.radians(c.fov) / 2) for c in (own, assumed)]
+    angle = math.radians(own.azimuth - assumed.azimuth)
+    sine, cosine = math.sin(angle), math.cos(angle)
+    turn = torch.tensor([[cosine, 0, sine], [0, 1, 0], [-sine, 0, cosine]])
+    return turn * (half_height[0] / half_height[1])
 
 
 def view_cameras(settings: ViewSettings, reference: ReferenceCamera | None = None) -> dict[str, Camera]:

@@ -1,10 +1,12 @@
-"""A body-centred cubic (BCC) lattice of tetrahedra that fills the cube [-1, 1]^3.
+"""Lattices of tetrahedra that fill the cube [-1, 1]^3. `resolution` counts the planes of vertices along an axis.
 
-It consists of two interleaved cubic lattices, corners and centres. Around each face shared by two cells, the two centres and
-the four edges of the face span four congruent tetrahedra, the best-shaped ones that tile space. Half pyramids close the sides
-of the cube. `resolution` counts the planes of vertices along an axis (2 for each cell), so they are 2 / resolution apart.
-Magic123's published code reads such lattices from data files (about 277k vertices at 128; here 537k, at nearly the same
-spacing).
+BCC, body-centred cubic: two interleaved cubic lattices, corners and centres. Around each face shared by two cells, the two
+centres and the four edges of the face span four congruent tetrahedra, the best-shaped ones that tile space. Half pyramids
+close the sides of the cube.
+
+A15, the crystal structure of Cr3Si: eight vertices to a cubic cell of four planes, and the 46 tetrahedra of their Delaunay
+triangulation, all of whose angles are acute. Magic123's published code reads these lattices from data files: the one of
+resolution 64 has these vertices and tetrahedra.
 """
 
 from __future__ import annotations
@@ -36,25 +38,71 @@ class Lattice:
 
 
 @lru_cache(maxsize=2)
-def build_lattice(resolution: int) -> Lattice:
-    """Return the BCC lattice of about 1.5 resolution^3 tetrahedra.
+def build_lattice(resolution: int, kind: str = "bcc") -> Lattice:
+    """Return the lattice of about 1.5 (BCC) or 0.72 (A15) resolution^3 tetrahedra.
 
-    Takes 0.3 s and 54 MiB at resolution 128; 3 s, 430 MiB and a peak of twice that at 256.
+    BCC takes 0.3 s and 54 MiB at resolution 128; 3 s, 430 MiB and a peak of twice that at 256.
 
     Args:
-        resolution: number of planes of vertices along an axis; even, from 4 to 512.
+        resolution: number of planes of vertices along an axis, from 4 to 512; a multiple of 2 (BCC) or 4 (A15).
+        kind: "bcc" or "a15".
 
     Raises:
-        InputError: the resolution is odd or out of range.
+        InputError: the resolution does not fit.
     """
-    if resolution % 2 or not 4 <= resolution <= 512:
-        raise InputError(f"dmtet.grid_resolution is {resolution}, but it must be an even number from 4 to 512.")
+    planes = 2 if kind == "bcc" else 4
+    if resolution % planes or not 4 <= resolution <= 512:
+        raise InputError(
+            f"dmtet.grid_resolution is {resolution}, but the lattice {kind} needs a multiple of {planes} from 4 to 512."
+        )
+    if kind == "a15":
+        return _build_a15(resolution // 4)
     cells = resolution // 2
     axis = np.linspace(-1.0, 1.0, cells + 1, dtype=np.float32)
     middle = (axis[1:] + axis[:-1]) / 2
     points = [np.stack(np.meshgrid(a, a, a, indexing="ij"), -1).reshape(-1, 3) for a in (axis, middle)]
     tets = np.concatenate([_tets_along(axis_index, cells) for axis_index in range(3)])
     return Lattice(torch.from_numpy(np.concatenate(points)), torch.from_numpy(tets))
+
+
+# vertices of an A15 cell, in quarters of its side
+_A15 = np.array([[0, 0, 2], [2, 2, 0], [1, 2, 2], [3, 2, 2], [0, 1, 0], [0, 3, 0], [2, 0, 3], [2, 0, 1]])
+
+
+def _build_a15(cells: int) -> Lattice:
+    """Return the A15 lattice: all tetrahedra that reach into the cube, whose outer vertices are moved to its sides."""
+    tets = _a15_tets()  # of one cell
+    side = 4 * cells + 12  # planes, with one cell beyond each side of the cube, and those of its last tetrahedra
+    corners = 4 * np.stack(np.meshgrid(*3 * [np.arange(-1, cells + 1)], indexing="ij"), -1).reshape(-1, 1, 1, 3)
+    keys = np.empty((len(corners), len(tets), 4), np.int32)
+    inside = np.empty(keys.shape[:2], bool)
+    for number, tet in enumerate(tets):  # one by one: all at once take ten times the memory
+        place = corners[:, 0] + tet
+        inside[:, number] = ((place > 0) & (place < 4 * cells)).all(-1).any(-1)
+        keys[:, number] = ((place[..., 0] + 8) * side + place[..., 1] + 8) * side + place[..., 2] + 8
+    keys = keys[inside]
+    number_of = np.zeros(side**3, np.int32)  # of each place's vertex
+    number_of[keys] = 1
+    used = number_of.nonzero()[0]
+    number_of[used] = np.arange(len(used))
+    places = np.stack([used // side**2, used // side % side, used % side], -1) - 8
+    vertices = (places.clip(0, 4 * cells) / (2 * cells) - 1).astype(np.float32)
+    return Lattice(torch.from_numpy(vertices), torch.from_numpy(number_of[keys]))
+
+
+def _a15_tets() -> np.ndarray:
+    """Return the tetrahedra of one A15 cell, positively oriented: [46, 4, 3] in quarters of its side, some vertices outside."""
+    from scipy.spatial import Delaunay
+
+    offsets = 4 * np.stack(np.meshgrid(*3 * [np.arange(-2, 3)], indexing="ij"), -1).reshape(-1, 1, 3)
+    points = (offsets + _A15).reshape(-1, 3)
+    tets = points[Delaunay(points).simplices]
+    centre = tets.sum(1)  # four times the centre; those of the cell are in [0, 16)
+    tets = tets[((centre >= 0) & (centre < 16)).all(1)]
+    tets = tets[np.lexsort(tets.reshape(len(tets), -1).T)]
+    flipped = np.linalg.det(tets[:, 1:] - tets[:, :1]) < 0
+    tets[flipped] = tets[flipped][:, [0, 2, 1, 3]]
+    return tets
 
 
 def _tets_along(axis: int, cells: int) -> np.ndarray:

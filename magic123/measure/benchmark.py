@@ -172,7 +172,7 @@ def measure(
             f"{warmup} + 2 x {steps} steps from step {first} exceed the stage's {stage.steps}: use fewer steps, or lower --at"
         )
     if isinstance(scene, NeRF):
-        scene.occupancy.update(scene.field.density, generator)
+        scene.update_occupancy(generator)
     clock = Clock(where)
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -21,7 +21,7 @@ from magic123.priors.speed import on_streams
 from magic123.records.errors import NonFinite
 from magic123.render.losses import LOSSES, Target, reference_losses, reference_target
 from magic123.scenes.scene import Scene
-from magic123.settings.priors import ClipSettings, DenoisedClipSettings, DiffusionSettings
+from magic123.settings.priors import ClipSettings, DenoisedClipSettings, DiffusionSettings, PromptedSettings
 from magic123.settings.stage import OptimisedStage, Stage
 
 Priors = Mapping[str, Prior | ClipReference]  # by their names in the stage
@@ -125,13 +125,15 @@ def plain_if_possible(mode: str, ambient: float, stage: OptimisedStage) -> str:
 
 
 def reference_step(
-    scene: Scene, reference: ReferenceView, stage: OptimisedStage, generator: torch.Generator
+    scene: Scene, reference: ReferenceView, stage: OptimisedStage, step: int, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """Return the unweighted losses at the reference view, scalars by name.
 
     All rays are shifted by the same small random offsets, against artefacts of the hash grid.
     """
     offsets = stage.ray_noise * torch.randn(2, 3, generator=generator)
+    if stage.ray_noise_fades:
+        offsets = offsets * (1 - step / stage.steps)
     random = stage.reference_background == "random"
     background = torch.rand(3, generator=generator) if random else torch.ones(3)
     rendering = scene.render(
@@ -146,7 +148,8 @@ def reference_step(
     target = reference.target
     if random:
         target = target.over(background)
-    return reference_losses(rendering, target, stage.losses) | scene.regularizers(rendering, stage.losses)
+    compared = reference_losses(rendering, target, stage.losses)
+    return compared if stage.reference_beside_novel else compared | scene.regularizers(rendering, stage.losses)
 
 
 def guide(
@@ -183,7 +186,10 @@ def guide(
         loss, figures = clip_consistency(prior, rgb, settings=settings)
         return loss, name, figures
     assert isinstance(settings, DiffusionSettings)
-    prediction = predict_noise(prior, rgb, camera, settings=settings, generator=generator)
+    shown = camera
+    if reference and is_front_step(step, stage) and isinstance(settings, PromptedSettings):
+        shown = replace(camera, azimuth=reference.camera.azimuth.expand_as(camera.azimuth))
+    prediction = predict_noise(prior, rgb, shown, settings=settings, generator=generator)
     if replacing := replacing_prior(name, prediction, camera, priors, reference, stage):
         clip, clip_settings = priors[replacing], stage.priors[replacing]
         assert isinstance(clip, ClipReference) and isinstance(clip_settings, DenoisedClipSettings)
@@ -217,8 +223,17 @@ def novel_step(
     mode, ambient = novel_shading(stage, step / stage.steps, generator)
     colour, share = torch.rand(3, generator=generator), torch.rand((), generator=generator)
     background = colour if share < stage.random_background else torch.ones(3)
+    offsets: dict[str, Tensor] = {}
+    if stage.front_steps.ray_noise and is_front_step(step, stage):
+        noise = stage.front_steps.ray_noise * torch.randn(2, 3, generator=generator)
+        offsets = {"origins_offset": noise[0], "directions_offset": noise[1]}
     rendering = scene.render(
-        camera, mode=plain_if_possible(mode, ambient, stage), ambient=ambient, background=background, generator=generator
+        camera,
+        mode=plain_if_possible(mode, ambient, stage),
+        ambient=ambient,
+        background=background,
+        generator=generator,
+        **offsets,
     )
     guidance: dict[str, Tensor] = {}
     logged: dict[str, dict[str, Tensor]] = {}
@@ -264,6 +279,11 @@ def sees_reference(step: int, stage: OptimisedStage) -> bool:
     return step < stage.reference_warmup or (stage.reference_interval > 0 and step % stage.reference_interval == 0)
 
 
+def is_front_step(step: int, stage: OptimisedStage) -> bool:
+    """Return whether the prompts of a step say front view: all but every `front_steps.except_every`-th, counted from 1."""
+    return (step + 1) % stage.front_steps.except_every != 0
+
+
 def step_losses(
     scene: Scene,
     reference: ReferenceView | None,
@@ -272,7 +292,7 @@ def step_losses(
     step: int,
     generator: torch.Generator,
 ) -> StepLosses:
-    """Return all losses of a step, at the reference view or at a novel one.
+    """Return all losses of a step, at the reference view or at a novel one, or at both where the stage says so.
 
     Args:
         scene: the scene.
@@ -284,12 +304,14 @@ def step_losses(
     """
     guidance: dict[str, Tensor] = {}
     logged: dict[str, dict[str, Tensor]] = {}
+    terms: dict[str, Tensor] = {}
     if sees_reference(step, stage):
         assert reference is not None
-        terms = reference_step(scene, reference, stage, generator)
-    else:
+        terms = reference_step(scene, reference, stage, step, generator)
+    if not sees_reference(step, stage) or stage.reference_beside_novel:
         given = priors if step >= stage.priors_from else {}
-        terms, guidance, logged = novel_step(scene, given, reference, stage, step, generator)
+        regularizers, guidance, logged = novel_step(scene, given, reference, stage, step, generator)
+        terms |= regularizers
     weighted = [getattr(stage.losses, name) * LOSSES[name].share(step / stage.steps) * value for name, value in terms.items()]
     total = sum([*weighted, *guidance.values()], start=torch.zeros(()))
     norms, diffusion_steps, distances = (

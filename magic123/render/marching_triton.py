@@ -107,6 +107,7 @@ def march(
     generator: torch.Generator | None = None,
     box: Float[Tensor, "2 3"] | None = None,
     nearest: float = 0.1,
+    whole: bool = False,
 ) -> PackedSamples:
     """Return the samples of rays that are in occupied cells, as `volume.march` does.
 
@@ -118,6 +119,7 @@ def march(
         generator: as in `volume.march`.
         box: as in `volume.march`.
         nearest: as in `volume.march`.
+        whole: as in `volume.march`.
 
     Raises:
         ValueError: the number of cells is not a cube.
@@ -127,7 +129,7 @@ def march(
     if resolution**3 != len(cells):
         raise ValueError(f"cells have the shape {tuple(cells.shape)}, but R^3 cells of a cube are needed, in one dimension")
     origins, directions = origins.contiguous(), directions.contiguous()
-    near, far, first, steps, share = ray_steps(origins, directions, max_samples, generator, box, nearest)
+    near, far, first, steps, share = ray_steps(origins, directions, max_samples, generator, box, nearest, whole)
     capacity = math.ceil(max_samples) + 1  # one more than along the diagonal, because the last step may be a short one
     steps = steps.clamp(max=capacity)
     step = torch.full((1,), 2 * math.sqrt(3) / max_samples, dtype=kind, device=device)

@@ -21,6 +21,7 @@ class OccupancyGrid(nn.Module):
         resolution: R, the number of cells along an axis.
         decay: factor of a cell's value at every visit.
         threshold: density per world unit from which on a cell is always occupied.
+        all_cells: whether every update visits all cells, as in Magic123's published code.
     """
 
     density: Tensor  # [R^3] decaying maximum
@@ -28,9 +29,9 @@ class OccupancyGrid(nn.Module):
     box: Tensor  # [2, 3] lower and upper corner of the occupied cells
     updates: Tensor  # [] int64, how many there were
 
-    def __init__(self, resolution: int, decay: float = 0.95, threshold: float = 10.0):
+    def __init__(self, resolution: int, decay: float = 0.95, threshold: float = 10.0, all_cells: bool = False):
         super().__init__()
-        self.resolution, self.decay, self.threshold = resolution, decay, threshold
+        self.resolution, self.decay, self.threshold, self.all_cells = resolution, decay, threshold, all_cells
         self.register_buffer("density", torch.zeros(resolution**3))
         self.register_buffer("cells", torch.ones(resolution**3, dtype=torch.bool))
         self.register_buffer("box", torch.tensor([[-1.0] * 3, [1.0] * 3]))
@@ -46,8 +47,8 @@ class OccupancyGrid(nn.Module):
     def update(self, density: Density, generator: torch.Generator | None = None, chunk: int = 2**20) -> None:
         """Evaluate the density at one point in each visited cell.
 
-        The first update visits all cells. Later ones visit a random quarter of them, and as many again of the occupied ones;
-        cells that are not visited keep their value.
+        The first update visits all cells. Later ones, unless `all_cells`, visit a random quarter of them, and as many again
+        of the occupied ones; cells that are not visited keep their value.
 
         Args:
             density: the function to evaluate.
@@ -69,7 +70,7 @@ class OccupancyGrid(nn.Module):
     def _pick(self, generator: torch.Generator | None) -> Tensor:
         """Return the cells to visit, each once: [M] int64, ascending."""
         count, device = len(self.density), self.density.device
-        if generator is None or self.updates == 0:
+        if self.all_cells or generator is None or self.updates == 0:
             return torch.arange(count, device=device)
         visited = torch.zeros(count, dtype=torch.bool, device=device)
         visited[to_device(torch.randperm(count, generator=generator, device=generator.device)[: count // 4], device)] = True

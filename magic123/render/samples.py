@@ -2,6 +2,7 @@
 
 Notation: N rays, M samples in packed order (ray by ray, near to far). A ray is cut into steps of the cube's diagonal /
 max_samples from where it enters the cube; the last step ends where it leaves, so the widths add up to the length inside.
+Distances are in units of the direction's length, which is 1, or the depth along the optical axis if that component is 1.
 """
 
 from __future__ import annotations
@@ -76,30 +77,35 @@ def ray_steps(
     generator: torch.Generator | None,
     box: Float[Tensor, "2 3"] | None,
     nearest: float,
+    whole: bool = False,
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"], Int[Tensor, " N"], Float[Tensor, " N"]]:
     """Return the steps of each ray inside the cube, for marching.
 
     Args:
         origins: of the rays, in world units.
-        directions: unit vectors.
+        directions: of the rays; their length is the unit of distances.
         max_samples: number of steps along the diagonal of the cube; need not be an integer.
         generator: random state of the samples' positions; None places them in the middle of their steps.
         box: corners of the box outside of which nothing is occupied; None for the whole cube.
         nearest: smallest distance of a step, in world units.
+        whole: the last step is as wide as the others and ends behind the cube, and without a generator samples lie where
+            their steps begin: the steps of Magic123's published code.
 
     Returns:
         near, far, first step, number of steps (int64), and the position of the samples within their steps, in [0, 1).
     """
     step = 2 * math.sqrt(3) / max_samples
     near, far = box_span(origins, directions, -1.0, 1.0, nearest)
-    last = ((far - near) / step).ceil().clamp_min(0)
+    if generator is None:
+        share = torch.full_like(near, 0.0 if whole else 0.5)
+    else:
+        share = to_device(torch.rand(len(origins), generator=generator, device=generator.device), near.device).to(near.dtype)
+    last = ((far - near) / step - (share if whole else 0)).ceil().clamp_min(0)
     first = torch.zeros_like(last)
     if box is not None:
         box_near, box_far = box_span(origins, directions, box[0], box[1], nearest)
         first = ((box_near - near) / step).floor().clamp_min(0)
         last = torch.minimum(last, ((box_far - near) / step).ceil())
-    if generator is None:
-        share = torch.full_like(near, 0.5)
-    else:
-        share = to_device(torch.rand(len(origins), generator=generator, device=generator.device), near.device).to(near.dtype)
+    if whole:
+        far = torch.full_like(far, math.inf)
     return near, far, first, (last - first).clamp_min(0).long(), share

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,7 +32,7 @@ class RayRendering:
     Attributes:
         rgb: colours, composited over the background.
         opacity: in [0, 1].
-        depth: distance along the ray in world units, multiplied by opacity.
+        depth: distance along the ray, in units of its direction's length, multiplied by opacity.
         normal: unit normals multiplied by opacity; the gradient reaches the normals, not the weights. None if not rendered.
         samples: along all rays.
     """
@@ -53,21 +54,23 @@ def march(
     generator: torch.Generator | None = None,
     box: Float[Tensor, "2 3"] | None = None,
     nearest: float = 0.1,
+    whole: bool = False,
 ) -> PackedSamples:
     """Return the samples of rays inside [-1, 1]^3 that are in occupied cells.
 
     Args:
         origins: of the rays, in world units.
-        directions: unit vectors.
+        directions: of the rays; their length is the unit of distances and widths.
         occupied: whether points are in occupied cells; None keeps all samples.
         max_samples: number of steps along the diagonal of the cube; need not be an integer.
         generator: random state; each ray's samples are shifted within their steps by the same random amount. None places
             them in the middle.
         box: lower and upper corner of a box that holds all occupied cells; steps outside it are skipped.
         nearest: smallest distance from the origin, in world units.
+        whole: as in `ray_steps`.
     """
     step = 2 * math.sqrt(3) / max_samples
-    near, far, first, count, share = ray_steps(origins, directions, max_samples, generator, box, nearest)
+    near, far, first, count, share = ray_steps(origins, directions, max_samples, generator, box, nearest, whole)
     rays = torch.arange(len(origins), device=origins.device)
     ray = torch.repeat_interleave(rays, count)
     start = count.cumsum(0) - count
@@ -171,6 +174,7 @@ def render_volume(
     generator: torch.Generator | None = None,
     box: Float[Tensor, "2 3"] | None = None,
     nearest: float = 0.1,
+    whole: bool = False,
     cells: Bool[Tensor, " cells"] | None = None,
 ) -> RayRendering:
     """Render rays through [-1, 1]^3.
@@ -181,7 +185,7 @@ def render_volume(
     Args:
         density_and_albedo: of points.
         origins: of the rays, in world units.
-        directions: unit vectors.
+        directions: as in `march`.
         occupied: as in `march`.
         max_samples: as in `march`.
         background: rgb, one colour or one for each ray.
@@ -191,21 +195,19 @@ def render_volume(
         generator: as in `march`.
         box: as in `march`.
         nearest: as in `march`.
+        whole: as in `march`.
         cells: the R^3 cells of the occupancy grid behind `occupied`; if given, the Triton kernels march and composite.
     """
     rays = len(origins)
+    steps: Any = {"max_samples": max_samples, "generator": generator, "box": box, "nearest": nearest, "whole": whole}
     density = density or (lambda x: density_and_albedo(x)[0])
     if cells is None:
-        marched = march(
-            origins, directions, occupied=occupied, max_samples=max_samples, generator=generator, box=box, nearest=nearest
-        )
+        marched = march(origins, directions, occupied=occupied, **steps)
         combine, samples = composite, visible(marched, density, rays)
     else:
         from magic123.render import compositing_triton, marching_triton  # Triton is installed only with CUDA builds of torch
 
-        marched = marching_triton.march(
-            origins, directions, cells=cells, max_samples=max_samples, generator=generator, box=box, nearest=nearest
-        )
+        marched = marching_triton.march(origins, directions, cells=cells, **steps)
         combine, samples = compositing_triton.composite, marching_triton.visible(marched, density, rays)
     sigma, albedo = density_and_albedo(samples.points)
     normals = None if normal is None else normal(samples.points)

@@ -53,7 +53,7 @@ class DMTet(Scene[DMTetStage]):
     def __init__(self, field: FieldSettings, dmtet: DMTetSettings):
         super().__init__()
         self.settings = dmtet
-        lattice = build_lattice(dmtet.grid_resolution)
+        lattice = build_lattice(dmtet.grid_resolution, dmtet.lattice)
         self.field = Field(field)
         self.register_buffer("lattice", lattice.vertices, persistent=False)
         self.register_buffer("tets", lattice.tets, persistent=False)
@@ -80,9 +80,11 @@ class DMTet(Scene[DMTetStage]):
         return {**self.__dict__, "_last": None}
 
     def _surface(self) -> tuple[Tensor, Tensor, Edges]:
-        # tanh keeps an offset within half the distance between two planes of the lattice: no tetrahedron turns over
+        # tanh keeps an offset within half the distance between two planes of the unscaled lattice
         offset = torch.tanh(self.deform) / self.settings.grid_resolution
-        vertices, faces = marching_tets(self.scale * (self.lattice + offset), self.sdf, self.tets)
+        scaled = self.settings.scaled_offsets
+        places = self.scale * (self.lattice + offset) if scaled else self.scale * self.lattice + offset
+        vertices, faces = marching_tets(places, self.sdf, self.tets)
         if not len(faces):
             finite = bool(torch.isfinite(self.sdf).all())
             cause = "no signed distance is positive next to a negative one" if finite else "its signed distances are not finite"
@@ -193,9 +195,9 @@ class DMTet(Scene[DMTetStage]):
         """Return the fine scene of `stage` that starts from a trained coarse scene, on its device.
 
         Published rule: sdf = clamp(density - level, -1, 1) with the occupancy grid's threshold as level, on a lattice
-        shrunk per axis to the occupied extent plus 0.1 (more below resolution 50). Where that gives no usable surface
-        (`mesh_problem`), the level is chosen whose silhouettes agree best with the coarse scene's at four views;
-        `handover` records which and why.
+        scaled per axis to the occupied extent plus 0.1 (more below resolution 50); the density outside the cube is 0. Where
+        that gives no usable surface (`mesh_problem`), the level is chosen whose silhouettes agree best with the coarse
+        scene's at four views; `handover` records which and why.
 
         Raises:
             InputError: no level gives a surface, or the two fields have different settings.
@@ -259,7 +261,8 @@ class DMTet(Scene[DMTetStage]):
         if not len(occupied):
             return mesh_problem(np.zeros((0, 3)), np.zeros((0, 3), int))
         margin = max(MARGIN, 5 / self.settings.grid_resolution)
-        self.scale.copy_((occupied.abs().amax(0) + margin).clamp_max(1.0))
+        scale = occupied.abs().amax(0) + margin
+        self.scale.copy_(scale.clamp_max(1.0) if self.settings.within_cube else scale)
         self.sdf.copy_((_density(nerf, self.scale * self.lattice) - level).clamp(-1, 1))
         vertices, faces = marching_tets(self.scale * self.lattice, self.sdf, self.tets)
         return mesh_problem(vertices.cpu().numpy(), faces.cpu().numpy(), self.scale.cpu().numpy())
@@ -271,7 +274,9 @@ class DMTet(Scene[DMTetStage]):
 
 
 def _density(nerf: NeRF, points: Tensor, chunk: int = 2**18) -> Tensor:
-    return torch.cat([nerf.field.density(part) for part in points.split(chunk)])
+    """Return the density at points [V, 3], 0 outside the field's cube: [V]."""
+    outside = (points.abs() > nerf.field.settings.bound).any(-1)
+    return torch.cat([nerf.field.density(part) for part in points.split(chunk)]).masked_fill(outside, 0.0)
 
 
 def _check_same_field(coarse: FieldSettings, fine: FieldSettings) -> None:

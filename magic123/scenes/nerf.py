@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -21,7 +25,7 @@ from magic123.settings.stage import NeRFStage
 
 
 class NeRF(Scene[NeRFStage]):
-    """Magic123's coarse scene in the cube [-1, 1]^3.
+    """Magic123's coarse scene in the cube [-1, 1]^3, or in the smaller one of `field.bound`.
 
     Args:
         field: settings of the field.
@@ -33,7 +37,9 @@ class NeRF(Scene[NeRFStage]):
         super().__init__()
         self.settings = nerf
         self.field = Field(field)
-        self.occupancy = OccupancyGrid(nerf.occupancy_resolution, nerf.occupancy_decay, nerf.occupancy_threshold)
+        self.occupancy = OccupancyGrid(
+            nerf.occupancy_resolution, nerf.occupancy_decay, nerf.occupancy_threshold, nerf.occupancy_cells == "all"
+        )
         self.ray_chunk = ray_chunk
         self._generator: torch.Generator | None = None
 
@@ -59,11 +65,16 @@ class NeRF(Scene[NeRFStage]):
         camera = camera.to(device)
         origins, directions = camera.rays()
         forward = -camera.camera_to_world[:, None, None, :3, 2]
+        in_depth = self.settings.spacing == "depth"
+        if in_depth:  # then distances along a ray are depths
+            directions = directions / (directions * forward).sum(-1, keepdim=True)
         if origins_offset is not None:
             origins = origins + to_device(origins_offset, device)
         if directions_offset is not None:
-            directions = nn.functional.normalize(directions + to_device(directions_offset, device), dim=-1)
-        along = (directions * forward).sum(-1, keepdim=True)  # distance along the ray -> along the optical axis
+            directions = directions + to_device(directions_offset, device)
+            directions = directions if in_depth else nn.functional.normalize(directions, dim=-1)
+        # distance along the ray -> along the optical axis
+        along = 1.0 if in_depth else (directions * forward).sum(-1, keepdim=True)
 
         white = torch.ones(3, device=device) if background is None else to_device(background, device)
         if light is None and mode in ("lambertian", "textureless"):
@@ -101,20 +112,30 @@ class NeRF(Scene[NeRFStage]):
         def shade(albedo: Tensor, normals: Tensor | None, rays: Tensor) -> Tensor:
             return shade_colors(albedo, normals, None if light is None else light.index_select(0, rays), ambient, mode)
 
-        return render_volume(
-            self.field.density_and_albedo,
-            origins,
-            directions,
+        seen = render_volume(
+            self._in_unit_cube(self.field.density_and_albedo),
+            origins / self.field.settings.bound,
+            directions / self.field.settings.bound,
             occupied=self.occupancy.occupied,
             cells=self.occupancy.cells if self.marching_used == "triton" else None,
             max_samples=self.settings.max_samples,
             background=background,
             shade=shade,
-            density=self.field.density,
-            normal=None if mode == "albedo" else self.field.normal,
+            density=self._in_unit_cube(self.field.density),
+            normal=None if mode == "albedo" else self._in_unit_cube(self.field.normal),
             generator=generator,
             box=self.occupancy.box,
+            nearest=self.settings.nearest,
+            whole=self.settings.spacing == "depth",
         )
+        if self.settings.spacing == "distance" and self.field.settings.bound == 1:
+            return seen
+        return replace(seen, samples=replace(seen.samples, directions=nn.functional.normalize(seen.samples.directions, dim=-1)))
+
+    def _in_unit_cube(self, function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+        """Return a function of positions in the field's cube as one of positions in [-1, 1]^3."""
+        bound = self.field.settings.bound
+        return function if bound == 1 else lambda x: function(x * bound)
 
     def _render_pieces(
         self, rays: list[Tensor], *, mode: str, ambient: float, generator: torch.Generator | None
@@ -137,7 +158,11 @@ class NeRF(Scene[NeRFStage]):
         self._generator = generator
         self.field.set_progress(step / max(steps, 1))
         if step % self.settings.occupancy_interval == 0:
-            self.occupancy.update(self.field.density, generator)
+            self.update_occupancy(generator)
+
+    def update_occupancy(self, generator: torch.Generator | None = None) -> None:
+        """Update the occupancy grid from the field; see `OccupancyGrid.update`."""
+        self.occupancy.update(self._in_unit_cube(self.field.density), generator)
 
     def regularizers(self, rendering: Rendering, weights: Losses) -> dict[str, Tensor]:
         """Return the unweighted losses of the LOSSES table that this rendering allows (mode "albedo" has no normals)."""
@@ -166,7 +191,8 @@ class NeRF(Scene[NeRFStage]):
         from skimage.measure import marching_cubes
 
         device = self.field.grid.table.device
-        axis = torch.linspace(-1, 1, resolution, device=device)
+        bound = self.field.settings.bound
+        axis = torch.linspace(-bound, bound, resolution, device=device)
         plane = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
         planes = [self.field.density(torch.cat([x.expand(len(plane), 1), plane], -1)) for x in axis]
         sigma = torch.stack(planes).reshape((resolution,) * 3)
@@ -177,7 +203,7 @@ class NeRF(Scene[NeRFStage]):
         # "ascent" is what winds the faces outwards when the inside is positive
         vertices, faces, _, _ = marching_cubes(height.numpy(), 0.0, gradient_direction="ascent")
         vertices = (torch.from_numpy(vertices.copy()) - 1) * (2 / (resolution - 1)) - 1
-        return vertices.clamp(-1, 1), torch.from_numpy(faces.astype("int64"))
+        return vertices.clamp(-1, 1) * bound, torch.from_numpy(faces.astype("int64"))
 
     @property
     def marching_used(self) -> str:

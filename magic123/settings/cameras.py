@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from magic123.settings.common import OMITTED, Growth, KindSettings, Range, Settings
 
@@ -37,6 +37,17 @@ class PoseJitter(Settings):
     position: NonNegativeFloat = 0.2  # side of the cube around the camera in which its position is uniform, world units
     target: NonNegativeFloat = 0.2  # standard deviation of the point that it looks at, along each axis, world units
     up: NonNegativeFloat = 0.02  # standard deviation of what is added to its unit vector upwards, along each axis
+
+
+class FrontSteps(Settings):
+    """Steps whose prompts say front view wherever the novel camera is.
+
+    RealFusion means to look from the reference camera at these steps. As released, the rays of the novel camera stay, with
+    noise on them.
+    """
+
+    except_every: PositiveInt = 1  # all steps but every n-th; 1: none
+    ray_noise: NonNegativeFloat = 0.0  # standard deviation, world units for origins and the tangent for directions
 
 
 class NovelCameras(KindSettings):

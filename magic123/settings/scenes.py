@@ -44,6 +44,7 @@ class FieldSettings(KindSettings):
     coarse_to_fine: float = Field(0.6, ge=0, le=1)
     progressive_levels: GrowingLevels | None = None  # levels come into use one by one; none: all that coarse_to_fine leaves
     normal_epsilon: PositiveFloat = 1e-2
+    bound: float = Field(1.0, gt=0, le=1)  # half the side of the cube that the field fills, in world units
 
 
 class NeRFSettings(Settings):
@@ -53,7 +54,14 @@ class NeRFSettings(Settings):
     occupancy_interval: PositiveInt = 16
     occupancy_decay: float = 0.95
     occupancy_threshold: PositiveFloat = 10.0  # threshold = min(mean density, this)
+    # cells that an update visits after the first, which visits all. all: as released; quarter: a random quarter, and as many
+    # again of the occupied ones
+    occupancy_cells: Literal["all", "quarter"] = "all"
     max_samples: PositiveInt = 1024  # per ray across the cube's diagonal
+    # what the steps of a ray are equal in. depth: in depth along the optical axis, by which densities count too, so that the
+    # corners of a picture are a little more transparent, as released; distance: in distance along the ray
+    spacing: Literal["depth", "distance"] = "depth"
+    nearest: PositiveFloat = 0.2  # smallest depth or distance of a sample from the camera, world units
     # samples that the losses `entropy` and `orientation` are means over. marched: all in occupied cells, those behind an opaque
     # surface with weight 0, as released; visible: those that a ray reaches
     regularized: Literal["marched", "visible"] = "marched"
@@ -65,6 +73,11 @@ class DMTetSettings(Settings):
     """A deformable tetrahedral grid (arXiv 2111.04276) and how its surface is rasterized."""
 
     grid_resolution: PositiveInt = 256
+    # a15: the tetrahedra of the released data files, 46 to a cell of four planes; bcc: the best-shaped ones, 12 to two planes,
+    # whose edges are four fifths as long
+    lattice: Literal["a15", "bcc"] = "a15"
+    within_cube: bool = False  # the lattice, which is scaled to the object and a margin, ends at the cube at the latest
+    scaled_offsets: bool = False  # offsets scale with the lattice, so that no tetrahedron can turn over
     rasterizer: Literal["auto", "numba", "nvdiffrast"] = "auto"
     texture_levels_masked: bool = False
     # textureless views: the uncovered pixels show the ambient light plus the background's colour, as released

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from magic123.settings.cameras import NovelCameras
+from magic123.settings.cameras import FrontSteps, NovelCameras, ReferenceCamera
 from magic123.settings.common import OMITTED, KindSettings, Range, Settings, is_strict
 from magic123.settings.locations import locate
 from magic123.settings.losses import DMTetLosses, Losses, NeRFLosses, PointsLosses
@@ -55,7 +55,11 @@ class StageSettings(KindSettings):
         "reference_scale": 1.5,
         "reference_warmup": 100,
         "reference_interval": 4,
+        "reference_beside_novel": OMITTED,
+        "reference_camera": OMITTED,
         "ray_noise": 1e-3,
+        "ray_noise_fades": OMITTED,
+        "front_steps": OMITTED,
         "cameras": NovelCameras().model_dump(),
         "field": FieldSettings().model_dump(),
         "nerf": NeRFSettings().model_dump(),
@@ -90,7 +94,14 @@ class OptimisedStage(StageSettings):
     reference_scale: PositiveFloat = 1.5  # the reference view is rendered at resolution * this
     reference_warmup: int = Field(100, ge=0)  # the first steps all see the reference view
     reference_interval: int = Field(4, ge=0)  # afterwards every n-th; 0, with a warm-up of 0: none, a stage from text alone
-    ray_noise: NonNegativeFloat = 1e-3
+    # the steps that show the reference view render a novel one too, and regularise that one alone
+    reference_beside_novel: bool = False
+    # the camera that this stage takes the reference picture from, in place of the example's; what is rendered of it keeps its
+    # angles to the reference view, with the radius and the field of view of this camera
+    reference_camera: ReferenceCamera | None = None
+    ray_noise: NonNegativeFloat = 1e-3  # of the reference view, standard deviation
+    ray_noise_fades: bool = False  # in proportion to the steps that are left
+    front_steps: FrontSteps = FrontSteps()
     cameras: NovelCameras = NovelCameras()
     shading: Shading = Shading()
     reference_background: Literal["white", "random"] = "white"  # random: one colour a step, behind the picture too

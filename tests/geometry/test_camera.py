@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from magic123.geometry.camera import Camera, angle_between, jittered, sample_novel, wrap_degrees
+from magic123.geometry.camera import Camera, angle_between, as_assumed, jittered, sample_novel, to_own, wrap_degrees
 from magic123.render.volume import render_volume
 from magic123.settings.cameras import NovelCameras, PoseJitter, ReferenceCamera
 
@@ -34,6 +34,21 @@ def centroid(image: torch.Tensor, channel: int) -> tuple[float, float]:
     rows = (torch.arange(image.shape[0]) + 0.5) / image.shape[0]
     columns = (torch.arange(image.shape[1]) + 0.5) / image.shape[1]
     return float((weight.sum(1) * rows).sum()), float((weight.sum(0) * columns).sum())
+
+
+def test_a_scene_with_another_reference_camera_is_shown_and_sized_by_the_own_one():
+    """A point at the picture's edge stays there, and a scene turned and scaled to the own camera looks the same size."""
+    own, assumed = ReferenceCamera(azimuth=10.0), ReferenceCamera(polar=75.0, azimuth=40.0, radius=2.0, fov=55.0)
+    seen = as_assumed(Camera.orbit([90.0, 60.0], [10.0, 100.0], [1.8, 3.6], [40.0, 20.0], 8), own, assumed)
+    assert seen.polar.tolist() == [75.0, 45.0] and seen.azimuth.tolist() == [40.0, 130.0]
+    assert seen.radius.tolist() == pytest.approx([2.0, 4.0]) and float(seen.fov[0]) == pytest.approx(55.0, rel=1e-5)
+    turn = to_own(own, assumed)
+    height = [c.radius * math.tan(math.radians(c.fov) / 2) for c in (own, assumed)]
+    edge = torch.tensor([0.0, height[1], 0.0])
+    assert (turn @ edge).tolist() == pytest.approx([0.0, height[0], 0.0], abs=1e-6)
+    facing = Camera.orbit(90.0, 40.0, 1.0, 55.0, 8).position[0]
+    azimuth = torch.rad2deg(torch.atan2((turn @ facing)[0], (turn @ facing)[2]))
+    assert float(azimuth) == pytest.approx(10.0, abs=1e-4)
 
 
 def test_poses_are_rotations_without_mirroring():

@@ -1,6 +1,7 @@
 """Lattice, marching tetrahedra, edges and mesh measures, by closed forms and counting."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -71,10 +72,29 @@ def test_lattice_is_conforming():
     assert bool(((outer.abs() == 1).all(1)).any(1).all())
 
 
-@pytest.mark.parametrize("resolution", [7, 2, 1024])
-def test_lattice_refuses_other_resolutions(resolution):
+def test_the_a15_lattice_is_conforming_and_acute():
+    """46 tetrahedra to a cell, whose edges are 2, sqrt(5) and sqrt(6) planes long; inner triangles belong to two."""
+    lattice = build_lattice(16, "a15")
+    places = lattice.vertices.double() * 8  # planes are 1 apart
+    corners = places[lattice.tets.long()]
+    volumes = torch.linalg.det(corners[:, 1:] - corners[:, :1]) / 6
+    assert float(volumes.min()) > 0 and 0.98 * 16**3 < float(volumes.sum()) <= 16**3
+    inside = (corners.abs() < 5).all(-1).all(-1)
+    for i, j in combinations(range(4), 2):
+        squared = (corners[inside][:, i] - corners[inside][:, j]).square().sum(-1)
+        assert {4.0, 5.0, 6.0} >= set(squared.tolist())
+    cell = ((corners.mean(1) >= -4) & (corners.mean(1) < 0)).all(1)
+    assert int(cell.sum()) == 46
+    triangles = torch.cat([lattice.tets[:, k] for k in ([1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2])]).sort(1).values
+    unique, count = torch.unique(triangles, dim=0, return_counts=True)
+    assert int(count.max()) == 2
+    assert bool((lattice.vertices[unique[count == 1].long()].abs() == 1).any(-1).all())
+
+
+@pytest.mark.parametrize(("resolution", "kind"), [(7, "bcc"), (2, "bcc"), (1024, "bcc"), (6, "a15")])
+def test_lattice_refuses_other_resolutions(resolution, kind):
     with pytest.raises(InputError, match="grid_resolution"):
-        build_lattice(resolution)
+        build_lattice(resolution, kind)
 
 
 # ------------------------------------------------------------------------------------------------ marching tetrahedra

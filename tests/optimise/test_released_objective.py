@@ -1,6 +1,7 @@
 """Every term of the objective beside the number that the released code gave on the same inputs: released_objective.json."""
 
 import json
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,15 @@ from torch import Tensor
 
 from magic123.geometry.camera import Camera, sample_novel
 from magic123.geometry.edges import find_edges
+from magic123.geometry.lattice import build_lattice
 from magic123.geometry.mesh import laplacian, normal_consistency
 from magic123.priors.prior import Prior
 from magic123.priors.sds import NoisePrediction, add_noise, distil, guided_noise
 from magic123.render import losses
 from magic123.render.losses import LOSSES, Target
+from magic123.render.occupancy import OccupancyGrid
 from magic123.render.rendering import Rendering
+from magic123.render.volume import render_volume
 from magic123.settings.cameras import NovelCameras, ReferenceCamera
 from magic123.settings.priors import prior_settings
 
@@ -175,6 +179,52 @@ def test_score_distillation_of_the_3d_prior(step):
     result, wanted = gradient(step, "zero123", network, 5.0, "usual"), TERMS[f"sds_3d_{step}"]["value"]
     assert float(result.norm()) == pytest.approx(wanted["norm"], rel=1e-5)
     assert result.flatten()[:4].tolist() == pytest.approx(wanted["first"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["marching", "marching_jittered", "marching_bound"])
+def test_samples_along_rays(name):
+    """Steps of equal depth: where the samples lie, which cells keep them, and what they add up to."""
+    wanted, rays, side = TERMS[name]["value"], 24, 16
+    bound = 0.75 if name == "marching_bound" else 1.0
+    generator = torch.Generator().manual_seed(0) if name == "marching_jittered" else None
+    origins = torch.tensor([0.3, 0.5, 1.7]).repeat(rays, 1)
+    origins[-4:] = torch.tensor([0.1, -0.2, bound * 0.9])  # inside the cube, where the near plane counts
+    across = (wave(2 * rays, 0.73) * 0.45).reshape(rays, 2) - torch.tensor([0.1, 0.2])
+    directions = torch.cat([across, -torch.ones(rays, 1)], 1)
+    grid = OccupancyGrid(side)
+    grid.cells = torch.cartesian_prod(*[torch.arange(side)] * 3) @ torch.tensor([1, 2, 3]) % 5 < 3
+
+    def field(unit: Tensor) -> tuple[Tensor, Tensor]:
+        return 4 * (1 + torch.sin(7 * (unit * bound).sum(-1))), 0.5 + 0.5 * torch.sin(5 * unit * bound)
+
+    seen = render_volume(
+        field, origins / bound, directions / bound, occupied=grid.occupied, max_samples=96, background=torch.zeros(3),
+        generator=generator, nearest=0.2, whole=True,
+    )  # fmt: skip
+    assert seen.samples.marched == sum(wanted["samples"])
+    assert seen.opacity[:, 0].tolist() == pytest.approx(wanted["opacity"], rel=1e-5, abs=1e-7)
+    assert seen.rgb[:, 0].tolist() == pytest.approx(wanted["red"], rel=1e-5, abs=1e-6)
+    ends = seen.depth + wanted["width"] * seen.opacity
+    assert ends[:, 0].tolist() == pytest.approx(wanted["depth"], rel=1e-5, abs=1e-6)
+
+
+def test_the_lattice():
+    """All vertices and tetrahedra of the data file: as many, as long, at the same places by their moments."""
+    wanted, lattice = TERMS["lattice"]["value"], build_lattice(64, "a15")
+    places, tets = lattice.vertices.double(), lattice.tets.long()
+    assert (len(places), len(tets)) == (wanted["vertices"], wanted["tets"])
+    pairs = torch.cat([tets[:, [i, j]] for i, j in combinations(range(4), 2)]).sort(1).values
+    key = (pairs[:, 0] * len(places) + pairs[:, 1]).unique()
+    first, second = key // len(places), key % len(places)
+    lengths, counts = ((places[first] - places[second]) * 32).square().sum(-1).round().long().unique(return_counts=True)
+    assert {str(length): count for length, count in zip(lengths.tolist(), counts.tolist(), strict=True)} == wanted[
+        "squared_edges"
+    ]
+    corners = places[tets]
+    volumes = torch.linalg.det(corners[:, 1:] - corners[:, :1]) / 6
+    assert float(volumes.min()) > 0 and float(volumes.sum()) == pytest.approx(wanted["volume"], rel=1e-9)
+    assert float(places.square().sum()) == pytest.approx(wanted["squares"], rel=1e-12)
+    assert float(corners.mean(1).square().sum()) == pytest.approx(wanted["squared_centres"], rel=1e-9)
 
 
 def test_novel_cameras():

@@ -40,7 +40,7 @@ def waits_of(device: Device, which: str, steps: tuple[int, ...]) -> dict[int, li
     apply_speed(priors.values(), Speed(), CUDA)
     optimizer = make_optimizer(scene.parameter_groups(stage.learning_rates), stage)
     if which == "coarse":
-        scene.occupancy.update(scene.field.density, generator)
+        scene.update_occupancy(generator)
     waits = {}
     for step in steps:
         device.clear()

