@@ -171,7 +171,8 @@ SERVER = """
 import json, os, sys
 from functools import partial
 from pathlib import Path
-import snakemake.cli
+import docutils.core, markdown_it, numpy, requests, rich.logging, rich.markdown, smart_open  # which a run imports late
+import snakemake.cli, snakemake.report.html_reporter
 from snakemake.common import get_function_params
 from snakemake.workflow import Workflow
 

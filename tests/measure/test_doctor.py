@@ -25,6 +25,8 @@ def extension(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(textwrap.dedent(text))
         (tmp_path / name / "torch.py").write_text("")  # nvdiffrast.torch
+        # of torch the child needs to know alone that there is no device, and the real one takes seconds to import
+        (tmp_path / "torch.py").write_text("class cuda:\n    is_available = staticmethod(lambda: False)\n")
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 

@@ -29,7 +29,7 @@ from magic123.settings.inversion import InversionSettings
 from magic123.settings.stage import Stage, stage_settings
 
 TOKEN = InversionSettings(steps=12, batch=2, learning_rate=1e-2, evaluation_samples=4, templates=("a photo of a {}",))
-SHORT = {**COARSE, "steps": 40}
+SHORT = {**COARSE, "steps": 20}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def coarse(example, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "coarse"
     reconstruct(example, stage_settings(**SHORT), 0, out)
     assert sorted(path.name for path in out.parent.iterdir()) == [".coarse.unfinished", "coarse"]
-    assert [file.name.split("-")[1] for file in unfinished(out)] == ["00000040"]
+    assert [file.name.split("-")[1] for file in unfinished(out)] == ["00000020"]
     return out
 
 
@@ -54,16 +54,16 @@ def unfinished(out: Path) -> list[Path]:
 # ------------------------------------------------------------------------------------------------------------- resume
 def test_a_coarse_stage_killed_three_times_is_the_same_bytes(example, coarse, tmp_path, monkeypatch):
     out = tmp_path / "coarse"
-    for step in (9, 17, 33):
+    for step in (5, 9, 17):
         with killed_at(step, monkeypatch), pytest.raises(Killed):
-            reconstruct(example, stage_settings(**SHORT), 0, out, save_steps=5)
-        assert [int(file.name.split("-")[1]) for file in unfinished(out)] == {9: [5], 17: [10, 15], 33: [25, 30]}[step]
+            reconstruct(example, stage_settings(**SHORT), 0, out, save_steps=3)
+        assert [int(file.name.split("-")[1]) for file in unfinished(out)] == {5: [3], 9: [6, 9], 17: [12, 15]}[step]
         assert not out.exists()
-    reconstruct(example, stage_settings(**SHORT), 0, out, save_steps=5)
+    reconstruct(example, stage_settings(**SHORT), 0, out, save_steps=3)
     same(out, coarse, *FILES)
     run = json.loads((out / "run.json").read_text())
-    assert run["resumes"] == 3 and [start["step"] for start in run["starts"]] == [0, 5, 15, 30]
-    assert [file.name.split("-")[1] for file in unfinished(out)] == ["00000040"]
+    assert run["resumes"] == 3 and [start["step"] for start in run["starts"]] == [0, 3, 9, 15]
+    assert [file.name.split("-")[1] for file in unfinished(out)] == ["00000020"]
 
 
 def test_a_stage_under_adan_killed_twice_is_the_same_bytes(example, tmp_path, monkeypatch):
@@ -158,7 +158,7 @@ def test_a_damaged_save_is_set_aside_and_the_one_before_is_used(example, coarse,
     assert (last.parent / f"damaged-{last.name}").is_file() and not last.exists()
     reconstruct(example, stage_settings(**SHORT), 0, out)
     same(out, coarse, *FILES)
-    assert [file.name.split("-")[1] for file in unfinished(out)] == ["00000040"]
+    assert [file.name.split("-")[1] for file in unfinished(out)] == ["00000020"]
     assert sorted(file.name for file in last.parent.iterdir())[1:] == ["lock", "starts.json"]
 
 
@@ -245,8 +245,8 @@ def test_a_full_disk_while_saving_is_said_and_the_work_goes_on(example, coarse, 
         write(path, content)
 
     monkeypatch.setattr(resume, "write_whole", full)
-    reconstruct(example, stage_settings(**SHORT), 0, tmp_path / "coarse", save_steps=20)
-    assert "step 20 could not be saved (No space left on device)" in capsys.readouterr().err
+    reconstruct(example, stage_settings(**SHORT), 0, tmp_path / "coarse", save_steps=10)
+    assert "step 10 could not be saved (No space left on device)" in capsys.readouterr().err
     same(tmp_path / "coarse", coarse, *FILES)
     with killed_at(3, monkeypatch, by=signal.SIGTERM), pytest.raises(Stopped, match="could not be saved"):
         reconstruct(example, stage_settings(**SHORT), 0, tmp_path / "other")

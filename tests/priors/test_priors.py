@@ -736,7 +736,7 @@ def demo_picture(file: Path, size: int) -> torch.Tensor:
     return torch.from_numpy(cv2.resize(rgb, (size, size), interpolation=cv2.INTER_AREA))
 
 
-def pulled_back(prior, chosen, truth, camera, steps: int = 50) -> float:
+def pulled_back(prior, chosen, truth, camera, steps: int = 25, rate: float = 0.5) -> float:
     """Share of a heavy, smooth disturbance of the true view that is left after descent on it (1: nothing happened).
 
     The disturbance is added to the logits, so every picture stays in (0, 1), where the autoencoder knows its way.
@@ -744,14 +744,14 @@ def pulled_back(prior, chosen, truth, camera, steps: int = 50) -> float:
     source, logits = generator(11), torch.logit(truth.clamp(0.02, 0.98))[None]
     start = 2.5 * torch.randn(1, 3, 4, 4, generator=source)
     offset = start.clone().requires_grad_()
-    optimizer = torch.optim.Adam([offset], lr=0.2)
+    optimizer = torch.optim.Adam([offset], lr=rate)
 
     def disturbed(offset):
         smooth = torch.nn.functional.interpolate(offset, truth.shape[:2], mode="bilinear", align_corners=False)
         return torch.sigmoid(logits + smooth.permute(0, 2, 3, 1))
 
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 0.2 * (1 - step / steps)
+        optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
         keywords = {"generator": source, "reference_camera": REFERENCE}
         loss, _ = score_distillation(prior, disturbed(offset), camera, settings=chosen, **keywords)
         optimizer.zero_grad()
