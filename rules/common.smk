@@ -12,7 +12,18 @@ from magic123.run.jobs import INSTALLED_MINIATURES, MINIATURES, Jobs, miniature_
 jobs = Jobs(suite)
 compute = suite.settings.compute
 
-TABLE_FILES = [".csv", "-cells.csv", "-differences.csv", "-flags.csv", "-cards.json", ".md", ".tex", ".html"]
+TABLE_FILES = [
+    ".csv",
+    "-cells.csv",
+    "-differences.csv",
+    "-pairs.csv",
+    "-ranks.csv",
+    "-flags.csv",
+    "-cards.json",
+    ".md",
+    ".tex",
+    ".html",
+]
 FIGURE, PAGE = ".png", "-report.html"
 
 

@@ -112,7 +112,8 @@ elif command == "table":
     lines = ["ok" if Path(cell["path"], "scores.json").exists()
              else json.loads(Path(cell["path"], "status.json").read_text())["reason"]
              if Path(cell["path"], "status.json").exists() else "missing" for cell in cells]
-    for suffix in (".csv", "-cells.csv", "-differences.csv", "-flags.csv", "-cards.json", ".md", ".tex", ".html"):
+    for suffix in (".csv", "-cells.csv", "-differences.csv", "-pairs.csv", "-ranks.csv",
+                   "-flags.csv", "-cards.json", ".md", ".tex", ".html"):
         Path(options["out"] + suffix).parent.mkdir(exist_ok=True)
         Path(options["out"] + suffix).write_text("\\n".join(
             "/".join(str(cell[key]) for key in ("example", "method", "seed", "stage")) + f": {cell['label']}: {line}"

@@ -26,6 +26,7 @@ from eval.tables.build import ResultTable
 from eval.tables.differences import LEVEL, differences, format_difference
 from eval.tables.flag_table import flag_table
 from eval.tables.layout import NOTHING, grid, html
+from eval.tables.ranks import rank_text, ranks
 from eval.tables.reported import Reported
 from magic123.records.cards import Flag
 
@@ -123,6 +124,17 @@ def difference_rows(table: ResultTable) -> list[dict]:
         else:
             interval = f"{formatted.low} to {formatted.high}"
             row["cells"].append({"text": formatted.mean, "interval": interval, "sure": formatted.excludes_zero, "reason": ""})
+    return list(rows.values())
+
+
+def rank_rows(table: ResultTable) -> list[dict]:
+    """Return every row's place in each column, with the rows that it beats; empty for a single row."""
+    rows: dict[tuple, dict] = {}
+    for rank in ranks(table) if len(table.rows) > 1 else []:
+        label = f"{rank.dataset}: {rank.label}" if len(table.datasets) > 1 else rank.label
+        row = rows.setdefault((rank.dataset, rank.method, rank.stage), {"label": label, "cells": []})
+        wins = "" if rank.rank is None else f"{rank.wins} : {rank.losses}"
+        row["cells"].append({"text": rank_text(rank), "wins": wins, "beats": ", ".join(rank.better_than)})
     return list(rows.values())
 
 
@@ -226,6 +238,8 @@ def compose(page: Page, packed: Packed, limit: int) -> str:
         costs=page.costs,
         flag_table=flag_table(table),
         differences=difference_rows(table),
+        ranks=rank_rows(table),
+        pairs=len(table.rows) * (len(table.rows) - 1) // 2,
         gaps=[result for result in page.missing if result.status != "not scored"],
         unscored=[result for result in page.missing if result.status == "not scored"],
         cards=page.cards,

@@ -496,7 +496,18 @@ def test_command_writes_every_file(run, capsys):
     ]
     assert main([str(word) for word in words]) == 0
     names = {path.name for path in (run / "reports").iterdir()}
-    suffixes = (".csv", "-cells.csv", "-differences.csv", "-flags.csv", "-cards.json", ".md", ".tex", ".html")
+    suffixes = (
+        ".csv",
+        "-cells.csv",
+        "-differences.csv",
+        "-pairs.csv",
+        "-ranks.csv",
+        "-flags.csv",
+        "-cards.json",
+        ".md",
+        ".tex",
+        ".html",
+    )
     assert names == {f"main{suffix}" for suffix in suffixes}
     with (run / "reports/main.csv").open(newline="") as stream:
         lines = list(csv.DictReader(stream))
