@@ -13,12 +13,12 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar
 
 import torch
 
 from magic123.example.example import Example
-from magic123.measure.random_weights import Kind, Size, flops, random_prior
+from magic123.measure.random_weights import Size, flops, random_prior
 from magic123.optimise.stage import backward, differentiate, read, reference_view, sees_reference, step_losses
 from magic123.priors.speed import apply_speed
 from magic123.records.errors import InputError
@@ -147,8 +147,6 @@ def measure(
         raise InputError(f"a {stage.scene} scene has no parameters to optimise, so there is nothing to measure")
     if isinstance(stage, PointsStage):
         raise InputError("points are lifted from a trained stage, so they cannot be measured without one")
-    if unknown := {prior.kind for prior in stage.priors.values() if prior.weight} - set(get_args(Kind)):
-        raise InputError(f"{min(unknown)} cannot be measured with random weights; choose a stage without it")
     if size == "small":
         stage = small(stage)
     where = torch.device(device)
@@ -159,7 +157,7 @@ def measure(
     reference = reference_view(example, stage, where)
     camera = None if reference is None else reference.camera
     priors = {
-        name: random_prior(cast(Kind, settings.kind), size, dtype=settings.dtype, device=where, reference=camera, seed=seed)
+        name: random_prior(settings.kind, size, dtype=settings.dtype, device=where, reference=camera, seed=seed)
         for name, settings in stage.priors.items()
         if settings.weight
     }
@@ -245,7 +243,7 @@ def limit(stage: OptimisedStage, size: Size, device: torch.device, novel: list[f
         device: whose rate is measured.
         novel: seconds of each measured step with a novel view.
     """
-    counted = {name: flops(cast(Kind, prior.kind), size) for name, prior in stage.priors.items() if prior.weight}
+    counted = {name: flops(prior.kind, size) for name, prior in stage.priors.items() if prior.weight}
     rates = {dtype: matmul_rate(device, dtype) for dtype in sorted({stage.priors[name].dtype for name in counted})}
     least = sum(sum(parts.values()) / rates[stage.priors[name].dtype] for name, parts in counted.items())
     took = sum(novel) / len(novel) if novel else None

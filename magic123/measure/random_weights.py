@@ -6,6 +6,8 @@ input channels, one context token). Speed and memory depend only on shapes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -21,7 +23,6 @@ from magic123.priors.zero123 import Zero123
 from magic123.records.errors import InputError
 
 Size = Literal["full", "small"]
-Kind = Literal["stable-diffusion", "zero123"]
 
 # diffusers' attention_head_dim of these UNets is the number of heads, for historical reasons
 UNET: dict[Size, dict[str, Any]] = {
@@ -35,21 +36,34 @@ VAE: dict[Size, dict[str, Any]] = {
     "full": dict(block_out_channels=(128, 256, 512, 512), layers_per_block=2, scaling_factor=0.18215),
     "small": dict(block_out_channels=(8, 16, 16, 16), layers_per_block=1, norm_num_groups=4),
 }
-LATENT_SIDE: dict[Size, dict[Kind, int]] = {
-    "full": {"stable-diffusion": 64, "zero123": 32},
-    "small": {"stable-diffusion": 8, "zero123": 4},
-}
-CHANNELS: dict[Kind, int] = {"stable-diffusion": 4, "zero123": 8}
-TOKENS: dict[Kind, int] = {"stable-diffusion": 77, "zero123": 1}
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What the networks of one kind of prior have of their own.
+
+    Attributes:
+        side: of the latents, in pixels.
+        channels: of the UNet's input.
+        tokens: of its context.
+        prior: makes the prior of its frozen networks, see `RANDOM`.
+    """
+
+    side: dict[Size, int]
+    channels: int
+    tokens: int
+    prior: Callable[..., Prior]
+
+
 BETAS = dict(beta_start=0.00085, beta_end=0.012)
 
 
-def networks(kind: Kind, size: Size) -> tuple[Any, Any]:
+def networks(kind: str, size: Size) -> tuple[Any, Any]:
     """Return the VAE and the UNet, untrained, on the default device. diffusers hides the types of its models."""
     latent_diffusion.offline()
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    side, levels = LATENT_SIDE[size][kind], len(VAE[size]["block_out_channels"])
+    side, levels = RANDOM[kind].side[size], len(VAE[size]["block_out_channels"])
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
@@ -57,7 +71,7 @@ def networks(kind: Kind, size: Size) -> tuple[Any, Any]:
         sample_size=side * 2 ** (levels - 1),
         **VAE[size],
     )
-    unet = UNet2DConditionModel(in_channels=CHANNELS[kind], out_channels=4, sample_size=side, **UNET[size])
+    unet = UNet2DConditionModel(in_channels=RANDOM[kind].channels, out_channels=4, sample_size=side, **UNET[size])
     return vae, unet
 
 
@@ -79,7 +93,7 @@ class _Pose(nn.Module):
 
 
 def random_prior(
-    kind: Kind,
+    kind: str,
     size: Size,
     *,
     dtype: str = "float32",
@@ -98,22 +112,36 @@ def random_prior(
         seed: of the weights.
 
     Raises:
-        InputError: zero123 without a reference.
+        InputError: there is none of this kind, or zero123 without a reference.
     """
+    if kind not in RANDOM:
+        raise InputError(f"{kind} cannot be measured with random weights; choose a stage without it")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vae, unet = networks(kind, size)
-        width, side = UNET[size]["cross_attention_dim"], LATENT_SIDE[size][kind]
-        pose, embeddings = _Pose(width), torch.randn(4, TOKENS[kind], width).to(device)
+        width, side = UNET[size]["cross_attention_dim"], RANDOM[kind].side[size]
+        pose, embeddings = _Pose(width), torch.randn(4, RANDOM[kind].tokens, width).to(device)
         latents = torch.randn(1, 4, side, side).to(device)
     resolution = vae.config.sample_size
     vae, unet = freeze(vae, DTYPES[dtype], device), freeze(unet, DTYPES[dtype], device)
-    if kind == "stable-diffusion":
-        return StableDiffusion(vae, unet, schedule(device), embeddings, resolution)
-    projection = freeze(pose, torch.float32, device)
+    return RANDOM[kind].prior(vae, unet, pose, schedule(device), embeddings, latents, reference, resolution, device)
+
+
+def _stable_diffusion(vae, unet, pose, noise, embeddings, latents, reference, resolution, device) -> Prior:
+    return StableDiffusion(vae, unet, noise, embeddings, resolution)
+
+
+def _zero123(vae, unet, pose, noise, embeddings, latents, reference, resolution, device) -> Prior:
     if reference is None:
         raise InputError("zero123 needs a stage that sees the reference picture")
-    return Zero123(vae, unet, projection, schedule(device), embeddings[0], latents, reference.to(device), resolution)
+    projection = freeze(pose, torch.float32, device)
+    return Zero123(vae, unet, projection, noise, embeddings[0], latents, reference.to(device), resolution)
+
+
+RANDOM: dict[str, Shapes] = {
+    "stable-diffusion": Shapes({"full": 64, "small": 8}, 4, 77, _stable_diffusion),
+    "zero123": Shapes({"full": 32, "small": 4}, 8, 1, _zero123),
+}
 
 
 def random_text_to_image(
@@ -143,7 +171,7 @@ def random_text_to_image(
     return TextToImage(vae, unet, schedule(device), None, text_encoder, resolution)
 
 
-def flops(kind: Kind, size: Size) -> dict[str, float]:
+def flops(kind: str, size: Size) -> dict[str, float]:
     """Count the floating-point operations of one novel view; a multiply-add counts as two.
 
     Convolutions and matrix products are counted, nearly all of the total, on meta tensors.
@@ -156,8 +184,8 @@ def flops(kind: Kind, size: Size) -> dict[str, float]:
     with torch.device("meta"):
         vae, unet = (network.requires_grad_(False) for network in networks(kind, size))
         pixels = torch.empty(1, vae.config.sample_size, vae.config.sample_size, 3, requires_grad=True)
-        latents = torch.empty(2, CHANNELS[kind], unet.config.sample_size, unet.config.sample_size)
-        context = torch.empty(2, TOKENS[kind], UNET[size]["cross_attention_dim"])
+        latents = torch.empty(2, RANDOM[kind].channels, unet.config.sample_size, unet.config.sample_size)
+        context = torch.empty(2, RANDOM[kind].tokens, UNET[size]["cross_attention_dim"])
         with FlopCounterMode(display=False) as counter:
             encode(vae, pixels, vae.config.sample_size).sum().backward()
         encoding = counter.get_total_flops()

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -133,6 +135,25 @@ def test_a_checkpoint_holds_the_last_weights_and_their_average(example, coarse, 
     reconstruct(example, stage_settings(**COARSE | {"steps": 3, "ema_decay": 0}), 0, tmp_path / "none")
     last, average = (load_scene(tmp_path / "none", weights)[0] for weights in ("raw", "average"))
     assert torch.equal(last.field.grid.table, average.field.grid.table)
+
+
+def test_of_a_checkpoint_only_the_weights_asked_for_are_read(coarse, monkeypatch):
+    import safetensors
+
+    safe_open = safetensors.safe_open
+
+    @contextmanager
+    def recording(*given, **keywords):
+        with safe_open(*given, **keywords) as file:
+            yield SimpleNamespace(keys=file.keys, get_tensor=lambda name: read.append(name) or file.get_tensor(name))
+
+    monkeypatch.setattr(safetensors, "safe_open", recording)
+    for weights in ("raw", "average"):
+        read: list[str] = []
+        scene, _ = load_scene(coarse, weights)
+        trained = {name for name, _ in scene.named_parameters()}
+        averages = {name.removeprefix("average.") for name in read if name.startswith("average.")}
+        assert len(read) == len(scene.state_dict()) and averages == (trained if weights == "average" else set())
 
 
 def test_left_is_left_through_both_stages(example, coarse, tmp_path):
