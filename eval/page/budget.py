@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from eval.page.media import LEVELS, Medium
 
-KINDS = ("input", "truth", "colour", "own", "film", "normal", "depth", "mesh")  # the first is given up last
+KINDS = ("input", "truth", "colour", "own", "film", "normal", "depth", "progress", "mesh")  # the first is given up last
 ENVELOPE = 120  # bytes of markup around a medium
 
 

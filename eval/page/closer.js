@@ -103,8 +103,20 @@
     find("charts").replaceChildren(...(losses ? losses.series.map(([name, values]) => chart(name, losses.steps, values)) : []));
     const many = losses && losses.bin > 1 ? ` Each point is the mean of ${losses.bin} steps.` : "";
     find("losses-help").textContent = losses && losses.series.length
-      ? `Unweighted losses and gradient norms over ${losses.total} steps. Below each: first → last, lowest to highest.${many}`
+      ? `Unweighted losses, gradient norms and scores of the reference view over ${losses.total} steps. Below each: first → last, lowest to highest.${many}`
       : "No losses: nothing was optimised here, or the record is missing.";
+  }
+
+  function showProgress(cell, name) {
+    const steps = Object.keys(cell.media).flatMap((kind) => /^progress (\d+)$/.exec(kind)?.[1] ?? []).map(Number);
+    find("progress-part").hidden = steps.length === 0;
+    find("progress").replaceChildren(
+      ...steps.sort((a, b) => a - b).map((step) => {
+        const after = `after ${step} steps`;
+        const src = `data:image/webp;base64,${find(cell.media[`progress ${step}`]).textContent}`;
+        return make("figure", {}, make("img", { src, alt: `${name}, ${after}` }), make("figcaption", {}, after));
+      }),
+    );
   }
 
   const line = (name, value) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, value));
@@ -129,6 +141,7 @@
     showPictures(cell, name);
     showFilm(cell, name);
     showLosses(cell);
+    showProgress(cell, name);
     return showMesh(cell, name);
   }
 

@@ -36,6 +36,7 @@ TILES = 4
 Key = tuple[str, str, str, str]  # data set, example, method, stage
 KIND_NAMES = {"input": "input pictures", "truth": "true views", "colour": "pictures", "own": "pictures of the reference view"}
 KIND_NAMES |= {"normal": "normal maps", "depth": "depth maps", "film": "turntable films", "mesh": "meshes"}
+KIND_NAMES |= {"progress": "pictures of a stage's progress"}
 
 
 @dataclass(frozen=True)
@@ -227,6 +228,7 @@ def compose(page: Page, packed: Packed, limit: int) -> str:
     )
     embedded = {key: base64.b64encode(content).decode() for key, content in packed.data.items()}
     mime = {medium.key: medium.mime for medium in shown.media}
+    for_scripts = {medium.key for medium in shown.media if medium.kind in ("film", "mesh", "progress")}
     return environment.get_template("page.html.j2").render(
         table=table,
         fragment=Markup(html(table, page.published)),  # escaped where it was made
@@ -254,7 +256,7 @@ def compose(page: Page, packed: Packed, limit: int) -> str:
         limit=f"{limit / 1e6:.3g}",
         picture=lambda key: f"data:{mime[key]};base64,{embedded[key]}",
         # base64 holds nothing that could end an element
-        blocks=[(key, text) for key, text in embedded.items() if mime[key] in ("video/mp4", "model/gltf-binary")],
+        blocks=[(key, text) for key, text in embedded.items() if key in for_scripts],
         data=data,
         policy=Markup(_policy(style, scripts)),
         style=Markup(style),

@@ -17,6 +17,7 @@ from eval.tables.build import ResultTable
 from eval.tables.plan import Cell
 from magic123.records.errors import InputError
 
+PROGRESS_SHOWN = 8  # pictures of a stage's progress, evenly spaced, the last one among them
 UNSEEN_SIDE = (60.0, 150.0)  # polar and azimuth, degrees: from behind and above; the nearest view is shown
 
 
@@ -96,6 +97,14 @@ def _distance_from_unseen_side(camera: dict) -> float:
     return abs(camera["polar"] - UNSEEN_SIDE[0]) + around
 
 
+def progress(folder: Path) -> list[Path]:
+    """Return the pictures that a stage wrote while it ran, STEPS.png, at most PROGRESS_SHOWN of them."""
+    files = sorted(file for file in folder.glob("*.png") if file.stem.isdecimal())
+    if len(files) <= PROGRESS_SHOWN:
+        return files
+    return [files[round(place * (len(files) - 1) / (PROGRESS_SHOWN - 1))] for place in range(PROGRESS_SHOWN)]
+
+
 def depth_span(folders: list[Path], view: str) -> tuple[float, float] | None:
     """Return the 1st and 99th percentile of depth (world units) over the depth maps of one view; None without any."""
     depths = []
@@ -167,6 +176,9 @@ def exhibition(table: ResultTable, truth: str, requested: str | None) -> Exhibit
                 encode = partial(_depth, near=span[0] * scale, far=span[1] * scale)
                 shown |= show("depth", "depth", about, folder / "depth" / f"{view}.png", "image/webp", encode)
         shown |= show("film", "film", about, folder / "turntable.mp4", "video/mp4", media.film)
+        for file in progress(cell.path / "progress"):
+            steps = f"progress {int(file.stem)}"
+            shown |= show(steps, "progress", f"{about} after {int(file.stem)} steps", file, "image/webp", media.sheet)
         shown |= show("mesh", "mesh", about, cell.path / "mesh" / "mesh.glb", "model/gltf-binary", media.mesh)
         no_mesh = optional_json(cell.path / "mesh" / "none.json", "reason")
         exhibits[cell.dataset, cell.example, cell.method, cell.stage] = Exhibit(cell, shown, str(no_mesh.get("reason", "")))

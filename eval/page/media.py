@@ -20,6 +20,7 @@ from eval.pictures.pictures import open_picture
 from magic123.records.errors import InputError, first_line
 
 SIDES, QUALITIES = (256, 192, 104), (88, 80, 68)  # pixels of a side and WebP quality, by level
+SHEET_SIDES = (1280, 960, 520)  # of several pictures in one
 FILM_RATES = (None, 27, 34)  # x264 constant rate factor, by level
 FEW_FACES = 1400
 LEVELS = (
@@ -48,8 +49,8 @@ class Medium:
     encode: Callable[[int], bytes]
 
 
-def _webp(image: Image.Image, level: int) -> bytes:
-    image.thumbnail((SIDES[level], SIDES[level]), Image.Resampling.LANCZOS)
+def _webp(image: Image.Image, level: int, sides: tuple[int, ...] = SIDES) -> bytes:
+    image.thumbnail((sides[level], sides[level]), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     image.save(stream, "WEBP", quality=QUALITIES[level], method=4)
     return stream.getvalue()
@@ -59,6 +60,11 @@ def picture(file: Path, level: int) -> bytes:
     """Composite a picture of any mode on white and encode it as WebP."""
     image = open_picture(file).convert("RGBA")
     return _webp(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"), level)
+
+
+def sheet(file: Path, level: int) -> bytes:
+    """Encode a picture that holds several, without alpha, as WebP."""
+    return _webp(open_picture(file).convert("RGB"), level, SHEET_SIDES)
 
 
 def read_depth(file: Path) -> np.ndarray:

@@ -1,7 +1,8 @@
 """reconstruct: one stage of a method for one example: an optimised scene.
 
 Writes checkpoint.safetensors (the scene), stage.json (resolved settings and what ran: the same bytes for the same run),
-losses.csv (every step) and run.json (time and memory).
+losses.csv (every step) and run.json (time and memory); and the logs that the stage's `watch` asks for, in guidance/, progress/
+and tensorboard/.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from magic123.commands.options import (
@@ -185,6 +187,8 @@ def run_stage(
     from magic123.example.example import assumed, load_example
     from magic123.optimise.resume import LoopCheckpoints, forget
     from magic123.optimise.stage import optimise
+    from magic123.optimise.watch import StageWatch, check_watch
+    from magic123.priors.offload import visit
     from magic123.priors.speed import apply_speed
     from magic123.priors.zero123 import Zero123
     from magic123.records.files import write_json, write_whole
@@ -194,6 +198,8 @@ def run_stage(
 
     if stage.dtype != "float32" and not torch.cuda.is_available():
         raise InputError(f"the stage asks for {stage.dtype} and this machine has no CUDA device: set dtype to float32")
+    if isinstance(stage, OptimisedStage):
+        check_watch(stage.watch)
     # torch.use_deterministic_algorithms does the same, and imports its compiler first, which takes seconds
     torch.set_deterministic_debug_mode("warn" if torch.cuda.is_available() else "error")
     torch.manual_seed(seed)
@@ -218,7 +224,8 @@ def run_stage(
         # the settings of such a scene demand exactly this prior
         assert isinstance(stage, SamplesStage) and views is not None
         assert isinstance(prior, Zero123) and isinstance(guidance, Zero123Settings)
-        scene = draw_scene(stage, example, prior, guidance.guidance_scale, views, generator, say)
+        with visit(prior.offloaded):
+            scene = draw_scene(stage, example, prior, guidance.guidance_scale, views, generator, say)
     record = {
         "seed": seed,
         "example": example.name,
@@ -249,7 +256,16 @@ def run_stage(
         forget(folder)
     history = LossHistory(stage.steps)
     with LoopCheckpoints(out, identity, history.rows, steps=save_steps, seconds=save_seconds, began=began) as unfinished:
-        record["float32_retries"], averages = optimise(scene, example, priors, stage, generator, history.add, unfinished)
+        watch = None
+        if isinstance(stage, OptimisedStage):
+            watch = StageWatch(out, stage, scene, example, history.rows, unfinished.resumable)
+
+        def log(step: int, values: dict[str, float]) -> None:
+            history.add(step, values if watch is None else watch.after_step(step, values))
+
+        with watch or nullcontext():
+            loop = optimise(scene, example, priors, stage, generator, log, unfinished, watch)
+        record["float32_retries"], averages = loop
         write_whole(out / "losses.csv", history.table().encode())
         save_scene(out, scene, stage, record, averages)
         steps_per_second = round(history.steps_here / max(history.seconds(), 1e-9), 2) if history.steps_here else None

@@ -100,6 +100,11 @@ class LoopCheckpoints:
             shutil.rmtree(self.folder)  # it holds no checkpoint
         os.close(self._lock)
 
+    @property
+    def resumable(self) -> bool:
+        """Whether there is a checkpoint to resume from."""
+        return any(self.folder.glob(f"{self.identity}-*.safetensors"))
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Note the signal for `after_step`; the same signal again ends the process."""
         self._signal = number

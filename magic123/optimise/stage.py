@@ -13,7 +13,9 @@ from torch import Tensor
 from magic123.example.example import Example
 from magic123.geometry.camera import Camera, sample_novel
 from magic123.optimise.resume import LoopCheckpoints, loop_state, restore_loop
+from magic123.optimise.watch import StageWatch
 from magic123.priors.clip_reference import ClipReference, clip_consistency, denoised_consistency, replaces_distillation
+from magic123.priors.offload import visit, without_networks
 from magic123.priors.precision import in_float32
 from magic123.priors.prior import Prior
 from magic123.priors.sds import NoisePrediction, distil, gradient_trouble, predict_noise
@@ -22,7 +24,7 @@ from magic123.records.errors import NonFinite
 from magic123.render.losses import LOSSES, Target, reference_losses, reference_target
 from magic123.scenes.scene import Scene
 from magic123.settings.priors import ClipSettings, DenoisedClipSettings, DiffusionSettings, PromptedSettings
-from magic123.settings.stage import OptimisedStage, Stage
+from magic123.settings.stage import DMTetStage, NeRFStage, OptimisedStage, Stage
 
 Priors = Mapping[str, Prior | ClipReference]  # by their names in the stage
 
@@ -152,6 +154,27 @@ def reference_step(
     return compared if stage.reference_beside_novel else compared | scene.regularizers(rendering, stage.losses)
 
 
+def novel_background(scene: Scene, camera: Camera, stage: OptimisedStage, generator: torch.Generator) -> Tensor:
+    """Draw the background of novel views: a random colour, white, or the scene's background network, in their shares.
+
+    Args:
+        scene: the scene.
+        camera: the B novel views.
+        stage: the settings.
+        generator: draws four numbers, and one more if there is a background network.
+
+    Returns:
+        One colour [3], or one for each pixel [B, H, W, 3].
+    """
+    colour, share = torch.rand(3, generator=generator), torch.rand((), generator=generator)
+    network = stage.background if isinstance(stage, NeRFStage | DMTetStage) else None
+    if network is not None and torch.rand((), generator=generator) < network.share:
+        learned = scene.learned_background(camera)
+        assert learned is not None  # the scene is built by the same settings
+        return learned
+    return colour if share < stage.random_background else torch.ones(3)
+
+
 def guide(
     name: str,
     rgb: Tensor,
@@ -161,6 +184,7 @@ def guide(
     stage: OptimisedStage,
     step: int,
     generator: torch.Generator,
+    watch: StageWatch | None = None,
 ) -> tuple[Tensor | None, str, dict[str, Tensor]]:
     """Return the guidance of one prior at novel views.
 
@@ -173,6 +197,7 @@ def guide(
         stage: the settings.
         step: of the stage.
         generator: draws diffusion steps and noise.
+        watch: is shown what a diffusion prior answered, where the step's guidance is shown.
 
     Returns:
         The weighted loss (None if this prior has none of its own), the name of the prior that it is logged for, and what to
@@ -190,6 +215,8 @@ def guide(
     if reference and is_front_step(step, stage) and isinstance(settings, PromptedSettings):
         shown = replace(camera, azimuth=reference.camera.azimuth.expand_as(camera.azimuth))
     prediction = predict_noise(prior, rgb, shown, settings=settings, generator=generator)
+    if watch is not None and shows_guidance(step, stage):
+        watch.guidance(name, rgb, prior, prediction)
     if replacing := replacing_prior(name, prediction, camera, priors, reference, stage):
         clip, clip_settings = priors[replacing], stage.priors[replacing]
         assert isinstance(clip, ClipReference) and isinstance(clip_settings, DenoisedClipSettings)
@@ -213,16 +240,16 @@ def novel_step(
     stage: OptimisedStage,
     step: int,
     generator: torch.Generator,
+    watch: StageWatch | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """Render one random view, and return its losses.
+    """Render one random view, and return its losses; the arguments are those of `step_losses`.
 
     Returns:
         The unweighted regularizers by name, and the weighted loss and what to log by prior, see `guide`.
     """
     camera = sample_novel(stage.cameras, 1, stage.resolution, generator)
     mode, ambient = novel_shading(stage, step / stage.steps, generator)
-    colour, share = torch.rand(3, generator=generator), torch.rand((), generator=generator)
-    background = colour if share < stage.random_background else torch.ones(3)
+    background = novel_background(scene, camera, stage, generator)
     offsets: dict[str, Tensor] = {}
     if stage.front_steps.ray_noise and is_front_step(step, stage):
         noise = stage.front_steps.ray_noise * torch.randn(2, 3, generator=generator)
@@ -239,11 +266,25 @@ def novel_step(
     logged: dict[str, dict[str, Tensor]] = {}
     with on_streams(priors.values(), rendering.rgb) as stream_of:
         for name, prior in priors.items():
-            with stream_of(prior):
-                loss, logged_for, figures = guide(name, rendering.rgb, camera, priors, reference, stage, step, generator)
+            asked = [prior, *(priors[clip] for clip in replacements(name, stage) if clip in priors)]
+            apart = any(model.offloaded is not None for model in asked)
+            rgb = rendering.rgb.detach().requires_grad_() if apart else rendering.rgb
+            with stream_of(prior), visit(*(model.offloaded for model in asked)):
+                loss, logged_for, figures = guide(name, rgb, camera, priors, reference, stage, step, generator, watch)
+                if apart and loss is not None:
+                    loss = without_networks(loss, rgb, rendering.rgb)
             if loss is not None:
                 guidance[logged_for], logged[logged_for] = loss, figures
     return scene.regularizers(rendering, stage.losses), guidance, logged
+
+
+def replacements(name: str, stage: OptimisedStage) -> dict[str, DenoisedClipSettings]:
+    """Return the clip priors of a stage that can replace the score distillation of the diffusion prior `name`."""
+    return {
+        clip: settings
+        for clip, settings in stage.priors.items()
+        if isinstance(settings, DenoisedClipSettings) and settings.denoiser == name
+    }
 
 
 def replacing_prior(
@@ -264,8 +305,8 @@ def replacing_prior(
         reference: the reference view; azimuths are measured from 0 without one.
         stage: the settings.
     """
-    for clip, settings in stage.priors.items():
-        if isinstance(settings, DenoisedClipSettings) and settings.denoiser == name and clip in priors:
+    for clip, settings in replacements(name, stage).items():
+        if clip in priors:
             denoiser = priors[name]
             assert not isinstance(denoiser, ClipReference)
             azimuth, steps = float(reference.camera.azimuth[0]) if reference else 0.0, len(denoiser.alphas_cumprod)
@@ -284,6 +325,19 @@ def is_front_step(step: int, stage: OptimisedStage) -> bool:
     return (step + 1) % stage.front_steps.except_every != 0
 
 
+def shows_guidance(step: int, stage: OptimisedStage) -> bool:
+    """Return whether the guidance of a step is shown: of the first novel view in every `watch.guidance_every` steps."""
+    every = stage.watch.guidance_every
+    if not every or not has_novel_view(step, stage):
+        return False
+    return not any(has_novel_view(earlier, stage) for earlier in range(step // every * every, step))
+
+
+def has_novel_view(step: int, stage: OptimisedStage) -> bool:
+    """Return whether a step renders a novel view: each that does not show the reference view, or all of them."""
+    return stage.reference_beside_novel or not sees_reference(step, stage)
+
+
 def step_losses(
     scene: Scene,
     reference: ReferenceView | None,
@@ -291,6 +345,7 @@ def step_losses(
     stage: OptimisedStage,
     step: int,
     generator: torch.Generator,
+    watch: StageWatch | None = None,
 ) -> StepLosses:
     """Return all losses of a step, at the reference view or at a novel one, or at both where the stage says so.
 
@@ -301,6 +356,7 @@ def step_losses(
         stage: the settings.
         step: of the stage.
         generator: draws what is random.
+        watch: is shown the guidance of the steps that the stage's settings name.
     """
     guidance: dict[str, Tensor] = {}
     logged: dict[str, dict[str, Tensor]] = {}
@@ -308,9 +364,9 @@ def step_losses(
     if sees_reference(step, stage):
         assert reference is not None
         terms = reference_step(scene, reference, stage, step, generator)
-    if not sees_reference(step, stage) or stage.reference_beside_novel:
+    if has_novel_view(step, stage):
         given = priors if step >= stage.priors_from else {}
-        regularizers, guidance, logged = novel_step(scene, given, reference, stage, step, generator)
+        regularizers, guidance, logged = novel_step(scene, given, reference, stage, step, generator, watch)
         terms |= regularizers
     weighted = [getattr(stage.losses, name) * LOSSES[name].share(step / stage.steps) * value for name, value in terms.items()]
     total = sum([*weighted, *guidance.values()], start=torch.zeros(()))
@@ -384,6 +440,7 @@ def differentiate(
     step: int,
     generator: torch.Generator,
     optimizer: torch.optim.Optimizer,
+    watch: StageWatch | None = None,
 ) -> dict[str, float]:
     """Compute the gradients of one step, and return what to log of it, see `step_losses` and `read`.
 
@@ -391,7 +448,7 @@ def differentiate(
         NonFinite: a loss or a gradient is not finite.
     """
     optimizer.zero_grad(set_to_none=True)
-    losses = step_losses(scene, reference, priors, stage, step, generator)
+    losses = step_losses(scene, reference, priors, stage, step, generator, watch)
     return read(losses, backward(losses.total, optimizer), priors, stage, step)
 
 
@@ -437,6 +494,7 @@ def optimise(
     generator: torch.Generator,
     log: Callable[[int, dict[str, float]], None],
     checkpoints: LoopCheckpoints,
+    watch: StageWatch | None = None,
 ) -> tuple[int, dict[str, Tensor]]:
     """Run all steps of a stage, or those after the last checkpoint, at constant learning rates.
 
@@ -448,6 +506,7 @@ def optimise(
         generator: draws everything random; on the CPU.
         log: called with the step and its values after each step; appends one row to those of `checkpoints`.
         checkpoints: saves the state of the loop and resumes from it.
+        watch: is shown the guidance of the steps that the settings name.
 
     Returns:
         How many steps were repeated in float32, and the moving average of the trained tensors by their names in the
@@ -476,7 +535,7 @@ def optimise(
         random_state = generator.get_state()
         cameras = stage.cameras.at(step / stage.steps, example.camera)
         now = stage if cameras is stage.cameras else stage.model_copy(update={"cameras": cameras})
-        attempt = partial(differentiate, scene, reference, priors, now, step, generator, optimizer)
+        attempt = partial(differentiate, scene, reference, priors, now, step, generator, optimizer, watch)
         try:
             values = attempt()
         except NonFinite as error:

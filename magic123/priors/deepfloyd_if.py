@@ -133,6 +133,10 @@ class DeepFloydIF(Prior):
         """Return the resized pixels of pictures; nothing is random."""
         return to_pixels(rgb.to(self.embeddings.device), self.resolution)
 
+    def decode(self, latents: Float[Tensor, "B 3 R R"]) -> Float[Tensor, "B R R 3"]:
+        """Return pixels as pictures in [0, 1]."""
+        return ((latents + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
+
     @torch.no_grad()
     def noise(
         self, latents: Float[Tensor, "B C h w"], t: Int[Tensor, " B"], camera: Camera

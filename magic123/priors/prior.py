@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from magic123.geometry.camera import Camera
+from magic123.priors.offload import Offloaded
 
 
 @runtime_checkable  # the tests check annotations
@@ -22,12 +23,14 @@ class FrozenModel(Protocol):
         record: how it was loaded and conditioned (plain data, for the result's record).
         fingerprint: hash of its weights; empty for random ones.
         stream: the CUDA stream that its work is launched on; None: the current one.
+        offloaded: its networks, if they are on the device only while it is asked, see `priors.offload`; None: they stay there.
     """
 
     name: str
     record: dict[str, Any]
     fingerprint: str = ""
     stream: torch.cuda.Stream | None = None
+    offloaded: Offloaded | None = None
 
 
 @runtime_checkable
@@ -56,13 +59,8 @@ class Prior(FrozenModel, Protocol):
         ...
 
     def decode(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B R R 3"]:
-        """Return pictures in [0, 1] of scaled latents, differentiable; only models that can be a `denoiser` have it.
-
-        Raises:
-            NotImplementedError: the model has no decoder.
-        """
-        message = f"{self.name} does not decode latents"
-        raise NotImplementedError(message)
+        """Return pictures in [0, 1] of scaled latents, differentiable."""
+        ...
 
     def noise(
         self, latents: Float[Tensor, "B C h w"], t: Int[Tensor, " B"], camera: Camera

@@ -54,6 +54,11 @@ def apply_speed(models: Iterable[Any], speed: Speed, device: torch.device | str)
         precision = "tf32" if applied["tf32"] else "ieee"
         torch.backends.cuda.matmul.fp32_precision = precision
         torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]  # not in torch's annotations
+    if speed.graphs and any(getattr(model, "offloaded", None) is not None for model in models):
+        raise InputError(
+            f"compute.speed.compile is {speed.compile}, which records CUDA graphs, and they need the networks of a prior with "
+            "offload at one place: use default or off"
+        )
     for model in models:
         if not applied["channels_last"]:  # networks are loaded with channels last
             for network in networks(model):

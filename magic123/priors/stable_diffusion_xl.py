@@ -138,6 +138,10 @@ class StableDiffusionXL(Prior):
         """Return scaled latents of pictures, see `Prior.encode`."""
         return latent_diffusion.encode(self.vae, rgb, self.resolution, generator)
 
+    def decode(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B R R 3"]:
+        """Return pictures in [0, 1] of scaled latents, see `Prior.decode`."""
+        return latent_diffusion.decode(self.vae, latents)
+
     @torch.no_grad()
     def noise(
         self, latents: Float[Tensor, "B C h w"], t: Int[Tensor, " B"], camera: Camera

@@ -211,6 +211,10 @@ class Zero123(Prior):
         """Return scaled latents of pictures, see `Prior.encode`."""
         return latent_diffusion.encode(self.vae, rgb, self.resolution, generator)
 
+    def decode(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B R R 3"]:
+        """Return pictures in [0, 1] of scaled latents, see `Prior.decode`."""
+        return latent_diffusion.decode(self.vae, latents)
+
     def condition(self, camera: Camera, index: int = 0) -> Float[Tensor, "B 1 D"]:
         """Return the context tokens for B views, conditioned on the reference picture `index`."""
         camera = camera.to(self.image_embedding.device)

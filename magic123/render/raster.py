@@ -62,7 +62,7 @@ def render_mesh(
     camera: Camera,
     *,
     shade: Shade,
-    background: Float[Tensor, " 3"] | Float[Tensor, "B 1 1 3"],
+    background: Float[Tensor, "*pixels 3"],
     rasterizer: str = "auto",
     edges: Edges | None = None,
     uncovered: float = 0.0,
@@ -77,7 +77,7 @@ def render_mesh(
         faces: vertex numbers; both sides are drawn.
         camera: the cameras.
         shade: colours of points; called once, for the N covered pixels in the order of camera, row, column.
-        background: rgb, one colour or one for each camera.
+        background: rgb, one colour, or [B, 1 or H, 1 or W, 3].
         rasterizer: "auto", "numba" or "nvdiffrast".
         edges: the edge table of the mesh, if it is known already.
         uncovered: colour of the pixels without a surface, to which the background is added.

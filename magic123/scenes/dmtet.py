@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from magic123.device import to_device
 from magic123.example.example import Example
+from magic123.fields.background import Background
 from magic123.fields.field import Field
 from magic123.geometry.camera import Camera
 from magic123.geometry.edges import Edges, find_edges
@@ -30,7 +31,7 @@ from magic123.render.shading import light_direction, shade_colors
 from magic123.scenes.nerf import NeRF
 from magic123.scenes.scene import Scene
 from magic123.settings.losses import Losses
-from magic123.settings.scenes import DMTetSettings, FieldSettings, LearningRates
+from magic123.settings.scenes import BackgroundSettings, DMTetSettings, FieldSettings, LearningRates
 from magic123.settings.stage import DMTetStage
 
 LEVELS_TRIED = 20  # iso levels searched when the published one gives no usable surface
@@ -44,17 +45,19 @@ class DMTet(Scene[DMTetStage]):
     Args:
         field: settings of the field.
         dmtet: settings of the lattice and of the rasteriser.
+        background: settings of a background network; None: no network.
     """
 
     lattice: Tensor  # [V, 3] vertices of the undeformed lattice in [-1, 1]^3
     tets: Tensor  # [T, 4] its tetrahedra
     scale: Tensor  # [3] of the lattice along each axis
 
-    def __init__(self, field: FieldSettings, dmtet: DMTetSettings):
+    def __init__(self, field: FieldSettings, dmtet: DMTetSettings, background: BackgroundSettings | None = None):
         super().__init__()
         self.settings = dmtet
         lattice = build_lattice(dmtet.grid_resolution, dmtet.lattice)
         self.field = Field(field)
+        self.background = None if background is None else Background(background)
         self.register_buffer("lattice", lattice.vertices, persistent=False)
         self.register_buffer("tets", lattice.tets, persistent=False)
         self.register_buffer("scale", torch.ones(3))  # of the lattice along each axis
@@ -68,7 +71,7 @@ class DMTet(Scene[DMTetStage]):
     @classmethod
     def build(cls, stage: DMTetStage, given: dict[str, Tensor]) -> DMTet:
         """Return the untrained scene of a stage, a ball."""
-        return cls(stage.field, stage.dmtet)
+        return cls(stage.field, stage.dmtet, stage.background)
 
     @classmethod
     def hand_over(cls, before: Scene, example: Example, stage: DMTetStage) -> Scene:
@@ -143,15 +146,22 @@ class DMTet(Scene[DMTetStage]):
         self._last = (weakref.ref(rendering), surface)
         return rendering
 
+    def learned_background(self, camera: Camera) -> Float[Tensor, "B H W 3"] | None:
+        """Return the background network's colours behind the pixels of B cameras; None without one."""
+        return None if self.background is None else self.background(camera.to(self.device).rays()[1])
+
     def parameter_groups(self, rates: LearningRates) -> list[dict]:
-        """Return the groups of the hash grid, of the network and of the geometry."""
+        """Return the groups of the hash grid, of the networks and of the geometry."""
         grid = self.field.grid.table
         network = [p for p in self.field.parameters() if p is not grid]
-        return [
+        groups = [
             {"params": [grid], "lr": rates.grid},
             {"params": network, "lr": rates.network},
             {"params": [self.sdf, self.deform], "lr": rates.geometry},
         ]
+        if self.background is not None:
+            groups.append({"params": list(self.background.parameters()), "lr": rates.network})
+        return groups
 
     def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:
         """Set the level mask of the field: off, unless the settings have `texture_levels_masked`."""
@@ -200,11 +210,12 @@ class DMTet(Scene[DMTetStage]):
         scene's at four views; `handover` records which and why.
 
         Raises:
-            InputError: no level gives a surface, or the two fields have different settings.
+            InputError: no level gives a surface, or the two fields or background networks have different settings.
         """
         _check_same_field(nerf.field.settings, stage.field)
-        scene = cls(stage.field, stage.dmtet).to(nerf.device)
+        scene = cls(stage.field, stage.dmtet, stage.background).to(nerf.device)
         scene.field.load_state_dict(nerf.field.state_dict())
+        scene._take_background(nerf)
         views = Camera.orbit(75.0, [0.0, 90.0, 180.0, 270.0], 1.8, 40.0, 64, device=scene.sdf.device)
         seen = nerf.render(views, mode="albedo").opacity
         if float(seen.mean()) < EMPTY:
@@ -248,6 +259,22 @@ class DMTet(Scene[DMTetStage]):
             "vertices": len(vertices), "faces": len(faces), "tried": attempts,
         }  # fmt: skip
         return scene
+
+    def _take_background(self, nerf: NeRF) -> None:
+        """Take over a coarse scene's background network, if this scene has one.
+
+        Raises:
+            InputError: the coarse scene has none, or one of other sizes.
+        """
+        if self.background is None:
+            return
+        try:
+            self.background.load_state_dict({} if nerf.background is None else nerf.background.state_dict())
+        except RuntimeError as error:
+            raise InputError(
+                "The dmtet stage has a background network that the stage it starts from does not have in the same sizes: "
+                "give both stages the same background."
+            ) from error
 
     def _take_level(self, nerf: NeRF, density: Tensor, level: float) -> str | None:
         """Set scale and sdf from the density above `level`, and return what is wrong with the surface, if anything.

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from magic123.device import require_triton, to_device, triton_problem_on
+from magic123.fields.background import Background
 from magic123.fields.field import Field
 from magic123.geometry.camera import Camera
 from magic123.render import losses
@@ -20,7 +21,7 @@ from magic123.render.shading import light_direction, shade_colors
 from magic123.render.volume import RayRendering, render_volume
 from magic123.scenes.scene import Scene
 from magic123.settings.losses import Losses
-from magic123.settings.scenes import FieldSettings, LearningRates, NeRFSettings
+from magic123.settings.scenes import BackgroundSettings, FieldSettings, LearningRates, NeRFSettings
 from magic123.settings.stage import NeRFStage
 
 
@@ -31,22 +32,30 @@ class NeRF(Scene[NeRFStage]):
         field: settings of the field.
         nerf: settings of the occupancy grid and of ray marching.
         ray_chunk: rays rendered at once where no gradients are computed; such renderings carry no samples.
+        background: settings of a background network; None: no network.
     """
 
-    def __init__(self, field: FieldSettings, nerf: NeRFSettings, ray_chunk: int = 2**15):
+    def __init__(
+        self,
+        field: FieldSettings,
+        nerf: NeRFSettings,
+        ray_chunk: int = 2**15,
+        background: BackgroundSettings | None = None,
+    ):
         super().__init__()
         self.settings = nerf
         self.field = Field(field)
         self.occupancy = OccupancyGrid(
             nerf.occupancy_resolution, nerf.occupancy_decay, nerf.occupancy_threshold, nerf.occupancy_cells == "all"
         )
+        self.background = None if background is None else Background(background)
         self.ray_chunk = ray_chunk
         self._generator: torch.Generator | None = None
 
     @classmethod
     def build(cls, stage: NeRFStage, given: dict[str, Tensor]) -> NeRF:
         """Return the untrained scene of a stage."""
-        return cls(stage.field, stage.nerf)
+        return cls(stage.field, stage.nerf, background=stage.background)
 
     def render(
         self,
@@ -147,11 +156,18 @@ class NeRF(Scene[NeRFStage]):
         rgb, opacity, depth = (torch.cat([getattr(p, name) for p in pieces]) for name in ("rgb", "opacity", "depth"))
         return RayRendering(rgb, opacity, depth, normal, Samples(opacity.new_zeros(0), *(opacity.new_zeros(0, 3),) * 2, 0))
 
+    def learned_background(self, camera: Camera) -> Float[Tensor, "B H W 3"] | None:
+        """Return the background network's colours behind the pixels of B cameras; None without one."""
+        return None if self.background is None else self.background(camera.to(self.device).rays()[1])
+
     def parameter_groups(self, rates: LearningRates) -> list[dict]:
-        """Return the groups of the hash grid and of the network."""
+        """Return the groups of the hash grid and of the networks."""
         grid = self.field.grid.table
         network = [p for p in self.field.parameters() if p is not grid]
-        return [{"params": [grid], "lr": rates.grid}, {"params": network, "lr": rates.network}]
+        groups = [{"params": [grid], "lr": rates.grid}, {"params": network, "lr": rates.network}]
+        if self.background is not None:
+            groups.append({"params": list(self.background.parameters()), "lr": rates.network})
+        return groups
 
     def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:
         """Set the level mask and, at every `occupancy_interval`-th step, update the occupancy grid."""

@@ -99,6 +99,10 @@ class Scene(nn.Module, ABC, Generic[StageKind]):
             B pictures of the cameras' H x W pixels.
         """
 
+    def learned_background(self, camera: Camera) -> Float[Tensor, "B H W 3"] | None:
+        """Return the colours that a background network has behind the pixels of B cameras; None: the scene has none."""
+        return None
+
     @abstractmethod
     def parameter_groups(self, rates: LearningRates) -> list[dict]:
         """Return Adam's parameter groups; empty where nothing is trained."""

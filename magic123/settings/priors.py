@@ -33,6 +33,7 @@ class PriorSettings(KindSettings):
         "reference": "own",
         "denoiser": OMITTED,
         "azimuth_within": OMITTED,
+        "offload": OMITTED,
         "dtype": ...,
     }
     needs_picture: ClassVar[bool] = False  # whether it reads the example's picture without a token
@@ -41,6 +42,8 @@ class PriorSettings(KindSettings):
     weights: str  # an entry of config/weights.yaml
     weight: NonNegativeFloat
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    # networks wait in the host's memory and are on the device only while they are asked: less memory there, slower steps
+    offload: bool = False
 
     @property
     def uses_token(self) -> bool:

@@ -47,6 +47,15 @@ class FieldSettings(KindSettings):
     bound: float = Field(1.0, gt=0, le=1)  # half the side of the cube that the field fills, in world units
 
 
+class BackgroundSettings(Settings):
+    """A network that colours the background of novel views by their directions, as `bg_net` of Magic123's published code."""
+
+    frequencies: int = Field(6, ge=0)  # octaves of sines and cosines of a direction
+    hidden: PositiveInt = 32
+    layers: int = Field(1, ge=0)  # hidden layers of the MLP
+    share: float = Field(0.5, ge=0, le=1)  # of the novel views that have it; the others are over a colour
+
+
 class NeRFSettings(Settings):
     """Volume rendering of a field, with an occupancy grid."""
 

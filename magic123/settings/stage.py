@@ -25,7 +25,15 @@ from magic123.settings.common import OMITTED, KindSettings, Range, Settings, is_
 from magic123.settings.locations import locate
 from magic123.settings.losses import DMTetLosses, Losses, NeRFLosses, PointsLosses
 from magic123.settings.priors import AnyPrior, DenoisedClipSettings, StableDiffusionSettings, Zero123Settings
-from magic123.settings.scenes import DMTetSettings, FieldSettings, LearningRates, NeRFSettings, PointsSettings, Sampling
+from magic123.settings.scenes import (
+    BackgroundSettings,
+    DMTetSettings,
+    FieldSettings,
+    LearningRates,
+    NeRFSettings,
+    PointsSettings,
+    Sampling,
+)
 
 
 class Shading(Settings):
@@ -42,6 +50,14 @@ class Shading(Settings):
         if self.textureless + self.albedo > 1:
             raise ValueError("textureless and albedo are shares of one whole: together at most 1")
         return self
+
+
+class Watch(Settings):
+    """What a stage writes into its folder to be watched by. None of it changes the result."""
+
+    guidance_every: int = Field(0, ge=0)  # steps; the first novel view of each has a picture of what the priors denoised
+    evaluate_every: int = Field(0, ge=0)  # steps; after each so many, views of the scene and scores of the reference view
+    tensorboard: bool = False  # event files of everything in losses.csv
 
 
 class StageSettings(KindSettings):
@@ -65,6 +81,8 @@ class StageSettings(KindSettings):
         "nerf": NeRFSettings().model_dump(),
         "dmtet": DMTetSettings().model_dump(),
         "points": OMITTED,
+        "background": OMITTED,
+        "watch": OMITTED,
         "sampling": Sampling().model_dump(),
         "shading": Shading().model_dump(),
         "random_background": 1.0,
@@ -127,6 +145,7 @@ class OptimisedStage(StageSettings):
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     # steps that may be done again with the priors in float32, because half precision gave numbers that are not finite
     float32_retries: int = Field(100, ge=0)
+    watch: Watch = Watch()
     # settings to lay over these when memory runs out, one rung after the other: [{resolution: 96}, {resolution: 64}]
     ladder: tuple[dict[str, Any], ...] = ()
 
@@ -198,6 +217,7 @@ class NeRFStage(OptimisedStage):
     scene: Literal["nerf"]
     field: FieldSettings = FieldSettings()
     nerf: NeRFSettings = NeRFSettings()
+    background: BackgroundSettings | None = None  # learned; none: colours alone
     losses: NeRFLosses = NeRFLosses()
 
 
@@ -210,6 +230,7 @@ class DMTetStage(OptimisedStage):
     init: str = Field(description="a dmtet scene starts from a nerf stage; name it")
     field: FieldSettings = FieldSettings()
     dmtet: DMTetSettings = DMTetSettings()
+    background: BackgroundSettings | None = None  # that of the nerf stage, learned on
     losses: DMTetLosses = DMTetLosses()
 
 

@@ -73,6 +73,10 @@ def data_of(page: str) -> dict:
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL).group(1))
 
 
+def media_of(page: str, row: str) -> dict:
+    return data_of(page)["examples"][0]["cells"][row]["media"]
+
+
 # ------------------------------------------------------------------------------------------------------------ whole runs
 def test_whole_run_is_whole(run: Path) -> None:
     page = page_of()
@@ -86,6 +90,23 @@ def test_whole_run_is_whole(run: Path) -> None:
     assert ["PSNR ring ↑ (novel views)", "18.00"] in cell["scores"]
     assert data_of(page)["examples"][0]["cells"]["copy/coarse"]["noMesh"] == "a picture has no surface"
     assert len(page.encode()) < 20e6
+
+
+def test_pictures_of_progress_are_shown_evenly_spaced(run: Path) -> None:
+    folder = run / "results/toys/dog/both/seed0/coarse/progress"
+    folder.mkdir()
+    assert not any("progress" in kind for kind in media_of(page_of(), "both/coarse"))
+    for steps in range(100, 1600, 100):
+        Image.new("RGB", (640, 284), (steps // 10, 0, 0)).save(folder / f"{steps:06d}.png")
+    (folder / "unfinished.png").write_bytes(b"")
+    page = page_of()
+    media = media_of(page, "both/coarse")
+    spaced = {f"progress {steps}" for steps in (100, 300, 500, 700, 900, 1100, 1300, 1500)}
+    assert {kind for kind in media if "progress" in kind} == spaced
+    block = re.search(rf'<script type="text/plain" id="{media["progress 1500"]}">(.*?)</script>', page)[1]
+    shown = Image.open(io.BytesIO(base64.b64decode(block)))
+    assert shown.size == (640, 284) and abs(shown.convert("RGB").getpixel((300, 100))[0] - 150) < 6
+    assert not any("progress" in kind for kind in media_of(page, "both/fine"))
 
 
 def test_time_and_memory_count_each_job_once(run: Path) -> None:

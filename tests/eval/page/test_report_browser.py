@@ -23,7 +23,13 @@ def browser():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_run(tmp_path_factory.mktemp("browsed"))
+    root = build_run(tmp_path_factory.mktemp("browsed"))
+    for example in ("dog", "cup"):
+        folder = root / f"results/toys/{example}/both/seed0/coarse/progress"
+        folder.mkdir()
+        for steps in (20, 100):
+            Image.new("RGB", (640, 284), (90, 120, 150)).save(folder / f"{steps:06d}.png")
+    return root
 
 
 def page_in(root: Path, **settings) -> Path:
@@ -91,6 +97,16 @@ def test_everything_loads_from_the_file_alone(browser, page) -> None:
         assert seen.page.locator("#charts path").count() == 2
         assert "from 0.611 at step 0" in seen.page.locator("#charts svg").first.get_attribute("aria-label")
         assert not seen.complaints and not seen.requests
+
+
+def test_progress_is_shown_where_a_stage_has_pictures_of_it(browser, page) -> None:
+    with Witness(browser, page) as seen:
+        load_closer(seen.page)
+        seen.page.select_option("#closer-row", "both/coarse")
+        until(seen.page, "document.querySelector('#progress img')?.naturalWidth === 640")
+        assert seen.page.locator("#progress figcaption").all_text_contents() == ["after 20 steps", "after 100 steps"]
+        seen.page.select_option("#closer-row", "copy/coarse")
+        assert seen.page.locator("#progress-part").is_hidden() and not seen.complaints
 
 
 def test_the_policy_refuses_what_is_not_the_pages_own(browser, page) -> None:
