@@ -20,6 +20,7 @@ from snakemake.utils import min_version
 
 from magic123.run.accounting import estimate, in_words, jobs as jobs_done
 from magic123.records.errors import InputError
+from magic123.records.files import remove_left_over
 from magic123.run.captions import check_captions
 from magic123.run.estimate import cost_of, load_times
 from magic123.run.progress import show_progress
@@ -91,6 +92,8 @@ rule all:
 onstart:
     # what parameters of this kind hold is taken anew when a job has finished (magic123/run/contents.py), not from the plan
     type(workflow.persistence)._params.cache_clear()
+    for folder in ("results", "reports"):
+        remove_left_over(folder)
     # before anything is fetched: list it, and check that there is room for all of it
     if any(job.rule.name == "fetch_weights" for job in workflow.dag.needrun_jobs()):
         print(listing(suite), file=sys.stderr, flush=True)

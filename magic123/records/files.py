@@ -2,15 +2,68 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import platform
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from magic123.records.errors import InputError
+
+# Temporary files and folders end in the writer's process and machine, by which those of killed writers are known.
+TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)@(?P<machine>.+)\.part")
+ABANDONED = 86400  # seconds without a change after which the writer on another machine is taken to be dead
+
+
+def _ending() -> str:
+    return f".{os.getpid()}@{platform.node()}.part"
+
+
+def _is_left_over(path: Path) -> bool:
+    """Return whether a file or folder is a temporary one whose writer was killed."""
+    match = TEMPORARY.fullmatch(path.name)
+    if match is None:
+        return False
+    if match["machine"] != platform.node():
+        newest = max(file.stat().st_mtime for file in [path, *path.rglob("*")])
+        return time.time() - newest > ABANDONED
+    try:
+        os.kill(int(match["process"]), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        pass  # another user's process, or none that we could ask for
+    return False
+
+
+def remove_left_over(folder: str | Path) -> list[Path]:
+    """Remove the temporary files and folders of killed writers, at any depth.
+
+    Args:
+        folder: Where to look. It need not exist.
+
+    Returns:
+        What was removed.
+    """
+    removed = []
+    for root, folders, files in os.walk(folder):
+        for name in [name for name in (*folders, *files) if name.endswith(".part")]:
+            path = Path(root, name)
+            try:
+                if not _is_left_over(path):
+                    continue
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            except OSError:
+                continue  # somebody else's, or removed meanwhile
+            removed.append(path)
+        folders[:] = [name for name in folders if not name.endswith(".part")]
+    return removed
 
 
 @contextmanager
@@ -34,16 +87,19 @@ def output_folder(out: str | Path, marker: str) -> Iterator[Path]:
         raise InputError(f"output folder {out} holds files but no {marker}, so it is not replaced; name another")
     # resolved: a path that ends in .. or a symbolic link has no sibling of its own
     out = out.resolve()
+    for path in out.parent.glob(f".{glob.escape(out.name)}.*.part"):
+        if _is_left_over(path):
+            shutil.rmtree(path, ignore_errors=True)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        unfinished = Path(tempfile.mkdtemp(_ending(), f".{out.name}.", out.parent))
     except OSError as error:
         raise InputError(f"output folder {out} cannot be created ({error.strerror}); name another") from error
     try:
         yield unfinished
         unfinished.chmod(0o777 & ~umask())
         if out.is_dir() and any(out.iterdir()):
-            replaced = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+            replaced = Path(tempfile.mkdtemp(_ending(), f".{out.name}.", out.parent))
             os.rename(out, replaced)
             os.rename(unfinished, out)
             shutil.rmtree(replaced)
@@ -60,7 +116,7 @@ def write_whole(path: Path, content: bytes) -> None:
     The content goes to a temporary file, which is synchronised to disk and renamed; then its folder is synchronised.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}{_ending()}")
     try:
         with open(part, "wb") as file:
             file.write(content)

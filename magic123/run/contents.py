@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from stat import S_ISREG
 
+from magic123.records.files import write_text
+
 CACHE = Path(".snakemake/contents.json")  # hashes of before, by what the file system says of a file
 SETTLED = 2_000_000_000  # ns; a file that changed more recently may change again within one tick of the clock
 STAMP = ".snakemake_timestamp"  # Snakemake's own file in folders that are outputs
@@ -40,13 +42,9 @@ class Contents:
     def save(self) -> None:
         """Write the cache, if something was added and its folder exists."""
         if self._changed and self._cache.parent.is_dir():
-            part = self._cache.with_name(f"{self._cache.name}.{os.getpid()}")
-            try:
-                part.write_text(json.dumps(self._known))
-                part.replace(self._cache)
+            with suppress(OSError):  # a read-only project is planned all the same
+                write_text(self._cache, json.dumps(self._known))
                 self._changed = False
-            except OSError:
-                part.unlink(missing_ok=True)  # a read-only project is planned all the same
 
     def of_file(self, path: str | Path) -> str:
         """Return the SHA-256 of a file.

@@ -1,0 +1,59 @@
+"""Temporary files and folders of writers that were killed."""
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from magic123.records.files import output_folder, remove_left_over, write_whole
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from magic123.records import files
+
+files.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+with files.output_folder("views", "cameras.json") as folder:
+    (folder / "000.png").write_text("half")
+    files.write_whole(Path("scores.json"), b"half")
+"""
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_a_killed_writer_leaves_is_removed_at_the_next_start(tmp_path: Path, repository: Path) -> None:
+    results = tmp_path / "results" / "seed0"
+    results.mkdir(parents=True)
+    run = subprocess.run([sys.executable, "-c", KILLED], cwd=results, env=os.environ | {"PYTHONPATH": str(repository)})
+    assert run.returncode == -signal.SIGKILL
+    left = names(results)
+    assert [name.split(".")[1] for name in left] == ["scores", "views"]
+    with output_folder(results / "views", "cameras.json"):  # its own leftover goes, and nobody else's
+        assert left[0] in names(results) and left[1] not in names(results)
+    assert [path.name for path in remove_left_over(tmp_path / "results")] == left[:1]
+    assert names(results) == ["views"]
+
+
+def test_what_others_are_writing_stays(tmp_path: Path) -> None:
+    process, elsewhere = os.getppid(), 2**22 + 1
+    own = tmp_path / f".views.{process}@{platform.node()}.part"
+    other = tmp_path / f".views.abc.{elsewhere}@another.machine.part"
+    ours_too = tmp_path / "weights.part"
+    for path in (own, ours_too):
+        path.touch()
+    other.mkdir()
+    (other / "000.png").touch()
+    assert remove_left_over(tmp_path) == [] and len(names(tmp_path)) == 3
+    for path in (other / "000.png", other):
+        os.utime(path, (1, 1))
+    assert remove_left_over(tmp_path) == [other]
+    assert remove_left_over(tmp_path / "nowhere") == []
+
+
+def test_nothing_is_left_after_a_write(tmp_path: Path) -> None:
+    write_whole(tmp_path / "deep" / "scores.json", b"{}")
+    assert names(tmp_path / "deep") == ["scores.json"]
