@@ -6,6 +6,7 @@ is drawn as a grey field with the reason written in it.
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from eval.pictures.inputs import is_caption
 from eval.pictures.pictures import open_picture
 from eval.tables.plan import Cell
+from magic123.records.files import write_whole
 
 SIDE = 128  # pixels
 
@@ -79,12 +81,11 @@ def draw_figure(cells: list[Cell], view: str, truth: str, out: Path) -> None:
                     transform=axis.transAxes,
                 )
     for axis, heading in zip(axes[0], headings, strict=True):
-        axis.set_title(heading, fontsize=6.5, color="#333333", pad=5)
+        axis.set_title(heading, parse_math=False, fontsize=6.5, color="#333333", pad=5)
     figure.subplots_adjust(
         left=0.005, right=0.995, bottom=0.005, top=1 - 0.5 / (1.25 * len(examples) + 0.5), wspace=0.04, hspace=0.04
     )
-    temporary = out.with_name(f".{out.name}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(temporary, format="png")
+    content = BytesIO()
+    figure.savefig(content, format="png")
     plt.close(figure)
-    temporary.replace(out)
+    write_whole(out, content.getvalue())

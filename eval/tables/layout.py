@@ -12,6 +12,8 @@ classes into every cell. To undo and add all this takes more lines than to write
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from dataclasses import dataclass
 from html import escape
 
@@ -147,51 +149,90 @@ def _plain(text: Text) -> str:
     return text.mean + (f" ± {text.sd}" if text.sd else "") + (f" ({inside})" if inside else "")
 
 
+def _markdown(text: str) -> str:
+    """Return text for a line or a table's cell of Markdown, without HTML in it."""
+    return one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+
+
 def markdown(table: ResultTable, published: list[Reported]) -> str:
     """Return the table and its notes as Markdown under a heading of the third level."""
     laid = grid(table, published)
     several = len(table.datasets) > 1
     heads = [f"{f'{d}: ' if several else ''}{label} {'↑' if up else '↓'}, {views}" for d, label, up, views in laid.header]
-    lines = [f"### {table.title}", ""]
+    lines = [f"### {_markdown(table.title)}", ""]
     if not several:
         lines += [f"Dataset: {table.datasets[0]}", ""]
     lines += ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for label, texts in laid.body + laid.published:
         cells = [f"**{_plain(text)}**" if text.best else _plain(text) for text in texts]
-        lines.append("| " + " | ".join([label.replace("|", "\\|"), *cells]) + " |")
-    return "\n".join([*lines, "", *[f"{note}\n" for note in laid.notes]])
+        lines.append("| " + " | ".join([_markdown(label), *cells]) + " |")
+    return "\n".join([*lines, "", *[f"{_markdown(note)}\n" for note in laid.notes]])
 
 
-TEX = str.maketrans(
+TEX = (
     {character: f"\\{character}" for character in "&%_#${}"}
-    | {"±": r"$\pm$", NOTHING: "--", "→": r"$\to$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
-    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+    | {"±": r"$\pm$", NOTHING: r"\textendash{}", "→": r"$\to$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "×": r"$\times$"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "`": r"\textasciigrave{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "—": r"\textemdash{}", "…": r"\dots{}"}
+    | {"“": r"\textquotedblleft{}", "”": r"\textquotedblright{}", "‘": r"\textquoteleft{}", "’": r"\textquoteright{}"}
+    | {"ß": r"\ss{}", "æ": r"\ae{}", "ø": r"\o{}", "ł": r"\l{}", "œ": r"\oe{}"}
 )
+ACCENTS = {
+    "\u0300": "`",
+    "\u0301": "'",
+    "\u0302": "^",
+    "\u0303": "~",
+    "\u0308": '"',
+    "\u030a": "r",
+    "\u030c": "v",
+    "\u0327": "c",
+}
+# Other letters: pdfLaTeX has few of them, so it prints their numbers.
+LETTER = r"\providecommand*{\letter}[1]{\ifdefined\Uchar\Uchar" + '"' + r"#1\relax\else U+#1\fi}"
+
+
+def one_line(text: str) -> str:
+    """Return text with every run of spaces, line ends and control characters as one space."""
+    return " ".join("".join(" " if unicodedata.category(sign) in ("Cc", "Cs") else sign for sign in text).split())
+
+
+def tex(text: str) -> str:
+    """Return text for LaTeX, in ASCII, in which nothing is a command of the text's own."""
+
+    def written(sign: str) -> str:
+        base, *accents = list(unicodedata.normalize("NFD", sign))
+        if sign in TEX or sign.isascii():
+            return TEX.get(sign, sign)
+        if len(accents) == 1 and accents[0] in ACCENTS and base.isascii():
+            return f"\\{ACCENTS[accents[0]]}{{{base}}}"
+        return rf"\letter{{{ord(sign):04X}}}"
+
+    return re.sub("([-'])(?=[-'])", r"\1{}", "".join(map(written, one_line(text))))  # no ligatures
 
 
 def latex(table: ResultTable, published: list[Reported]) -> str:
     """Return a table environment for a document that uses the package booktabs."""
     laid = grid(table, published)
-    heads = [f"{label} {'↑' if up else '↓'}".translate(TEX) for _, label, up, _ in laid.header]
-    views = [views.translate(TEX) for _, _, _, views in laid.header]
+    heads = [tex(f"{label} {'↑' if up else '↓'}") for _, label, up, _ in laid.header]
+    views = [tex(views) for _, _, _, views in laid.header]
     width = len(table.columns)
-    spans = [rf"\multicolumn{{{width}}}{{c}}{{{dataset.translate(TEX)}}}" for dataset in table.datasets]
+    spans = [rf"\multicolumn{{{width}}}{{c}}{{{tex(dataset)}}}" for dataset in table.datasets]
     rules = [rf"\cmidrule(lr){{{2 + i * width}-{1 + (i + 1) * width}}}" for i in range(len(table.datasets))]
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{table.title.translate(TEX)}}}", rf"\label{{tab:{table.name}}}"]
+    lines = [LETTER, r"\begin{table}", r"\centering", rf"\caption{{{tex(table.title)}}}", rf"\label{{tab:{table.name}}}"]
     lines += [rf"\begin{{tabular}}{{l{'r' * len(heads)}}}", r"\toprule", "& " + " & ".join(spans) + r" \\", " ".join(rules)]
     lines += ["& " + " & ".join(heads) + r" \\", "& " + " & ".join(views) + r" \\", r"\midrule"]
     for part in (laid.body, laid.published):
         if part is laid.published and part:
             lines.append(r"\midrule")
         for label, texts in part:
-            cells = [_plain(text).translate(TEX) for text in texts]
+            cells = [tex(_plain(text)) for text in texts]
             cells = [rf"\textbf{{{cell}}}" if text.best else cell for cell, text in zip(cells, texts, strict=True)]
-            lines.append(" & ".join([label.translate(TEX), *cells]) + r" \\")
+            lines.append(" & ".join([f"{{{tex(label)}}}", *cells]) + r" \\")  # in braces: [ and * mean something after \\
     lines += [
         r"\bottomrule",
         r"\end{tabular}",
         "",
-        *[rf"\par\small {note.translate(TEX)}" for note in laid.notes],
+        *[rf"\par\small {tex(note)}" for note in laid.notes],
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"

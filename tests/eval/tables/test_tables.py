@@ -6,7 +6,9 @@ import json
 import re
 import shutil
 import subprocess
+import unicodedata
 from dataclasses import replace
+from html import escape, unescape
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,11 +20,11 @@ from eval.__main__ import main
 from eval.metrics.registry import family
 from eval.pictures.protocols import PROTOCOLS
 from eval.tables import layout
-from eval.tables.build import build_table, frame, mean_and_sd, shared_examples
+from eval.tables.build import build_table, csv_text, frame, mean_and_sd, shared_examples
 from eval.tables.column_cards import cards_json
 from eval.tables.differences import differences_csv, differences_markdown, paired_difference
 from eval.tables.flag_table import flag_notes, flags_csv
-from eval.tables.layout import TEX, grid, html, latex, markdown
+from eval.tables.layout import grid, html, latex, markdown
 from eval.tables.plan import Column, parse_column, read_plan
 from eval.tables.reported import FIELDS, is_comparable, read_reported
 from magic123.records.errors import InputError
@@ -273,16 +275,68 @@ def test_best_is_bold_by_direction_and_by_the_shared_examples(run):
 
 def test_markups_escape_what_they_must(run):
     table = table_of(run, ["psnr", "lpips-mini"], title="A & B_c <i>50%</i>")
-    tex = latex(table, [])
-    assert r"A \& B\_c <i>50\%</i>" in tex and r"PSNR $\uparrow$" in tex and r"LPIPS mini $\downarrow$" in tex
-    assert tex.count(r"\toprule") == tex.count(r"\bottomrule") == 1
-    assert {line.count(" & ") for line in tex.splitlines() if line.startswith("Row")} == {2}
-    assert r"\textbf{24.25 $\pm$ 0.35 (6/6)}" in tex
-    assert "\\_x\\\\".translate(TEX) != "_x"
+    written = latex(table, [])
+    assert r"A \& B\_c \textless{}i\textgreater{}50\%" in written
+    assert r"PSNR $\uparrow$" in written and r"LPIPS mini $\downarrow$" in written
+    assert written.count(r"\toprule") == written.count(r"\bottomrule") == 1
+    assert {line.count(" & ") for line in written.splitlines() if line.startswith("{Row")} == {2}
+    assert r"\textbf{24.25 $\pm$ 0.35 (6/6)}" in written
     page = html(table, [])
     assert "A &amp; B_c &lt;i&gt;50%&lt;/i&gt;" in page and '<td class="best">24.25' in page
     text = markdown(table, [])
     assert "PSNR ↑" in text and "LPIPS mini ↓" in text and "**24.25 ± 0.35 (6/6)**" in text
+    assert "A &amp; B_c &lt;i>50%&lt;/i>" in text
+
+
+LABELS = [
+    "{lamp}", "100 % & more_than #1", r"\input{/etc/passwd}", "$x$", "$\\frac", "[2cm] wide", "* star", 'a "quoted" dog',
+    "it''s -- a --- dog", "a | b", "<b>bold</b>", "~home^2", "=1+1", "a,b;c\td", "two\n\nlines", "\x07bell", "Übergröße é ñ ž",
+    "собака", "犬", "🐶 dog", "כלב", "كلب", "{{ 7*7 }}", "%(name)s {} {0}", "?` !` ``", "“quotes” — …", "a" * 300,
+    "\u202ereversed",
+]  # fmt: skip
+SHOWN = {"a,b;c\td": "a,b;c d", "two\n\nlines": "two lines", "\x07bell": "bell"}  # where that is another text
+
+
+def typeset(text: str) -> str:
+    """What LaTeX prints for a text of `tex`, by its commands one after the other."""
+    from eval.tables.layout import ACCENTS, TEX
+
+    marks = {command: mark for mark, command in ACCENTS.items()}
+    commands = {command: sign for sign, command in TEX.items()}
+    printed = ""
+    while text:
+        if match := re.match(r"\\letter{([0-9A-F]+)}", text):
+            printed += chr(int(match[1], 16))
+        elif (match := re.match(r"\\(\W|[rvc])\{(\w)\}", text)) and match[1] in marks:
+            printed += unicodedata.normalize("NFC", match[2] + marks[match[1]])
+        elif command := max((each for each in commands if text.startswith(each)), key=len, default=None):
+            printed, text = printed + commands[command], text[len(command) :]
+            continue
+        elif match := re.match(r"{}", text):
+            pass
+        else:
+            match = re.match(r"[^\\{}$&%#_~^]", text)
+            assert match, f"a command of the text's own: {text[:20]}"
+            printed += match[0]
+        text = text[match.end() :]
+    return printed
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_any_label_and_title_is_shown_by_every_markup(run, label):
+    plan = json.loads((run / "plan.json").read_text())
+    plan["cells"] = [cell | {"label": label if cell["method"] == "both" else cell["label"]} for cell in plan["cells"]]
+    (run / "plan.json").write_text(json.dumps(plan))
+    table = table_of(run, ["psnr"], title=label)
+    shown = SHOWN.get(label, label)
+    row = next(line for line in latex(table, []).splitlines() if line.startswith("{") and not line.startswith("{Row"))
+    assert row.isascii() and typeset(row[1 : row.index("} & ")]) == shown
+    assert typeset(re.search(r"\\caption{(.*)}$", latex(table, []), re.MULTILINE)[1]) == shown
+    page = html(table, [])
+    assert f"<th>{escape(label)}</th>" in page and f"<figcaption>{escape(label)}</figcaption>" in page
+    cells = re.split(r"(?<!\\)\|", next(line for line in markdown(table, []).splitlines() if "24.25" in line))
+    assert len(cells) == 4 and unescape(cells[1].strip().replace(r"\|", "|")) == shown
+    assert list(csv.reader(io.StringIO(csv_text(frame([[label, 1]], ["reason", "n"])), newline="")))[1] == [label, "1"]
 
 
 def test_several_stages_and_datasets_are_told_apart(run):

@@ -1,0 +1,18 @@
+"""The picture of a table."""
+
+from PIL import Image
+
+from eval.tables.figures import draw_figure
+from eval.tables.plan import Cell
+
+
+def test_a_label_is_drawn_as_it_is_written(tmp_path):
+    """matplotlib would take what is between dollars for mathematics, and fail where it is none."""
+    folder = tmp_path / "dog" / "both" / "seed0" / "coarse"
+    view = folder / "views" / "ring" / "000.png"
+    view.parent.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(view)
+    draw_figure([Cell("toys", "dog", "both", "coarse", 0, folder, r"$\frac$")], "ring/000", "", tmp_path / "new" / "small.png")
+    with Image.open(tmp_path / "new" / "small.png") as picture:
+        assert picture.width > picture.height > 100
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["small.png"]
