@@ -13,6 +13,8 @@ from magic123.geometry.camera import Camera, sample_novel
 from magic123.geometry.edges import find_edges
 from magic123.geometry.lattice import build_lattice
 from magic123.geometry.mesh import laplacian, normal_consistency
+from magic123.optimise.augmentation import augment, draw_maps
+from magic123.optimise.stage import loss_scale_at, novel_shading, sees_reference
 from magic123.priors.prior import Prior
 from magic123.priors.sds import NoisePrediction, add_noise, distil, guided_noise
 from magic123.render import losses
@@ -22,6 +24,7 @@ from magic123.render.rendering import Rendering
 from magic123.render.volume import render_volume
 from magic123.settings.cameras import NovelCameras, ReferenceCamera
 from magic123.settings.priors import prior_settings
+from magic123.settings.stage import stage_settings
 
 TERMS = json.loads((Path(__file__).parent / "released_objective.json").read_text(encoding="utf-8"))["terms"]
 SIDE = 16  # pixels
@@ -137,7 +140,7 @@ class ShownPrior(Prior):
     reference_camera = None
 
 
-def gradient(step: int, kind: str, network, scale: float, formula: str) -> Tensor:
+def gradient(step: int, kind: str, network, scale: float, formula: str, loss_scale: float = 1.0) -> Tensor:
     """Return the gradient of score distillation at closed-form latents, [1, 4, 8, 8]."""
     latents = wave(256, 0.61).reshape(1, 4, 8, 8).requires_grad_()
     noise, t = wave(256, 0.83, 0.4).reshape(1, 4, 8, 8), torch.tensor([step])
@@ -145,21 +148,23 @@ def gradient(step: int, kind: str, network, scale: float, formula: str) -> Tenso
     settings = prior_settings(kind=kind, weights="none", weight=1.0, guidance_scale=scale, guidance_formula=formula)
     prediction = NoisePrediction(latents, noise, guided_noise(*network(noisy, step / 1000), scale, formula), t, ALPHAS[t])
     camera = Camera.orbit(70.0, 70.0, 1.8, 40.0, 8)
-    loss, _ = distil(ShownPrior(), prediction, camera, settings=settings, reference_camera=ReferenceCamera())
+    loss, _ = distil(
+        ShownPrior(), prediction, camera, settings=settings, reference_camera=ReferenceCamera(), loss_scale=loss_scale
+    )
     loss.backward()
     return latents.grad
 
 
+def sds_2d(step: int, loss_scale: float = 1.0) -> Tensor:
+    def network(x: Tensor, time: float) -> tuple[Tensor, Tensor]:
+        return torch.tanh(0.2 * x + time), torch.tanh(0.9 * x + time)
+
+    return gradient(step, "stable-diffusion", network, 100.0, "as-published", loss_scale)
+
+
 @pytest.mark.parametrize("step", [250, 577])
 def test_score_distillation_of_the_2d_prior(step):
-    result = gradient(
-        step,
-        "stable-diffusion",
-        lambda x, time: (torch.tanh(0.2 * x + time), torch.tanh(0.9 * x + time)),
-        100.0,
-        "as-published",
-    )
-    wanted = TERMS[f"sds_2d_{step}"]["value"]
+    result, wanted = sds_2d(step), TERMS[f"sds_2d_{step}"]["value"]
     assert float(result.norm()) == pytest.approx(wanted["norm"], rel=1e-5)
     assert result.flatten()[:4].tolist() == pytest.approx(wanted["first"], rel=1e-4)
 
@@ -227,11 +232,62 @@ def test_the_lattice():
     assert float(corners.mean(1).square().sum()) == pytest.approx(wanted["squared_centres"], rel=1e-9)
 
 
+def test_the_loss_scale():
+    """Score distillation is put in beside a scaled loss, so that the unscaling divides it; and the scale doubles."""
+    result, wanted = sds_2d(250, loss_scale=65536.0), TERMS["loss_scale"]["value"]
+    assert float(result.norm()) == pytest.approx(wanted["norm"], rel=1e-5)
+    assert result.flatten()[:4].tolist() == pytest.approx(wanted["first"], rel=1e-4)
+    stage = stage_settings(scene="nerf", loss_scale=65536, loss_scale_doubling=2000)
+    assert [loss_scale_at(stage, step) for step, _ in wanted["scale_at_step"]] == [
+        scale for _, scale in wanted["scale_at_step"]
+    ]
+
+
+def test_shadings_and_reference_steps():
+    """By distribution: 20,000 draws within four standard errors; which steps show what, exactly."""
+    stage, wanted, generator = stage_settings(scene="nerf"), TERMS["shading"]["value"], torch.Generator().manual_seed(0)
+    drawn = [novel_shading(stage, 2001 / 5000, generator) for _ in range(20_000)]
+    textureless = sum(mode == "textureless" for mode, _ in drawn) / len(drawn)
+    assert textureless == pytest.approx(wanted["textureless"], abs=4 * (0.16 / len(drawn)) ** 0.5)
+    ambient = torch.tensor([share for _, share in drawn])
+    assert float(ambient.mean()) == pytest.approx(wanted["ambient_mean"], abs=4 * 0.26 / len(drawn) ** 0.5)
+    assert float(ambient.std()) == pytest.approx(wanted["ambient_std"], abs=0.005)
+    modes = [novel_shading(stage, step / 5000, generator)[0] == "normal" for step in (999, 1001)]
+    assert modes == [True, False] and wanted["normal_until"] == stage.shading.normal_until * stage.steps
+    assert [step for step in range(100, 120) if sees_reference(step, stage)] == TERMS["reference_steps"]["value"]
+
+
+def test_augmentations():
+    """By distribution, on a ramp of colours: 800 draws within four standard errors."""
+    wanted, count = TERMS["augmentation"]["value"], 800
+    along = 0.2 + 0.5 * (torch.arange(300) + 0.5) / 300
+    ramp = torch.stack([along.expand(300, 300), along[:, None].expand(300, 300), torch.full((300, 300), 0.3)], -1)
+    shown = augment(ramp, count, 48, torch.Generator().manual_seed(0)).permute(0, 3, 1, 2)
+    grey = (shown.amax(1) - shown.amin(1)).flatten(1).amax(1) < 1e-3
+    coloured = shown[~grey]
+    across = (coloured[:, 0, :, -12:] - coloured[:, 0, :, :12]).mean((1, 2)) / 0.75
+    down = (coloured[:, 1, -12:] - coloured[:, 1, :12]).mean((1, 2)) / 0.75
+    error = 4 * (1 / count + 1 / wanted["draws"]) ** 0.5  # in standard deviations
+    assert float(grey.float().mean()) == pytest.approx(wanted["grey"], abs=0.3 * error)
+    assert float((across < 0).float().mean()) == pytest.approx(wanted["flipped"], abs=0.5 * error)
+    assert float(across.abs().mean()) == pytest.approx(wanted["slope_x"], abs=wanted["slope_x_std"] * error)
+    assert float(down.mean()) == pytest.approx(wanted["slope_y"], abs=wanted["slope_y_std"] * error)
+    assert float(across.abs().std()) == pytest.approx(wanted["slope_x_std"], rel=0.1)
+    # the released pictures have 8 bits and lose half a level at every change of colour
+    assert float(shown.mean()) == pytest.approx(wanted["mean"], abs=wanted["mean_std"] * error + 2 / 255)
+    assert float(shown.mean((1, 2, 3)).std()) == pytest.approx(wanted["mean_std"], rel=0.1)
+    assert wanted["white"] == float((shown.amin(1) > 0.98).float().mean()) == 0
+    sides = torch.linalg.det(draw_maps(20_000, torch.Generator().manual_seed(0))[:, :, :2]).abs().sqrt()
+    assert float(sides.mean()) == pytest.approx(wanted["side_mean"], abs=4 * 0.14 * (2 / 20_000) ** 0.5 + 426 / 640 * 0.002)
+    assert float(sides.std()) == pytest.approx(wanted["side_std"], abs=0.005)
+
+
 def test_novel_cameras():
     """The same distribution: 200,000 draws of each, within sampling error."""
     drawn = sample_novel(NovelCameras(), 200_000, 8, torch.Generator().manual_seed(0))
     wanted = TERMS["cameras"]["value"]
     assert float(drawn.polar.mean()) == pytest.approx(wanted["polar_mean"], abs=0.6)  # the released one draws 50 at once
+    assert float(drawn.polar.std()) == pytest.approx(wanted["polar_std"], abs=0.4)
     deciles = torch.quantile(drawn.polar, torch.linspace(0.1, 0.9, 9)).tolist()
     assert deciles == pytest.approx(wanted["polar_deciles"], abs=1.5)
     assert float((drawn.polar < 90).float().mean()) == pytest.approx(wanted["upper_share"], abs=0.01)
