@@ -16,7 +16,7 @@ from magic123.optimise.resume import LoopCheckpoints, loop_state, restore_loop
 from magic123.optimise.watch import StageWatch
 from magic123.priors.clip_reference import ClipReference, clip_consistency, denoised_consistency, replaces_distillation
 from magic123.priors.offload import visit, without_networks
-from magic123.priors.precision import in_float32
+from magic123.priors.precision import priors_in_float32
 from magic123.priors.prior import Prior
 from magic123.priors.sds import NoisePrediction, distil, gradient_trouble, predict_noise
 from magic123.priors.speed import on_streams
@@ -421,9 +421,11 @@ def read(losses: StepLosses, finite: Tensor, priors: Priors, stage: OptimisedSta
     scalars = [value.detach().to(losses.total.device, torch.float64) for value in [*tensors.values(), finite]]
     *numbers, gradients_finite = torch.stack(scalars).tolist()
     values: dict[str, float] = dict(zip(tensors, numbers, strict=True))
-    for name, diffusion_steps in losses.diffusion_steps.items():
-        if not math.isfinite(values[f"{name}_gradient"]):
-            raise NonFinite(f"step {step}: {gradient_trouble(priors[name], stage.priors[name], diffusion_steps)}")
+    failing = tuple(name for name in losses.diffusion_steps if not math.isfinite(values[f"{name}_gradient"]))
+    if failing:
+        name = failing[0]
+        trouble = gradient_trouble(priors[name], stage.priors[name], losses.diffusion_steps[name])
+        raise NonFinite(f"step {step}: {trouble}", failing)
     non_finite = [name for name, value in values.items() if not math.isfinite(value)]
     if non_finite:
         raise NonFinite(f"step {step}: {non_finite[0]} is no longer finite; lower its weight or the learning rates")
@@ -461,7 +463,7 @@ def differentiate_again(
     stage: OptimisedStage,
     generator: torch.Generator,
 ) -> dict[str, float]:
-    """Repeat a step that was not finite with the priors in float32.
+    """Repeat a step that was not finite with the priors that failed in float32, or all of them where that is not known.
 
     Args:
         attempt: computes the gradients of the step and returns what to log of it.
@@ -473,16 +475,17 @@ def differentiate_again(
         generator: its state is set to `random_state`.
 
     Raises:
-        NonFinite: `error` itself if no prior is in half precision; otherwise if the stage allows no more repetitions, or the
-            step is not finite again.
+        NonFinite: `error` itself if none of these priors is in half precision; otherwise if the stage allows no more
+            repetitions, or the step is not finite again.
     """
-    if all(settings.dtype == "float32" for settings in stage.priors.values()):
+    suspects = [name for name in error.priors or priors if stage.priors[name].dtype != "float32"]
+    if not suspects:
         raise error
     retries += 1
     if retries > stage.float32_retries:
         raise NonFinite(f"{error}; {stage.float32_retries} steps were repeated in float32, and float32_retries allows no more")
     generator.set_state(random_state)
-    with in_float32(priors.values()):
+    with priors_in_float32(priors[name] for name in suspects):
         return attempt()
 
 

@@ -27,6 +27,7 @@ from magic123.priors.tokens import add_token, prompt_ids, word_ids
 from magic123.records.errors import InputError
 from magic123.settings.inversion import IMAGENET_TEMPLATES, InversionSettings
 
+RETRY_CHUNKS = 4  # a chunk is split into as many when a step is repeated in float32
 EVALUATION_SEED = 1234  # of the final comparison, whatever the run's seed: so runs of two seeds can be compared
 
 
@@ -188,8 +189,8 @@ def learn_token(
         value = differentiate(model, latents, noise, t, ids[which], row, chunk)
         if value is None and settings.dtype != "float32" and live["retries"] < settings.float32_retries:
             live["retries"] += 1
-            with in_float32([model]):
-                value = differentiate(model, latents, noise, t, ids[which], row, chunk)
+            with in_float32([model.unet]):  # float32 takes twice the memory for each picture: fewer at a time
+                value = differentiate(model, latents, noise, t, ids[which], row, max(1, chunk // RETRY_CHUNKS))
         if value is None:
             raise NonFiniteGradient(f"textual inversion gave a non-finite gradient at step {step} (dtype {settings.dtype})")
         optimizer.step()

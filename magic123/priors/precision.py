@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
-from magic123.priors.prior import networks
+from torch import nn
+
+from magic123.priors.prior import FrozenModel, networks
 
 
 @contextmanager
-def in_float32(models: Iterable[object]) -> Iterator[None]:
-    """Convert all networks among the attributes of `models` to float32 inside the context, and back after it.
+def in_float32(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Convert networks to float32 inside the context, and back after it.
 
     Half-precision weights are unchanged afterwards, because float32 holds each of them exactly.
     """
-    modules = [module for model in models for module in networks(model)]
+    modules = list(modules)
     dtypes = [next(module.parameters()).dtype for module in modules]
     for module in modules:
         module.float()
@@ -23,3 +26,38 @@ def in_float32(models: Iterable[object]) -> Iterator[None]:
     finally:
         for module, dtype in zip(modules, dtypes, strict=True):
             module.to(dtype)
+
+
+@contextmanager
+def priors_in_float32(priors: Iterable[FrozenModel]) -> Iterator[None]:
+    """Run priors in float32 inside the context, with the UNet of only one of them in float32 at a time.
+
+    A UNet, by far the largest network, predicts without gradient, so it is converted for that call alone. The networks that
+    gradients pass through stay in float32 until the end: their backward pass needs the weights of their forward pass.
+
+    Args:
+        priors: in half precision.
+    """
+    with ExitStack() as stack:
+        for prior in priors:
+            unet = getattr(prior, "unet", None)
+            stack.enter_context(in_float32(network for network in networks(prior) if network is not unet))
+            if unet is not None:
+                stack.enter_context(_noise_in_float32(prior, unet))
+        yield
+
+
+@contextmanager
+def _noise_in_float32(prior: Any, unet: nn.Module) -> Iterator[None]:
+    """Convert the UNet to float32 inside each call of the prior's `noise`."""
+    predict = prior.noise
+
+    def noise(*args: Any, **kwargs: Any) -> Any:
+        with in_float32([unet]):
+            return predict(*args, **kwargs)
+
+    prior.noise = noise
+    try:
+        yield
+    finally:
+        del prior.noise  # uncovers the method

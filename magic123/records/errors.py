@@ -10,9 +10,17 @@ class InputError(Exception):
 
 
 class NonFinite(InputError):
-    """A value of the optimisation is not finite."""
+    """A value of the optimisation is not finite.
+
+    Attributes:
+        priors: names of the priors that gave it; empty where that is not known.
+    """
 
     status = "non-finite"
+
+    def __init__(self, message: str, priors: tuple[str, ...] = ()):
+        super().__init__(message)
+        self.priors = priors
 
 
 class OutOfMemory(InputError):

@@ -316,6 +316,24 @@ def test_a_network_that_answers_nan_stops_the_run(example, weights, tmp_path, mo
     assert not (tmp_path / "token").exists()
 
 
+def test_a_step_repeated_in_float32_takes_fewer_pictures_at_a_time_and_converts_the_unet_alone(weights, picture, monkeypatch):
+    from magic123.optimise import textual_inversion
+
+    attempts, differentiate = [], textual_inversion.differentiate
+
+    def failing_once(model, *rest):
+        attempts.append((next(model.unet.parameters()).dtype, next(model.vae.parameters()).dtype, rest[-1]))
+        return None if len(attempts) == 1 else differentiate(model, *rest)
+
+    monkeypatch.setattr(textual_inversion, "differentiate", failing_once)
+    model = TextToImage.load(weights, "bfloat16")
+    settings = QUICK.model_copy(update={"steps": 1, "batch": 8, "dtype": "bfloat16"})
+    _, record = learn_token(model, picture, caption="a dog", init_word="dog", settings=settings, seed=0)
+    half = torch.bfloat16
+    assert attempts == [(half, half, 8), (torch.float32, half, 2)] and record["float32_retries"] == 1
+    assert next(model.unet.parameters()).dtype == half
+
+
 # --------------------------------------------------------------------------------------------- the shipped miniature
 MINIATURE, DEMO = ROOT / "weights/miniature/stable-diffusion", ROOT / "datasets/demo.csv"
 

@@ -353,6 +353,16 @@ def test_half_precision_that_fails_is_done_again_in_float32_and_counted(example,
     assert [t for half, t in prior.drawn if half] == [t for _, t in calm.drawn]
 
 
+def test_only_the_prior_that_failed_is_repeated_in_float32(example, tmp_path, monkeypatch):
+    failing, calm = HalfPrior({3}), HalfPrior(set())
+    monkeypatch.setattr("magic123.commands.reconstruct.load_priors", lambda *_: {"half": failing, "calm": calm})
+    stage = half_stage(steps=8)
+    stage = stage.model_copy(update={"priors": {"half": stage.priors["half"], "calm": stage.priors["half"]}})
+    reconstruct(example, stage, 0, tmp_path / "half")
+    assert sum(not half for half, _ in failing.drawn) == 1
+    assert all(half for half, _ in calm.drawn) and len(calm.drawn) == len(failing.drawn)
+
+
 def test_more_retries_than_allowed_are_fatal(example, tmp_path, monkeypatch):
     with pytest.raises(NonFinite, match="2 steps were repeated in float32"):
         run_half(HalfPrior({3, 4, 11}), half_stage(float32_retries=2), example, tmp_path / "x", monkeypatch)
