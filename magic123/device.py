@@ -28,6 +28,18 @@ def to_device(tensor: Tensor, device: torch.device | str | None) -> Tensor:
     return tensor if device is None else tensor.to(device)
 
 
+def to_host(*tensors: Tensor) -> list[Tensor]:
+    """Return tensors on the CPU, waiting for their devices once for all of them.
+
+    Args:
+        tensors: all on one device, any shapes and dtypes.
+    """
+    host = [tensor.detach().to("cpu", non_blocking=True) for tensor in tensors]
+    if tensors and tensors[0].device.type == "cuda":
+        torch.cuda.current_stream(tensors[0].device).synchronize()
+    return host
+
+
 def triton_problem(capability: tuple[int, int] | None) -> str | None:
     """Return why Triton kernels cannot run on a CUDA device, or None if they can.
 

@@ -161,7 +161,8 @@ class Camera:
         projection[:, 2, 2] = -(far + near) / (far - near)
         projection[:, 2, 3] = -2 * far * near / (far - near)
         projection[:, 3, 2] = -1
-        return projection @ torch.linalg.inv(self.camera_to_world)
+        # a pose is never singular, and checking it would wait for the device
+        return projection @ torch.linalg.inv_ex(self.camera_to_world).inverse
 
 
 def sample_novel(cameras: NovelCameras, count: int, size: int, generator: torch.Generator) -> Camera:

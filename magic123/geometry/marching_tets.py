@@ -7,11 +7,14 @@ and in the vertices of the lattice. The table of cases is derived below. DMTet (
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import permutations
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from magic123.device import to_device
 
 _EDGES = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
 
@@ -47,6 +50,12 @@ _COUNT = torch.tensor([len(_case(n)) for n in range(16)])
 _EDGE_CORNERS = torch.tensor(_EDGES)  # [6, 2]
 
 
+@cache
+def _tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the triangles and their number for each case, and the corners of each edge, on a device."""
+    return to_device(_TRIANGLES, device), to_device(_COUNT, device), to_device(_EDGE_CORNERS, device)
+
+
 def marching_tets(
     vertices: Float[Tensor, "V 3"], sdf: Float[Tensor, " V"], tets: Int[Tensor, "T 4"]
 ) -> tuple[Float[Tensor, "M 3"], Int[Tensor, "F 3"]]:
@@ -64,6 +73,7 @@ def marching_tets(
         larger) vertex number; and the faces, int64, counter-clockwise seen from outside. Both are empty if no sign changes.
     """
     device, count = vertices.device, len(vertices)
+    triangles_of, count_of, corners_of = _tables(device)
     with torch.no_grad():
         inside = (sdf > 0).to(torch.uint8)
         corner_inside = inside.index_select(0, tets.reshape(-1)).reshape(-1, 4)
@@ -71,12 +81,11 @@ def marching_tets(
         cut = torch.nonzero((number > 0) & (number < 15))[:, 0]
         number = number.index_select(0, cut).long()
         corners = tets.index_select(0, cut).long()
-        triangles = _TRIANGLES.to(device).index_select(0, number)  # [N, 2, 3] local edges
-        two = _COUNT.to(device).index_select(0, number) == 2
-        owner = torch.arange(len(cut), device=device)
-        owner = torch.cat([owner, owner[two]])
-        local = torch.cat([triangles[:, 0], triangles[two, 1]])  # [F, 3] local edges
-        ends = _EDGE_CORNERS.to(device).index_select(0, local.reshape(-1))
+        triangles = triangles_of.index_select(0, number)  # [N, 2, 3] local edges
+        two = torch.nonzero(count_of.index_select(0, number) == 2)[:, 0]
+        owner = torch.cat([torch.arange(len(cut), device=device), two])
+        local = torch.cat([triangles[:, 0], triangles[:, 1].index_select(0, two)])  # [F, 3] local edges
+        ends = corners_of.index_select(0, local.reshape(-1))
         ends = corners.index_select(0, owner.repeat_interleave(3)).gather(1, ends)
         key = ends.amin(1) * count + ends.amax(1)
         edges, faces = torch.unique(key, return_inverse=True)

@@ -37,7 +37,7 @@ def vertex_normals(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) ->
 
 def normal_consistency(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], edges: Edges) -> Float[Tensor, ""]:
     """Return the mean of |1 - cos| of the angle between the normals on both sides of every inner edge; 0 if flat."""
-    sides = edges.faces[edges.inner]
+    sides = edges.sides
     if not len(sides):
         return vertices.sum() * 0
     normals = face_normals(vertices, faces)

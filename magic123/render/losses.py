@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from magic123.device import to_device
@@ -57,10 +58,24 @@ class Target:
     normal: Float[Tensor, "H W 3"] | None
     alpha: Float[Tensor, "H W 1"] | None = None
 
+    @cached_property
+    def inside(self) -> Int[Tensor, " N"]:
+        """Flat indices of the mask's pixels. They are computed once: a mask waits for the device whenever it is used."""
+        return self.mask.reshape(-1).nonzero()[:, 0]
+
+    @cached_property
+    def compared(self) -> Int[Tensor, " N"]:
+        """Flat indices of `pixels`, computed once as well."""
+        assert self.pixels is not None
+        return self.pixels.reshape(-1).nonzero()[:, 0]
+
     def over(self, background: Float[Tensor, " 3"]) -> Target:
         """Return the same target over a background colour."""
         assert self.alpha is not None
-        return replace(self, rgb=self.rgb - (1 - self.alpha) * (1 - background.to(self.rgb)))
+        background = to_device(background, self.rgb.device).to(self.rgb)
+        target = replace(self, rgb=self.rgb - (1 - self.alpha) * (1 - background))
+        vars(target).update(inside=self.inside)  # the mask is the same
+        return target
 
 
 def reference_target(
@@ -134,7 +149,9 @@ def reference_rgb(rendering: Rendering, target: Target) -> Float[Tensor, ""]:
     error = (rendering.rgb[0] - target.rgb) ** 2
     if target.pixels is None:
         return error.mean()
-    return (error * target.pixels[..., None]).mean() if target.over_all else error[target.pixels].mean()
+    if target.over_all:
+        return (error * target.pixels[..., None]).mean()
+    return error.reshape(-1, 3).index_select(0, target.compared).mean()
 
 
 def reference_mask(rendering: Rendering, target: Target) -> Float[Tensor, ""]:
@@ -145,7 +162,8 @@ def reference_mask(rendering: Rendering, target: Target) -> Float[Tensor, ""]:
 def reference_depth(rendering: Rendering, target: Target) -> Float[Tensor, ""]:
     """Return the `depth_disagreement` inside the mask."""
     assert target.depth is not None  # a depth weight makes `reference_target` compute it
-    return depth_disagreement(rendering.depth[0, ..., 0][target.mask], target.depth[target.mask])
+    depths = rendering.depth[0, ..., 0], target.depth
+    return depth_disagreement(*(depth.reshape(-1).index_select(0, target.inside) for depth in depths))
 
 
 def normal_disagreement(normal: Float[Tensor, "N 3"], target: Float[Tensor, "N 3"]) -> Float[Tensor, ""]:
@@ -158,7 +176,8 @@ def _view_normals(rendering: Rendering, target: Target) -> tuple[Tensor, Tensor]
     if rendering.normal is None:
         return None
     assert target.normal is not None  # a normal weight makes `reference_target` compute it
-    return rendering.normal[0][target.mask], target.normal[target.mask]
+    rendered, wanted = (normal.reshape(-1, 3).index_select(0, target.inside) for normal in (rendering.normal[0], target.normal))
+    return rendered, wanted
 
 
 def depth_disagreement(depth: Float[Tensor, " N"], target: Float[Tensor, " N"]) -> Float[Tensor, ""]:

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from magic123.device import to_device, to_host
 from magic123.geometry.camera import Camera
 from magic123.geometry.edges import Edges, find_edges
 from magic123.geometry.mesh import vertex_normals
@@ -88,7 +89,7 @@ def render_mesh(
     backend = RASTERIZERS[choose_rasterizer(rasterizer, vertices.device)]
     height, width = camera.height, camera.width
     with torch.autocast(vertices.device.type, enabled=False):  # positions on the screen need all their digits
-        matrices = camera.to(vertices.device).clip_matrices()
+        matrices = to_device(camera.clip_matrices(), vertices.device)
         clip = torch.nn.functional.pad(vertices, (0, 1), value=1.0) @ matrices.mT  # [B, V, 4]
     attributes = torch.cat([vertices, vertex_normals(vertices, faces)], -1)
     visible = backend(clip, faces, height, width, edges)
@@ -123,29 +124,37 @@ class _Rasterizer(Protocol):
         """Return the images [B, H, W, C] with neighbouring pixels blended across silhouettes."""
 
 
+def _marked(image: Tensor, device: torch.device) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Return batch, row and column of the pixels above 0 of an image [B, H, W], and their values - 1, on a device."""
+    place = torch.nonzero(image, as_tuple=True)
+    batch, row, column = (to_device(index, device) for index in place)
+    return (batch, row, column), to_device(image[place].long() - 1, device)
+
+
 class _ZBuffer:
     """Visibility from `zbuffer`; for tensors on a GPU, screen positions are copied to the CPU and the results back."""
 
     def __init__(self, clip: Tensor, faces: Tensor, height: int, width: int, edges: Edges | None):
         self.clip, self.faces, self.shape = clip, faces.long(), (len(clip), height, width)
         self.edges = find_edges(faces) if edges is None else edges
-        host = clip.detach().cpu().double()
+        host, host_faces, ends, opposite = to_host(clip, self.faces, self.edges.vertices, self.edges.opposite)
+        host = host.double()
         inverse = 1 / host[..., 3]
         x, y = (((host[..., k] * inverse + 1) * size / 2).numpy() for k, size in ((0, width), (1, height)))
-        ends, opposite = self.edges.vertices.cpu().numpy(), self.edges.opposite.cpu().numpy()
-        host_faces, nearness = self.faces.cpu().numpy(), inverse.numpy()
+        mesh, nearness = (host_faces.numpy(), ends.numpy(), opposite.numpy()), inverse.numpy()
         views = []
         for b in range(len(clip)):
-            visible = triangle_ids(x[b], y[b], nearness[b], host_faces, height, width)
-            crossings = silhouette_crossings(x[b], y[b], nearness[b], ends, opposite, *visible)
+            visible = triangle_ids(x[b], y[b], nearness[b], mesh[0], height, width)
+            crossings = silhouette_crossings(x[b], y[b], nearness[b], *mesh[1:], *visible)
             views.append([torch.from_numpy(image) for image in (*visible, *crossings)])
-        self.ids, self.nearest, self.across, self.down = (
-            torch.stack(images).to(clip.device) for images in zip(*views, strict=True)
-        )
+        self.ids, nearest, *crossed = (torch.stack(images) for images in zip(*views, strict=True))
+        # what is counted is counted on the CPU: on a GPU it would wait for the device
+        self.covered = _marked(self.ids, clip.device)
+        self.crossed = [_marked(crossing, clip.device) for crossing in crossed]
+        self.nearest = to_device(nearest, clip.device)
 
     def interpolate(self, attributes: Tensor) -> tuple[Tensor, Tensor]:
-        batch, row, column = torch.nonzero(self.ids, as_tuple=True)
-        face = self.ids[batch, row, column].long() - 1
+        (batch, row, column), face = self.covered
         corners = self.faces.index_select(0, face)  # [N, 3]
         count = self.clip.shape[1]
         position = self.clip.reshape(-1, 4).index_select(0, (batch[:, None] * count + corners).reshape(-1))
@@ -169,9 +178,9 @@ class _ZBuffer:
         _, height, width = self.shape
         clip = self.clip.reshape(-1, 4)
         flat = picture.reshape(-1, picture.shape[-1])
-        for crossing, step, axis, size, other in ((self.across, 1, 0, width, height), (self.down, width, 1, height, width)):
-            b, row, column = torch.nonzero(crossing, as_tuple=True)
-            ends = self.edges.vertices.index_select(0, crossing[b, row, column].long() - 1) + (b * self.clip.shape[1])[:, None]
+        passes = ((1, 0, width, height), (width, 1, height, width))  # along rows, along columns
+        for ((b, row, column), edge), (step, axis, size, other) in zip(self.crossed, passes, strict=True):
+            ends = self.edges.vertices.index_select(0, edge) + (b * self.clip.shape[1])[:, None]
             ends = clip.index_select(0, ends.reshape(-1)).reshape(-1, 2, 4)
             position = (ends[..., :2] / ends[..., 3:] + 1) / 2
             along, beside = position[..., axis] * size, position[..., 1 - axis] * other
@@ -203,8 +212,10 @@ class _Nvdiffrast:
         import nvdiffrast.torch
 
         self.ops, self.clip, self.faces = nvdiffrast.torch, clip.contiguous(), faces.int().contiguous()
+        # grad_db: derivatives of the barycentric coordinates by screen position, which only mipmapped textures need
         # the z coordinate of our clip matrices is OpenGL's and their y points down, so its row 0 is the top
-        self.raster, _ = self.ops.rasterize(_nvdiffrast_context(clip.device), self.clip, self.faces, resolution=[height, width])
+        context = _nvdiffrast_context(clip.device)
+        self.raster, _ = self.ops.rasterize(context, self.clip, self.faces, resolution=[height, width], grad_db=False)
 
     def interpolate(self, attributes: Tensor) -> tuple[Tensor, Tensor]:
         attributes = torch.cat([attributes.expand(len(self.clip), -1, -1), self.clip[..., 3:]], -1).contiguous()

@@ -98,8 +98,7 @@ def transmittance(tau: Float[Tensor, " M"], ray: Int[Tensor, " M"], count: int) 
 
 def _start(ray: Tensor, count: int) -> Tensor:
     """Return, for each sample, the index of the first sample of its ray: [M]."""
-    length = torch.bincount(ray, minlength=count)
-    return (length.cumsum(0) - length).index_select(0, ray)
+    return torch.searchsorted(ray, torch.arange(count, device=ray.device)).index_select(0, ray)
 
 
 @torch.no_grad()
@@ -121,13 +120,14 @@ def visible(samples: PackedSamples, density: Density, count: int, first: int = 8
     pending = torch.arange(len(rank), device=rank.device)
     while len(pending):
         near = rank.index_select(0, pending) < first
-        part = samples[pending[near]]
+        here = pending[near]
+        part = samples[here]
         tau = (density(part.points) * part.width).clamp_max(TAU_MAX)
         light = transmittance(tau, part.ray, count) * torch.exp(-depth).index_select(0, part.ray)
-        kept[pending[near]] = ~(light <= STOP)  # NaNs are kept, so that they show in the image
+        kept[here] = ~(light <= STOP)  # NaNs are kept, so that they show in the image
         depth.index_add_(0, part.ray, tau.double())
-        pending = pending[~near]
-        pending = pending[depth.index_select(0, samples.ray.index_select(0, pending)) < -math.log(STOP)]
+        seen = depth.index_select(0, samples.ray.index_select(0, pending)) < -math.log(STOP)
+        pending = pending[~near & seen]
         first *= 2
     return samples[kept.nonzero()[:, 0]]
 

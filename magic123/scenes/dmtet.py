@@ -114,7 +114,6 @@ class DMTet(Scene[DMTetStage]):
         Raises:
             InputError: the surface has vanished, or the rasteriser that the settings ask for cannot run.
         """
-        camera = camera.to(self.sdf.device)
         background = torch.ones(3, device=self.sdf.device) if background is None else to_device(background, self.sdf.device)
         if light is None and mode in ("lambertian", "textureless"):
             light = light_direction(camera, generator)

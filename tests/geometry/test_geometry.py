@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from magic123.geometry.edges import find_edges
+from magic123.geometry.edges import edges_by_sorting, find_edges
 from magic123.geometry.lattice import build_lattice
 from magic123.geometry.marching_tets import marching_tets
 from magic123.geometry.mesh import (
@@ -177,6 +177,19 @@ def test_edge_of_three_faces_is_listed_twice():
     shared = [f for v, f in zip(edges.vertices.tolist(), edges.faces.tolist(), strict=True) if v == [0, 1]]
     assert sorted(shared) == [[0, 1], [2, -1]]
     assert len(find_edges(torch.zeros(0, 3, dtype=torch.int64)).vertices) == 0
+
+
+def test_edges_by_sorting_are_those_by_counting():
+    """Closed, open, and with three, four and five faces at an edge; the same rows in the same order."""
+    generator = torch.Generator().manual_seed(0)
+    fan = torch.tensor([[0, 1, 2], [1, 0, 3], [0, 1, 4], [1, 0, 5], [0, 1, 6]])
+    meshes = [ball(16)[1], ball(16)[1][3:], torch.zeros(0, 3, dtype=torch.int64), *(fan[:n] for n in range(1, 6))]
+    meshes += [torch.stack([torch.randperm(9, generator=generator)[:3] for _ in range(40)]) for _ in range(5)]
+    for faces in meshes:
+        counted, sorted_ = find_edges(faces), edges_by_sorting(faces)
+        assert counted.closed == sorted_.closed == bool(counted.inner.all())
+        for name in ("vertices", "faces", "opposite", "sides"):
+            assert torch.equal(getattr(counted, name), getattr(sorted_, name)), name
 
 
 def test_vertex_normals_do_not_weigh_by_area():

@@ -32,6 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 CUDA = torch.device("cuda", 0)
+MARK = 0xC0DA * 2**48  # in the seed of a generator on the device
 
 # Which virtual function of at::CUDAHooksInterface says whether a device has a context, by version of torch. The autograd engine
 # asks it in every backward pass, and CUDA builds of torch would ask the driver.
@@ -70,6 +71,7 @@ class Device:
         self.waits: list[Wait] = []
         self.operations: Counter[str] = Counter()
         self.streams = 0
+        self._under_way: list[tuple[Tensor, Tensor]] = []
 
     def clear(self) -> None:
         """Forget what happened so far."""
@@ -77,8 +79,17 @@ class Device:
         self.operations.clear()
 
     def wait(self, operation: str) -> None:
-        """Note a wait."""
+        """Note a wait, after which all copies to the host have arrived."""
         self.waits.append(Wait(operation, calling_line()))
+        for target, source in self._under_way:
+            target.copy_(source)
+        self._under_way.clear()
+
+    def send(self, source: Tensor) -> Tensor:
+        """Return a copy on the host that holds its values after the next wait alone."""
+        target = torch.full_like(source, 99 if source.dtype != torch.bool else True)
+        self._under_way.append((target, source.clone()))
+        return target
 
 
 _devices: list[Device] = []  # those in use; the last one is written to
@@ -196,6 +207,9 @@ def copy_between(name: str, args: tuple, kwargs: dict, to_cuda: bool) -> Any:
     made = torch.ops.aten._to_copy.default(values_of(source), **options)
     stays = kwargs.get("device") is None
     if isinstance(source, CudaTensor) and not (stays or to_cuda):
+        device.operations[name] += 1
+        if kwargs.get("non_blocking"):
+            return device.send(made)
         device.wait("copy to the host")
         return made
     if to_cuda and not isinstance(source, CudaTensor) and not (getattr(source, "pinned", False) and kwargs.get("non_blocking")):
@@ -214,11 +228,12 @@ def dispatch(func, args: tuple, kwargs: dict) -> Any:
     refuse_mixed_devices(name, func, args, kwargs)
     to_cuda = kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cuda"
     on_cuda = any(isinstance(leaf, CudaTensor) for leaf in tree_leaves((args, kwargs)))
-    if not (to_cuda or on_cuda):
+    wanted, generator = "cuda" if to_cuda or on_cuda else "cpu", kwargs.get("generator")
+    if generator is not None and device_of(generator).type != wanted:
+        found = device_of(generator).type
+        raise RuntimeError(f"Expected a '{wanted}' device type for generator but found '{found}' ({name}, {calling_line()})")
+    if wanted == "cpu":
         return func(*args, **kwargs)
-    generator = kwargs.get("generator")
-    if generator is not None and generator.device.type != "cuda":
-        raise RuntimeError(f"Expected a 'cuda' device type for generator but found 'cpu' ({name}, {calling_line()})")
     if name == "aten::to" and (decomposed := func.decompose(*args, **kwargs)) is not NotImplemented:
         return decomposed
     if name in ("aten::copy_", "aten::_to_copy"):
@@ -265,6 +280,26 @@ class Stream:
 
     def wait_stream(self, other: Stream) -> None:
         pass
+
+
+class Generator(torch.Generator):
+    """A generator on either device; both draw as the CPU's. The seed of one on the device is marked: C++ keeps nothing else."""
+
+    def __new__(cls, device: torch.device | str = "cpu"):
+        made = super().__new__(cls)
+        made.mark = MARK if torch.device(device).type == "cuda" else 0
+        return made.manual_seed(0) if made.mark else made
+
+    def manual_seed(self, seed: int) -> torch.Generator:
+        return super().manual_seed(seed % 2**48 + self.mark)
+
+    @property
+    def device(self) -> torch.device:
+        return device_of(self)
+
+
+def device_of(generator: torch.Generator) -> torch.device:
+    return CUDA if generator.initial_seed() // 2**48 == MARK // 2**48 else torch.device("cpu")
 
 
 class Launch:
@@ -366,7 +401,7 @@ def pretended_cuda(*, gigabytes: int = 80, capability: tuple[int, int] = (9, 0),
     properties = SimpleNamespace(
         total_memory=gigabytes * 10**9, name="pretended", major=capability[0], minor=capability[1], multi_processor_count=132
     )
-    main = SimpleNamespace(device=CUDA, wait_stream=lambda other: None)
+    main = SimpleNamespace(device=CUDA, wait_stream=lambda other: None, synchronize=lambda: device.wait("Stream.synchronize"))
     answers = {
         "is_available": lambda: True,
         "device_count": lambda: 1,
@@ -402,14 +437,14 @@ def pretended_cuda(*, gigabytes: int = 80, capability: tuple[int, int] = (9, 0),
             stack.enter_context(mock.patch.object(torch.cuda, name, answer))
         stack.enter_context(_restored(torch.autograd.set_multithreading_enabled, threading, False))
         stack.enter_context(_restored(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors(), True))
+        stack.enter_context(mock.patch.object(torch, "Generator", Generator))
         convert = torch.__future__.set_overwrite_module_params_on_conversion
         stack.enter_context(_restored(convert, overwriting, True))
         if triton:
             stack.enter_context(_interpreted_kernels())
-        else:
-            for module in ("magic123.device", "magic123.fields.encoding", "magic123.scenes.nerf"):
-                said = lambda index: "it is not tried here"  # noqa: E731
-                stack.enter_context(mock.patch.object(importlib.import_module(module), "triton_problem_on", said))
+        trouble = None if triton else "it is not tried here"
+        for module in [importlib.import_module(f"magic123.{name}") for name in ("device", "fields.encoding", "scenes.nerf")]:
+            stack.enter_context(mock.patch.object(module, "triton_problem_on", lambda index: trouble))
         _devices.append(device)
         stack.callback(_devices.pop)
         stack.enter_context(_Mode())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pretended_cuda.device import CUDA, CudaTensor, pretended_cuda, problem
 
-from magic123.device import to_device
+from magic123.device import to_device, to_host
 
 pytestmark = pytest.mark.skipif(problem() is not None, reason=problem() or "")
 
@@ -41,6 +41,7 @@ PLANTED = {
     "an index on the device into a tensor on the CPU": (lambda: torch.rand(3)[on_cuda(3) > 0.5], "on the same device"),
     "a layer that stayed on the CPU": (lambda: torch.nn.Linear(3, 2)(on_cuda(4, 3)), "on the same device"),
     "a CPU generator": (lambda: torch.rand(3, device=CUDA, generator=torch.Generator()), "device type for generator"),
+    "a CUDA generator": (lambda: torch.rand(3, generator=torch.Generator(CUDA)), "device type for generator"),
     "NumPy": (lambda: on_cuda(3).numpy(), "can't convert cuda:0 device type tensor to numpy"),
     "values of another dtype": (lambda: on_cuda(3, 3).half() @ on_cuda(3, 3), "dtype"),
 }
@@ -83,7 +84,16 @@ def test_work_without_waits(device):
     x = on_cuda(4)
     x[x > 0.5] = 0
     _ = x[x.long()] * torch.tensor(2.0) + torch.arange(4, device=CUDA)
+    assert torch.rand(3, device=CUDA, generator=torch.Generator(CUDA)).is_cuda
     assert not device.waits
+
+
+def test_a_copy_that_nobody_waited_for_has_not_arrived(device):
+    x = on_cuda(4)
+    early, late = (x.to("cpu", non_blocking=True) for _ in range(2))
+    assert early.tolist() != x.values.tolist()
+    torch.cuda.current_stream().synchronize()
+    assert late.tolist() == x.values.tolist() == to_host(x)[0].tolist()
 
 
 def test_kernels_read_contiguous_cuda_memory():

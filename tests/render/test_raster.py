@@ -250,7 +250,8 @@ def documented_nvdiffrast():
     module = types.ModuleType("nvdiffrast.torch")
     buffers = {}
 
-    def rasterize(context, positions, triangles, resolution):
+    def rasterize(context, positions, triangles, resolution, grad_db=True):
+        assert not grad_db  # nothing reads those derivatives
         assert positions.dtype == torch.float32 and triangles.dtype == torch.int32
         assert positions.is_contiguous() and positions.dim() == 3 and positions.shape[2] == 4
         visible = raster._ZBuffer(positions, triangles, *resolution, find_edges(triangles))
