@@ -40,6 +40,19 @@ def to_host(*tensors: Tensor) -> list[Tensor]:
     return host
 
 
+def set_determinism(device: torch.device | str) -> None:
+    """Have torch raise at operations whose results depend on chance, on the CPU; on CUDA leave them alone.
+
+    On CUDA, the warning mode would fill all new memory and resize pictures by a hundred more operations a step, and sums
+    would still be in chance order.
+
+    Args:
+        device: that a scene is optimised on.
+    """
+    # torch.use_deterministic_algorithms does the same, and imports its compiler first, which takes seconds
+    torch.set_deterministic_debug_mode("error" if torch.device(device).type == "cpu" else "default")
+
+
 def triton_problem(capability: tuple[int, int] | None) -> str | None:
     """Return why Triton kernels cannot run on a CUDA device, or None if they can.
 

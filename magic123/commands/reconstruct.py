@@ -184,6 +184,7 @@ def run_stage(
     started, began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.perf_counter()
     import torch
 
+    from magic123.device import set_determinism
     from magic123.example.example import assumed, load_example
     from magic123.optimise.resume import LoopCheckpoints, forget
     from magic123.optimise.stage import optimise
@@ -200,8 +201,6 @@ def run_stage(
         raise InputError(f"the stage asks for {stage.dtype} and this machine has no CUDA device: set dtype to float32")
     if isinstance(stage, OptimisedStage):
         check_watch(stage.watch)
-    # torch.use_deterministic_algorithms does the same, and imports its compiler first, which takes seconds
-    torch.set_deterministic_debug_mode("warn" if torch.cuda.is_available() else "error")
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     example = load_example(example_folder)
@@ -215,6 +214,7 @@ def run_stage(
             f"a {stage.scene} scene needs --views" if views is None else f"--views is not for a {stage.scene} scene"
         )
     device = choose_device(stage, device)
+    set_determinism(device)
     scene = None if drawn else start_scene(stage, example, init, device)
     priors = load_priors(stage, example, token, reference, weights, device)
     applied = apply_speed(priors.values(), speed, device)

@@ -82,8 +82,9 @@ def _edges_by_counting(faces: Int[Tensor, "F 3"]) -> Edges:
     host = faces.detach().numpy().astype(np.int64, copy=False)
     ends, sides, opposite = (np.empty((3 * len(host), 2), np.int64) for _ in range(3))
     count = _link(host, int(host.max()) + 1, ends, sides, opposite) if len(host) else 0
-    tables = (torch.from_numpy(table[:count].copy()) for table in (ends, sides, opposite))
-    return Edges(*tables, closed=bool((sides[:count] >= 0).all()))
+    closed = bool((sides[:count] >= 0).all())
+    vertices, both, corners = (torch.from_numpy(table[:count].copy()) for table in (ends, sides, opposite))
+    return Edges(vertices, both, corners, closed)
 
 
 @torch.no_grad()
@@ -95,7 +96,8 @@ def edges_by_sorting(faces: Int[Tensor, "F 3"]) -> Edges:
     """
     faces, device = faces.long(), faces.device
     if not len(faces):
-        return Edges(*(torch.empty(0, 2, dtype=torch.int64, device=device) for _ in range(3)), closed=True)
+        none = torch.empty(0, 2, dtype=torch.int64, device=device)
+        return Edges(none, none, none, closed=True)
     ends = faces.roll(-1, 1), faces.roll(-2, 1)  # of the edge opposite to each corner
     low, high = torch.minimum(*ends).reshape(-1), torch.maximum(*ends).reshape(-1)
     # the mentions of an edge, side by side in the order of the faces

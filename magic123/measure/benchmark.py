@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from magic123.device import set_determinism
 from magic123.example.example import Example
 from magic123.measure.random_weights import Size, flops, random_prior
 from magic123.optimise.stage import backward, differentiate, read, reference_view, sees_reference, step_losses
@@ -150,6 +151,7 @@ def measure(
     if size == "small":
         stage = small(stage)
     where = torch.device(device)
+    set_determinism(where)  # as in a run
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     example = ball(round(stage.resolution * stage.reference_scale))

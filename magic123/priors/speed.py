@@ -50,15 +50,15 @@ def apply_speed(models: Iterable[Any], speed: Speed, device: torch.device | str)
         "streams": bool(speed.streams) if speed.streams is not None else _streams_by_default(models, speed, device),
         "tf32": bool(speed.tf32),
     }
-    if on_cuda:  # set both: torch's default allows TensorFloat-32 in convolutions
-        precision = "tf32" if applied["tf32"] else "ieee"
-        torch.backends.cuda.matmul.fp32_precision = precision
-        torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]  # not in torch's annotations
     if speed.graphs and any(getattr(model, "offloaded", None) is not None for model in models):
         raise InputError(
             f"compute.speed.compile is {speed.compile}, which records CUDA graphs, and they need the networks of a prior with "
             "offload at one place: use default or off"
         )
+    if on_cuda:
+        # Both, because torch's default allows TensorFloat-32 in convolutions. By these attributes alone: once `fp32_precision`
+        # is set anywhere, reading `allow_tf32` raises, and torch's compiler and `torch.backends.cudnn.flags` read it.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = bool(speed.tf32)
     for model in models:
         if not applied["channels_last"]:  # networks are loaded with channels last
             for network in networks(model):

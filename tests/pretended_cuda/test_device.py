@@ -4,7 +4,7 @@ import pytest
 import torch
 from pretended_cuda.device import CUDA, CudaTensor, pretended_cuda, problem
 
-from magic123.device import to_device, to_host
+from magic123.device import set_determinism, to_device, to_host
 
 pytestmark = pytest.mark.skipif(problem() is not None, reason=problem() or "")
 
@@ -94,6 +94,17 @@ def test_a_copy_that_nobody_waited_for_has_not_arrived(device):
     assert early.tolist() != x.values.tolist()
     torch.cuda.current_stream().synchronize()
     assert late.tolist() == x.values.tolist() == to_host(x)[0].tolist()
+
+
+def test_a_stage_on_the_device_runs_the_operations_it_asks_for(device):
+    """torch's deterministic modes would resize by other operations and fill new memory."""
+    set_determinism(CUDA)
+    picture = on_cuda(1, 3, 8, 8).requires_grad_()
+    device.clear()
+    torch.nn.functional.interpolate(picture, (16, 16), mode="bilinear").sum().backward()
+    torch.empty(3, device=CUDA)
+    assert device.operations["aten::upsample_bilinear2d"] == device.operations["aten::upsample_bilinear2d_backward"] == 1
+    assert len(device.operations) < 8
 
 
 def test_kernels_read_contiguous_cuda_memory():

@@ -59,7 +59,7 @@ def test_a_wait_more_is_found(device: Device, monkeypatch):
     from magic123.render import losses
 
     laplacian = losses.LOSSES["laplacian"].function
-    row = losses.Loss(lambda vertices, *rest: laplacian(vertices, *rest) + 0 * float(vertices.sum()), "mesh")
+    row = losses.Loss(lambda vertices, *rest: laplacian(vertices, *rest) + 0 * float(vertices.detach().sum()), "mesh")
     monkeypatch.setitem(losses.LOSSES, "laplacian", row)
     with pytest.raises(AssertionError, match=r"tests/pretended_cuda/test_waits.py:\d+: aten::_local_scalar_dense"):
         check(waits_of(device, "fine", (NOVEL,))[NOVEL], FINE)

@@ -136,23 +136,32 @@ def test_a_card_gets_streams_if_it_is_large(monkeypatch):
     memory = SimpleNamespace(total_memory=80e9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"a stream of {device}")
-    before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    def allowed() -> set[bool]:
+        """Whether TensorFloat-32 is, for whoever asks by either of torch's interfaces."""
+        with torch.backends.cudnn.flags():
+            pass  # reads it, and sets it again
+        old = {torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32}
+        new = {torch.backends.cuda.matmul.fp32_precision == "tf32", torch.backends.cudnn.conv.fp32_precision == "tf32"}
+        return old | new | {torch.get_float32_matmul_precision() == "high"}
+
     try:
         models = [SimpleNamespace(), SimpleNamespace()]
         assert apply_speed(models, Speed(), "cuda")["streams"] is True and models[1].stream == "a stream of cuda"
-        assert torch.backends.cudnn.conv.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "ieee"
+        assert allowed() == {False}
         assert (
             apply_speed(models[:1], Speed(), "cuda")["streams"]
             is apply_speed(models, Speed(streams=False), "cuda")["streams"]
             is False
         )
         assert apply_speed(models, Speed(compile="reduce-overhead"), "cuda")["streams"] is False
-        assert apply_speed(models, Speed(tf32=True), "cuda")["tf32"] and torch.backends.cudnn.conv.fp32_precision == "tf32"
+        assert apply_speed(models, Speed(tf32=True), "cuda")["tf32"] and allowed() == {True}
         memory.total_memory = 24e9
         assert apply_speed(models, Speed(), "cuda")["streams"] is False
         assert apply_speed(models, Speed(streams=True), "cuda")["streams"] is True
     finally:
-        torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision = before
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def test_streams_begin_with_the_picture_and_are_waited_for(monkeypatch):
