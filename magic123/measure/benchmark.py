@@ -38,6 +38,8 @@ SMALL = {
     "dtype": "float32",
 }
 
+PRODUCTS_IN = {"autocast": "float16"}  # the dtype of matrix products, where it is not that of the settings
+
 Optimised = TypeVar("Optimised", bound=OptimisedStage)
 
 
@@ -246,8 +248,9 @@ def limit(stage: OptimisedStage, size: Size, device: torch.device, novel: list[f
         novel: seconds of each measured step with a novel view.
     """
     counted = {name: flops(prior.kind, size) for name, prior in stage.priors.items() if prior.weight}
-    rates = {dtype: matmul_rate(device, dtype) for dtype in sorted({stage.priors[name].dtype for name in counted})}
-    least = sum(sum(parts.values()) / rates[stage.priors[name].dtype] for name, parts in counted.items())
+    dtypes = {name: PRODUCTS_IN.get(stage.priors[name].dtype, stage.priors[name].dtype) for name in counted}
+    rates = {dtype: matmul_rate(device, dtype) for dtype in sorted(set(dtypes.values()))}
+    least = sum(sum(parts.values()) / rates[dtypes[name]] for name, parts in counted.items())
     took = sum(novel) / len(novel) if novel else None
     return {
         "tflop_of_a_novel_view": {

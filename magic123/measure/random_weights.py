@@ -124,7 +124,10 @@ def random_prior(
         latents = torch.randn(1, 4, side, side).to(device)
     resolution = vae.config.sample_size
     vae, unet = freeze(vae, DTYPES[dtype], device), freeze(unet, DTYPES[dtype], device)
-    return RANDOM[kind].prior(vae, unet, pose, schedule(device), embeddings, latents, reference, resolution, device)
+    prior = RANDOM[kind].prior(vae, unet, pose, schedule(device), embeddings, latents, reference, resolution, device)
+    if isinstance(prior, Zero123):
+        prior.autocast = dtype == "autocast"
+    return prior
 
 
 def _stable_diffusion(vae, unet, pose, noise, embeddings, latents, reference, resolution, device) -> Prior:
@@ -135,7 +138,7 @@ def _zero123(vae, unet, pose, noise, embeddings, latents, reference, resolution,
     if reference is None:
         raise InputError("zero123 needs a stage that sees the reference picture")
     projection = freeze(pose, torch.float32, device)
-    return Zero123(vae, unet, projection, noise, embeddings[0], latents, reference.to(device), resolution)
+    return Zero123(vae, unet, projection, noise, embeddings[0], latents, reference.to("cpu"), resolution)
 
 
 RANDOM: dict[str, Shapes] = {

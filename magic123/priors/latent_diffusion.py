@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -28,7 +29,8 @@ Network = Any
 
 Module = TypeVar("Module", bound=nn.Module)
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# What settings call the precision of a network -> the dtype of its weights. autocast: computed in float16 (see `autocast`).
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "autocast": torch.float32}
 
 
 def offline() -> None:
@@ -101,6 +103,21 @@ def dtype_of(network: Network) -> torch.dtype:
     """
     first = next(network.parameters(), None) if isinstance(network, nn.Module) else None
     return network.dtype if first is None else first.dtype
+
+
+def autocast(device: torch.device, on: bool) -> AbstractContextManager[object]:
+    """Return a context in which networks with float32 weights compute in float16, as torch.autocast chooses the operations.
+
+    Args:
+        device: of the networks.
+        on: whether they do; otherwise the context does nothing.
+    """
+    return torch.autocast(device.type, torch.float16) if on else nullcontext()
+
+
+def computes_in_half(network: Network, device: torch.device) -> bool:
+    """Return whether a network computes in float16 on a device, by its weights or under autocast."""
+    return dtype_of(network) == torch.float16 or torch.is_autocast_enabled(device.type)
 
 
 def to_memory_format(network: Module, memory_format: torch.memory_format) -> Module:
@@ -246,7 +263,7 @@ def encode(
     distribution = posterior(vae, rgb.to(next(vae.parameters()).device), resolution)
     latents = distribution.mode() if generator is None else sample_posterior(distribution, generator)
     latents = latents.float() * vae.config.scaling_factor
-    if dtype_of(vae) == torch.float16 and rgb.requires_grad:
+    if computes_in_half(vae, rgb.device) and rgb.requires_grad:
         carry_gradient_through_half(rgb, latents)
     return latents
 
@@ -255,7 +272,7 @@ def decode(vae: Network, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 
     """Return pictures in [0, 1], float32, of scaled latents; differentiable."""
     latents = latents.float().clone()  # as in encode
     pixels = vae.decode((latents / vae.config.scaling_factor).to(dtype_of(vae))).sample.float()
-    if dtype_of(vae) == torch.float16 and latents.requires_grad:
+    if computes_in_half(vae, latents.device) and latents.requires_grad:
         carry_gradient_through_half(latents, pixels)
     return ((pixels + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
 

@@ -36,15 +36,27 @@ def priors_in_float32(priors: Iterable[FrozenModel]) -> Iterator[None]:
     gradients pass through stay in float32 until the end: their backward pass needs the weights of their forward pass.
 
     Args:
-        priors: in half precision.
+        priors: in half precision, by their weights or under autocast.
     """
     with ExitStack() as stack:
         for prior in priors:
+            if getattr(prior, "autocast", False):
+                stack.enter_context(_without_autocast(prior))
             unet = getattr(prior, "unet", None)
             stack.enter_context(in_float32(network for network in networks(prior) if network is not unet))
             if unet is not None:
                 stack.enter_context(_noise_in_float32(prior, unet))
         yield
+
+
+@contextmanager
+def _without_autocast(prior: Any) -> Iterator[None]:
+    """Switch a prior's autocast off."""
+    prior.autocast = False
+    try:
+        yield
+    finally:
+        prior.autocast = True
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from magic123.device import to_device
 from magic123.geometry.camera import Camera, angle_between
 from magic123.priors import latent_diffusion
 from magic123.priors.latent_diffusion import (
@@ -110,6 +111,7 @@ class Zero123(Prior):
         reference_camera: Camera,
         resolution: int,
         conditioning: str = "distance",
+        autocast: bool = False,
     ):
         """Create a prior of loaded networks and K reference pictures.
 
@@ -120,14 +122,15 @@ class Zero123(Prior):
             schedule: its noise schedule.
             image_embedding: CLIP's embeddings of the reference pictures, not normalised.
             reference_latents: the modes of the autoencoder's posterior for them, not scaled.
-            reference_camera: the K cameras they were taken from.
+            reference_camera: the K cameras they were taken from; on the CPU, where novel ones are drawn.
             resolution: side of its pictures in pixels.
             conditioning: see `pose_vector`.
+            autocast: whether the networks compute in float16 with float32 weights, as Magic123's code runs them.
         """
         self.vae, self.unet, self.cc_projection, self.schedule = vae, unet, cc_projection, schedule
         self.image_embedding, self.reference_latents = image_embedding, reference_latents
         self.reference_camera = reference_camera
-        self.resolution, self.conditioning = resolution, conditioning
+        self.resolution, self.conditioning, self.autocast = resolution, conditioning, autocast
         self.alphas_cumprod = schedule.alphas_cumprod
         self.record: dict[str, Any] = {}
 
@@ -195,9 +198,9 @@ class Zero123(Prior):
         polar, azimuth, radius, fov = (
             [float(getattr(view, name)) for view in views] for name in ("polar", "azimuth", "radius", "fov")
         )
-        cameras = Camera.orbit(polar, azimuth, radius, fov, resolution, device=device)
+        cameras = Camera.orbit(polar, azimuth, radius, fov, resolution)
         parts = (vae, unet, cc_projection, schedule, torch.cat(embeddings), torch.cat(latents), cameras, resolution)
-        prior = cls(*parts, conditioning)
+        prior = cls(*parts, conditioning, autocast=dtype == "autocast")
         prior.record = {
             "prediction_type": schedule.prediction_type,
             "resolution": resolution,
@@ -209,7 +212,8 @@ class Zero123(Prior):
 
     def encode(self, rgb: Float[Tensor, "B H W 3"], generator: torch.Generator | None = None) -> Float[Tensor, "B C h w"]:
         """Return scaled latents of pictures, see `Prior.encode`."""
-        return latent_diffusion.encode(self.vae, rgb, self.resolution, generator)
+        with latent_diffusion.autocast(self.reference_latents.device, self.autocast):
+            return latent_diffusion.encode(self.vae, rgb, self.resolution, generator)
 
     def decode(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B R R 3"]:
         """Return pictures in [0, 1] of scaled latents, see `Prior.decode`."""
@@ -217,8 +221,8 @@ class Zero123(Prior):
 
     def condition(self, camera: Camera, index: int = 0) -> Float[Tensor, "B 1 D"]:
         """Return the context tokens for B views, conditioned on the reference picture `index`."""
-        camera = camera.to(self.image_embedding.device)
-        pose = pose_vector(camera, self.reference_camera[index], self.conditioning)
+        pose = pose_vector(camera.to("cpu"), self.reference_camera[index], self.conditioning)
+        pose = to_device(pose, self.image_embedding.device)
         return self.cc_projection(torch.cat([self.image_embedding[index].expand(len(pose), -1), pose], -1))[:, None]
 
     @torch.no_grad()
@@ -229,6 +233,10 @@ class Zero123(Prior):
 
         With several references the conditional noise is the mean of theirs, weighted by `reference_shares`.
         """
+        with latent_diffusion.autocast(self.reference_latents.device, self.autocast):
+            return self._noise(latents, t, camera)
+
+    def _noise(self, latents: Tensor, t: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
         count = len(self.reference_latents)
         tokens = [self.condition(camera, index) for index in range(count)]
         references = [latent.expand(len(latents), -1, -1, -1) for latent in self.reference_latents]
@@ -239,7 +247,7 @@ class Zero123(Prior):
         unconditional, *conditional = self.schedule.epsilon(output, copies, t).chunk(count + 1)
         if count == 1:
             return unconditional, conditional[0]
-        shares = reference_shares(camera.to(latents.device), self.reference_camera)
+        shares = to_device(reference_shares(camera.to("cpu"), self.reference_camera), latents.device)
         return unconditional, torch.einsum("bk,kbchw->bchw", shares, torch.stack(conditional))
 
     @torch.no_grad()
@@ -280,4 +288,5 @@ class Zero123(Prior):
             spread = eta * ((1 - alpha_previous) / (1 - alpha) * (1 - alpha / alpha_previous)).clamp_min(0).sqrt()
             direction = (1 - alpha_previous - spread**2).clamp_min(0).sqrt()
             latents = alpha_previous.sqrt() * clean + direction * estimate + spread * gaussian()
-        return latent_diffusion.decode(self.vae, latents)
+        with latent_diffusion.autocast(device, self.autocast):
+            return latent_diffusion.decode(self.vae, latents)

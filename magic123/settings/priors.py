@@ -104,6 +104,8 @@ class Zero123Settings(DiffusionSettings):
     needs_picture: ClassVar[bool] = True
 
     kind: Literal["zero123"]
+    # autocast: weights in float32, convolutions and products in float16, as Magic123's code runs it
+    dtype: Literal["float32", "float16", "bfloat16", "autocast"] = "float32"  # type: ignore[assignment]  # one more here
     angle_weight: bool = True  # times (angle between novel and reference direction) / 180
     # next-example: the wrong-reference control; a list: this example (own) and others of its dataset that show the same object
     reference: Literal["own", "next-example"] | tuple[str, ...] = "own"
