@@ -17,7 +17,6 @@ FINE = READ | {
 }
 PLAIN = READ | {"magic123/render/volume.py": 5}  # samples, those in occupied cells, two a round of 8 samples, visible ones
 TRITON = READ | {"magic123/render/marching_triton.py": 4}  # samples, one a round and one after the last, visible ones
-OCCUPANCY = {"magic123/render/occupancy.py": 3}  # at every 16th step: whether it is the first, the cells to visit, the occupied
 
 
 def check(waits, allowed: dict[str, int]) -> None:
@@ -42,7 +41,7 @@ def test_waits_of_a_fine_step(device: Device):
 
 def test_waits_of_a_coarse_step(device: Device):
     waits = waits_of(device, "coarse", (KNOWN - 4, KNOWN, NOVEL))
-    check(waits[KNOWN], PLAIN | OCCUPANCY)
+    check(waits[KNOWN], PLAIN)
     check(waits[NOVEL], PLAIN)
 
 
@@ -50,7 +49,7 @@ def test_waits_of_a_coarse_step(device: Device):
 def test_waits_of_a_coarse_step_with_triton():
     with pretended_cuda(triton=True) as device:
         waits = waits_of(device, "coarse", (KNOWN - 4, KNOWN, NOVEL))
-    check(waits[KNOWN], TRITON | OCCUPANCY)
+    check(waits[KNOWN], TRITON)
     check(waits[NOVEL], TRITON)
 
 
