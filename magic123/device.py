@@ -63,8 +63,8 @@ def triton_problem(capability: tuple[int, int] | None) -> str | None:
         return "Triton is not installed (it comes with the CUDA builds of torch)"
     if capability is None:
         return "there is no CUDA device"
-    if capability < (7, 0):
-        return f"Triton needs compute capability 7.0 or later, and the device has {capability[0]}.{capability[1]}"
+    if capability < (7, 5):  # the tests compile the kernels for it and for later ones
+        return f"the kernels need compute capability 7.5 or later, and the device has {capability[0]}.{capability[1]}"
     if not any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang")))):
         return "Triton needs a C compiler to build its launcher, and none was found (CC, gcc, clang)"
     return None

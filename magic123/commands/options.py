@@ -85,10 +85,34 @@ def add_device(parser: argparse.ArgumentParser, default: str = "cuda where there
 
 
 def device_or_default(device: str | None) -> str:
-    """Return the device that --device names; by default cuda where there is one, else the CPU."""
+    """Return the device that --device names; by default cuda where there is one, else the CPU.
+
+    Raises:
+        InputError: torch has no code for the CUDA device.
+    """
     import torch
 
-    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def usable(device: str) -> str:
+    """Return a device if torch can run on it.
+
+    Raises:
+        InputError: it is a CUDA device that the installed torch was not built for.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        from magic123.measure.machine import arch_runs
+
+        capability, architectures = torch.cuda.get_device_capability(device), torch.cuda.get_arch_list()
+        if not arch_runs(architectures, capability):
+            raise InputError(
+                f"torch has no code for {torch.cuda.get_device_name(device)} (sm_{capability[0]}{capability[1]}; it has "
+                f"{' '.join(architectures)}): install a build of torch that lists it, or set --device to cpu"
+            )
+    return device
 
 
 def choose_device(stage: Stage, device: str | None) -> str:
@@ -99,16 +123,16 @@ def choose_device(stage: Stage, device: str | None) -> str:
         device: what --device names; None: cuda if anything is in half precision and there is one, else the CPU.
 
     Raises:
-        InputError: a CUDA device is named and there is none.
+        InputError: a CUDA device is named and there is none, or torch has no code for it.
     """
     import torch
 
     if device and device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device is {device}, and this machine has no CUDA device: leave it out, or set it to cpu")
     if device:
-        return device
+        return usable(device)
     half = stage.dtype != "float32" or any(prior.dtype != "float32" for prior in stage.priors.values())
-    return "cuda" if half and torch.cuda.is_available() else "cpu"
+    return usable("cuda" if half and torch.cuda.is_available() else "cpu")
 
 
 def add_loop(parser: argparse.ArgumentParser) -> None:

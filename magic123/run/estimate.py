@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,37 @@ class RecordedTime(Settings):
     steps: PositiveInt
     minutes: PositiveFloat
     gpu: str
+    capability: tuple[int, int]  # compute capability of the GPU: whether the installed torch can use it
     source: str
+
+
+LEAST_CAPABILITY = {12: (5, 0), 13: (7, 5)}  # of the GPUs that CUDA supports, by its major version
+
+
+def torch_cuda() -> str | None:
+    """Return the CUDA version that the installed torch is built for, without importing torch; None if it has none."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    match = re.search(r"^cuda\b[^=]*= '([\d.]+)'", Path(spec.origin).with_name("version.py").read_text(), re.MULTILINE)
+    return match[1] if match else None
+
+
+def too_old(capability: tuple[int, int], cuda: str | None) -> str | None:
+    """Return why a GPU cannot run a torch that is built for a version of CUDA, as half a sentence, or None if it can.
+
+    Args:
+        capability: compute capability of the GPU.
+        cuda: the version; None for a build without CUDA, about which nothing is said.
+    """
+    least = LEAST_CAPABILITY.get(int(cuda.split(".")[0])) if cuda else None
+    if least is None or capability >= least:
+        return None
+    (major, minor), (first, second) = capability, least
+    return (
+        f"the installed torch is built for CUDA {cuda}, which begins at compute capability {first}.{second}, and this GPU has "
+        f"{major}.{minor}: install a build of torch that lists sm_{major}{minor} (torch.cuda.get_arch_list), for CUDA 12"
+    )
 
 
 @dataclass(frozen=True)
@@ -43,6 +75,7 @@ class Estimate:
         hours: kind of job -> GPU-hours of those jobs for which a time is recorded.
         unknown: number of jobs for which none is.
         gpu: the GPUs of the recorded times.
+        unusable: why the installed torch cannot run on one of them; None if it can.
     """
 
     examples: int
@@ -52,6 +85,7 @@ class Estimate:
     hours: dict[str, float]
     unknown: int
     gpu: str
+    unusable: str | None = None
 
     @property
     def total(self) -> float:
@@ -65,7 +99,8 @@ class Estimate:
             return f"{grid}: {sum(self.jobs.values())} optimisations; no recorded time fits them"
         parts = " + ".join(f"{hours:.0f} h for {self.jobs[scene]} {NAMES[scene]}" for scene, hours in self.hours.items())
         more = f"; {self.unknown} jobs without a recorded time are not in it" if self.unknown else ""
-        return f"{grid}: about {self.total:.0f} GPU-hours on a {self.gpu} ({parts}{more})"
+        here = f". On such a GPU nothing runs here: {self.unusable}" if self.unusable else ""
+        return f"{grid}: about {self.total:.0f} GPU-hours on a {self.gpu} ({parts}{more}){here}"
 
 
 NAMES = {
@@ -95,6 +130,7 @@ def cost_of(suite: Suite, times: dict[str, RecordedTime]) -> Estimate:
         cost = hours_of("token", size, settings.settings.steps, fitting)
         jobs += [("token", cost)] * sum(len(names) for names in suite.examples.values())
     hours: dict[str, float] = {}
+    cuda = torch_cuda()
     for scene, cost in jobs:
         if cost is not None:
             hours[scene] = hours.get(scene, 0.0) + cost
@@ -106,6 +142,7 @@ def cost_of(suite: Suite, times: dict[str, RecordedTime]) -> Estimate:
         hours=hours,
         unknown=sum(cost is None and scene != "picture" for scene, cost in jobs),
         gpu=" or ".join(dict.fromkeys(entry.gpu for entry in times.values())),
+        unusable=next((why for entry in times.values() if (why := too_old(entry.capability, cuda))), None),
     )
 
 

@@ -11,8 +11,11 @@ import pytest
 import torch
 
 from magic123.__main__ import main
+from magic123.commands.options import device_or_default
+from magic123.device import triton_problem
 from magic123.measure import machine
 from magic123.measure.machine import Finding, arch_runs, extensions, host, python_and_torch, try_extension
+from magic123.records.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -85,6 +88,25 @@ def test_torch_without_code_for_the_card_is_said(monkeypatch):
     assert rows["CUDA device 1"].state == machine.OTHER and "sm_80 sm_90" in rows["CUDA device 1"].detail
     assert rows["CUDA device 1"].needed
     assert {one.what for one in python_and_torch([])} >= {"CUDA device", "NVIDIA driver", "torch"}
+
+
+def test_a_card_that_torch_was_not_built_for_is_said_with_what_to_install(monkeypatch):
+    """CUDA 13 has nothing for a V100, on which the published times were taken."""
+    properties = SimpleNamespace(name="V100", total_memory=32e9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "compute_120"])
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    rows = {one.what: one for one in python_and_torch([(7, 0), (7, 5)], gpu_needed=True)}
+    assert (
+        rows["CUDA device 0"].state == machine.OTHER
+        and "install a build of torch that lists sm_70" in rows["CUDA device 0"].detail
+    )
+    assert rows["CUDA device 1"].state == "present"
+    assert "7.5 or later" in triton_problem((7, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "V100")
+    with pytest.raises(InputError, match="torch has no code for V100"):
+        device_or_default("cuda")
 
 
 def test_triton_needs_a_compiler_where_there_is_a_card(monkeypatch):

@@ -10,7 +10,7 @@ from workflow_tree import REPOSITORY, build, snakemake
 
 from magic123.__main__ import main
 from magic123.records.errors import InputError
-from magic123.run.estimate import cost_of, load_times, optimisations
+from magic123.run.estimate import cost_of, load_times, optimisations, torch_cuda
 from magic123.run.suite import Suite, read_suite
 from magic123.weights.prefetch import dataset_files_needed, listing, weights_needed
 
@@ -38,6 +38,22 @@ def test_the_grid_of_the_paper(suite_of) -> None:
     assert found.jobs == {"nerf": cells, "dmtet": cells} and found.unknown == 0
     assert found.hours == pytest.approx({"nerf": cells * 40 / 60, "dmtet": cells * 20 / 60})
     assert found.sentence().startswith("19 examples x 26 methods x 3 seeds: about 1482 GPU-hours on a V100 32 GB")
+
+
+def test_hours_of_a_card_that_the_installed_torch_cannot_use_say_so(suite_of, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Published times are of V100s; CUDA 13 begins at 7.5."""
+    monkeypatch.setattr("magic123.run.estimate.torch_cuda", lambda: "13.0")
+    found = cost_of(suite_of(), load_times()).sentence()
+    assert "On such a GPU nothing runs here: the installed torch is built for CUDA 13.0" in found and "sm_70" in found
+    for other in (None, "12.6"):
+        monkeypatch.setattr("magic123.run.estimate.torch_cuda", lambda other=other: other)
+        assert cost_of(suite_of(), load_times()).sentence().endswith("stages)")
+
+
+def test_the_cuda_version_of_torch_is_read_without_importing_it() -> None:
+    import torch
+
+    assert torch_cuda() == torch.version.cuda
 
 
 def test_learning_the_words_costs_more(suite_of) -> None:
