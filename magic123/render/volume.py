@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from magic123.render.rendering import Samples
 from magic123.render.samples import STOP, TAU_MAX, Density, Occupied, PackedSamples, ray_steps
@@ -160,6 +161,31 @@ def composite(
     return weighted.new_zeros(count, weighted.shape[-1]).index_add(0, samples.ray, weighted), weights
 
 
+def evaluate(
+    field: Callable[[Float[Tensor, "K 3"]], tuple[Tensor | None, ...]],
+    points: Float[Tensor, "M 3"],
+    at_once: int = 2**20,
+    chunk: int = 2**18,
+) -> tuple[Any, ...]:
+    """Return the values of a field at points, with bounded memory for their gradients.
+
+    A network keeps some kilobytes for each point until the backward pass. Where there are more than `at_once` points, it keeps
+    the points alone and is evaluated again in the backward pass, `chunk` points at a time: the same values and gradients, but
+    for the order of sums.
+
+    Args:
+        field: several values at points; the same are None for all points.
+        points: positions.
+        at_once: largest number of points that are not evaluated again.
+        chunk: number of points that are evaluated at a time otherwise.
+    """
+    if len(points) <= at_once or not torch.is_grad_enabled():
+        return field(points)
+    options = {"use_reentrant": False, "preserve_rng_state": False}  # nothing is drawn in a field
+    parts = [checkpoint(field, part, **options) for part in points.split(chunk)]
+    return tuple(None if values[0] is None else torch.cat(values) for values in zip(*parts, strict=True))
+
+
 def render_volume(
     density_and_albedo: DensityAndAlbedo,
     origins: Float[Tensor, "N 3"],
@@ -209,8 +235,7 @@ def render_volume(
 
         marched = marching_triton.march(origins, directions, cells=cells, **steps)
         combine, samples = compositing_triton.composite, marching_triton.visible(marched, density, rays)
-    sigma, albedo = density_and_albedo(samples.points)
-    normals = None if normal is None else normal(samples.points)
+    sigma, albedo, normals = evaluate(lambda x: (*density_and_albedo(x), None if normal is None else normal(x)), samples.points)
     rgb = albedo if shade is None else shade(albedo, normals, samples.ray)
     total, weights = combine(samples, sigma, rgb, normals, rays)
     opacity = total[:, 3:4]

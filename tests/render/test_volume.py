@@ -8,7 +8,7 @@ import torch
 from magic123.render.occupancy import OccupancyGrid
 from magic123.render.samples import box_span
 from magic123.render.shading import light_direction, shade_colors
-from magic123.render.volume import march, render_volume, transmittance, visible
+from magic123.render.volume import evaluate, march, render_volume, transmittance, visible
 
 BLACK = torch.zeros(3)
 
@@ -262,6 +262,34 @@ def test_normals_take_no_gradient_into_the_weights():
     )
     (gradient,) = torch.autograd.grad(seen.normal[:, 0].sum(), scale, retain_graph=True)
     assert gradient.item() == pytest.approx(seen.normal[:, 0].sum().item(), rel=1e-4)
+
+
+def test_many_samples_need_no_more_memory_and_have_the_same_gradient():
+    """What the backward pass keeps of a network does not grow with the points, once they are evaluated in chunks."""
+    network = torch.nn.Sequential(torch.nn.Linear(3, 64), torch.nn.Softplus(), torch.nn.Linear(64, 4)).double()
+
+    def field(x):
+        values = network(x)
+        return values[:, 0], values[:, 1:], None
+
+    def run(count: int, at_once: int):
+        """The gradients, and the largest number of bytes that were kept at a time."""
+        points, kept = torch.rand(count, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), [0, 0]
+
+        def keep(tensor):
+            kept[0] += tensor.nbytes
+            kept[1] = max(kept)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            sigma, rgb, nothing = evaluate(field, points, at_once=at_once, chunk=256)
+            loss = (sigma.square()[:, None] * rgb).sum()
+        assert nothing is None and len(sigma) == count
+        return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(network.parameters()))]), kept[1]
+
+    (direct, much), (chunked, little) = run(4096, 4096), run(4096, 4095)
+    torch.testing.assert_close(chunked, direct, rtol=1e-10, atol=0)
+    assert little < 0.2 * much and run(256, 256)[1] < 0.1 * much
 
 
 def test_same_generator_same_bytes():
