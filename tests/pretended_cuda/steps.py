@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from pretended_cuda.device import CUDA, Device, Wait
+from repository_paths import REPOSITORY
 
 from magic123.measure.benchmark import ball, small
 from magic123.measure.random_weights import random_prior
@@ -18,23 +19,23 @@ KNOWN, NOVEL = 400, 401  # steps of the released stages that render the referenc
 
 def tiny(which: str, method: str = "magic123"):
     """Return a stage of the released method with few pixels, samples and cells."""
-    stage = small(load_methods("config/methods.yaml")[method].stages[which])
-    values = stage.model_dump() | {"ladder": ()}
+    full = load_methods(REPOSITORY / "config" / "methods.yaml")[method].stages[which]
+    values = small(full).model_dump() | {"ladder": (), "priors": full.model_dump()["priors"]}
     if which == "coarse":
         values["nerf"] |= {"occupancy_resolution": 8, "max_samples": 24}
         values["resolution"] = 8
-    return type(stage)(**values)
+    return type(full)(**values)
 
 
-def waits_of(device: Device, which: str, steps: tuple[int, ...]) -> dict[int, list[Wait]]:
+def steps_of(device: Device, which: str, steps: tuple[int, ...], method: str = "magic123") -> dict[int, list[Wait]]:
     """Run steps of a tiny stage on the pretended device, and return the waits of each."""
     torch.manual_seed(0)
-    stage, generator = tiny(which), torch.Generator().manual_seed(0)
+    stage, generator = tiny(which, method), torch.Generator().manual_seed(0)
     scene = build_scene(stage).to(CUDA)
     reference = reference_view(ball(round(stage.resolution * stage.reference_scale)), stage, CUDA)
     assert reference is not None
     priors = {
-        name: random_prior(settings.kind, "small", device=CUDA, reference=reference.camera)
+        name: random_prior(settings.kind, "small", dtype=settings.dtype, device=CUDA, reference=reference.camera)
         for name, settings in stage.priors.items()
     }
     apply_speed(priors.values(), Speed(), CUDA)

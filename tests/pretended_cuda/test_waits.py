@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 from pretended_cuda.device import Device, pretended_cuda, problem
-from pretended_cuda.steps import KNOWN, NOVEL, waits_of
+from pretended_cuda.steps import KNOWN, NOVEL, steps_of
 
 pytestmark = pytest.mark.skipif(problem() is not None, reason=problem() or "")
 
@@ -32,23 +32,23 @@ def device():
         yield made
 
 
-def test_waits_of_a_fine_step(device: Device):
+def test_steps_of_a_fine_step(device: Device):
     """The same in every step: what is constant is on the device after the first."""
-    waits = waits_of(device, "fine", (KNOWN - 4, KNOWN, NOVEL))
+    waits = steps_of(device, "fine", (KNOWN - 4, KNOWN, NOVEL))
     check(waits[KNOWN], FINE)
     check(waits[NOVEL], FINE)
 
 
-def test_waits_of_a_coarse_step(device: Device):
-    waits = waits_of(device, "coarse", (KNOWN - 4, KNOWN, NOVEL))
+def test_steps_of_a_coarse_step(device: Device):
+    waits = steps_of(device, "coarse", (KNOWN - 4, KNOWN, NOVEL))
     check(waits[KNOWN], PLAIN)
     check(waits[NOVEL], PLAIN)
 
 
 @pytest.mark.nightly
-def test_waits_of_a_coarse_step_with_triton():
+def test_steps_of_a_coarse_step_with_triton():
     with pretended_cuda(triton=True) as device:
-        waits = waits_of(device, "coarse", (KNOWN - 4, KNOWN, NOVEL))
+        waits = steps_of(device, "coarse", (KNOWN - 4, KNOWN, NOVEL))
     check(waits[KNOWN], TRITON)
     check(waits[NOVEL], TRITON)
 
@@ -61,4 +61,4 @@ def test_a_wait_more_is_found(device: Device, monkeypatch):
     row = losses.Loss(lambda vertices, *rest: laplacian(vertices, *rest) + 0 * float(vertices.detach().sum()), "mesh")
     monkeypatch.setitem(losses.LOSSES, "laplacian", row)
     with pytest.raises(AssertionError, match=r"tests/pretended_cuda/test_waits.py:\d+: aten::_local_scalar_dense"):
-        check(waits_of(device, "fine", (NOVEL,))[NOVEL], FINE)
+        check(steps_of(device, "fine", (NOVEL,))[NOVEL], FINE)
