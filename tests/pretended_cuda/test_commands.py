@@ -18,10 +18,8 @@ from magic123.__main__ import main
 pytestmark = pytest.mark.skipif(problem() is not None, reason=problem() or "")
 
 MINIATURE = REPOSITORY / "weights" / "miniature"
-WEIGHTS = [
-    f"--weights={name}={MINIATURE / folder}"
-    for name, folder in (("sd", "stable-diffusion"), ("z", "zero123"), ("clip", "clip"))
-]
+FOLDERS = {"sd": "stable-diffusion", "z": "zero123", "clip": "clip"}
+WEIGHTS = [f"--weights={name}={MINIATURE / folder}" for name, folder in FOLDERS.items()]
 SD = {"kind": "stable-diffusion", "weights": "sd", "weight": 1, "guidance_scale": 10, "dtype": "float16", "use_token": False}
 ZERO123 = {"kind": "zero123", "weights": "z", "weight": 1, "guidance_scale": 3, "dtype": "autocast"}
 CLIP = {"kind": "clip", "weights": "clip", "weight": 1}
