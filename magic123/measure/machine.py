@@ -156,8 +156,8 @@ def python_and_torch(devices: list[tuple[int, int]], gpu_needed: bool = False) -
         text = f"{properties.name}, sm_{capability[0]}{capability[1]}, {readable(properties.total_memory)}"
         if not runs:
             text += f"; torch has code for {' '.join(torch.cuda.get_arch_list())}"
-            if (why := too_old(capability, torch.version.cuda)) is not None:
-                text += f"; {why}"
+            if (reason := too_old(capability, torch.version.cuda)) is not None:
+                text += f"; {reason}"
         yield Finding(f"CUDA device {index}", "present" if runs else OTHER, text, lost, gpu_needed)
 
 

@@ -181,8 +181,8 @@ def evaluate(
     """
     if len(points) <= at_once or not torch.is_grad_enabled():
         return field(points)
-    options = {"use_reentrant": False, "preserve_rng_state": False}  # nothing is drawn in a field
-    parts = [checkpoint(field, part, **options) for part in points.split(chunk)]
+    # nothing is drawn in a field, so no random state is kept
+    parts = [checkpoint(field, part, use_reentrant=False, preserve_rng_state=False) for part in points.split(chunk)]
     return tuple(None if values[0] is None else torch.cat(values) for values in zip(*parts, strict=True))
 
 
