@@ -46,7 +46,7 @@ POINTS = {
     "priors": {"sd": SD, "clip": CLIP, "denoised": CLIP | {"denoiser": "sd", "t_range": [0, 0.9]}},
     "dtype": "float16",
 }
-SAMPLES = {"scene": "samples", "sampling": {"steps": 2}, "priors": {"zero123": ZERO123 | {"dtype": "float16"}}}
+SAMPLES = {"scene": "samples", "steps": 0, "sampling": {"steps": 2}, "priors": {"zero123": ZERO123 | {"dtype": "float16"}}}
 VIEWS = {
     "size": 32,
     "turntable_frames": 3,
