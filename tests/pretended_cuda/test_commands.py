@@ -154,5 +154,6 @@ def test_from_the_picture_to_the_scores(device, tmp_path):
         out = ["--out", str(tmp_path / f"views-{name}"), "--mesh", str(tmp_path / f"mesh-{name}")]
         assert main(["view", *words, "--device", "cuda", *out]) == 0
     words = ["--views", str(tmp_path / "views-coarse"), "--reference", str(example), "--clip", str(MINIATURE / "clip")]
-    words += ["--perceptual", str(MINIATURE / "perceptual"), "--device", "cuda", "--caption", "a yellow dog"]
+    words += ["--perceptual", str(MINIATURE / "perceptual"), "--device", "cuda"]
+    words += ["--caption", "a yellow dog", "--captions", json.dumps(["a yellow dog", "a red car"])]
     assert evaluate(["score", *words, "--protocol", "corrected", "--out", str(tmp_path / "scores.json")]) == 0
