@@ -20,7 +20,7 @@ import torch
 from magic123.device import set_determinism
 from magic123.example.example import Example
 from magic123.measure.random_weights import Size, flops, random_prior
-from magic123.optimise.stage import backward, differentiate, read, reference_view, sees_reference, step_losses
+from magic123.optimise.stage import backward, differentiate, make_optimizer, read, reference_view, sees_reference, step_losses
 from magic123.priors.speed import apply_speed
 from magic123.records.errors import InputError
 from magic123.scenes.kinds import build_scene
@@ -166,8 +166,7 @@ def measure(
         if settings.weight
     }
     applied = apply_speed(priors.values(), speed or Speed(), where)
-    groups = scene.parameter_groups(stage.learning_rates)
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+    optimizer = make_optimizer(scene.parameter_groups(stage.learning_rates), stage)
     first = max(int(at * stage.steps), stage.reference_warmup)
     if first + warmup + 2 * steps > stage.steps:
         raise InputError(

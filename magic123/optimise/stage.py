@@ -379,7 +379,8 @@ def step_losses(
 def make_optimizer(groups: list[dict], stage: OptimisedStage) -> torch.optim.Optimizer:
     """Return the stage's optimiser of parameter groups, with the constants of the released codes that use it."""
     if stage.optimizer == "adam":
-        return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+        fused = True if groups[0]["params"][0].is_cuda else None  # one kernel for all parameters of a dtype
+        return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=fused)
     from timm.optim.adan import Adan
 
     return Adan(groups, eps=1e-8, weight_decay=2e-5, foreach=False)

@@ -32,21 +32,22 @@ def device():
         yield made
 
 
-def test_steps_of_a_fine_step(device: Device):
+def test_waits_of_a_fine_step(device: Device):
     """The same in every step: what is constant is on the device after the first."""
     waits = steps_of(device, "fine", (KNOWN - 4, KNOWN, NOVEL))
     check(waits[KNOWN], FINE)
     check(waits[NOVEL], FINE)
+    assert device.operations["aten::_fused_adam_"] and not device.operations["aten::addcdiv_"]
 
 
-def test_steps_of_a_coarse_step(device: Device):
+def test_waits_of_a_coarse_step(device: Device):
     waits = steps_of(device, "coarse", (KNOWN - 4, KNOWN, NOVEL))
     check(waits[KNOWN], PLAIN)
     check(waits[NOVEL], PLAIN)
 
 
 @pytest.mark.nightly
-def test_steps_of_a_coarse_step_with_triton():
+def test_waits_of_a_coarse_step_with_triton():
     with pretended_cuda(triton=True) as device:
         waits = steps_of(device, "coarse", (KNOWN - 4, KNOWN, NOVEL))
     check(waits[KNOWN], TRITON)
