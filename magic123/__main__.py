@@ -40,6 +40,8 @@ COMMANDS = {
     "schema": ("magic123.commands.schema", "the settings classes -> JSON schemas, for editors of YAML files"),
     "estimate": ("magic123.commands.estimate", "a configuration -> its grid and the GPU-hours it takes"),
     "accounting": ("magic123.commands.accounting", "how far a run is; every job with its time and memory"),
+    "pack": ("magic123.commands.pack", "the results of a table -> one file to hand on"),
+    "merge": ("eval.commands.merge", "packed results of several runs -> one table and its page"),
     "prefetch": ("magic123.commands.prefetch", "a configuration -> its weights and pictures, listed, fetched and verified"),
     "convert": ("magic123.commands.convert", "fetched checkpoints -> the folders that the priors and metrics read"),
     "miniatures": ("magic123.commands.miniatures", "train the miniature networks"),
@@ -52,7 +54,7 @@ COMMANDS = {
 }
 WITH_STATUS = {"prepare", "invert", "reconstruct", "view", "convert", "prefetch", "benchmark"}  # write the status of --out
 # These read config/ and datasets/ of the current folder.
-IN_PROJECT = {"dataset", "estimate", "prefetch", "doctor", "schema", "released"}
+IN_PROJECT = {"dataset", "estimate", "pack", "prefetch", "doctor", "schema", "released"}
 ELSEWHERE = {"-h", "--help", "--weights", "--dataset"}  # with these they read no configuration
 
 DISK = {
