@@ -27,7 +27,7 @@ class Exhibit:
 
     Attributes:
         cell: The planned result.
-        media: Keys of its media by kind.
+        media: Keys of its media by kind; `mesh` may be a point cloud.
         no_mesh: Why there is no mesh, where the run says so.
     """
 
@@ -180,6 +180,8 @@ def exhibition(table: ResultTable, truth: str, requested: str | None) -> Exhibit
             steps = f"progress {int(file.stem)}"
             shown |= show(steps, "progress", f"{about} after {int(file.stem)} steps", file, "image/webp", media.sheet)
         shown |= show("mesh", "mesh", about, cell.path / "mesh" / "mesh.glb", "model/gltf-binary", media.mesh)
+        if "mesh" not in shown:
+            shown |= show("mesh", "mesh", about, cell.path / "mesh" / "points.ply", "model/gltf-binary", media.points)
         no_mesh = optional_json(cell.path / "mesh" / "none.json", "reason")
         exhibits[cell.dataset, cell.example, cell.method, cell.stage] = Exhibit(cell, shown, str(no_mesh.get("reason", "")))
     return Exhibition(seed, views, subjects, exhibits, list(chosen.values()))

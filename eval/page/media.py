@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -23,10 +24,11 @@ SIDES, QUALITIES = (256, 192, 104), (88, 80, 68)  # pixels of a side and WebP qu
 SHEET_SIDES = (1280, 960, 520)  # of several pictures in one
 FILM_RATES = (None, 27, 34)  # x264 constant rate factor, by level
 FEW_FACES = 1400
+MOST_POINTS = (120_000, 40_000, 8_000)  # of a cloud, by level
 LEVELS = (
     "as the run made them",
-    "textures as JPEG, films at a lower rate",
-    "thumbnails, films at a low rate, meshes of at most 1,400 faces with a colour for each vertex",
+    "textures as JPEG, films at a lower rate, at most 40,000 points of a cloud",
+    "thumbnails, films at a low rate, meshes of at most 1,400 faces with a colour for each vertex, at most 8,000 points",
 )
 
 
@@ -112,6 +114,22 @@ def mesh(file: Path, level: int) -> bytes:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, OSError) as problem:
             raise InputError(f"{file} cannot be read as a mesh ({first_line(problem)}); make it again") from problem
     return gzip.compress(content, 9, mtime=0)
+
+
+def points(file: Path, level: int) -> bytes:
+    """Return a PLY point cloud as a GLB compressed with gzip; of a large one, points evenly spaced in the file's order."""
+    import trimesh
+
+    try:
+        cloud: Any = trimesh.load(file, file_type="ply", process=False)
+        positions, colours = np.asarray(cloud.vertices), np.asarray(cloud.colors)
+        if not len(positions) or len(colours) != len(positions) or not np.isfinite(positions).all():
+            raise ValueError("it has no points with a colour each")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OSError) as problem:
+        raise InputError(f"{file} cannot be read as a point cloud ({first_line(problem)}); make it again") from problem
+    kept = np.unique(np.linspace(0, len(positions) - 1, min(len(positions), MOST_POINTS[level])).astype(int))
+    small = trimesh.PointCloud(positions[kept], colors=colours[kept])
+    return gzip.compress(trimesh.Scene([small]).export(file_type="glb"), 9, mtime=0)
 
 
 def _with_jpeg(surface):

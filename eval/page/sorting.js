@@ -1,6 +1,7 @@
 "use strict";
-/* Tables that sort by a press on a heading: best first, worst first, then the order of before. */
+/* The columns of the results that fit, and all on demand. Tables that sort by a press on a heading: best first, worst first, then the order of before. */
 (() => {
+  const { make } = page;
   const number = (cell) => {
     const value = parseFloat(cell.dataset.sort ?? cell.textContent.replace("−", "-"));
     return Number.isNaN(value) ? null : value;
@@ -37,7 +38,7 @@
 
     heads.forEach((head, index) => {
       head.scope = "col";
-      const button = page.make("button", { type: "button" });
+      const button = make("button", { type: "button" });
       button.append(...head.childNodes);
       const words = button.firstChild; // the arrow of a metric stays on its line
       if (words?.nodeType === Node.TEXT_NODE) words.data = words.data.replace(/ ([↑↓])/, "\u00a0$1");
@@ -48,11 +49,58 @@
     });
   }
 
+  const MAIN = 4; // columns of a data set that are shown however narrow the page
+
+  /* Shows as many columns as fit: a table lists its main ones first. A button shows the others; the table then scrolls. */
+  function fitting(table, box) {
+    const heads = [...table.tHead.rows];
+    const groups = heads.length > 1 ? [...heads.shift().cells].slice(1) : []; // one for each data set
+    const count = groups[0]?.colSpan ?? heads[0].cells.length - 1;
+    const [words, button] = [make("span"), make("button", { type: "button" })];
+    const line = make("p", { class: "note columns" }, words, " ", button);
+    let all = false;
+    let wide = 0;
+
+    function show(kept) {
+      for (const row of heads.concat(...table.tBodies[0].rows)) {
+        [...row.cells].slice(1).forEach((cell, index) => cell.classList.toggle("spare", index % count >= kept));
+      }
+      groups.forEach((group) => (group.colSpan = kept));
+      line.hidden = kept === count && !all;
+      const spare = count - kept;
+      words.textContent = all ? `All ${count} columns.` : `The first ${kept} of ${count} columns.`;
+      button.textContent = all ? "Show what fits" : `Show ${spare} more`;
+      button.setAttribute("aria-expanded", String(all));
+    }
+
+    function fit() {
+      let kept = count;
+      show(kept);
+      while (!all && kept > Math.min(MAIN, count) && table.scrollWidth > box.clientWidth) show(--kept);
+    }
+
+    button.addEventListener("click", () => {
+      all = !all;
+      fit();
+    });
+    box.after(line);
+    new ResizeObserver(() => {
+      if (box.clientWidth === wide) return;
+      wide = box.clientWidth;
+      fit();
+    }).observe(box);
+    fit();
+  }
+
   // a wide table scrolls in a box of its own, which the keyboard reaches
+  const boxes = new Map();
   for (const table of document.querySelectorAll(".results table")) {
-    const box = page.make("div", { class: "scroller", tabindex: "0", role: "region", "aria-label": "Results, scrolls sideways" });
+    const box = make("div", { class: "scroller", tabindex: "0", role: "region", "aria-label": "Results, scrolls sideways" });
     table.replaceWith(box);
     box.append(table);
+    boxes.set(table, box);
   }
+  for (const table of document.querySelectorAll("#differences")) boxes.set(table, table.parentElement);
   document.querySelectorAll(".results table, table.sortable").forEach(sortable);
+  boxes.forEach((box, table) => fitting(table, box));
 })();

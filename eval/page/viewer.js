@@ -1,5 +1,5 @@
 "use strict";
-/* A mesh that turns: gzipped GLB -> canvas. Draws when something changes, and never by itself. */
+/* A mesh or a point cloud that turns: gzipped GLB -> canvas. Draws when something changes, and never by itself. */
 const viewer = (() => {
   const canvas = page.find("mesh");
   const START = { around: 0.6, above: 0.35, far: 1 };
@@ -36,8 +36,22 @@ const viewer = (() => {
     renderer.render(scene, camera);
   }
 
+  /* Files hold the colours of vertices and points as sRGB; three.js takes them for linear light. */
+  function linearise(geometry) {
+    const stored = geometry.attributes.color;
+    const [values, colour] = [new Float32Array(3 * stored.count), new THREE.Color()];
+    for (let index = 0; index < stored.count; index += 1) {
+      colour.setRGB(stored.getX(index), stored.getY(index), stored.getZ(index), THREE.SRGBColorSpace).toArray(values, 3 * index);
+    }
+    geometry.setAttribute("color", new stored.constructor(values, 3));
+  }
+
   function clothe() {
     parts.mesh.traverse((part) => {
+      if (part.isPoints) {
+        const count = part.geometry.attributes.position.count;
+        Object.assign(part.material, { sizeAttenuation: true, size: (7 * parts.size) / Math.sqrt(count), needsUpdate: true });
+      }
       if (!part.isMesh) return;
       part.userData.own ??= new THREE.MeshBasicMaterial({
         map: part.material.map,
@@ -64,20 +78,26 @@ const viewer = (() => {
     if (parts.mesh) {
       parts.scene.remove(parts.mesh);
       parts.mesh.traverse((part) => {
-        if (!part.isMesh) return;
-        part.geometry.dispose();
+        part.geometry?.dispose();
+        if (part.isPoints) part.material.dispose();
         part.userData.own?.map?.dispose();
         part.userData.own?.dispose();
         part.userData.bare?.dispose();
       });
     }
+    let cloud = false;
+    scene.traverse((part) => {
+      if (part.geometry?.attributes.color) linearise(part.geometry);
+      cloud ||= Boolean(part.isPoints);
+    });
     const box = new THREE.Box3().setFromObject(scene);
     box.getCenter(parts.centre);
     parts.size = box.getSize(new THREE.Vector3()).length() / 2 || 1;
     parts.mesh = scene;
     parts.scene.add(scene);
     clothe();
-    canvas.setAttribute("aria-label", `Mesh of ${name}`);
+    canvas.setAttribute("aria-label", `${cloud ? "Point cloud" : "Mesh"} of ${name}`);
+    page.find("mesh-surface").hidden = cloud;
     canvas.dataset.shown = key;
     draw();
     return glb;

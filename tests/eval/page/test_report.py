@@ -23,6 +23,7 @@ from eval.page.evidence import LOG_LINES, POINTS, log_end, read_benchmark, read_
 from eval.page.exhibits import unseen_view
 from eval.page.media import LEVELS, Medium
 from eval.tables.plan import read_plan
+from magic123.geometry.export import write_points
 from magic123.records.errors import InputError
 
 
@@ -317,7 +318,7 @@ def test_small_limit_is_kept_and_said(run: Path, capsys) -> None:
     page = page_of("--limit-mb", str(limit))
     assert len(page.encode()) <= limit * 1e6 < whole
     text = Reader(page).text
-    assert re.search(r"Left out to stay under 0\.76 MB: .*meshes\. The files are in the results folder", text)
+    assert re.search(r"Left out to stay under 0\.76 MB: .*meshes and point clouds\. The files are in the results folder", text)
     assert LEVELS[2] in text and any(c["leftOut"] for e in data_of(page)["examples"] for c in e["cells"].values())
     assert main([*report_words(), "--limit-mb", "0.3"]) == 1
     assert "the text alone takes" in capsys.readouterr().err
@@ -351,6 +352,21 @@ def test_levels_of_a_mesh(finished: Path) -> None:
     large = finished / "large.glb"
     large.write_bytes(fine.export(file_type="glb"))
     assert 1000 < len(loaded(media.mesh(large, 2)).faces) <= media.FEW_FACES < len(fine.faces)
+
+
+def test_levels_of_a_point_cloud(tmp_path: Path) -> None:
+    import trimesh
+
+    positions = np.random.default_rng(0).normal(size=(50_000, 3)).astype(np.float32)
+    colours = np.tile(np.array([[200, 60, 40]], np.float32) / 255, (50_000, 1))
+    write_points(tmp_path / "points.ply", positions, colours)
+    for level, count in enumerate((50_000, 40_000, 8_000)):
+        content = io.BytesIO(gzip.decompress(media.points(tmp_path / "points.ply", level)))
+        (cloud,) = trimesh.load_scene(content, file_type="glb").geometry.values()
+        assert len(cloud.vertices) == count and (np.asarray(cloud.colors)[:, :3] == (200, 60, 40)).all()
+    (tmp_path / "points.ply").write_bytes((tmp_path / "points.ply").read_bytes()[:300])
+    with pytest.raises(InputError, match="cannot be read as a point cloud"):
+        media.points(tmp_path / "points.ply", 0)
 
 
 def test_levels_of_pictures_and_films(finished: Path, tmp_path: Path) -> None:

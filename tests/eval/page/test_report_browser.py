@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from browser import PATIENCE, Witness, chromium
 from PIL import Image
-from small_run import HOSTILE, build_run, fail_cell, report_words, write_hostile
+from small_run import COLUMNS, HOSTILE, build_run, fail_cell, report_words, write_hostile
 
 from eval.__main__ import main
+from magic123.geometry.export import write_points
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +179,58 @@ def test_the_mesh_turns(browser, page) -> None:
             seen.page.locator("#mesh-save").click()
         saved = Path(download.value.path()).read_bytes()
         assert saved[:4] == b"glTF" and download.value.suggested_filename == "dog-both-priors-fine.glb"
+
+
+def test_a_point_cloud_turns_in_its_own_colours(browser, finished, tmp_path) -> None:
+    """Half of the cloud is of one colour and half of another, and both are shown as stored."""
+    root = tmp_path / "run"
+    shutil.copytree(finished, root)
+    points = np.random.default_rng(0).normal(size=(20_000, 3))
+    points /= 2 * np.linalg.norm(points, axis=1, keepdims=True)
+    colours = np.where(points[:, 1:2] > 0, (200, 60, 40), (40, 90, 160)) / 255
+    folder = root / "results/toys/dog/copy/seed0/coarse/mesh"
+    write_points(folder / "points.ply", points.astype(np.float32), colours.astype(np.float32))
+    with Witness(browser, page_in(root)) as seen:
+        load_closer(seen.page)
+        seen.page.select_option("#closer-row", "copy/coarse")
+        canvas = seen.page.locator("#mesh")
+        until(seen.page, "document.querySelector('#mesh').getAttribute('aria-label') === 'Point cloud of dog, a copy'")
+        start = pixels(canvas)
+        for colour in ((200, 60, 40), (40, 90, 160)):
+            assert (np.abs(start - colour).max(-1) <= 3).mean() > 0.05, colour
+        assert not seen.page.locator("#mesh-surface").is_visible() and not seen.complaints
+        canvas.focus()
+        seen.page.keyboard.press("ArrowUp")
+        assert np.abs(pixels(canvas) - start).mean() > 1
+        seen.page.select_option("#closer-row", "both/fine")  # a mesh again
+        until(seen.page, "document.querySelector('#mesh').getAttribute('aria-label').startsWith('Mesh of')")
+        assert seen.page.locator("#mesh-surface").is_visible()
+
+
+def test_the_columns_that_fit_come_first_and_the_others_on_demand(browser, finished) -> None:
+    many = [
+        *COLUMNS,
+        *(f"{column}-{model}" for model in ("B-32", "L-14", "H-14", "bigG-14") for column in ("clip", "r-precision")),
+    ]
+    page = page_in(finished, columns=[*many, "ssim", "f-score"], baseline=["copy", "coarse"])
+    with Witness(browser, page) as seen:
+        for table in (".results table", "#differences"):
+            shown = f"[...document.querySelectorAll('{table} thead tr:last-child th')].map(one => one.offsetWidth > 0)"
+            box = f"(one => one.scrollWidth - one.clientWidth)(document.querySelector('{table}').parentElement)"
+            first = seen.page.evaluate(shown)
+            kept = sum(first)
+            assert 5 <= kept < len(first) == 15 and first == [True] * kept + [False] * (15 - kept)
+            assert seen.page.evaluate(box) <= 0
+            button = seen.page.locator(f"{table} >> xpath=../following-sibling::p[1]/button")
+            assert button.text_content() == f"Show {15 - kept} more"
+            button.press("Enter")
+            assert all(seen.page.evaluate(shown)) and seen.page.evaluate(box) > 0
+            button.press("Enter")
+            assert seen.page.evaluate(shown) == first
+    with Witness(browser, page, width=3000) as seen:
+        assert seen.page.locator(".columns").first.is_visible()  # the page is not wider than its text
+        seen.page.emulate_media(media="print")
+        assert seen.page.locator(".results thead tr:last-child th").evaluate_all("all => all.every(one => one.offsetWidth > 0)")
 
 
 def test_the_gallery_leads_to_one_result(browser, page) -> None:
