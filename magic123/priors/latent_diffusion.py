@@ -117,7 +117,8 @@ def autocast(device: torch.device, on: bool) -> AbstractContextManager[object]:
 
 def computes_in_half(network: Network, device: torch.device) -> bool:
     """Return whether a network computes in float16 on a device, by its weights or under autocast."""
-    return dtype_of(network) == torch.float16 or torch.is_autocast_enabled(device.type)
+    # the meta device, on which operations are counted, has no autocast
+    return dtype_of(network) == torch.float16 or (device.type != "meta" and torch.is_autocast_enabled(device.type))
 
 
 def to_memory_format(network: Module, memory_format: torch.memory_format) -> Module:
