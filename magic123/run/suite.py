@@ -5,6 +5,7 @@ Whatever is certain to fail is refused here, before Snakemake builds its graph. 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -402,9 +403,11 @@ def _check_files(suite: Suite) -> None:
                     raise InputError(f"{file} has no {column}, but {setting}; fill in the column.")
             for column in ("image", "mask", "depth", "normal", "token", "truth", "truth_mesh"):
                 path = suite.path_of(getattr(row, column)) if getattr(row, column) else None
-                if path and not row.address_of(column) and not Path(path).exists():
-                    raise InputError(f"{file}.{column} is {path}, which is not there; datasets/README.md says how to get it.")
-            if suite.settings.truth_cameras and not (row.truth and Path(suite.path_of(row.truth), "cameras.json").is_file()):
+                there = os.path.isdir if column == "truth" else os.path.isfile  # unlike Path's, these answer for any name
+                if path and not row.address_of(column) and not there(path):
+                    what = "not there" if not os.path.exists(path) else "no folder" if column == "truth" else "no file"
+                    raise InputError(f"{file}.{column} is {path}, which is {what}; datasets/README.md says how to get it.")
+            if suite.settings.truth_cameras and not (row.truth and os.path.isfile(f"{suite.path_of(row.truth)}/cameras.json")):
                 where = f"{suite.path_of(row.truth)}/cameras.json" if row.truth else "a truth"
                 raise InputError(f"{file} lacks {where}, but truth_cameras is true; datasets/README.md says how to make it.")
             if "as-published" in suite.settings.score.protocols and Path(row.image).name != "rgba.png":
@@ -413,7 +416,7 @@ def _check_files(suite: Suite) -> None:
                 )
             for column in suite.files_asked(row):
                 wanted, path = getattr(row, HASHES.get(column, ""), ""), suite.path_of(getattr(row, column))
-                if wanted and Path(path).exists() and (digest := suite.contents.of(path)) != wanted:
+                if wanted and os.path.exists(path) and (digest := suite.contents.of(path)) != wanted:
                     raise InputError(
                         f"{file}.{HASHES[column]} is {wanted}, but {path} has {digest}; get the original, or clear the cell."
                     )
