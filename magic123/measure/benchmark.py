@@ -21,6 +21,7 @@ from magic123.device import set_determinism
 from magic123.example.example import Example
 from magic123.measure.random_weights import Size, flops, random_prior
 from magic123.optimise.stage import backward, differentiate, make_optimizer, read, reference_view, sees_reference, step_losses
+from magic123.priors.prior import offload
 from magic123.priors.speed import apply_speed
 from magic123.records.errors import InputError
 from magic123.scenes.kinds import build_scene
@@ -165,6 +166,9 @@ def measure(
         for name, settings in stage.priors.items()
         if settings.weight
     }
+    for name, prior in priors.items():
+        if stage.priors[name].offload:
+            offload(prior, where)
     applied = apply_speed(priors.values(), speed or Speed(), where)
     optimizer = make_optimizer(scene.parameter_groups(stage.learning_rates), stage)
     first = max(int(at * stage.steps), stage.reference_warmup)

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from magic123.example.example import Example, load_example
 from magic123.priors.clip_reference import ClipReference
-from magic123.priors.offload import Offloaded
-from magic123.priors.prior import Prior, networks
+from magic123.priors.prior import Prior, offload
 from magic123.records.errors import InputError
 from magic123.records.hashes import fingerprint
 from magic123.settings.priors import (
@@ -78,9 +77,8 @@ def load_priors(
         folder = Path(weights[settings.weights])
         prior = PRIORS[settings.kind](name, settings, folder, conditions)
         prior.fingerprint = fingerprint(folder)
-        if settings.offload and prior.offloaded is None:  # several priors may share one model
-            prior.offloaded = Offloaded(networks(prior), device)
-            prior.record["offload"] = True
+        if settings.offload:
+            offload(prior, device)
         priors[name] = prior
     return priors
 

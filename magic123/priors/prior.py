@@ -81,3 +81,10 @@ class Prior(FrozenModel, Protocol):
 def networks(model: object) -> list[nn.Module]:
     """Return the networks among the attributes of a model."""
     return [attribute for attribute in vars(model).values() if isinstance(attribute, nn.Module)]
+
+
+def offload(model: FrozenModel, device: torch.device | str) -> None:
+    """Keep the networks of a model in the host's memory, from which they visit the device, see `priors.offload`."""
+    if model.offloaded is None:  # several priors of a stage may share one model
+        model.offloaded = Offloaded(networks(model), device)
+        model.record["offload"] = True

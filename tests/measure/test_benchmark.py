@@ -12,8 +12,10 @@ from magic123.measure import benchmark
 from magic123.measure.benchmark import Clock, Timed, ball, small
 from magic123.measure.random_weights import flops
 from magic123.optimise.stage import differentiate, differentiate_again, sees_reference
+from magic123.priors.offload import Offloaded
 from magic123.records.errors import NonFinite
 from magic123.settings.settings_file import load_methods
+from magic123.settings.stage import stage_settings
 
 
 def test_nested_parts_are_counted_once(monkeypatch):
@@ -61,6 +63,16 @@ def test_small_size_runs_on_a_cpu(tmp_path, monkeypatch, repository, stage):
     ].keys()
     assert 0 < found["share_of_the_limit"] < 1
     assert "| stable_diffusion UNet |" in (tmp_path / f"magic123-{stage}-small.md").read_text()
+
+
+def test_offloaded_priors_are_measured_on_their_visits(repository, monkeypatch):
+    values = load_methods(repository / "config/methods.yaml")["magic123"].stages["coarse"].model_dump()
+    for prior in values["priors"].values():
+        prior["offload"] = True
+    visits, visit = [], Offloaded.visit
+    monkeypatch.setattr(Offloaded, "visit", lambda self: visits.append(self) or visit(self))
+    found = benchmark.measure(stage_settings(**values), "small", "cpu", steps=4, warmup=0, at=0.5)
+    assert found["steps_per_second"] > 0 and len(set(map(id, visits))) == 2 and len(visits) == 2 * 6
 
 
 def test_textual_inversion_is_measured_too(tmp_path, monkeypatch, repository):
