@@ -322,6 +322,14 @@ def test_failed_cell_stands_in_the_table_and_heals(tree: Path) -> None:
     assert (tree / "reports" / "demo-report.html").exists()
 
 
+def test_a_download_that_fails_in_a_fresh_clone_ends_with_its_sentence(tmp_path: Path) -> None:
+    root = build(tmp_path)
+    write_lines(root / "config" / "small.yaml", "score: {weights: [lpips-alex]}")
+    run = snakemake(root, "prefetch", *RUN, FAIL="prefetch")
+    assert run.returncode and "error: prefetch was told to fail" in run.text and "FileNotFoundError" not in run.text
+    assert (root / "results" / "unfinished.txt").read_text() == "weights/lpips-alex/receipt.json\n"
+
+
 # ------------------------------------------------------------------------------------------------------ the whole suite
 def test_large_run_is_planned_in_seconds(tmp_path: Path) -> None:
     root = build(tmp_path)
