@@ -50,11 +50,12 @@ COMMANDS = {
         "magic123.commands.benchmark",
         "a stage of a method -> its speed and memory on this machine, with random weights",
     ),
+    "rehearse": ("magic123.commands.rehearse", "random weights in the published layouts, to rehearse a paper run with"),
     "doctor": ("magic123.commands.doctor", "what this machine offers a run, and what needs the rest"),
 }
 WITH_STATUS = {"prepare", "invert", "reconstruct", "view", "convert", "prefetch", "benchmark"}  # write the status of --out
 # These read config/ and datasets/ of the current folder.
-IN_PROJECT = {"dataset", "estimate", "pack", "prefetch", "doctor", "schema", "released"}
+IN_PROJECT = {"dataset", "estimate", "pack", "prefetch", "doctor", "schema", "released", "rehearse"}
 ELSEWHERE = {"-h", "--help", "--weights", "--dataset"}  # with these they read no configuration
 
 DISK = {

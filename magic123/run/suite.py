@@ -308,11 +308,25 @@ def _check_rows(suite: Suite, source: SourceOf) -> None:
         baseline = suite.tables[name].baseline
         if baseline is not None and baseline not in rows_of(suite, name) and suite.tables[name].rows != "all":
             raise InputError(f"{file}: {name}.baseline is {'/'.join(baseline)}, which is not among its rows; add the row.")
+        if suite.tables[name].reported and (random := _random_weights(suite)):
+            where = f"{source(('run', 'tables'))}: run.tables names {name!r}, which shows published numbers"
+            raise InputError(
+                f"{where}, but this run is a rehearsal ({random[0]} are random numbers); name a table without them."
+            )
         if shown.isdisjoint(run.methods):
             raise InputError(f"{file}: {name}.rows has none of this run's methods ({', '.join(run.methods)}); add a row.")
     if hidden := [method for method in run.methods if method not in shown]:
         where = f"{source(('run', 'methods'))}: run.methods"
         raise InputError(f"{where} names {hidden[0]!r}, but no table of this run has a row for it; add one to {file}.")
+
+
+def _random_weights(suite: Suite) -> list[str]:
+    """Return the names of the weights of this run that are random numbers."""
+    settings = suite.settings
+    used = [*settings.score.weights, settings.invert.weights, *suite.prepare_weights().values()]
+    for method in settings.run.methods:
+        used += [prior.weights for stage in suite.methods[method].stages.values() for prior in stage.priors.values()]
+    return [name for name in used if name in suite.weights and suite.weights[name].random]
 
 
 def _check_weights(suite: Suite, source: SourceOf) -> None:

@@ -41,11 +41,12 @@ def check_source(url: str) -> str:
     """Return `url` unchanged.
 
     Raises:
-        ValueError: it is not https (http is accepted from this machine alone), or has no placeholder {file}.
+        ValueError: it is not https (http and file: are accepted from this machine alone), or has no placeholder {file}.
     """
     parts = urlsplit(url)
-    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOCAL):
-        raise ValueError(f"{url} must start with https://")
+    local = (parts.scheme == "http" and parts.hostname in LOCAL) or (parts.scheme == "file" and not parts.netloc)
+    if parts.scheme != "https" and not local:
+        raise ValueError(f"{url} must start with https://, or with file:/// on this machine")
     if "{file}" not in url:
         raise ValueError(f"{url} must say where the file's name goes: {{file}}")
     return url
@@ -119,6 +120,7 @@ class Weights(Settings):
     non_commercial: bool = False
     gated: str | None = None  # the page on which an account must accept the licence; HF_TOKEN then opens the files
     needed_for: str = ""
+    random: bool = False  # random numbers, for a rehearsal; no table shows published numbers beside theirs
 
     @field_validator("path")
     @classmethod

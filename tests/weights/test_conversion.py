@@ -6,11 +6,14 @@ import pickle
 import zipfile
 from pathlib import Path
 
-import original_layouts
 import original_networks
 import pytest
 import torch
-from original_layouts import (
+from workflow_tree import build, snakemake
+
+from magic123.__main__ import main
+from magic123.commands import doctor
+from magic123.measure.original_layouts import (
     FULL,
     MIDAS_FULL,
     MIDAS_SMALL,
@@ -20,14 +23,11 @@ from original_layouts import (
     midas_checkpoint,
     midas_shapes,
     save,
+    trainer_leftovers,
     unet_shapes,
     vae_shapes,
     zero123_checkpoint,
 )
-from workflow_tree import build, snakemake
-
-from magic123.__main__ import main
-from magic123.commands import doctor
 from magic123.records.errors import InputError
 from magic123.run.suite import load_weights
 from magic123.weights import dpt, open_clip, zero123
@@ -221,7 +221,7 @@ def test_open_clip_keeps_its_parameters(tmp_path: Path) -> None:
 def test_what_a_trainer_leaves_beside_the_parameters_is_read_as_data(tmp_path):
     """NumPy scalars, paths, dictionaries with defaults and settings, under the names of NumPy 2 and of NumPy 1."""
     state = {"weight": torch.arange(3.0)}
-    torch.save({"state_dict": state, **original_layouts.trainer_leftovers()}, tmp_path / "new.ckpt")
+    torch.save({"state_dict": state, **trainer_leftovers()}, tmp_path / "new.ckpt")
     with zipfile.ZipFile(tmp_path / "new.ckpt") as new, zipfile.ZipFile(tmp_path / "old.ckpt", "w") as old:
         for entry in new.infolist():
             content = new.read(entry)

@@ -1,7 +1,7 @@
 """Checkpoints as their makers lay them out, with random numbers: every parameter's original name and shape, of any size.
 
-Written from the published configurations (Zero-1-to-3's, OpenAI CLIP's, MiDaS 3.1's), for tests: nothing here is shared
-with the converters. `FULL` sizes are the real ones.
+Written from the published configurations (Zero-1-to-3's, OpenAI CLIP's, MiDaS 3.1's), for rehearsals and tests: nothing here
+is shared with the converters. `FULL` sizes are the real ones.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Zero123Size:
+    """Widths, levels and blocks of the networks in a Zero-1-to-3 checkpoint."""
+
     width: int = 320  # of the UNet's first level
     multiples: tuple[int, ...] = (1, 2, 4, 4)
     attends: tuple[bool, ...] = (True, True, True, False)
@@ -42,11 +44,12 @@ SMALL = Zero123Size(
 
 
 def layer(name: str, out: int, *inside: int, bias: bool = True) -> Shapes:
+    """Return the shapes of a weight [out, *inside] and, if asked for, a bias [out]."""
     return {f"{name}.weight": (out, *inside)} | ({f"{name}.bias": (out,)} if bias else {})
 
 
 def unet_shapes(size: Zero123Size) -> Shapes:
-    """model.diffusion_model.*, 8 channels in and 4 out."""
+    """Return the shapes of model.diffusion_model.*, with 8 channels in and 4 out."""
     found: Shapes = {}
     time = 4 * size.width
 
@@ -106,7 +109,7 @@ def unet_shapes(size: Zero123Size) -> Shapes:
 
 
 def vae_shapes(size: Zero123Size) -> Shapes:
-    """first_stage_model.*, 4 latent channels."""
+    """Return the shapes of first_stage_model.*, with 4 latent channels."""
     found: Shapes = {}
     widths = [size.vae_width * multiple for multiple in size.vae_multiples]
 
@@ -148,7 +151,7 @@ def vae_shapes(size: Zero123Size) -> Shapes:
 
 
 def clip_shapes(size: Zero123Size) -> Shapes:
-    """cond_stage_model.model.visual.*"""
+    """Return the shapes of cond_stage_model.model.visual.*."""
     width, patches = size.clip_width, (size.clip_side // size.clip_patch) ** 2
     found = {"class_embedding": (width,), "positional_embedding": (patches + 1, width), "proj": (width, size.context)}
     found |= {"conv1.weight": (width, 3, size.clip_patch, size.clip_patch)} | layer("ln_pre", width) | layer("ln_post", width)
@@ -161,7 +164,7 @@ def clip_shapes(size: Zero123Size) -> Shapes:
 
 
 def random_parameters(shapes: Shapes, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Numbers that keep activations of the order of 1 through the network: fan-in scaled; norms near 1; small biases."""
+    """Return numbers that keep activations of the order of 1 through the network: fan-in scaled; norms near 1; small biases."""
     found = {}
     for name, shape in shapes.items():
         numbers = torch.randn(shape, generator=generator)
@@ -173,9 +176,9 @@ def random_parameters(shapes: Shapes, generator: torch.Generator) -> dict[str, t
 
 
 def zero123_checkpoint(size: Zero123Size, seed: int = 0, average: bool = True) -> dict:
-    """The whole file's content: parameters, the moving average under dotless names, buffers, what a trainer adds."""
+    """Return the file's content: parameters, the moving average under dotless names, buffers, what a trainer adds."""
     generator = torch.Generator().manual_seed(seed)
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for prefix, shapes in (
         ("model.diffusion_model.", unet_shapes(size)),
         ("first_stage_model.", vae_shapes(size)),
@@ -197,7 +200,7 @@ def zero123_checkpoint(size: Zero123Size, seed: int = 0, average: bool = True) -
 
 
 def trainer_leftovers() -> dict:
-    """What Lightning writes beside the parameters: the learning-rate schedule of this model computes with NumPy."""
+    """Return what Lightning writes beside the parameters: the learning-rate schedule of this model computes with NumPy."""
     rate = np.float64(1e-4) * np.ones(1)[0]
     moments = {0: {"step": 105000, "exp_avg": torch.zeros(4), "exp_avg_sq": torch.zeros(4)}}
     return {
@@ -212,6 +215,8 @@ def trainer_leftovers() -> dict:
 # ---------------------------------------------------------------------------------------------------------------- MiDaS
 @dataclass(frozen=True)
 class MidasSize:
+    """Widths and layers of a MiDaS 3.1 DPT."""
+
     width: int = 1024
     layers: int = 24
     patch: int = 16
@@ -225,6 +230,7 @@ MIDAS_SMALL = MidasSize(width=64, layers=4, side=128, neck=(8, 12, 16, 20), fusi
 
 
 def midas_shapes(size: MidasSize) -> Shapes:
+    """Return the shapes of the parameters of a MiDaS 3.1 DPT with a BEiT backbone."""
     width, grid = size.width, size.side // size.patch
     found: Shapes = {"pretrained.model.cls_token": (1, 1, width)}
     found |= layer("pretrained.model.patch_embed.proj", width, 3, size.patch, size.patch)
@@ -252,6 +258,7 @@ def midas_shapes(size: MidasSize) -> Shapes:
 
 
 def midas_checkpoint(size: MidasSize, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Return the file's content, a plain dictionary: parameters, an index buffer for each block, the unused head."""
     state = random_parameters(midas_shapes(size), torch.Generator().manual_seed(seed))
     for name in state:  # larger than in a trained model, so that a mistake in them would show
         if name.endswith("relative_position_bias_table"):
@@ -260,11 +267,14 @@ def midas_checkpoint(size: MidasSize, seed: int = 0) -> dict[str, torch.Tensor]:
             state[name] += 0.3
     state["scratch.output_conv.4.bias"] += 1.0  # above 0, where the last ReLU lets numbers through
     grid = size.side // size.patch
-    state["pretrained.model.blocks.0.attn.relative_position_index"] = torch.zeros(grid**2 + 1, grid**2 + 1, dtype=torch.long)
+    for block in range(size.layers):
+        index = torch.zeros(grid**2 + 1, grid**2 + 1, dtype=torch.long)
+        state[f"pretrained.model.blocks.{block}.attn.relative_position_index"] = index
     return state | {"pretrained.model.head.weight": torch.zeros(10, size.width), "pretrained.model.head.bias": torch.zeros(10)}
 
 
 def save(content: dict, path: Path) -> Path:
+    """Write a file as torch does, and return it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, path)
     return path
