@@ -97,7 +97,7 @@ def test_random_numbers_never_stand_beside_published_ones(rehearsed: Path) -> No
     Path("mine.yaml").write_text("run: {tables: [published]}\n")
     with pytest.raises(InputError, match="'published', which shows published numbers, but this run is a rehearsal"):
         read_suite([Path("config/rehearsal.yaml"), Path("mine.yaml")])
-    for table in ("rehearsal", "rehearsal-full"):
+    for table in ("rehearsal-small", "rehearsal-full"):
         entry = read_suite([Path("config/rehearsal.yaml")]).tables[table]
         assert not entry.reported and entry.title.startswith("REHEARSAL")
 
