@@ -14,8 +14,9 @@ FILES = sorted(CONFIG.glob("*.yaml"))
 
 
 def schema_name(file: Path) -> str:
-    """The schema of a file in config/: its own, or that of a run."""
-    return file.stem if file.stem in schemas() else "config"
+    """The schema of a file in config/: its own (rehearsal-methods: that of methods), or that of a run."""
+    kind = file.stem.rpartition("-")[2]
+    return kind if kind in schemas() else "config"
 
 
 def test_committed_schemas_are_up_to_date():
