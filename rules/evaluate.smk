@@ -70,6 +70,7 @@ rule score:
         "benchmarks/{dataset}/{example}/{method}/seed{seed}/{stage}/score.jsonl"
     threads: compute.threads
     resources:
+        gpu=compute.gpu,
         mem_mb=scaled(compute.mem_mb),
         runtime=scaled(compute.runtime),
     params:
@@ -79,4 +80,4 @@ rule score:
         revisions=[suite.weights[name].revision for name in suite.settings.score.weights],
         version=VERSIONS["score"],
     shell:
-        "python -m magic123 score --views {input.views:q} --reference {input.example:q} {params.options} --out {output.scores:q} > {log:q} 2>&1"
+        "on_card python -m magic123 score --views {input.views:q} --reference {input.example:q} {params.options} --out {output.scores:q} > {log:q} 2>&1"

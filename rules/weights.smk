@@ -80,10 +80,11 @@ rule canary:
         folder=one_of(jobs.clip_folders),
     threads: compute.threads
     resources:
+        gpu=compute.gpu,
         mem_mb=scaled(24000),
         runtime=scaled(compute.runtime),
     shell:
-        "python -m magic123 canary --clip {wildcards.folder:q} > {log:q} 2>&1"
+        "on_card python -m magic123 canary --clip {wildcards.folder:q} > {log:q} 2>&1"
 
 
 rule prefetch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from eval.metrics.canary import write_canary
+from eval.metrics.models import device_or_default
 from eval.metrics.registry import NETWORKS
 from magic123.records.errors import InputError
 
@@ -15,9 +16,11 @@ def main(argv: list[str]) -> None:
     networks = {option: network for option, network in NETWORKS.items() if network.canary}
     for option, network in networks.items():
         parser.add_argument(f"--{option}", action="append", default=[], help=network.help)
+    parser.add_argument("--device", help="device of the networks; default: cuda where there is one")
     given = vars(parser.parse_args(argv))
+    device = device_or_default(given.pop("device"))
     if not any(given.values()):
         raise InputError(f"name at least one model with {' or '.join(f'--{option}' for option in networks)}")
     for option, network in networks.items():
         for place in given[option]:
-            print(write_canary(network.load(place, "cpu", False)))
+            print(write_canary(network.load(place, device, False)))

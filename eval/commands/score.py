@@ -7,7 +7,7 @@ from pathlib import Path
 
 from eval.metrics.flags import Result, measure_flags
 from eval.metrics.measure import missing_without
-from eval.metrics.models import load_models
+from eval.metrics.models import device_or_default, load_models
 from eval.metrics.registry import NETWORKS
 from eval.metrics.score import score_mesh, score_views
 from eval.pictures.consistency import neighbours
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--caption", help="the example's own caption, for R-precision")
     parser.add_argument("--captions", help="all captions of its dataset, a JSON list")
     parser.add_argument("--record", type=_path, default=None, help="the result's stage.json, or none")
-    parser.add_argument("--device", default="cpu", help="device of the networks (default: %(default)s)")
+    parser.add_argument("--device", help="device of the networks; default: cuda where there is one")
     parser.add_argument("--out", type=Path, required=True, help="scores.json to write")
     given = parser.parse_args(argv)
 
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
         untouched = protocol.blend == "zero-is-white" and given.published
         references[protocol.name] = read_reference(given.published if untouched else given.reference, protocol, given.alpha)
     mesh, no_mesh = find_mesh(given.mesh)
-    models = load_models({option: getattr(given, option) for option in NETWORKS}, given.device)
+    models = load_models({option: getattr(given, option) for option in NETWORKS}, device_or_default(given.device))
     kernels, values = rendering_kernels(given.views), []
     for protocol in protocols:
         reference = references[protocol.name]

@@ -7,7 +7,9 @@ precision. Captions are tokenised by open_clip, or by the tokenizer in a folder'
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -65,7 +67,8 @@ class ClipModel:
         """
         preprocess = model.visual.preprocess_cfg
         size = model.visual.image_size
-        self.model, self.file, self.device = model.eval().to(device), file, device
+        self.model, self.file, self.device = model.eval(), file, device
+        self._batches: dict[bytes, np.ndarray] = {}  # digest of a prepared batch -> its embeddings
         self.size = int(size[0] if isinstance(size, tuple | list) else size)
         self.mean, self.deviation = np.float32(preprocess["mean"]), np.float32(preprocess["std"])
         self.activation = "QuickGELU" if architecture.get("quick_gelu") else "GELU"
@@ -84,7 +87,7 @@ class ClipModel:
         return "clip-mini" if parameters < MINIATURE_PARAMETERS else f"clip-{self.sha256[:8]}"
 
     def encode(self, pictures: list[np.ndarray]) -> np.ndarray:
-        """Embed pictures.
+        """Embed pictures. A batch that was embedded before, under another protocol, is not computed again.
 
         Args:
             pictures: N pictures [H, W, 3], uint8 or floats in [0, 1].
@@ -99,11 +102,15 @@ class ClipModel:
 
         prepared = [(resize_area(unit_floats(p).astype(np.float32), self.size) - self.mean) / self.deviation for p in pictures]
         parts = []
+        self.model.visual.to(self.device)  # the other tower stays where it is until a caption is asked for
         with torch.no_grad():
             for start in range(0, len(prepared), BATCH):
-                batch = torch.from_numpy(np.stack(prepared[start : start + BATCH])).permute(0, 3, 1, 2)
-                embedding = self.model.encode_image(batch.contiguous().to(self.device)).float().cpu()
-                parts.append((embedding / embedding.norm(dim=1, keepdim=True)).double().numpy())
+                stacked = np.stack(prepared[start : start + BATCH])
+                if (digest := hashlib.sha256(stacked.data).digest()) not in self._batches:
+                    batch = torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
+                    embedding = self.model.encode_image(batch.to(self.device)).float().cpu()
+                    self._batches[digest] = (embedding / embedding.norm(dim=1, keepdim=True)).double().numpy()
+                parts.append(self._batches[digest])
         embeddings = np.concatenate(parts)
         if not np.isfinite(embeddings).all():
             raise InputError(f"{self.name} returned NaN; its weights in {self.file} are damaged")
@@ -133,7 +140,8 @@ class ClipModel:
         import torch
 
         with torch.no_grad():
-            embedding = self.model.encode_text(self._tokens(captions).to(self.device)).float().cpu()
+            tokens = self._tokens(captions).to(self.device)
+            embedding = self.model.to(self.device).encode_text(tokens).float().cpu()
         embedding = (embedding / embedding.norm(dim=1, keepdim=True)).double().numpy()
         if not np.isfinite(embedding).all():
             raise InputError(f"{self.name} returned NaN; its weights in {self.file} are damaged")
@@ -187,6 +195,36 @@ def import_open_clip() -> ModuleType:
     return open_clip
 
 
+def _is_plain(architecture: dict) -> bool:
+    """Return whether an architecture has open_clip's own two towers, and no others."""
+    towers = (architecture, architecture["vision_cfg"], architecture.get("text_cfg", {}))
+    return not any({"custom_text", "multimodal_cfg", "timm_model_name", "hf_model_name"} & tower.keys() for tower in towers)
+
+
+def _mapped(architecture: dict, preprocess: dict, file: Path) -> open_clip.CLIP:
+    """Build a model on the meta device and give it the parameters of a safetensors file, which stay in the file until used.
+
+    Raises:
+        RuntimeError: The parameters are not those of the architecture.
+    """
+    import torch
+    from open_clip import CLIP
+    from open_clip.model import set_model_preprocess_cfg
+    from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+    from safetensors.torch import load_file
+
+    with torch.device("meta"):
+        model = CLIP(**architecture)
+    model.load_state_dict(load_file(file), assign=True)  # strict
+    model.float()  # a copy of what is in half precision, as the miniature is
+    if model.attn_mask is not None:  # the one tensor that no file has
+        model.attn_mask = torch.full(model.attn_mask.shape, -torch.inf).triu_(1)
+    if lost := [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_meta]:
+        raise RuntimeError(f"{lost[0]} has no values")
+    set_model_preprocess_cfg(model, merge_preprocess_dict(asdict(PreprocessCfg()), preprocess))
+    return model
+
+
 def load_clip(place: str, device: str = "cpu", prove: bool = True) -> ClipModel:
     """Load a CLIP model.
 
@@ -217,8 +255,11 @@ def load_clip(place: str, device: str = "cpu", prove: bool = True) -> ClipModel:
         if not isinstance(architecture, dict) or "vision_cfg" not in architecture:
             raise InputError(f"{Path(place) / CONFIG} has no model_cfg with a vision_cfg")
     try:
-        # without `require_pretrained` a missing checkpoint leaves random weights and only a line in the log
-        model = open_clip.create_model(source, require_pretrained=True, device="cpu", **options)
+        if equals or not _is_plain(architecture):
+            # without `require_pretrained` a missing checkpoint leaves random weights and only a line in the log
+            model = open_clip.create_model(source, require_pretrained=True, device="cpu", **options)
+        else:
+            model = _mapped(architecture, config.get("preprocess_cfg", {}), file)
     except Exception as problem:  # a damaged file raises whichever exception its reader raises
         raise InputError(f"{file} does not hold the CLIP model it declares: {first_line(problem)}") from problem
     loaded = ClipModel(model, architecture, file, device)

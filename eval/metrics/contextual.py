@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.metrics.perceptual import MiniPerceptual, PerceptualMetric, Signed, check_digits, signed
+from eval.metrics.perceptual import MiniPerceptual, PerceptualMetric, Signed, batch_size, check_digits, signed
 from magic123.records.errors import FETCH, InputError, MetricGap, first_line
 from magic123.records.hashes import sha256_of
 
@@ -75,7 +75,8 @@ class ContextualMetric:
 
     @torch.no_grad()
     def _features_of(self, pictures: Signed) -> Tensor:
-        return torch.cat([self.features(picture[None].to(self.device)).float().cpu() for picture in pictures.pictures])
+        batches = pictures.pictures.split(batch_size(self.device))
+        return torch.cat([self.features(batch.to(self.device)).float().cpu() for batch in batches])
 
     def similarity(self, reference: np.ndarray, views: list[np.ndarray]) -> list[float]:
         """Return the distance of each view [H, W, 3] from one reference picture [H, W, 3].

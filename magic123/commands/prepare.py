@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from magic123.commands.options import add_settings, command_parser
+from magic123.commands.options import add_device, add_settings, command_parser, device_or_default
 from magic123.example import depth as depth_map
 from magic123.example import quality, segmentation
 from magic123.example.framing import area_resample, choose_window, square_side
@@ -63,6 +63,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--depth", type=Path, help=".png or .npy of the image's size (depth: file)")
     parser.add_argument("--normal", type=Path, help="RGB normal map of the image's size")
     parser.add_argument("--depth-weights", type=Path, help="folder of a DPT model (depth: dpt)")
+    add_device(parser)
     parser.add_argument("--mask-weights", type=Path, help="folder with rembg's .onnx file (mask: rembg)")
     parser.add_argument("--init-word", help="the word from which textual inversion starts")
     parser.add_argument(
@@ -141,7 +142,7 @@ def prepare(arguments: argparse.Namespace, settings: PrepareSettings, camera: Re
     if settings.depth == "file":
         inverse = _given_depth(arguments, settings, picture, mask, sources, warnings)
     elif settings.depth == "dpt":
-        raw, weights_record = depth_map.predict(on_white, arguments.depth_weights)
+        raw, weights_record = depth_map.predict(on_white, arguments.depth_weights, device_or_default(arguments.device))
         depth_record |= weights_record | {"input": "photograph" if picture.alpha is None else "picture on white"}
         inverse = depth_map.normalized(raw, mask > 0, f"the depth that DPT predicts for {arguments.image}")
     normal = _given_normal(arguments, settings, picture, mask, sources, warnings)

@@ -6,13 +6,13 @@ and outside of it.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from magic123.records.errors import InputError
+from magic123.records.hashes import sha256_of
 
 
 def inverse_of_distance(distance: np.ndarray, inside: np.ndarray, source: str) -> np.ndarray:
@@ -55,15 +55,17 @@ def normalized(values: np.ndarray, inside: np.ndarray, source: str) -> np.ndarra
     return np.where(inside, (values.astype(np.float64) - low) / (high - low), 0).astype(np.float32)
 
 
-def predict(rgb: np.ndarray, weights: Path | None) -> tuple[np.ndarray, dict]:
+def predict(rgb: np.ndarray, weights: Path | None, device: str = "cpu") -> tuple[np.ndarray, dict]:
     """Predict inverse depth with a DPT network.
 
     Args:
         rgb: [H, W, 3] in [0, 1].
         weights: folder with a model of transformers (config.json, preprocessor_config.json, model.safetensors).
+        device: where the network runs.
 
     Returns:
-        Inverse depth [H, W] at an unknown scale and shift, and a record of the weights: folder, SHA-256 and input size.
+        Inverse depth [H, W] at an unknown scale and shift, and a record of the weights: folder, SHA-256 and input size; where
+        it is not the CPU, the device as well.
 
     Raises:
         InputError: a file of the model is missing, cannot be loaded or lacks parameters. Nothing is downloaded, and no
@@ -99,13 +101,14 @@ def predict(rgb: np.ndarray, weights: Path | None) -> tuple[np.ndarray, dict]:
         try:
             # the layout is said, because a picture 1 or 3 pixels high looks like channels first
             pixels = processor(picture, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
-            disparity = model.eval()(pixel_values=pixels).predicted_depth
+            network: Any = model.eval().to(torch.device(device))
+            disparity = network(pixel_values=pixels.to(device)).predicted_depth.cpu()
         except (ValueError, RuntimeError, ZeroDivisionError) as error:
             height, width = rgb.shape[:2]
             raise InputError(
                 f"the DPT network cannot read a picture of {width} x {height} pixels ({error}); set depth: file or none"
             ) from error
         disparity = torch.nn.functional.interpolate(disparity[:, None], rgb.shape[:2], mode="bicubic", align_corners=False)
-    with (folder / "model.safetensors").open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return disparity[0, 0].numpy(), {"folder": str(weights), "sha256": digest, "input_size": list(pixels.shape[-2:])}
+    digest = sha256_of(folder / "model.safetensors")
+    record = {"folder": str(weights), "sha256": digest, "input_size": list(pixels.shape[-2:])}
+    return disparity[0, 0].numpy(), record if device == "cpu" else record | {"device": device}

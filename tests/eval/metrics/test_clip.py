@@ -26,6 +26,36 @@ def test_clip_similarity_is_the_cosine_of_image_embeddings(clip_folder, disc):
     assert clip.encode([small, 255 - small]) @ clip.encode([small])[0] == pytest.approx([1.0, expected], abs=1e-5)
 
 
+def test_parameters_stay_in_the_file_and_mean_the_same(clip_folder, disc):
+    """As open_clip loads them: no weight differs, and no mask of the text tower."""
+    import open_clip
+    import torch
+
+    from eval.metrics.clip import load_clip
+
+    ours, theirs = load_clip(str(clip_folder), prove=False).model, open_clip.create_model(f"local-dir:{clip_folder}").eval()
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
+    assert torch.equal(ours.attn_mask, theirs.attn_mask)
+    assert ours.visual.preprocess_cfg["mean"] == theirs.visual.preprocess_cfg["mean"]
+    tokens = torch.randint(0, ours.vocab_size, (2, ours.context_length), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(ours.encode_text(tokens), theirs.encode_text(tokens))
+
+
+def test_a_batch_is_embedded_once(clip_folder, disc, monkeypatch):
+    from eval.metrics.clip import BATCH, load_clip
+
+    clip = load_clip(str(clip_folder), prove=False)
+    pictures, runs = [np.roll(disc, shift, axis=0) for shift in range(BATCH + 1)], []
+    encode = clip.model.encode_image
+    monkeypatch.setattr(clip.model, "encode_image", lambda batch: runs.append(len(batch)) or encode(batch))
+    first = clip.encode(pictures)
+    assert runs == [BATCH, 1] and np.array_equal(clip.encode(pictures), first)  # corrected after as-published
+    clip.encode(pictures[1:])
+    assert runs == [BATCH, 1, BATCH]
+
+
 def test_column_names_tell_the_models_apart():
     import open_clip
 

@@ -146,3 +146,20 @@ def test_lpips_on_another_file_is_refused(alexnet, tmp_path):
     rubbish.write_bytes(b"not a checkpoint")
     with pytest.raises(InputError, match="does not hold the weights"):
         load_lpips("alex", with_digits(rubbish))
+
+
+def test_on_a_card_pairs_are_compared_in_batches(tmp_path, disc):
+    from eval.metrics.perceptual import load_mini
+
+    metric = load_mini(make_mini_perceptual(tmp_path), prove=False)
+    one = metric.compare([disc] * 20, [255 - disc] * 20)
+    metric.device = torch_device = "meta-free"  # any name but cpu batches; the tensors stay where they are
+    sizes, network = [], metric.network
+    metric.network = lambda a, b: sizes.append(len(a)) or network(a, b)
+    import torch
+
+    to = torch.Tensor.to
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "to", lambda self, *args, **more: self if torch_device in args else to(self, *args, **more))
+        assert metric.compare([disc] * 20, [255 - disc] * 20) == pytest.approx(one, rel=1e-5)
+    assert sizes == [16, 4]
