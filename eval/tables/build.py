@@ -78,6 +78,7 @@ class ResultTable:
         baseline: (method, stage) of the row that the others are compared with, or None.
         values: Every value with its card, and the result that it belongs to.
         results: The scores of every result that has any.
+        main: So many columns are printed first, the others in a second block; None for all in one block.
     """
 
     name: str
@@ -91,6 +92,7 @@ class ResultTable:
     baseline: tuple[str, str] | None = None
     values: list[tuple[Cell, Value]] = field(default_factory=list)
     results: list[tuple[Cell, Scores]] = field(default_factory=list)
+    main: int | None = None
 
 
 def cell_fields(cell: Cell) -> list[str | int]:
@@ -215,8 +217,10 @@ def build_table(name: str, definition: dict, cells: list[Cell]) -> ResultTable:
     baseline = tuple(definition.get("baseline") or ()) or None
     if baseline is not None and len(baseline) != 2:
         raise InputError(f"table {name!r} has the baseline {list(baseline)}; it must be [method, stage]")
-    reported = bool(definition.get("reported", False))
-    return ResultTable(name, title, datasets, rows, columns, entries, summaries, reported, baseline, values, results)
+    reported, main = bool(definition.get("reported", False)), definition.get("main")
+    if main is not None and (not isinstance(main, int) or main < 1):
+        raise InputError(f"table {name!r} has main {main!r}; it must be a number of columns")
+    return ResultTable(name, title, datasets, rows, columns, entries, summaries, reported, baseline, values, results, main)
 
 
 def tidy_csv(table: ResultTable) -> str:

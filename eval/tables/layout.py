@@ -3,6 +3,7 @@
 Each cell reads mean, sd over seeds, n/N, and, where results are missing, the mean over the examples that all rows
 share. The best of a column is bold, with all that print the same: by that shared mean as soon as one row is incomplete.
 Published numbers come below, with their source, and are never bold. Cells without a result are named under the table.
+Each data set is a block of its own, or two: the main columns, and the others below.
 
 The markups are written here, not by pandas. `DataFrame.to_markdown` pads and aligns its cells and does not escape a |.
 `Styler.to_latex` merges equal headings that stand side by side, and has neither the rules below the names of the data
@@ -116,6 +117,44 @@ def grid(table: ResultTable, published: list[Reported]) -> Grid:
     return Grid(header, body, below, _notes(table, bool(below)))
 
 
+@dataclass(frozen=True)
+class Block:
+    """The columns of one data set that are printed as one table.
+
+    Attributes:
+        dataset: Its name.
+        columns: Their positions in the grid.
+        rest: Whether the main columns stand in the block above.
+    """
+
+    dataset: str
+    columns: slice
+    rest: bool
+
+    @property
+    def title(self) -> str:
+        """Name of the data set, and that these are its further columns."""
+        return f"{self.dataset}, further columns" if self.rest else self.dataset
+
+    def rows(self, part: list[tuple[str, list[Text]]]) -> list[tuple[str, list[Text]]]:
+        """Return the rows of a part of the grid, cut to these columns; published rows without a number in them are left out."""
+        cut = [(label, texts[self.columns]) for label, texts in part]
+        return [(label, texts) for label, texts in cut if any(text != Text(NOTHING) for text in texts)]
+
+
+def blocks(table: ResultTable) -> list[Block]:
+    """Return the tables that a table is printed as: for each data set its main columns, then the others."""
+    width = len(table.columns)
+    main = min(table.main or width, width)
+    found = []
+    for index in range(len(table.datasets)):
+        for start, stop in ((0, main), (main, width)):
+            if start < stop:
+                columns = slice(index * width + start, index * width + stop)
+                found.append(Block(table.datasets[index], columns, start > 0))
+    return found
+
+
 def _notes(table: ResultTable, any_published: bool) -> list[str]:
     notes = ["Mean over examples, then over seeds; ± is the standard deviation over seeds; n/N results of those planned."]
     # a metric that could not be computed tends to be missing for a whole row, a result for itself
@@ -157,15 +196,13 @@ def _markdown(text: str) -> str:
 def markdown(table: ResultTable, published: list[Reported]) -> str:
     """Return the table and its notes as Markdown under a heading of the third level."""
     laid = grid(table, published)
-    several = len(table.datasets) > 1
-    heads = [f"{f'{d}: ' if several else ''}{label} {'↑' if up else '↓'}, {views}" for d, label, up, views in laid.header]
-    lines = [f"### {_markdown(table.title)}", ""]
-    if not several:
-        lines += [f"Dataset: {table.datasets[0]}", ""]
-    lines += ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    for label, texts in laid.body + laid.published:
-        cells = [f"**{_plain(text)}**" if text.best else _plain(text) for text in texts]
-        lines.append("| " + " | ".join([_markdown(label), *cells]) + " |")
+    lines = [f"### {_markdown(table.title)}"]
+    for block in blocks(table):
+        heads = [f"{label} {'↑' if up else '↓'}, {views}" for _, label, up, views in laid.header[block.columns]]
+        lines += ["", f"Dataset: {block.title}", "", "| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+        for label, texts in block.rows(laid.body) + block.rows(laid.published):
+            cells = [f"**{_plain(text)}**" if text.best else _plain(text) for text in texts]
+            lines.append("| " + " | ".join([_markdown(label), *cells]) + " |")
     return "\n".join([*lines, "", *[f"{_markdown(note)}\n" for note in laid.notes]])
 
 
@@ -213,28 +250,26 @@ def tex(text: str) -> str:
 def latex(table: ResultTable, published: list[Reported]) -> str:
     """Return a table environment for a document that uses the package booktabs."""
     laid = grid(table, published)
-    heads = [tex(f"{label} {'↑' if up else '↓'}") for _, label, up, _ in laid.header]
-    views = [tex(views) for _, _, _, views in laid.header]
-    width = len(table.columns)
-    spans = [rf"\multicolumn{{{width}}}{{c}}{{{tex(dataset)}}}" for dataset in table.datasets]
-    rules = [rf"\cmidrule(lr){{{2 + i * width}-{1 + (i + 1) * width}}}" for i in range(len(table.datasets))]
     lines = [LETTER, r"\begin{table}", r"\centering", rf"\caption{{{tex(table.title)}}}", rf"\label{{tab:{table.name}}}"]
-    lines += [rf"\begin{{tabular}}{{l{'r' * len(heads)}}}", r"\toprule", "& " + " & ".join(spans) + r" \\", " ".join(rules)]
-    lines += ["& " + " & ".join(heads) + r" \\", "& " + " & ".join(views) + r" \\", r"\midrule"]
-    for part in (laid.body, laid.published):
-        if part is laid.published and part:
-            lines.append(r"\midrule")
-        for label, texts in part:
-            cells = [tex(_plain(text)) for text in texts]
-            cells = [rf"\textbf{{{cell}}}" if text.best else cell for cell, text in zip(cells, texts, strict=True)]
-            lines.append(" & ".join([f"{{{tex(label)}}}", *cells]) + r" \\")  # in braces: [ and * mean something after \\
-    lines += [
-        r"\bottomrule",
-        r"\end{tabular}",
-        "",
-        *[rf"\par\small {tex(note)}" for note in laid.notes],
-        r"\end{table}",
-    ]
+    for number, block in enumerate(blocks(table)):
+        header = laid.header[block.columns]
+        heads = [tex(f"{label} {'↑' if up else '↓'}") for _, label, up, _ in header]
+        views = [tex(views) for _, _, _, views in header]
+        width = len(heads)
+        lines += [r"\par\medskip"] if number else []
+        lines += [rf"\begin{{tabular}}{{l{'r' * width}}}", r"\toprule"]
+        lines += [rf"& \multicolumn{{{width}}}{{c}}{{{tex(block.title)}}} \\", rf"\cmidrule(lr){{2-{1 + width}}}"]
+        lines += ["& " + " & ".join(heads) + r" \\", "& " + " & ".join(views) + r" \\", r"\midrule"]
+        for part in (laid.body, laid.published):
+            rows = block.rows(part)
+            if part is laid.published and rows:
+                lines.append(r"\midrule")
+            for label, texts in rows:
+                cells = [tex(_plain(text)) for text in texts]
+                cells = [rf"\textbf{{{cell}}}" if text.best else cell for cell, text in zip(cells, texts, strict=True)]
+                lines.append(" & ".join([f"{{{tex(label)}}}", *cells]) + r" \\")  # in braces: [ and * mean something after \\
+        lines += [r"\bottomrule", r"\end{tabular}", ""]
+    lines += [*[rf"\par\small {tex(note)}" for note in laid.notes], r"\end{table}"]
     return "\n".join(lines) + "\n"
 
 
@@ -248,16 +283,19 @@ def _table_cell(text: Text) -> str:
 def html(table: ResultTable, published: list[Reported]) -> str:
     """Return a <figure> with the table and its notes; the page's style sheet styles its classes, as `best` and `published`."""
     laid = grid(table, published)
-    spans = "".join(f'<th colspan="{len(table.columns)}">{escape(dataset)}</th>' for dataset in table.datasets)
-    heads = "".join(
-        f'<th>{escape(label)} {"↑" if up else "↓"}<br><span class="views">{escape(views)}</span></th>'
-        for _, label, up, views in laid.header
-    )
     lines = [f'<figure class="results" id="table-{escape(table.name)}">', f"<figcaption>{escape(table.title)}</figcaption>"]
-    lines += ["<table>", f"<thead><tr><th></th>{spans}</tr><tr><th></th>{heads}</tr></thead>", "<tbody>"]
-    for kind, part in (("ours", laid.body), ("published", laid.published)):
-        for label, texts in part:
-            cells = "".join(_table_cell(text) for text in texts)
-            lines.append(f'<tr class="{kind}"><th>{escape(label)}</th>{cells}</tr>')
-    lines += ["</tbody>", "</table>", *[f'<p class="note">{escape(note)}</p>' for note in laid.notes], "</figure>"]
+    for block in blocks(table):
+        header = laid.header[block.columns]
+        span = f'<th colspan="{len(header)}">{escape(block.title)}</th>'
+        heads = "".join(
+            f'<th>{escape(label)} {"↑" if up else "↓"}<br><span class="views">{escape(views)}</span></th>'
+            for _, label, up, views in header
+        )
+        lines += ["<table>", f"<thead><tr><th></th>{span}</tr><tr><th></th>{heads}</tr></thead>", "<tbody>"]
+        for kind, part in (("ours", laid.body), ("published", laid.published)):
+            for label, texts in block.rows(part):
+                cells = "".join(_table_cell(text) for text in texts)
+                lines.append(f'<tr class="{kind}"><th>{escape(label)}</th>{cells}</tr>')
+        lines += ["</tbody>", "</table>"]
+    lines += [*[f'<p class="note">{escape(note)}</p>' for note in laid.notes], "</figure>"]
     return "\n".join(lines) + "\n"

@@ -113,6 +113,7 @@ class Table(Settings):
 
     title: str
     columns: list[str] = Field(min_length=1)
+    main: PositiveInt | None = None  # so many columns first, the others in a second block below; none: all in one block
     rows: Literal["all"] | list[tuple[str, str]] = "all"  # [method, stage] each; all: every stage of the run's methods
     reported: bool = False  # published numbers below
     baseline: tuple[str, str] | None = None  # [method, stage] that the other rows are compared with, result by result

@@ -348,7 +348,30 @@ def test_several_stages_and_datasets_are_told_apart(run):
     assert [label for *_, label in table.rows] == ["Row both (coarse)", "Row both (fine)"]
     assert table.datasets == ["nerf4", "other"]
     text = markdown(table, [])
-    assert "other: PSNR ↑" in text and "0/0" in text  # coarse was never planned on the other dataset
+    assert text.count("| | PSNR ↑") == 2 and text.index("Dataset: nerf4") < text.index("Dataset: other")
+    assert "0/0" in text  # coarse was never planned on the other dataset
+
+
+def test_a_wide_table_is_printed_in_blocks(run):
+    plan = json.loads((run / "plan.json").read_text())
+    plan["cells"] += [cell | {"dataset": "other"} for cell in plan["cells"]]
+    (run / "plan.json").write_text(json.dumps(plan))
+    columns = ["psnr", "lpips-mini", "psnr@reference", "psnr:as-published"]
+    table = table_of(run, columns, main=3, reported=True)
+    laid = layout.blocks(table)
+    titles = ["nerf4", "nerf4, further columns", "other", "other, further columns"]
+    assert [block.title for block in laid] == titles
+    assert [place for block in laid for place in range(8)[block.columns]] == list(range(8))  # every column once
+    published = read_reported(REPORTED)
+    text, tex, page = markdown(table, published), latex(table, published), html(table, published)
+    for title in titles:
+        assert f"Dataset: {title}\n" in text and f"{{{title}}}" in tex and f">{title}</th>" in page
+    assert page.count("<table>") == tex.count(r"\toprule") == 4 and page.count("<figure") == tex.count(r"\begin{table}") == 1
+    first, second = text.split("Dataset: ")[1:3]
+    assert "(published:" not in first and "(published:" in second  # where it has a number
+    assert first.count("| Row ") == second.count("| Row ") == 2
+    with pytest.raises(InputError, match="main"):
+        table_of(run, main=0)
 
 
 def test_published_numbers_stand_below_with_their_source(run):
