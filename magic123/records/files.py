@@ -21,8 +21,16 @@ TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)@(?P<machine>.+)\.part")
 ABANDONED = 86400  # seconds without a change after which the writer on another machine is taken to be dead
 
 
+def _machine() -> str:
+    """Return a name of what process numbers belong to: the machine, and the container on it."""
+    try:
+        return f"{platform.node()}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:  # no Linux
+        return platform.node()
+
+
 def _ending() -> str:
-    return f".{os.getpid()}@{platform.node()}.part"
+    return f".{os.getpid()}@{_machine()}.part"
 
 
 def _is_left_over(path: Path) -> bool:
@@ -30,7 +38,7 @@ def _is_left_over(path: Path) -> bool:
     match = TEMPORARY.fullmatch(path.name)
     if match is None:
         return False
-    if match["machine"] != platform.node():
+    if match["machine"] != _machine():
         newest = max(file.stat().st_mtime for file in [path, *path.rglob("*")])
         return time.time() - newest > ABANDONED
     try:

@@ -1,13 +1,12 @@
 """Temporary files and folders of writers that were killed."""
 
 import os
-import platform
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from magic123.records.files import output_folder, remove_left_over, write_whole
+from magic123.records.files import _ending, output_folder, remove_left_over, write_whole
 
 KILLED = """
 import os, signal, sys
@@ -40,7 +39,7 @@ def test_what_a_killed_writer_leaves_is_removed_at_the_next_start(tmp_path: Path
 
 def test_what_others_are_writing_stays(tmp_path: Path) -> None:
     process, elsewhere = os.getppid(), 2**22 + 1
-    own = tmp_path / f".views.{process}@{platform.node()}.part"
+    own = tmp_path / f".views.{process}{_ending().partition(str(os.getpid()))[2]}"
     other = tmp_path / f".views.abc.{elsewhere}@another.machine.part"
     ours_too = tmp_path / "weights.part"
     for path in (own, ours_too):
