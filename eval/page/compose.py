@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from eval.metrics.registry import describe
 from eval.page.budget import Packed
-from eval.page.costs import Cost
+from eval.page.costs import Cost, energy_sentence
 from eval.page.details import CardSummary, MissingResult, StageSettings, column_title
 from eval.page.evidence import LossCurves, optional_json
 from eval.page.exhibits import Exhibition
@@ -238,6 +238,7 @@ def compose(page: Page, packed: Packed, limit: int) -> str:
         seed=shown.seed,
         seeds=len({entry.cell.seed for entry in table.entries}),
         costs=page.costs,
+        energy=energy_sentence(page.costs),
         flag_table=flag_table(table),
         differences=difference_rows(table),
         ranks=rank_rows(table),

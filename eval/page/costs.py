@@ -8,6 +8,8 @@ from statistics import median
 
 from eval.page.evidence import STEPS, cell_name, optional_json, read_benchmark, stages_behind
 from eval.tables.build import ResultTable
+from magic123.records.energy import WORLD_GRAMS_PER_KWH
+from magic123.records.status import read_energy
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Cost:
         total: Wall time of all jobs, seconds.
         memory: Largest resident memory of a job, MiB; None where it was not measured.
         gpu_memory: Largest GPU memory of a job, MiB; None where it was not measured.
+        joules: Energy of all jobs, of the cards and of the processor as far as they were measured; None where neither was.
     """
 
     row: str
@@ -33,6 +36,7 @@ class Cost:
     total: float
     memory: float | None
     gpu_memory: float | None
+    joules: float | None
 
 
 def job_measure(benchmark: Path, record: dict) -> tuple[float, float | None, float | None] | None:
@@ -66,24 +70,46 @@ def costs(table: ResultTable, benchmarks: Path) -> list[Cost]:
     methods = {method: label for method, _, label in table.rows}
     jobs: dict[tuple[str, str], dict[str, tuple]] = {}
 
-    def add(row: str, step: str, name: str, record: dict) -> None:
+    def add(row: str, step: str, name: str, record: dict, out: Path) -> None:
         measure = job_measure(benchmarks / name / f"{step}.jsonl", record)
         if measure is not None:
-            jobs.setdefault((row, step), {})[name] = measure
+            energy = [value for value in read_energy(out).values() if value is not None]
+            jobs.setdefault((row, step), {})[name] = (*measure, sum(energy) if energy else None)
 
     for cell in dict.fromkeys(entry.cell for entry in table.entries):
         for step in ("prepare", "invert"):
-            record = optional_json(cell.path.parents[2] / "token" / "run.json", "record") if step == "invert" else {}
-            add("every row", step, f"{cell.dataset}/{cell.example}", record)
+            out = cell.path.parents[2] / ("token" if step == "invert" else "example")
+            record = optional_json(out / "run.json", "record") if step == "invert" else {}
+            add("every row", step, f"{cell.dataset}/{cell.example}", record, out)
         for method, stage, folder in reversed(stages_behind(cell)):
             row = labels.get((method, stage), f"{methods.get(method, method)} ({stage})")
             for step in STEPS:
                 record = optional_json(folder / "run.json", "record") if step == "reconstruct" else {}
-                add(row, step, cell_name(cell, method, stage), record)
+                out = folder / {"view": "views", "score": "scores.json"}.get(step, "")
+                add(row, step, cell_name(cell, method, stage), record, out)
     return [_cost(row, step, list(measures.values())) for (row, step), measures in jobs.items()]
 
 
 def _cost(row: str, step: str, measures: list[tuple]) -> Cost:
-    seconds, memory, gpu = zip(*measures, strict=True)
-    peaks = [max((value for value in part if value is not None), default=None) for part in (memory, gpu)]
-    return Cost(row, step, len(measures), median(seconds), max(seconds), sum(seconds), *peaks)
+    seconds, memory, gpu, joules = zip(*measures, strict=True)
+    rss, device = (max((value for value in part if value is not None), default=None) for part in (memory, gpu))
+    return Cost(row, step, len(measures), median(seconds), max(seconds), sum(seconds), rss, device, _sum(joules))
+
+
+def _sum(values: tuple[float | None, ...]) -> float | None:
+    """Return the sum of what was measured; None where nothing was."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def energy_sentence(lines: list[Cost]) -> str:
+    """Return a sentence about the energy and the carbon of a run, or that neither was measured."""
+    known = [line.joules for line in lines if line.joules is not None]
+    if not known:
+        return "Energy and carbon were not measured: no card with NVML's counter, and no readable RAPL."
+    kwh, missing = sum(known) / 3.6e6, sum(line.joules is None for line in lines)
+    return (
+        f"Energy of cards and processors, as far as it was measured: {1000 * kwh:.3g} Wh in all, which is "
+        f"{kwh * WORLD_GRAMS_PER_KWH:.3g} g of CO2 at the world's mean of {WORLD_GRAMS_PER_KWH:g} g per kWh"
+        f"{f'; not measured in {missing} lines' if missing else ''}."
+    )

@@ -3,7 +3,7 @@
     magic123 accounting --plan results/plans/demo.json [--out results/accounting]
 
 prints the state of the run and writes OUT.csv (a line for each job that has ended: wall and CPU seconds, peak memory, peak
-device memory, resumes) and OUT.json (cells done, running and failed, and what is left).
+device memory, resumes, energy where it was measured) and OUT.json (cells done, running and failed, and what is left).
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 from magic123.commands.options import command_parser
+from magic123.records.energy import WORLD_GRAMS_PER_KWH
+from magic123.records.energy import in_words as energy_in_words
 from magic123.records.errors import InputError
 from magic123.records.files import write_json, write_whole
 from magic123.records.status import KILLED
@@ -24,6 +26,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = command_parser("accounting", __doc__)
     parser.add_argument("--plan", type=Path, required=True, help="results/plans/TABLE.json")
     parser.add_argument("--out", type=Path, default=Path("results/accounting"), help="without suffix")
+    parser.add_argument(
+        "--grams-per-kwh",
+        type=float,
+        default=WORLD_GRAMS_PER_KWH,
+        help="CO2 of your electricity; default: %(default)g, the world's mean of 2024",
+    )
     options = parser.parse_args(argv)
     try:
         cells = json.loads(options.plan.read_text(encoding="utf-8"))["cells"]
@@ -40,3 +48,5 @@ def main(argv: list[str] | None = None) -> None:
         print(f"  {job['step']} {job['cell']} since {job['since']}{saved}; if no process does it, it was {KILLED}")
     hours = sum(line["wall_s"] for line in lines) / 3600
     print(f"{len(lines)} jobs ended, {hours:.2f} hours of wall time in all: {options.out.with_suffix('.csv')}")
+    joules = {"cards": [line["gpu_joules"] for line in lines], "processor": [line["cpu_joules"] for line in lines]}
+    print(energy_in_words(joules, options.grams_per_kwh))

@@ -1,8 +1,8 @@
 """The status of a command, in a small file beside its output: `.NAME.status.json`, which Snakemake does not delete.
 
-{"status", "reason", "command", "started", "seconds", "process", "machine"}. The status is `running` at first, then `ok`,
-`failed`, `non-finite`, `out of memory`, `stopped` (by a signal, with the progress saved) or `timed out` (the same, at the end
-of SLURM's time for the job). A status that is `running` after the end of the process means that it was killed.
+{"status", "reason", "command", "started", "seconds", "process", "machine", "energy"}. The status is `running` at first, then
+`ok`, `failed`, `non-finite`, `out of memory`, `stopped` (by a signal, with the progress saved) or `timed out` (the same, at the
+end of SLURM's time for the job). A status that is `running` after the end of the process means that it was killed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from magic123.records.energy import EnergyMeter, added
 from magic123.records.errors import InputError, NonFinite, OutOfMemory, Stopped, is_out_of_memory
 from magic123.records.files import write_json
 
@@ -46,8 +48,8 @@ def noted(command: str, out: str | Path) -> Iterator[None]:
         command: the command that makes the output.
         out: the output.
     """
-    began = time.monotonic()
-    note = {
+    began, meter, earlier = time.monotonic(), EnergyMeter(), _energy_until_stopped(out)
+    note: dict[str, Any] = {
         "status": RUNNING,
         "reason": "",
         "command": command,
@@ -59,6 +61,9 @@ def noted(command: str, out: str | Path) -> Iterator[None]:
     def write(status: str, reason: str = "") -> None:
         try:
             seconds = round(time.monotonic() - began, 1)
+            if status != RUNNING:
+                energy = meter.stop()
+                note["energy"] = added(earlier, energy) if earlier else energy
             write_json(status_file(out), {**note, "status": status, "reason": reason, "seconds": seconds})
         except OSError as error:  # the command fails with its own error when it writes its output
             print(f"{status_file(out)} cannot be written ({error.strerror})", file=sys.stderr)
@@ -76,6 +81,25 @@ def noted(command: str, out: str | Path) -> Iterator[None]:
         write(STOPPED if stopped else OUT_OF_MEMORY if is_out_of_memory(error) else FAILED, reason)
         raise
     write(OK)
+
+
+def _energy_until_stopped(out: str | Path) -> dict[str, Any]:
+    """Return the energy that earlier processes spent on an output before they were stopped; {} without any."""
+    try:
+        note = json.loads(status_file(out).read_text(encoding="utf-8"))
+        return dict(note["energy"]) if note["status"] in (STOPPED, TIMED_OUT) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def read_energy(out: str | Path) -> dict[str, float | None]:
+    """Return the energy that the command spent on an output: "gpu_joules" and "cpu_joules", None where it was not measured."""
+    try:
+        energy = json.loads(status_file(out).read_text(encoding="utf-8"))["energy"]
+    except (OSError, ValueError, KeyError, TypeError):
+        energy = {}
+    values = {key: energy.get(key) if isinstance(energy, dict) else None for key in ("gpu_joules", "cpu_joules")}
+    return {key: float(value) if isinstance(value, int | float) else None for key, value in values.items()}
 
 
 def read_status(out: str | Path) -> dict | None:

@@ -1,6 +1,6 @@
 """Progress and cost of a run, from Snakemake's benchmarks and the records and status files of the commands.
 
-Energy is not measured. No torch: the Snakefile imports `estimate`.
+No torch: the Snakefile imports `estimate`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from magic123.records.status import OK, RUNNING, status_file
+from magic123.records.status import OK, RUNNING, read_energy, status_file
 
 STEPS = ("prepare", "invert", "reconstruct", "view", "score")
 COLUMNS = (
     "dataset", "example", "method", "seed", "stage", "step", "wall_s", "cpu_s", "peak_rss_mib", "peak_device_mib", "resumes",
-    "rung",
+    "rung", "gpu_joules", "cpu_joules",
 )  # fmt: skip
 Job = dict[str, Any]  # a job that has ended, with the keys COLUMNS
 
@@ -58,10 +58,15 @@ def jobs(root: Path = Path(".")) -> list[Job]:
             # a benchmark is of the last process alone, the record of a loop that was resumed of all
             _largest(cost["s"], record.get("seconds")), _largest(cost.get("cpu_time"), record.get("cpu_seconds")),
             _largest(cost.get("max_rss"), record.get("peak_memory_mib")),
-            record.get("peak_gpu_memory_mib"), record.get("resumes"), rung,
+            record.get("peak_gpu_memory_mib"), record.get("resumes"), rung, *read_energy(_output(at, step)).values(),
         )  # fmt: skip
         ended.append(dict(zip(COLUMNS, values, strict=True)))
     return ended
+
+
+def _output(at: Path, step: str) -> Path:
+    """Return what a step's status file is named after, of the example or the stage at `at`."""
+    return at / {"prepare": "example", "invert": "token", "view": "views", "score": "scores.json"}.get(step, "")
 
 
 def _largest(*values: float | None) -> float | None:

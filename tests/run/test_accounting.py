@@ -44,7 +44,7 @@ def test_every_job_is_a_line(run):
     lines = {line["step"]: line for line in csv.DictReader(table(jobs()).splitlines())}
     assert list(lines) == ["reconstruct", "score", "view", "invert", "prepare"]
     assert [lines["reconstruct"][name] for name in COLUMNS] == [
-        "demo", "cup", "both", "3", "fine", "reconstruct", "100", "50.0", "512.5", "3", "2", "1",
+        "demo", "cup", "both", "3", "fine", "reconstruct", "100", "50.0", "512.5", "3", "2", "1", "", "",
     ]  # fmt: skip
     assert lines["prepare"]["method"] == "" and lines["view"]["peak_device_mib"] == ""
 
