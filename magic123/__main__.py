@@ -20,13 +20,15 @@ from magic123.records.status import noted
 
 # command -> (module with `main(argv)`, what it does)
 COMMANDS = {
-    "dataset": ("magic123.commands.dataset", "a folder of pictures -> a dataset, its contact sheet and its configuration"),
+    "dataset": ("magic123.commands.dataset", "a folder of pictures or meshes -> a dataset and its configuration"),
+    "from-mesh": ("magic123.commands.from_mesh", "a textured mesh -> picture, depth, normals, true views and true mesh"),
     "prepare": ("magic123.commands.prepare", "a picture -> an example: square RGBA, inverse depth, quality report"),
     "invert": ("magic123.commands.invert", "an example -> a learned token for its object (textual inversion)"),
     "reconstruct": ("magic123.commands.reconstruct", "an example -> one optimised stage of a method"),
     "view": ("magic123.commands.view", "an optimised stage -> views, turntable and textured mesh"),
     "score": ("eval.commands.score", "views and mesh -> scores.json"),
     "adopt": ("eval.commands.adopt", "another system's renders -> views in the layout of `view`"),
+    "adopt-mesh": ("magic123.commands.adopt_mesh", "another system's mesh -> views and mesh in the layout of `view`"),
     "table": ("eval.commands.table", "the scores of a plan -> CSV, Markdown, LaTeX and HTML"),
     "report": ("eval.commands.report", "everything about a table -> one HTML page"),
     "figure": ("eval.commands.figure", "one picture of a table: examples by methods"),
@@ -53,7 +55,17 @@ COMMANDS = {
     "rehearse": ("magic123.commands.rehearse", "random weights in the published layouts, to rehearse a paper run with"),
     "doctor": ("magic123.commands.doctor", "what this machine offers a run, and what needs the rest"),
 }
-WITH_STATUS = {"prepare", "invert", "reconstruct", "view", "convert", "prefetch", "benchmark"}  # write the status of --out
+WITH_STATUS = {
+    "adopt-mesh",
+    "from-mesh",
+    "prepare",
+    "invert",
+    "reconstruct",
+    "view",
+    "convert",
+    "prefetch",
+    "benchmark",
+}  # write the status of --out
 # These read config/ and datasets/ of the current folder.
 IN_PROJECT = {"dataset", "estimate", "pack", "prefetch", "doctor", "schema", "released", "rehearse"}
 ELSEWHERE = {"-h", "--help", "--weights", "--dataset"}  # with these they read no configuration

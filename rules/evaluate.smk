@@ -1,4 +1,4 @@
-# view, adopt and score: a stage is rendered, or another system's pictures are adopted, and the pictures and meshes are scored.
+# view, adopt, adopt_mesh and score: a stage is rendered, or another system's pictures or meshes are adopted, and then scored.
 # Reads   {stage}/checkpoint.safetensors, results/{dataset}/{example}/example/, the dataset's truth, weights
 # Writes  {stage}/views/, {stage}/mesh/, {stage}/scores.json   ({stage}: results/{dataset}/{example}/{method}/seed{seed}/{stage})
 
@@ -16,7 +16,7 @@ rule view:
     benchmark:
         "benchmarks/{dataset}/{example}/{method}/seed{seed}/{stage}/view.jsonl"
     wildcard_constraints:
-        method=one_of(suite.methods.keys() - jobs.rendered_methods),
+        method=one_of(suite.methods.keys() - jobs.foreign_methods),
     threads: compute.threads
     resources:
         gpu=compute.gpu,
@@ -56,6 +56,34 @@ rule adopt:
         version=VERSIONS["score"],
     shell:
         "python -m magic123 adopt --renders {params.folder:q} --example {input.example:q} --settings {params.settings:q} {params.cameras} --out {output.views:q} --mesh {output.mesh:q} > {log:q} 2>&1"
+
+
+rule adopt_mesh:
+    input:
+        unpack(sentence(jobs.foreign_mesh_files)),
+        example="results/{dataset}/{example}/example",
+        cameras=sentence(jobs.camera_inputs),
+    output:
+        views=directory("results/{dataset}/{example}/{method}/seed{seed}/{stage}/views"),
+        mesh=directory("results/{dataset}/{example}/{method}/seed{seed}/{stage}/mesh"),
+    log:
+        "logs/{dataset}/{example}/{method}/seed{seed}/{stage}/view.log",
+    benchmark:
+        "benchmarks/{dataset}/{example}/{method}/seed{seed}/{stage}/view.jsonl"
+    wildcard_constraints:
+        method=one_of(jobs.meshed_methods),
+    threads: compute.threads
+    resources:
+        mem_mb=scaled(compute.mem_mb),
+        runtime=scaled(compute.runtime),
+    params:
+        options=sentence(jobs.foreign_mesh_options),
+        cameras=lambda wildcards: jobs.camera_options(wildcards),
+        contents=lambda wildcards: [*jobs.foreign_mesh_contents(wildcards), *jobs.camera_contents(wildcards)],
+        made=lambda wildcards: jobs.views_made(wildcards),
+        version=VERSIONS["adopt-mesh"],
+    shell:
+        "python -m magic123 adopt-mesh {params.options} --example {input.example:q} {params.cameras} --out {output.views:q} --mesh-out {output.mesh:q} > {log:q} 2>&1"
 
 
 rule score:

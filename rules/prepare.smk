@@ -1,6 +1,34 @@
-# prepare and invert: a picture becomes an example, and a token is learned for its object.
+# from_mesh, prepare and invert: a mesh is rendered, a picture becomes an example, and a token is learned for its object.
 # Reads   datasets/{dataset}.csv and the files it names, weights
-# Writes  results/{dataset}/{example}/example/, results/{dataset}/{example}/token/
+# Writes  results/{dataset}/{example}/object/ (of a mesh), results/{dataset}/{example}/example/, results/{dataset}/{example}/token/
+
+
+rule from_mesh:
+    input:
+        sentence(jobs.object_files),
+    output:
+        picture="results/{dataset}/{example}/object/rgba.png",
+        depth="results/{dataset}/{example}/object/depth.png",
+        normal="results/{dataset}/{example}/object/normal.png",
+        truth=directory("results/{dataset}/{example}/object/truth"),
+        mesh="results/{dataset}/{example}/object/mesh.ply",
+        record="results/{dataset}/{example}/object/object.json",
+    log:
+        "logs/{dataset}/{example}/from-mesh.log",
+    benchmark:
+        "benchmarks/{dataset}/{example}/from-mesh.jsonl"
+    threads: compute.threads
+    resources:
+        mem_mb=scaled(compute.mem_mb),
+        runtime=scaled(compute.runtime),
+    params:
+        options=sentence(jobs.object_options),
+        contents=sentence(jobs.object_contents),
+        folder=lambda wildcards: jobs.object_folder(wildcards),
+        made=lambda wildcards: jobs.object_made(wildcards),
+        version=VERSIONS["from-mesh"],
+    shell:
+        "python -m magic123 from-mesh {params.options} --out {params.folder:q} > {log:q} 2>&1"
 
 
 rule prepare:

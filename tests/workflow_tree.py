@@ -75,6 +75,10 @@ if command == "prefetch":
 elif command == "canary":
     need(options["clip"] + "/receipt.json")
     write(options["clip"], "open_clip_model.canary.json")
+elif command == "from-mesh":
+    need(options["mesh"])
+    write(options["out"], "rgba.png", "depth.png", "normal.png", "mesh.ply", "object.json")
+    write(options["out"] + "/truth", "cameras.json")
 elif command == "prepare":
     need(options["image"], options["depth-weights"])
     write(options["out"], "example.json", "rgba.png")
@@ -102,6 +106,10 @@ elif command == "adopt":
     need(options["renders"] + "/reference/000.png", options["example"] + "/example.json")
     write(options["out"], "cameras.json")
     write(options["mesh"], "none.json")
+elif command == "adopt-mesh":
+    need(options["mesh"], options["example"] + "/example.json", options.get("truth-mesh", options["mesh"]))
+    write(options["out"], "cameras.json")
+    write(options["mesh-out"], "mesh.obj")
 elif command == "score":
     need(options["views"] + "/cameras.json", options["reference"] + "/example.json", options["truth"], options["truth-mesh"])
     need(*[options["record"]] if options["record"] != "none" else [])

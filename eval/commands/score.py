@@ -13,6 +13,7 @@ from eval.metrics.score import score_mesh, score_views
 from eval.pictures.consistency import neighbours
 from eval.pictures.inputs import (
     NO_PICTURE,
+    alignment_of,
     find_mesh,
     is_caption,
     read_captions,
@@ -78,13 +79,15 @@ def main(argv: list[str]) -> None:
         references[protocol.name] = read_reference(given.published if untouched else given.reference, protocol, given.alpha)
     mesh, no_mesh = find_mesh(given.mesh)
     models = load_models({option: getattr(given, option) for option in NETWORKS}, device_or_default(given.device))
-    kernels, values = rendering_kernels(given.views), []
+    kernels, alignment, values = rendering_kernels(given.views), alignment_of(given.views), []
     for protocol in protocols:
         reference = references[protocol.name]
-        values += score_views(protocol, views, reference, models, kernels, captions, ring)
+        values += score_views(protocol, views, reference, models, kernels, captions, ring, alignment=alignment)
         if protocol.name == "corrected":
             if shaded:
-                values += score_views(protocol, shaded, reference, models, kernels, captions, ring, shaded=True)
+                values += score_views(
+                    protocol, shaded, reference, models, kernels, captions, ring, shaded=True, alignment=alignment
+                )
             if no_captions:
                 models.gaps += missing_without(models, no_captions, "captions")
             if no_ring:
@@ -94,7 +97,7 @@ def main(argv: list[str]) -> None:
             if given.truth_mesh is not None and mesh is None:
                 models.gaps += missing_without(models, no_mesh, "true mesh")
             elif given.truth_mesh is not None and mesh is not None:
-                mesh_values, mesh_gaps = score_mesh(protocol, mesh, given.truth_mesh)
+                mesh_values, mesh_gaps = score_mesh(protocol, mesh, given.truth_mesh, alignment)
                 values, models.gaps = values + mesh_values, models.gaps + mesh_gaps
     gaps = list({gap.metric: gap for gap in models.gaps}.values())
     corrected = (

@@ -227,6 +227,19 @@ def saturation(result: Result) -> float:
     return _chroma(pixels) - _chroma(_reference_pixels(result.picture))
 
 
+def overlap(result: Result) -> float:
+    """Return intersection over union of the object's silhouettes in the reference view and in the reference picture."""
+    view = next((view for view in result.views if view.set == REFERENCE), None)
+    if view is None:
+        raise NotMeasured("there is no reference view")
+    shown, alpha = result.opaque(view), pad_to_square(result.picture.rgba[..., 3], 0)
+    size = min(len(shown), len(alpha))
+    ours, theirs = (resize_area(mask, size) > 127 for mask in (shown.astype(np.uint8) * 255, alpha))
+    if not theirs.any():
+        raise NotMeasured("the reference picture shows no object")
+    return float((ours & theirs).sum() / (ours | theirs).sum())
+
+
 @dataclass(frozen=True)
 class Rule:
     """How one flag is measured.
@@ -271,6 +284,13 @@ RULES = {
         0.5,
         True,
         "share of near-white object pixels in the views from behind, less that of the reference",
+        True,
+    ),
+    "misplaced": Rule(
+        overlap,
+        0.5,
+        False,
+        "overlap (intersection over union) of the silhouettes in the reference view and in the picture; low for another frame",
         True,
     ),
     "floaters": Rule(

@@ -18,6 +18,9 @@ SAMPLES = 50_000
 SEED = 0
 F_SCORE_THRESHOLD = 0.05  # world units; 1/40 of the side of the cube
 VOXELS = 64  # of a side of the cube [-1, 1]^3
+REACH = 4.0  # world units; the volume of a mesh that reaches farther along an axis is not counted
+MOST_PIECES = 2**27  # that its faces are divided into, at most
+PIECES_AT_ONCE = 2**20
 
 
 def sample_surface(mesh: trimesh.Trimesh, count: int = SAMPLES, seed: int = SEED) -> np.ndarray:
@@ -69,17 +72,52 @@ def solid_voxels(mesh: trimesh.Trimesh, voxels: int = VOXELS) -> np.ndarray:
         Indices [N, 3], integers.
 
     Raises:
-        MetricGap: The surface encloses no volume.
+        MetricGap: The surface encloses no volume, or reaches too far for its voxels to be counted.
     """
     from scipy.ndimage import binary_fill_holes
 
-    shell = mesh.voxelized(2 / voxels)  # voxels are centred on multiples of the pitch for every mesh
-    filled = binary_fill_holes(shell.matrix)
-    corner = np.rint(shell.transform[:3, 3] / (2 / voxels)).astype(int)
+    shell, corner = touched_voxels(mesh, voxels)
+    filled = binary_fill_holes(shell)
     # single voxels may be enclosed by accident, between touched ones; a solid has more
-    if filled.sum() - shell.matrix.sum() < max(8, 0.01 * shell.matrix.sum()):
+    if filled.sum() - shell.sum() < max(8, 0.01 * shell.sum()):
         raise MetricGap(f"the surface encloses no volume at {voxels} cells a side: it is open, or thinner than two cells")
     return np.argwhere(filled) + corner
+
+
+def touched_voxels(mesh: trimesh.Trimesh, voxels: int = VOXELS) -> tuple[np.ndarray, np.ndarray]:
+    """Return the voxels that a surface touches; they are centred on multiples of their side for every mesh.
+
+    Faces are divided until no edge is longer than half a voxel, a batch at a time, so that memory does not grow with them.
+
+    Args:
+        mesh: A mesh.
+        voxels: Number of voxels per side of [-1, 1]^3.
+
+    Returns:
+        [X, Y, Z] bool, and the indices of its first voxel, [3].
+
+    Raises:
+        MetricGap: The surface reaches beyond REACH, or is too large.
+    """
+    from trimesh.remesh import subdivide_to_size
+
+    pitch, triangles = 2 / voxels, mesh.triangles
+    reach = float(np.abs(mesh.vertices[np.unique(mesh.faces)]).max())
+    if reach > REACH:
+        raise MetricGap(f"the mesh reaches {reach:.3g} world units from the middle, and volumes are counted up to {REACH:.0f}")
+    longest = np.linalg.norm(triangles - np.roll(triangles, 1, axis=1), axis=2).max(1)
+    pieces = 4.0 ** np.ceil(np.log2(np.maximum(longest / (pitch / 2), 1)))  # a face is quartered at most that often
+    if pieces.sum() > MOST_PIECES:
+        raise MetricGap(f"the surface crosses too many cells ({pieces.sum():.0f} pieces of half a cell, at most {MOST_PIECES})")
+    low = np.rint(triangles.min((0, 1)) / pitch).astype(int)
+    shell = np.zeros(np.rint(triangles.max((0, 1)) / pitch).astype(int) - low + 1, bool)
+    batches = np.floor(np.cumsum(pieces) / PIECES_AT_ONCE)
+    for batch in np.split(mesh.faces, np.flatnonzero(np.diff(batches)) + 1):
+        used, faces = np.unique(batch, return_inverse=True)
+        points, _ = subdivide_to_size(mesh.vertices[used], faces.reshape(-1, 3), pitch / 2)
+        hit = np.rint(points / pitch).astype(int) - low
+        shell[tuple(hit.T)] = True
+    return shell, low
 
 
 def volume_iou(prediction: trimesh.Trimesh, truth: trimesh.Trimesh, voxels: int = VOXELS) -> float:
@@ -91,7 +129,11 @@ def volume_iou(prediction: trimesh.Trimesh, truth: trimesh.Trimesh, voxels: int 
         voxels: Number of voxels per side of [-1, 1]^3.
 
     Raises:
-        MetricGap: One of the surfaces encloses no volume.
+        MetricGap: One of the surfaces encloses no volume, or reaches too far.
     """
-    ours, theirs = ({tuple(cell) for cell in solid_voxels(mesh, voxels).tolist()} for mesh in (prediction, truth))
-    return len(ours & theirs) / len(ours | theirs)
+    ours, theirs = (solid_voxels(mesh, voxels) for mesh in (prediction, truth))
+    low = np.minimum(ours.min(0), theirs.min(0))
+    shape = np.maximum(ours.max(0), theirs.max(0)) - low + 1
+    first, second = (np.unique(np.ravel_multi_index(tuple((cells - low).T), shape)) for cells in (ours, theirs))
+    common = len(np.intersect1d(first, second, assume_unique=True))
+    return common / (len(first) + len(second) - common)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,10 +43,18 @@ class ScoringSetup:
     Attributes:
         device: Device that networks ran on.
         kernels: The implementations that rendered the views.
+        alignment: How another system's mesh came into the project's frame, from cameras.json; None for other results.
     """
 
     device: str
     kernels: dict[str, str]
+    alignment: dict[str, Any] | None = None
+
+    @property
+    def aligned(self) -> str | None:
+        """Return a word for the card's full name where something was aligned with the truth."""
+        align = (self.alignment or {}).get("align", "none")
+        return None if align == "none" else f"aligned-{align}"
 
 
 def _value(
@@ -56,7 +65,8 @@ def _value(
     sha256 = getattr(measured.model, "sha256", None)
     background = protocol.background if of_views else "none"
     size = measured.resolution and f"{measured.resolution}px"
-    made_with = [measured.details, sha256 and sha256[:8], size, of_views and background]
+    details = measured.details.replace("unaligned", setup.aligned or "unaligned")
+    made_with = [details, None if "aligned" in details else setup.aligned, sha256 and sha256[:8], size, of_views and background]
     parts = [name, *made_with, protocol.name, f"v{describe(name).version}"]
     card = MetricCard(
         full_name=".".join(part for part in parts if part),
@@ -77,6 +87,7 @@ def _value(
         device=setup.device if measured.model else "cpu",
         seconds=round(measured.seconds, 3),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
+        alignment=setup.alignment,
     )
     mean = float(np.mean(list(images.values())))
     return Value(metric=name, protocol=protocol.name, view_set=view_set, value=mean, images=of_views, card=card)
@@ -107,6 +118,7 @@ def score_views(
     captions: Captions | None = None,
     ring: list[tuple[int, int]] | None = None,
     shaded: bool = False,
+    alignment: dict[str, Any] | None = None,
 ) -> list[Value]:
     """Compute all metrics of pictures under one protocol.
 
@@ -119,6 +131,7 @@ def score_views(
         captions: The captions of the data set, or None.
         ring: Pairs of neighbours, indices into `views`, for the self-consistency.
         shaded: Whether the views are shaded, which their metrics' names then state.
+        alignment: How another system's mesh came into the project's frame, or None.
     """
     if protocol.clip_views == "all":  # as published, no novel view has a truth
         views = [View(view.set, view.index, view.render) for view in views]
@@ -128,15 +141,18 @@ def score_views(
         measured += measure_features(protocol, views, reference, models, ring or [])
     if shaded:
         measured = [replace(each, metric=f"{each.metric}-shaded") for each in measured]
-    setup = ScoringSetup(models.device, kernels or {})
+    setup = ScoringSetup(models.device, kernels or {}, alignment)
     return [value for each in measured for value in _split(protocol, each, setup)]
 
 
-def score_mesh(protocol: Protocol, mesh: Path, truth: Path) -> tuple[list[Value], list[Gap]]:
+def score_mesh(
+    protocol: Protocol, mesh: Path, truth: Path, alignment: dict[str, Any] | None = None
+) -> tuple[list[Value], list[Gap]]:
     """Compute the metrics of meshes, listed under `novel` because they concern the whole surface.
 
     Returns:
         The values, and a gap for each metric that is not defined for these meshes.
     """
     measured, gaps = measure_mesh(mesh, truth)
-    return [value for each in measured for value in _split(protocol, each, ScoringSetup("cpu", {}))], gaps
+    setup = ScoringSetup("cpu", {}, alignment)
+    return [value for each in measured for value in _split(protocol, each, setup)], gaps

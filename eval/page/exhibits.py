@@ -12,7 +12,7 @@ import numpy as np
 from eval.page import media
 from eval.page.evidence import optional_json
 from eval.page.media import Medium
-from eval.pictures.pictures import REFERENCE, view_sets
+from eval.pictures.pictures import REFERENCE, true_views, view_sets
 from eval.tables.build import ResultTable
 from eval.tables.plan import Cell
 from magic123.records.errors import InputError
@@ -158,7 +158,7 @@ def exhibition(table: ResultTable, truth: str, requested: str | None) -> Exhibit
             if not subject:
                 subject = show("input", "input", about, root / "rgba.png", "image/webp", media.picture)
         if truth and dataset in views:
-            file = Path(truth.format(dataset=dataset, example=example)) / f"{views[dataset]}.png"
+            file = true_views(truth, (cell.path.parents[2] for cell in of_example), dataset, example) / f"{views[dataset]}.png"
             subject |= show("truth", "truth", about, file, "image/webp", media.picture)
         subjects[dataset, example] = subject
         spans[dataset, example] = (

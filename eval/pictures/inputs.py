@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -126,6 +127,13 @@ def rendering_kernels(views: Path) -> dict[str, str]:
     """Return the implementations that rendered the views, from their cameras.json; empty where it lists none."""
     file = views / "cameras.json"
     return dict(read_json(file, "cameras").get("kernels", {})) if file.is_file() else {}
+
+
+def alignment_of(views: Path) -> dict[str, Any] | None:
+    """Return how another system's mesh came into the project's frame, from the cameras.json of its views; else None."""
+    file = views / "cameras.json"
+    found = read_json(file, "cameras").get("alignment") if file.is_file() else None
+    return found if isinstance(found, dict) else None
 
 
 def find_mesh(mesh: Path | None) -> tuple[Path | None, str]:

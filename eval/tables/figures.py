@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from eval.pictures.inputs import is_caption
-from eval.pictures.pictures import open_picture
+from eval.pictures.pictures import open_picture, true_views
 from eval.tables.plan import Cell
 from magic123.records.files import write_whole
 
@@ -61,7 +61,11 @@ def draw_figure(cells: list[Cell], view: str, truth: str, out: Path) -> None:
         root = next(cell for cell in in_row if cell is not None).path.parents[2]
         files: list[Path | None] = [root / "example" / "rgba.png"]
         caption = files[0] if is_caption(root / "example") else None
-        files += [Path(truth.format(dataset=dataset, example=example)) / f"{view}.png"] if truth else []
+        files += (
+            [true_views(truth, (cell.path.parents[2] for cell in in_row if cell), dataset, example) / f"{view}.png"]
+            if truth
+            else []
+        )
         files += [cell.path / "views" / f"{view}.png" if cell else None for cell in in_row]
         for axis, file in zip(row, files, strict=True):
             axis.set(xticks=[], yticks=[])

@@ -1,4 +1,4 @@
-"""dataset add: a folder of pictures -> a dataset that one Snakemake command runs.
+"""dataset add, dataset from-meshes: a folder of pictures, or of meshes -> a dataset that one Snakemake command runs.
 
 Reads   the pictures of a folder (PNG, JPEG, WebP, BMP; NAME_mask.png is the mask of NAME), config/config.yaml
 Writes  datasets/NAME.csv (name and caption from the names of the files; edit it), datasets/NAME-contact.png (what was
@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from magic123.commands import prepare
+from magic123.commands import dataset_from_meshes, prepare
 from magic123.commands.options import command_parser
 from magic123.example.contact_sheet import Tile, draw_sheet
 from magic123.example.picture_file import read_picture
@@ -66,12 +66,18 @@ WHY = {
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and add the pictures. Raises InputError for bad input."""
     parser = command_parser("dataset", __doc__)
-    actions = parser.add_subparsers(dest="action", required=True, metavar="add")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="add|from-meshes")
     add = actions.add_parser("add", help="list the pictures of a folder", description="List the pictures of a folder.")
     add.add_argument("folder", type=Path, help="the folder of pictures")
     add.add_argument("--name", required=True, help="the dataset's name: letters, digits, - and _")
+    dataset_from_meshes.add_options(
+        actions.add_parser("from-meshes", help="list the textured meshes of a folder", description=dataset_from_meshes.__doc__)
+    )
     options = parser.parse_args(argv)
-    add_folder(options.folder, options.name)
+    if options.action == "from-meshes":
+        dataset_from_meshes.from_meshes(options)
+    else:
+        add_folder(options.folder, options.name)
 
 
 def add_folder(folder: Path, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, model_validator
 
@@ -22,7 +22,7 @@ class Strict(BaseModel):
 
 
 class MetricCard(Strict):
-    """Everything a reader needs to reproduce a number. No field has a default: a card is complete or refused."""
+    """Everything a reader needs to reproduce a number. A card is complete or refused: only `alignment` has a default."""
 
     full_name: str  # what is compared, model, weights, size, background, version
     version: int
@@ -42,6 +42,8 @@ class MetricCard(Strict):
     device: str
     seconds: float
     time: str  # UTC, ISO 8601
+    # how another system's mesh came into the project's frame: align, method, frame, transform, residual; None: it is in it
+    alignment: dict[str, Any] | None = None
 
 
 class Value(Strict):

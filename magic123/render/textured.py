@@ -268,5 +268,5 @@ def _wrapped(places: Float[np.ndarray, " N"], size: int, how: str) -> Int[np.nda
 
 
 def covered(picture: MeshPicture) -> Bool[np.ndarray, "H W"]:
-    """Return where a picture shows the object: alpha above one half."""
-    return picture.rgba[..., 3] > 0.5
+    """Return where a picture shows the object: alpha of one half or more."""
+    return picture.rgba[..., 3] >= 0.5

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from magic123.records.errors import InputError
+from magic123.records.mesh_files import files_of_mesh
 from magic123.records.results import start_of
 from magic123.run.contents import Now
 from magic123.run.manifest import FETCHED, HASHES, ManifestRow, load_manifest
 from magic123.run.plan import axes_of, cell_folder, cells, example_folder
 from magic123.run.suite import MANIFESTS, Suite
+from magic123.settings.frames import Placement
 from magic123.settings.priors import Zero123Settings
 from magic123.settings.registry import Weights
 from magic123.settings.stage import SamplesStage, Stage
@@ -114,8 +116,8 @@ class Jobs:
 
     def example_files(self, wildcards: ExampleWildcards) -> dict[str, str]:
         """Return the files that `prepare` reads: the picture, and what the settings ask for beside it."""
-        row = self.row(wildcards)
-        return {column: self.suite.path_of(getattr(row, column)) for column in self.suite.files_asked(row)}
+        row, at = self.row(wildcards), (wildcards.dataset, wildcards.example)
+        return {column: self.suite.file_of(*at, column) for column in self.suite.files_asked(row)}
 
     def example_inputs(self, wildcards: ExampleWildcards) -> dict[str, str]:
         """Return these files as inputs of the rule."""
@@ -140,9 +142,41 @@ class Jobs:
         """Return the hash of every file that `prepare` reads: the one in the dataset, which loading checks, if it has one."""
         row, files = self.row(wildcards), self.example_files(wildcards)
         return {
-            column: (getattr(row, HASHES[column]) if column in HASHES else "") or self.suite.contents.of(file)
+            column: (getattr(row, HASHES[column]) if column in HASHES else "") or self.content(wildcards, file)
             for column, file in files.items()
         }
+
+    def content(self, wildcards: ExampleWildcards, file: str) -> str:
+        """Return the hash of a file of the dataset; of one that is made of a mesh, what it is made of."""
+        if file.startswith(f"{self.object_folder(wildcards)}/") and self.row(wildcards).mesh:
+            return json.dumps(self.object_contents(wildcards))
+        return self.suite.contents.of(file)
+
+    # ------------------------------------------------------------------------------------------------ objects from meshes
+    def object_folder(self, wildcards: ExampleWildcards) -> str:
+        """Return the folder of what is rendered of an example's mesh."""
+        return f"{example_folder(wildcards.dataset, wildcards.example)}/object"
+
+    def object_files(self, wildcards: ExampleWildcards) -> list[str]:
+        """Return the mesh of an example and the files beside it that belong to it, as far as rules can have them as inputs."""
+        files = files_of_mesh(Path(self.suite.path_of(self.row(wildcards).mesh)))
+        return [str(file) for file in files if "{" not in str(file)]
+
+    def object_contents(self, wildcards: ExampleWildcards) -> list[str]:
+        """Return the hashes of these files."""
+        return [self.suite.contents.of(file) for file in files_of_mesh(Path(self.suite.path_of(self.row(wildcards).mesh)))]
+
+    def object_options(self, wildcards: ExampleWildcards) -> str:
+        """Return the options of `from-mesh`."""
+        row, settings = self.row(wildcards), self.suite.settings
+        words = ["--mesh", self.suite.path_of(row.mesh), "--frame", row.frame.model_dump_json()]
+        words += ["--camera", json.dumps({"polar": row.polar, "azimuth": row.azimuth})]
+        words += ["--settings", settings.from_mesh.model_dump_json()]
+        return shell_words(*words, "--views", settings.view.model_dump_json(include={"sets", "radius", "fov", "size"}))
+
+    def object_made(self, wildcards: ExampleWildcards) -> Now:
+        """Return what the folder of the object holds."""
+        return Now(self.suite.contents, [self.object_folder(wildcards)])
 
     def example_made(self, wildcards: ExampleWildcards) -> Now:
         """Return what the example's folder holds."""
@@ -244,7 +278,7 @@ class Jobs:
 
     def truth_cameras(self, wildcards: ExampleWildcards) -> list[str]:
         """Return the cameras of an example's true views, where the run renders these; else nothing."""
-        if not self.suite.settings.truth_cameras:
+        if not self.suite.settings.truth_cameras or self.row(wildcards).mesh:  # of a mesh, they are those of the run
             return []
         return [f"{self.suite.path_of(self.row(wildcards).truth)}/cameras.json"]
 
@@ -262,8 +296,18 @@ class Jobs:
 
     @cached_property
     def rendered_methods(self) -> list[str]:
-        """Methods whose views are another system's pictures, in place of stages that are optimised here."""
+        """Methods whose views are another system's pictures."""
         return [name for name, method in self.suite.methods.items() if method.renders is not None]
+
+    @cached_property
+    def meshed_methods(self) -> list[str]:
+        """Methods whose views are rendered of another system's meshes."""
+        return [name for name, method in self.suite.methods.items() if method.meshes is not None]
+
+    @cached_property
+    def foreign_methods(self) -> list[str]:
+        """Methods that another system computed, in place of stages that are optimised here."""
+        return [name for name, method in self.suite.methods.items() if method.made_elsewhere is not None]
 
     def render_folder(self, wildcards: StageWildcards) -> str:
         """Return the folder of another system's pictures of one example."""
@@ -282,29 +326,63 @@ class Jobs:
         """Return the hash of that folder's files."""
         return self.suite.contents.of(self.render_folder(wildcards))
 
+    def foreign_mesh(self, wildcards: StageWildcards) -> str:
+        """Return the file of another system's mesh of one example."""
+        meshes = self.suite.methods[wildcards.method].meshes
+        if meshes is None:
+            raise InputError(f"the method {wildcards.method} has no meshes.")
+        at = {"dataset": wildcards.dataset, "example": wildcards.example, "seed": wildcards.seed}
+        return self.suite.path_of(meshes.format(**at))
+
+    def foreign_mesh_files(self, wildcards: StageWildcards) -> dict[str, list[str]]:
+        """Return that mesh with the files that belong to it, and the true mesh that it may be fitted to, as inputs."""
+        own = [str(file) for file in files_of_mesh(Path(self.foreign_mesh(wildcards))) if file.is_file()]
+        truth = self.suite.file_of(wildcards.dataset, wildcards.example, "truth_mesh")
+        inputs = {"meshes": own, "truth": [truth] if truth else []}
+        return {name: [file for file in files if "{" not in file] for name, files in inputs.items()}
+
+    def foreign_mesh_contents(self, wildcards: StageWildcards) -> list[str]:
+        """Return the hashes of these files."""
+        own = [self.suite.contents.of(file) for file in files_of_mesh(Path(self.foreign_mesh(wildcards)))]
+        truth = self.suite.file_of(wildcards.dataset, wildcards.example, "truth_mesh")
+        return own + ([self.content(wildcards, truth)] if truth else [])
+
+    def foreign_mesh_options(self, wildcards: StageWildcards) -> str:
+        """Return the options of `adopt-mesh`, but for the cameras of true views."""
+        method = self.suite.methods[wildcards.method]
+        words = ["--mesh", self.foreign_mesh(wildcards)]
+        words += ["--settings", Placement(frame=method.frame, align=method.align).model_dump_json()]
+        if truth := self.suite.file_of(wildcards.dataset, wildcards.example, "truth_mesh"):
+            words += ["--truth-mesh", truth]
+        return shell_words(
+            *words, "--views", self.suite.settings.view.model_dump_json(include={"sets", "radius", "fov", "size"})
+        )
+
     def score_inputs(self, wildcards: StageWildcards) -> dict[str, str]:
         """Return the files that `score` reads as inputs of the rule."""
         return as_inputs(self.score_files(wildcards))
 
     def score_files(self, wildcards: StageWildcards) -> dict[str, str]:
         """Return what `score` reads: views, mesh and record of a stage, the example, the truth and the published picture."""
-        row, folder = self.row(wildcards), example_folder(wildcards.dataset, wildcards.example)
-        cell = self.folder(wildcards)
+        folder, cell = example_folder(wildcards.dataset, wildcards.example), self.folder(wildcards)
         inputs = {"views": f"{cell}/views", "mesh": f"{cell}/mesh", "example": f"{folder}/example"}
-        if wildcards.method not in self.rendered_methods:
+        if wildcards.method not in self.foreign_methods:
             inputs["record"] = f"{cell}/stage.json"
+        at = (wildcards.dataset, wildcards.example)
         for column in ("truth", "truth_mesh"):
-            if getattr(row, column):
-                inputs[column] = self.suite.path_of(getattr(row, column))
+            if file := self.suite.file_of(*at, column):
+                inputs[column] = file
         if "as-published" in self.suite.settings.score.protocols:  # refused where an example has no picture
-            inputs["published"] = self.suite.path_of(row.image)
+            inputs["published"] = self.suite.file_of(*at, "image")
         return inputs
 
     def score_contents(self, wildcards: StageWildcards) -> dict[str, str]:
         """Return the hashes of the truth and of the published picture, as far as a score is compared with them."""
         row, files = self.row(wildcards), self.score_files(wildcards)
-        found = {name: self.suite.contents.of(files[name]) for name in ("truth", "truth_mesh") if name in files}
-        return found | ({"published": row.sha256 or self.suite.contents.of(files["published"])} if "published" in files else {})
+        found = {name: self.content(wildcards, files[name]) for name in ("truth", "truth_mesh") if name in files}
+        return found | (
+            {"published": row.sha256 or self.content(wildcards, files["published"])} if "published" in files else {}
+        )
 
     def score_options(self, wildcards: StageWildcards) -> str:
         """Return the options of `score` for a stage."""
@@ -339,7 +417,7 @@ class Jobs:
         for cell in cells(axes):
             at, example = cell["path"], (cell["dataset"], cell["example"])
             files += [f"{at}/scores.json", f"{at}/views", f"{at}/mesh"]
-            if cell["method"] not in self.rendered_methods:
+            if cell["method"] not in self.foreign_methods:
                 files.append(f"{at}/checkpoint.safetensors")
             files.append(f"{example_folder(*example)}/example")
             for method, stage in starts[cell["method"], cell["stage"]]:
@@ -371,9 +449,10 @@ class Jobs:
     def truth_contents(self) -> list[str]:
         """Return the hashes of these folders, of all examples of the run."""
         return [
-            self.suite.contents.of(self.truth.format(dataset=dataset, example=example))
+            self.suite.contents.of(self.suite.path_of(mesh) if mesh else self.truth.format(dataset=dataset, example=example))
             for dataset, examples in self.suite.examples.items()
             for example in examples
+            for mesh in [self.suite.row(dataset, example).mesh]
         ]
 
     # ---------------------------------------------------------------------------------------------------------- weights

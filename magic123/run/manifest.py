@@ -10,12 +10,15 @@ from pydantic import Field, field_validator, model_validator
 
 from magic123.records.errors import InputError
 from magic123.settings.common import Settings
+from magic123.settings.frames import Axis, Frame
 from magic123.settings.registry import check_relative, check_source, url_of
 from magic123.settings.settings_file import validate
 
 # the columns whose files can be fetched -> the columns of their hashes
 HASHES = {"image": "sha256", "depth": "depth_sha256", "normal": "normal_sha256", "token": "token_sha256"}
 FETCHED = tuple(HASHES)
+# what is rendered of a line's mesh, in place of files in these columns
+FROM_MESH = {"image": "rgba.png", "depth": "depth.png", "normal": "normal.png", "truth": "truth", "truth_mesh": "mesh.ply"}
 
 
 class ManifestRow(Settings):
@@ -24,12 +27,16 @@ class ManifestRow(Settings):
     name: str = Field(min_length=1)
     prompt: str = Field(min_length=1)  # a plain caption: "a red dog"
     init_word: str = ""  # the word that textual inversion starts from
-    image: str = ""  # empty: a caption alone, for methods that need no picture
+    image: str = ""  # empty, and no mesh: a caption alone, for methods that need no picture
+    mesh: str = ""  # in place of a picture: picture, depth, normals, true views and true mesh are made of it
+    up: Axis = "y"  # of the mesh, whose axes are turned to the project's
+    front: Axis = "z"
+    scale: str = ""  # unit-sphere (where empty), unit-cube, as-is or a factor: see Frame
     mask: str = ""
     depth: str = ""
     normal: str = ""
     token: str = ""  # a token learned elsewhere (.safetensors or .bin); empty: it is learned here
-    sha256: str = ""  # of the image
+    sha256: str = ""  # of the image, or of the mesh
     depth_sha256: str = ""
     normal_sha256: str = ""
     token_sha256: str = ""
@@ -56,8 +63,20 @@ class ManifestRow(Settings):
         return value
 
     @model_validator(mode="after")
+    def _meshed(self) -> ManifestRow:
+        for column in ("image", "mask", "depth", "normal", "truth", "truth_mesh") if self.mesh else ():
+            if getattr(self, column):
+                raise ValueError(f"the line has a mesh, of which everything is rendered, and a file in {column}; clear one")
+        for column in ("up", "front", "scale") if not self.mesh else ():
+            if column in self.model_fields_set:
+                raise ValueError(f"{column} belongs to a mesh, and the column mesh is empty")
+        if self.mesh:
+            _ = self.frame  # a ValueError where it is none
+        return self
+
+    @model_validator(mode="after")
     def _pictured(self) -> ManifestRow:
-        if not self.image:
+        if not self.pictured:
             for column in ("mask", "depth", "normal", "token", "sha256", "truth", "truth_mesh"):
                 if getattr(self, column):
                     raise ValueError(f"{column} belongs to a picture, and the column image is empty")
@@ -74,6 +93,28 @@ class ManifestRow(Settings):
                 if file:
                     check_relative(file)
         return self
+
+    @property
+    def pictured(self) -> bool:
+        """Whether the line has a picture, or a mesh that one is rendered of."""
+        return bool(self.image or self.mesh)
+
+    @property
+    def frame(self) -> Frame:
+        """The frame of the mesh as declared.
+
+        Raises:
+            ValueError: it is none.
+        """
+        try:
+            scale = float(self.scale) if self.scale[:1].isdigit() else self.scale or "unit-sphere"
+            if scale == "fit":
+                raise ValueError
+            return Frame(up=self.up, front=self.front, scale=scale)  # type: ignore[arg-type]
+        except ValueError as error:
+            if self.up[-1] == self.front[-1]:
+                raise ValueError(f"up {self.up} and front {self.front} lie on one axis; name two") from error
+            raise ValueError(f"scale {self.scale!r} is none of unit-sphere, unit-cube, as-is and a positive factor") from error
 
     def address_of(self, column: str) -> str | None:
         """Return the URL of the file in this column; None if it cannot be fetched."""

@@ -15,7 +15,7 @@ from magic123.records.status import FAILED, OK, read_status
 from magic123.run.suite import Suite, rows_of
 
 FAILURES = Path("results/.failures")  # no dataset can have this name
-BEFORE = (("prepare", "example"), ("invert", "token"))  # steps of an example, and their outputs
+BEFORE = (("from-mesh", "object"), ("prepare", "example"), ("invert", "token"))  # steps of an example, and their outputs
 
 
 def example_folder(dataset: str, example: str) -> str:
@@ -40,7 +40,7 @@ def axes_of(suite: Suite, table: str) -> dict[str, Any]:
         if method in suite.settings.run.methods:
             starts: list[tuple[str, str]] = []
             row: dict[str, Any] = {"method": method, "stage": stage, "label": suite.methods[method].label, "starts": starts}
-            if (renders := suite.methods[method].renders) is not None and "{seed}" not in renders:
+            if (made := suite.methods[method].made_elsewhere) is not None and "{seed}" not in made:
                 row["seeds"] = suite.settings.run.seeds[:1]  # one run of another system is not several
             while (init := suite.methods[method].stages[stage].init) is not None:
                 method, stage = start_of(method, init)

@@ -14,7 +14,7 @@ from typing import Any
 
 from magic123.records.errors import InputError
 from magic123.run.contents import Contents
-from magic123.run.manifest import HASHES, ManifestRow, load_manifest
+from magic123.run.manifest import FROM_MESH, HASHES, ManifestRow, load_manifest
 from magic123.settings.priors import Zero123Settings
 from magic123.settings.registry import METRIC_KINDS, Weights
 from magic123.settings.settings_file import (
@@ -80,14 +80,25 @@ class Suite:
         """Return the row of an example."""
         return self.manifests[dataset][example]
 
+    def file_of(self, dataset: str, example: str, column: str) -> str:
+        """Return the file or folder in a column as a path from the working directory, or what is made of the line's mesh.
+
+        Returns:
+            The path; empty without such a file.
+        """
+        row = self.row(dataset, example)
+        if row.mesh and column in FROM_MESH:
+            return f"results/{dataset}/{example}/object/{FROM_MESH[column]}"
+        return self.path_of(getattr(row, column)) if getattr(row, column) else ""
+
     def files_asked(self, row: ManifestRow) -> list[str]:
         """Return the columns of a row whose files `prepare` reads with these settings."""
         settings = self.settings.prepare.settings
         asked = {
-            "image": bool(row.image),
+            "image": row.pictured,
             "mask": settings.mask == "file",
             "depth": settings.depth == "file",
-            "normal": bool(row.normal),
+            "normal": bool(row.normal or row.mesh),
             "token": self.settings.invert.given,
         }
         return [column for column, wanted in asked.items() if wanted]
@@ -379,7 +390,7 @@ def _check_pictures(suite: Suite, source: SourceOf) -> None:
     """Check that no stage, prior of another example or protocol needs the picture of an example without one."""
     for dataset, names in suite.examples.items():
         rows = suite.manifests[dataset]
-        for name in (name for name in names if not rows[name].image):
+        for name in (name for name in names if not rows[name].pictured):
             without = f"{MANIFESTS / dataset}.csv: {name} has no image"
             for method in suite.settings.run.methods:
                 for stage_name, stage in suite.methods[method].stages.items():
@@ -395,7 +406,7 @@ def _check_pictures(suite: Suite, source: SourceOf) -> None:
             priors = [prior for stage in suite.methods[method].stages.values() for prior in stage.priors.values()]
             if any(isinstance(prior, Zero123Settings) and prior.reference == "next-example" for prior in priors):
                 for name in names:
-                    if not rows[other := suite.next_example(dataset, name)].image:
+                    if not rows[other := suite.next_example(dataset, name)].pictured:
                         raise InputError(f"{MANIFESTS / dataset}.csv: {other} has no image, but {method} shows it for {name}.")
 
 
@@ -406,21 +417,27 @@ def _check_files(suite: Suite) -> None:
         for name in names:
             row = suite.row(dataset, name)
             file = f"{MANIFESTS / dataset}.csv: {name}"
-            if not row.image:
+            if not row.pictured:
                 continue
             for column, asked, setting in (
                 ("mask", prepare.mask == "file", "prepare.settings.mask is file"),
                 ("depth", prepare.depth == "file", "prepare.settings.depth is file"),
                 ("token", suite.settings.invert.given, "invert.given is true"),
             ):
-                if asked and not getattr(row, column):
+                if asked and not suite.file_of(dataset, name, column):
                     raise InputError(f"{file} has no {column}, but {setting}; fill in the column.")
-            for column in ("image", "mask", "depth", "normal", "token", "truth", "truth_mesh"):
+            for column in ("image", "mesh", "mask", "depth", "normal", "token", "truth", "truth_mesh"):
                 path = suite.path_of(getattr(row, column)) if getattr(row, column) else None
                 there = os.path.isdir if column == "truth" else os.path.isfile  # unlike Path's, these answer for any name
                 if path and not row.address_of(column) and not there(path):
                     what = "not there" if not os.path.exists(path) else "no folder" if column == "truth" else "no file"
                     raise InputError(f"{file}.{column} is {path}, which is {what}; datasets/README.md says how to get it.")
+            if row.mesh and row.sha256 and (digest := suite.contents.of(suite.path_of(row.mesh))) != row.sha256:
+                raise InputError(
+                    f"{file}.sha256 is {row.sha256}, but {row.mesh} has {digest}; get the original, or clear the cell."
+                )
+            if row.mesh:
+                continue  # the rest is made of it
             if suite.settings.truth_cameras and not (row.truth and os.path.isfile(f"{suite.path_of(row.truth)}/cameras.json")):
                 where = f"{suite.path_of(row.truth)}/cameras.json" if row.truth else "a truth"
                 raise InputError(f"{file} lacks {where}, but truth_cameras is true; datasets/README.md says how to make it.")

@@ -328,7 +328,7 @@ def _check_starts(methods: dict[str, Method], file_of: dict[str, str]) -> None:
         file = file_of[name]
         for stage_name, stage in method.stages.items():
             at = f"{name}.stages.{stage_name}"
-            if isinstance(stage, RendersStage) and method.renders is None:
+            if isinstance(stage, RendersStage) and method.made_elsewhere is None:
                 raise InputError(
                     f"{file}: {at}.scene is renders, which needs no stage: write `renders: FOLDER` in place of stages."
                 )

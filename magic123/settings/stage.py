@@ -22,6 +22,7 @@ from pydantic import (
 
 from magic123.settings.cameras import FrontSteps, NovelCameras, ReferenceCamera
 from magic123.settings.common import OMITTED, KindSettings, Range, Settings, is_strict
+from magic123.settings.frames import Frame
 from magic123.settings.locations import locate
 from magic123.settings.losses import DMTetLosses, Losses, NeRFLosses, PointsLosses
 from magic123.settings.priors import AnyPrior, DenoisedClipSettings, StableDiffusionSettings, Zero123Settings
@@ -285,7 +286,7 @@ class SamplesStage(FixedStage):
 
 
 class RendersStage(FixedStage):
-    """Pictures of another system, see Method.renders."""
+    """Pictures or meshes of another system, see Method.renders and Method.meshes."""
 
     priors: ClassVar[dict[str, AnyPrior]] = {}
     has_mesh: ClassVar[bool] = True
@@ -332,7 +333,7 @@ def lay_over(values: dict, changes: dict) -> dict:
 
 
 class Method(Settings):
-    """A row of the benchmark: named stages, or the pictures of another system."""
+    """A row of the benchmark: named stages, or the pictures or meshes of another system."""
 
     label: str  # as a table prints it; never inherited, the method's name where not given
     about: str = ""  # one sentence: what this row asks; never inherited either
@@ -340,18 +341,33 @@ class Method(Settings):
     # another system's pictures instead of stages: a folder below the datasets folder with {dataset} and {example} in it, and
     # {seed} where it holds several runs; without {seed} the first seed of the run stands for them
     renders: str | None = None
+    # another system's meshes: a file below the datasets folder, named likewise; they are rendered here
+    meshes: str | None = None
+    frame: Frame = Frame()  # of these meshes
+    align: Literal["none", "scale", "similarity"] = "none"  # what is found beyond it: see Placement
+
+    @property
+    def made_elsewhere(self) -> str | None:
+        """Where another system's pictures or meshes lie, with {dataset} and {example} in it; None for stages."""
+        return self.renders or self.meshes
 
     @model_validator(mode="before")
     @classmethod
-    def _renders_are_one_stage(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or data.get("renders") is None:
+    def _made_elsewhere_is_one_stage(cls, data: Any) -> Any:
+        kinds = [kind for kind in ("renders", "meshes") if isinstance(data, dict) and data.get(kind) is not None]
+        if not kinds:
+            if isinstance(data, dict) and (alone := [key for key in ("frame", "align") if data.get(key) is not None]):
+                raise ValueError(f"{alone[0]} belongs to meshes; name them, or leave it out")
             return data
-        if data.get("stages"):
-            raise ValueError("a method has either stages or renders")
+        if data.get("stages") or len(kinds) > 1:
+            raise ValueError(f"a method has either stages or {kinds[0]}" if data.get("stages") else "name renders or meshes")
+        (kind,) = kinds
+        if kind == "renders" and (alone := [key for key in ("frame", "align") if data.get(key) is not None]):
+            raise ValueError(f"{alone[0]} belongs to meshes; renders are compared as they are")
         try:
-            paths = {str(data["renders"]).format(dataset=d, example=e, seed=0) for d in "ab" for e in "ab"}
+            paths = {str(data[kind]).format(dataset=d, example=e, seed=0) for d in "ab" for e in "ab"}
         except (KeyError, IndexError, ValueError):
             paths = set()
         if len(paths) < 4:
-            raise ValueError("renders must hold {dataset} and {example}, may hold {seed}, and nothing else in braces")
-        return data | {"stages": {"renders": {"scene": "renders", "steps": 0}}}
+            raise ValueError(f"{kind} must hold {{dataset}} and {{example}}, may hold {{seed}}, and nothing else in braces")
+        return data | {"stages": {kind: {"scene": "renders", "steps": 0}}}

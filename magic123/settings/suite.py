@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from magic123.settings.common import Settings
+from magic123.settings.frames import MeshExampleSettings
 from magic123.settings.inversion import InversionSettings
 from magic123.settings.prepare import PrepareSettings
 from magic123.settings.priors import Speed
@@ -99,6 +100,7 @@ class SuiteSettings(Settings):
     registries: Registries = Registries()
     datasets_folder: PlainPath = "datasets"  # where the paths in datasets/NAME.csv start
     run: Run
+    from_mesh: MeshExampleSettings = MeshExampleSettings()
     prepare: PrepareStep = PrepareStep()
     invert: InvertStep
     view: ViewSettings = ViewSettings()

@@ -261,6 +261,32 @@ def test_a_line_more_in_a_dataset_scores_its_captions_again(tree: Path) -> None:
     }
 
 
+def test_examples_of_meshes_are_rendered_first_and_again_where_a_texture_or_a_view_changes(tree: Path) -> None:
+    shutil.rmtree(tree / "datasets" / "demo" / "house")
+    (tree / "datasets" / "demo" / "chair").mkdir()
+    for name, text in (("m.obj", "mtllib m.mtl\n"), ("m.mtl", "newmtl a\nmap_Kd t.png\n"), ("t.png", "a picture")):
+        (tree / "datasets" / "demo" / "chair" / name).write_text(text)
+    write_lines(tree / "datasets/meshes.csv", "name,prompt,mesh,up,front", "chair,a chair,demo/chair/m.obj,z,-y")
+    run = "{datasets: [meshes], examples: all, methods: [3d-prior-only], seeds: [0], tables: [demo]}"
+    write_lines(tree / "config" / "small.yaml", f"run: {run}")
+    scored = chain("3d-prior-only/coarse", examples=("chair",))
+    assert planned_jobs(tree, *RUN) == {"from_mesh chair", "prepare chair", "plan demo"} | scored | TABLE
+    run = snakemake(tree, *RUN, "-p")
+    assert run.returncode == 0, run.text
+    assert (
+        "--truth results/meshes/chair/object/truth --truth-mesh results/meshes/chair/object/mesh.ply" in run.stdout + run.stderr
+    )
+    assert planned_jobs(tree, *RUN) == set()
+    (tree / "results/meshes/chair/object/truth/cameras.json").unlink()
+    assert "from_mesh chair" in planned_jobs(tree, *RUN)
+    assert snakemake(tree, *RUN).returncode == 0 and planned_jobs(tree, *RUN) == set()
+    replace(tree / "datasets/demo/chair/t.png")
+    assert {"from_mesh chair", "prepare chair", *scored} <= planned_jobs(tree, *RUN)
+    assert snakemake(tree, *RUN).returncode == 0 and planned_jobs(tree, *RUN) == set()
+    edit(tree / "datasets/meshes.csv", "z,-y", "z,x")
+    assert "from_mesh chair" in planned_jobs(tree, *RUN)
+
+
 def test_another_view_set_draws_samples_again(tree: Path) -> None:
     """The pictures of a scene of samples are drawn by `reconstruct`, for the places that `view` will show."""
     run = "{datasets: [demo], examples: [cone], methods: [both, views], seeds: [0], tables: [demo]}"

@@ -1,0 +1,137 @@
+"""Another system's mesh as a result: in its declared frame, or in the one that is found, the truth scores as the truth."""
+
+import json
+
+import numpy as np
+import pytest
+import trimesh
+from textured_objects import WRITERS
+
+from magic123.__main__ import main
+from magic123.records.cards import read_scores
+from magic123.settings.settings_file import validate
+from magic123.settings.stage import Method
+
+VIEWS = json.dumps({"size": 64, "sets": {"ring": {"polar": 80, "first_azimuth": 15, "count": 3}}})
+TURN = trimesh.transformations.rotation_matrix(np.pi / 2, [1, 0, 0])  # y up becomes z up, and z front -y
+
+
+def run(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+@pytest.fixture
+def truth(tmp_path, request):
+    """A mesh, what `from-mesh` and `prepare` make of it, and the same mesh lying on its back, in centimetres and elsewhere."""
+    name = getattr(request, "param", "object.ply")
+    mesh = WRITERS[name](tmp_path / name)
+    frame = json.dumps({"scale": "unit-sphere"})
+    assert run("from-mesh", "--mesh", mesh, "--frame", frame, "--views", VIEWS, "--out", tmp_path / "object") == 0
+    prepared = '{"resolution": 128, "depth": "none"}'
+    words = ("--name", "x", "--prompt", "a thing", "--settings", prepared, "--out", tmp_path / "example")
+    assert run("prepare", "--image", tmp_path / "object/rgba.png", *words) == 0
+    matrix = TURN.copy()
+    matrix[:3] *= 100
+    matrix[:3, 3] = 30, -50, 20
+    moved = tmp_path / "moved" / name
+    moved.parent.mkdir()
+    if name.endswith("obj"):
+        for beside in ("two.mtl", "pattern.png"):
+            (moved.parent / beside).write_bytes((tmp_path / beside).read_bytes())
+        lines = [
+            "v {:.9g} {:.9g} {:.9g}\n".format(*(matrix[:3, :3] @ np.array(line.split()[1:], float) + matrix[:3, 3]))
+            if line.startswith("v ")
+            else line
+            for line in mesh.read_text().splitlines(keepends=True)
+        ]
+        moved.write_text("".join(lines))
+    else:
+        scene = trimesh.load_scene(mesh, process=False)
+        scene.apply_transform(matrix)
+        moved.write_bytes((scene.to_mesh() if name.endswith("ply") else scene).export(file_type=name[-3:]))
+    return tmp_path
+
+
+def adopt(root, mesh, settings: dict, *words: object) -> int:
+    given = ("--settings", json.dumps(settings), "--example", root / "example", "--views", VIEWS)
+    return run("adopt-mesh", "--mesh", mesh, *given, *words, "--out", root / "views", "--mesh-out", root / "mesh")
+
+
+def scores(root):
+    words = ("--views", root / "views", "--truth", root / "object/truth", "--reference", root / "example")
+    meshes = ("--mesh", root / "mesh/mesh.obj", "--truth-mesh", root / "object/mesh.ply")
+    assert run("score", *words, *meshes, "--out", root / "scores.json") == 0
+    return read_scores(root / "scores.json")
+
+
+@pytest.mark.parametrize("truth", WRITERS, indirect=True)
+def test_the_truth_in_its_declared_frame_is_perfect(truth):
+    name = next(name for name in WRITERS if (truth / name).is_file())
+    frame = {"up": "z", "front": "-y", "scale": "fit"}
+    assert adopt(truth, truth / "moved" / name, {"frame": frame}, "--truth-mesh", truth / "object/mesh.ply") == 0
+    found = scores(truth)
+    values = {(value.metric, value.view_set): value for value in found.values}
+    assert min(values["psnr", "novel"].images.values()) > 80 and values["psnr", "reference"].value > 40
+    assert values["f-score", "novel"].value == 1 and values["volume-iou", "novel"].value > 0.99
+    # the sampling floor of the metric, which identical surfaces have too
+    assert values["chamfer", "novel"].value < 0.004
+    assert not [flag.name for flag in found.flags if flag.state == "raised"]
+    alignment = values["psnr", "novel"].card.alignment
+    assert alignment["align"] == "none" and alignment["frame"] == frame and "sphere of the true mesh" in alignment["method"]
+    assert "unaligned" in values["chamfer", "novel"].card.full_name
+
+
+def test_nothing_declared_is_found_and_recorded(truth):
+    moved, goal = truth / "moved/object.ply", ("--truth-mesh", truth / "object/mesh.ply")
+    assert adopt(truth, moved, {"align": "similarity"}, *goal) == 0
+    values = {(value.metric, value.view_set): value for value in scores(truth).values}
+    assert min(values["psnr", "novel"].images.values()) > 80 and values["f-score", "novel"].value == 1
+    card = values["chamfer", "novel"].card
+    assert "aligned-similarity" in card.full_name and "unaligned" not in card.full_name
+    assert "aligned-similarity" in values["psnr", "novel"].card.full_name
+    assert "vertices of the true mesh" in card.alignment["method"] and np.shape(card.alignment["transform"]) == (4, 4)
+
+    frame = {"up": "z", "front": "-y"}
+    assert adopt(truth, moved, {"frame": frame, "align": "scale"}) == 0  # onto the picture's silhouette
+    found = scores(truth)
+    assert next(value for value in found.values if value.metric == "psnr" and value.view_set == "novel").value > 15
+    assert "silhouette" in found.values[0].card.alignment["method"] and found.values[0].card.alignment["residual"] < 0.1
+
+
+def test_a_mesh_in_another_frame_is_flagged_and_takes_little_memory(truth, capsys):
+    assert adopt(truth, truth / "moved/object.ply", {}) == 0  # 100 world units large
+    found = scores(truth)
+    assert "misplaced" in [flag.name for flag in found.flags if flag.state == "raised"]
+    (gap,) = [gap for gap in found.gaps if gap.metric == "volume-iou"]
+    assert "world units from the middle" in gap.reason
+    assert adopt(truth, truth / "moved/object.ply", {"frame": {"scale": 1000}}) == 1
+    assert "declare its frame" in capsys.readouterr().err
+
+
+def test_meshes_without_a_surface_are_refused(truth, capsys):
+    for text, sentence in (("v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n", "has no area"), ("v 0 0 0\n", "no triangles")):
+        (truth / "flat.obj").write_text(text)
+        assert adopt(truth, truth / "flat.obj", {}) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1 and sentence in error, error
+    assert not (truth / "views").exists() and not (truth / "mesh").exists()
+
+
+def test_a_row_of_meshes():
+    row = {
+        "label": "Theirs",
+        "meshes": "foreign/theirs/{dataset}/{example}.glb",
+        "frame": {"up": "z", "front": "-y", "scale": "fit"},
+    }
+    method = validate(Method, row, "methods.yaml")
+    assert method.made_elsewhere == row["meshes"] and method.stages["meshes"].has_mesh and method.align == "none"
+    for change, sentence in (
+        ({"renders": "a/{dataset}/{example}"}, "name renders or meshes"),
+        ({"meshes": "foreign/{example}.glb"}, "meshes must hold {dataset} and {example}"),
+        ({"meshes": None}, "frame belongs to meshes"),
+        ({"meshes": None, "renders": "a/{dataset}/{example}"}, "frame belongs to meshes; renders"),
+        ({"frame": {"up": "z"}}, "lie on one axis"),
+        ({"align": "rotate"}, "align"),
+    ):
+        with pytest.raises(Exception, match=sentence.replace("{", r"\{")):
+            validate(Method, row | change, "methods.yaml")
