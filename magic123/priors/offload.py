@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -23,13 +24,15 @@ class Offloaded:
     def __init__(self, modules: list[nn.Module], device: torch.device | str) -> None:
         self.device, self.visiting = torch.device(device), False
         self._modules = modules
-        for tensor in self._tensors():
-            host = tensor.data.cpu()
+        for place, name, tensor in self._tensors():
+            host = tensor.detach().cpu()
             # pinned once here; in each visit that would copy them all on the host first
-            tensor.data = host.pin_memory() if self.device.type == "cuda" else host
+            place[name] = _like(tensor, host.pin_memory() if self.device.type == "cuda" else host)
 
-    def _tensors(self) -> list[Tensor]:
-        return [tensor for module in self._modules for tensor in (*module.parameters(), *module.buffers())]
+    def _tensors(self) -> list[tuple[dict[str, Any], str, Tensor]]:
+        """Return where each parameter and buffer is kept, its name there, and itself."""
+        places = [place for module in self._modules for part in module.modules() for place in (part._parameters, part._buffers)]
+        return [(place, name, tensor) for place in places for name, tensor in place.items() if tensor is not None]
 
     @contextmanager
     def visit(self) -> Iterator[None]:
@@ -37,16 +40,21 @@ class Offloaded:
         if self.visiting:
             yield
             return
-        kept = [(tensor, tensor.data) for tensor in self._tensors()]
+        kept = self._tensors()
         try:
-            for tensor, host in kept:
-                tensor.data = to_device(host, self.device)
+            for place, name, host in kept:
+                place[name] = _like(host, to_device(host.detach(), self.device))
             self.visiting = True
             yield
         finally:
             self.visiting = False
-            for tensor, host in kept:
-                tensor.data = host
+            for place, name, host in kept:
+                place[name] = host
+
+
+def _like(tensor: Tensor, values: Tensor) -> Tensor:
+    """Return `values` as a frozen parameter if `tensor` is a parameter, else as they are."""
+    return nn.Parameter(values, requires_grad=False) if isinstance(tensor, nn.Parameter) else values
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from small_stages import COARSE, FINE, write_disc
 
 from eval.__main__ import main as evaluate
 from magic123.__main__ import main
+from magic123.priors.offload import Offloaded
 
 pytestmark = pytest.mark.skipif(problem() is not None, reason=problem() or "")
 
@@ -83,6 +84,44 @@ def test_coarse_and_fine_with_both_priors(device, disc, tmp_path):
     record = reconstruct(disc, FINER, tmp_path / "fine", "--init", str(tmp_path / "coarse"))
     assert record["kernels"]["rasterizer"] == "numba (visibility on the CPU)"
     assert torch.get_deterministic_debug_mode() == 0
+
+
+AWAY = {name: prior | {"offload": True} for name, prior in PRIORS.items()}
+OPTIONS = {
+    "steps": 5,
+    "priors": AWAY,
+    "background": {"share": 1.0},
+    "cameras": {"jitter": {}},
+    "watch": {"guidance_every": 2, "evaluate_every": 5},
+}
+
+
+def test_offloaded_priors_a_background_network_and_what_is_watched(device, disc, tmp_path):
+    """A network that is asked while it is away would meet tensors of the device, which is refused."""
+    visits, visit = [], Offloaded.visit
+
+    def noting(self):
+        assert not any(p.is_cuda for module in self._modules for p in module.parameters())
+        visits.append(self)
+        return visit(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Offloaded, "visit", noting)
+        record = reconstruct(disc, SHORT | OPTIONS, tmp_path / "coarse")
+    assert len(set(map(id, visits))) == 2 and all(prior["offload"] for prior in record["priors"].values())
+    assert {file.parent.name for file in (tmp_path / "coarse").rglob("*.png")} == {"guidance", "progress"}
+
+
+@pytest.mark.nightly
+def test_offloaded_priors_in_every_scene(device, disc, tmp_path):
+    """A repeated step, a denoiser with its CLIP, and samples among them."""
+    reconstruct(disc, SHORT | OPTIONS, tmp_path / "coarse")
+    start = ["--init", str(tmp_path / "coarse")]
+    reconstruct(disc, FINER | OPTIONS, tmp_path / "fine", *start)
+    away = {name: prior | {"offload": True} for name, prior in POINTS["priors"].items()}
+    reconstruct(disc, POINTS | {"priors": away}, tmp_path / "points", *start)
+    samples = {"zero123": SAMPLES["priors"]["zero123"] | {"offload": True}}
+    reconstruct(disc, SAMPLES | {"priors": samples}, tmp_path / "samples", "--views", json.dumps(VIEWS))
 
 
 def test_an_interrupted_stage_with_a_repeated_step(device, disc, tmp_path, monkeypatch):
