@@ -4,8 +4,9 @@
     magic123 benchmark --stage fine --method magic123-12gb --out ...     a memory profile: a method like any other
     magic123 benchmark --stage invert --out ...                          textual inversion, at its published settings
     magic123 benchmark --stage coarse --size small --out ...             a minute on a CPU
+    magic123 benchmark --stage coarse --predict --out ...                counted at full size, without a card: memory, times
 
-Writes METHOD-STAGE-SIZE.json and .md into the folder --out.
+Writes METHOD-STAGE-SIZE.json and .md into the folder --out; METHOD-STAGE-predicted with --predict.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=60, help="measured steps, and as many again for the shares")
     parser.add_argument("--warmup", type=int, default=12, help="steps before that")
     parser.add_argument("--at", type=float, default=0.5, help="share of the stage at which to begin; default 0.5")
+    parser.add_argument("--predict", action="store_true", help="count instead of measuring, and predict times on named cards")
     add_device(parser, "as reconstruct would choose")
     parser.add_argument("--out", required=True, type=Path, help="folder to write into")
     options = parser.parse_args(argv)
@@ -47,6 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     if options.compile:
         speed = validate(Speed, speed.model_dump(exclude_none=True) | {"compile": options.compile}, "--speed")
     measured = {"method": options.method, "stage": options.stage, "date": time.strftime("%Y-%m-%d", time.gmtime())}
+    if options.predict and options.stage == "invert":
+        raise InputError("--predict counts the stages of a method, not textual inversion: give --stage coarse or fine")
     if options.stage == "invert":
         return report(measured | inversion(options, speed), options.out, None)
     if options.memory and options.memory != "40":
@@ -61,6 +65,14 @@ def main(argv: list[str] | None = None) -> None:
             f"the method {options.method} has no stage {options.stage!r}; {choose_from(options.stage, list(stages))}"
         )
     stage = stages[options.stage]
+
+    if options.predict:
+        from magic123.measure.ledger import predict, table
+
+        name, predicted = f"{options.method}-{options.stage}-predicted", predict(stage)
+        write_json(options.out / f"{name}.json", measured | predicted)
+        write_whole(options.out / f"{name}.md", (text := table(predicted, f"{options.method}, {options.stage}")).encode())
+        return print(text)
 
     from magic123.measure.benchmark import measure
 

@@ -20,6 +20,8 @@ from torch.utils.checkpoint import checkpoint
 from magic123.render.rendering import Samples
 from magic123.render.samples import STOP, TAU_MAX, Density, Occupied, PackedSamples, ray_steps
 
+AT_ONCE, CHUNK = 2**20, 2**18  # points of a field with gradients: see `evaluate`
+
 # points -> density and albedo
 DensityAndAlbedo = Callable[[Float[Tensor, "K 3"]], tuple[Float[Tensor, " K"], Float[Tensor, "K 3"]]]
 # albedo, normals, row numbers of the rays -> rgb
@@ -164,8 +166,8 @@ def composite(
 def evaluate(
     field: Callable[[Float[Tensor, "K 3"]], tuple[Tensor | None, ...]],
     points: Float[Tensor, "M 3"],
-    at_once: int = 2**20,
-    chunk: int = 2**18,
+    at_once: int = AT_ONCE,
+    chunk: int = CHUNK,
 ) -> tuple[Any, ...]:
     """Return the values of a field at points, with bounded memory for their gradients.
 
