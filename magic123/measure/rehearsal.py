@@ -172,22 +172,7 @@ def old_attention_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def write_stable_diffusion(folder: Path, sizes: Networks) -> None:
     """Write a Stable Diffusion 1.5 as its repository holds it: old names in the autoencoder, `position_ids` beside the text."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    levels = len(sizes.vae["block_out_channels"])
-    vae: Any = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        latent_channels=4,
-        scaling_factor=0.18215,
-        **sizes.vae,
-    )
-    unet: Any = UNet2DConditionModel(in_channels=4, out_channels=4, **sizes.unet)
-    vocabulary = write_tokenizer(folder / "tokenizer")
-    text = CLIPTextModel(
-        CLIPTextConfig(vocab_size=vocabulary, max_position_embeddings=77, bos_token_id=vocabulary - 2, **sizes.text)
-    )
+    vae, unet, text = stable_diffusion_networks(sizes, write_tokenizer(folder / "tokenizer"))
     for name, network in {"vae": vae, "unet": unet}.items():
         network.save_config(folder / name)
     text.config.save_pretrained(folder / "text_encoder")
@@ -203,6 +188,23 @@ def write_stable_diffusion(folder: Path, sizes: Networks) -> None:
     }  # fmt: skip
     write_text(folder / "scheduler" / "scheduler_config.json", schedule)
     write_text(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline"})
+
+
+def stable_diffusion_networks(sizes: Networks, vocabulary: int = 49408) -> tuple[Any, Any, Any]:
+    """Return an untrained autoencoder, UNet and text encoder with so many words."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    levels = len(sizes.vae["block_out_channels"])
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        latent_channels=4,
+        scaling_factor=0.18215,
+        **sizes.vae,
+    )
+    words = CLIPTextConfig(vocab_size=vocabulary, max_position_embeddings=77, bos_token_id=vocabulary - 2, **sizes.text)
+    return vae, UNet2DConditionModel(in_channels=4, out_channels=4, **sizes.unet), CLIPTextModel(words)
 
 
 def write_tokenizer(folder: Path) -> int:

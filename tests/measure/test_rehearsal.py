@@ -1,5 +1,6 @@
 """The rehearsal's mirror: random weights that are laid out, registered and loaded as the published ones are."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -56,6 +57,18 @@ def test_the_text_encoder_loads_beside_its_position_ids(stable_diffusion: Path) 
     assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]  # as CLIP's own
 
 
+def test_the_full_size_is_that_of_the_published_models() -> None:
+    import open_clip
+
+    with torch.device("meta"):
+        networks = rehearsal.stable_diffusion_networks(SIZES["full"])
+    counts = [sum(value.numel() for value in network.parameters()) for network in networks]
+    assert counts == [83_653_863, 859_520_964, 123_060_480]
+    known = {"clip-bigG-14-checkpoint": 1664, "clip-L-14": 1024, "clip-B-32": 768}
+    configs = {name: open_clip.get_model_config(architecture) for name, architecture in SIZES["full"].clips.items()}
+    assert {name: config["vision_cfg"]["width"] for name, config in configs.items()} == known
+
+
 def test_midas_has_an_index_buffer_in_every_block() -> None:
     buffers = [name for name in midas_checkpoint(MIDAS_SMALL) if name.endswith("relative_position_index")]
     assert len(buffers) == MIDAS_SMALL.layers and MIDAS_FULL.layers == 24
@@ -91,6 +104,19 @@ def test_a_rehearsal_is_registered_fetched_and_kept_apart(rehearsed: Path, capsy
     prefetch.fetch_weights(name, suite.weights[name], print)
     receipt = json.loads(Path(suite.weights[name].receipt).read_text())
     assert set(receipt["files"]) == {"open_clip_config.json", "open_clip_pytorch_model.bin"}
+
+
+def test_the_full_configuration_fits_its_registry(rehearsed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = SIZES["small"]
+    clips = dict.fromkeys(SIZES["full"].clips, rehearsal.TINY_CLIP)
+    monkeypatch.setitem(SIZES, "full", dataclasses.replace(small, clips=clips))
+    assert main(["rehearse", "--size", "full"]) == 0
+    suite = read_suite([Path("config/rehearsal.yaml"), Path("config/rehearsal-full.yaml")])
+    stages = suite.methods["rehearsal-full"].stages
+    assert {stage.dtype for stage in stages.values()} == {"float32"} and stages["fine"].resolution == 1024
+    assert {prior.dtype for stage in stages.values() for prior in stage.priors.values()} == {"float32"}
+    assert all(name.startswith("rehearsal-") for name in prefetch.weights_needed(suite))
+    assert suite.tables["rehearsal-full"].columns == suite.tables["published"].columns
 
 
 def test_random_numbers_never_stand_beside_published_ones(rehearsed: Path) -> None:
