@@ -13,6 +13,7 @@ ELSEWHERE = [
     "reports/objective.md",
     "reports/released.md",
     "reports/performance.md",
+    "reports/rehearsal.md",
     "reports/survival.md",
     "reports/committed/demo-full.png",
 ]
