@@ -200,6 +200,8 @@ COLUMNS = {
     # not asked for by these settings, which the example's quality report says
     "mask": PREPARED, "depth": PREPARED, "token": PREPARED,
     "depth_sha256": set(), "normal_sha256": set(), "token_sha256": set(),
+    # in place of a picture; the others are refused without it
+    "mesh": PREPARED | SCORED, "up": set(), "front": set(), "scale": set(),
     # where files come from
     "address": set(), "commit": set(), "megabytes": set(), "source": set(),
 }  # fmt: skip
