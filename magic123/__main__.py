@@ -29,6 +29,10 @@ COMMANDS = {
     "score": ("eval.commands.score", "views and mesh -> scores.json"),
     "adopt": ("eval.commands.adopt", "another system's renders -> views in the layout of `view`"),
     "adopt-mesh": ("magic123.commands.adopt_mesh", "another system's mesh -> views and mesh in the layout of `view`"),
+    "external": (
+        "magic123.commands.external",
+        "another program on one example -> its pictures or mesh, as a row of the tables",
+    ),
     "table": ("eval.commands.table", "the scores of a plan -> CSV, Markdown, LaTeX and HTML"),
     "report": ("eval.commands.report", "everything about a table -> one HTML page"),
     "figure": ("eval.commands.figure", "one picture of a table: examples by methods"),
@@ -56,6 +60,7 @@ COMMANDS = {
     "doctor": ("magic123.commands.doctor", "what this machine offers a run, and what needs the rest"),
 }
 WITH_STATUS = {
+    "external",
     "adopt-mesh",
     "from-mesh",
     "prepare",

@@ -33,6 +33,32 @@ rule view:
         "on_card python -m magic123 view --checkpoint {params.folder:q} --example {input.example:q} --settings {params.settings:q} {params.cameras} --out {output.views:q} --mesh {output.mesh:q} > {log:q} 2>&1"
 
 
+rule external:
+    input:
+        sentence(jobs.external_inputs),
+        example="results/{dataset}/{example}/example",
+    output:
+        made=directory("results/{dataset}/{example}/{method}/seed{seed}/{stage}/made"),
+    log:
+        "logs/{dataset}/{example}/{method}/seed{seed}/{stage}/external.log",
+    benchmark:
+        "benchmarks/{dataset}/{example}/{method}/seed{seed}/{stage}/external.jsonl"
+    wildcard_constraints:
+        method=one_of(jobs.command_methods),
+    threads: lambda wildcards: jobs.external(wildcards).threads
+    resources:
+        gpu=lambda wildcards: compute.gpu if jobs.external(wildcards).gpu else 0,
+        mem_mb=lambda wildcards, attempt: jobs.external(wildcards).mem_mb * attempt,
+        runtime=lambda wildcards: int(jobs.external(wildcards).minutes) + 5,
+    params:
+        card=lambda wildcards: "on_card " if jobs.external(wildcards).gpu else "",
+        options=lambda wildcards: jobs.external_options(wildcards),
+        contents=lambda wildcards: jobs.external_contents(wildcards),
+        version=VERSIONS["external"],
+    shell:
+        "{params.card}python -m magic123 external {params.options} --example {input.example:q} --out {output.made:q} > {log:q} 2>&1"
+
+
 rule adopt:
     input:
         renders=jobs.render_files,

@@ -24,6 +24,7 @@ from magic123.run.contents import Now
 from magic123.run.manifest import FETCHED, HASHES, ManifestRow, load_manifest
 from magic123.run.plan import axes_of, cell_folder, cells, example_folder
 from magic123.run.suite import MANIFESTS, Suite
+from magic123.settings.external import External
 from magic123.settings.frames import Placement
 from magic123.settings.priors import Zero123Settings
 from magic123.settings.registry import Weights
@@ -297,12 +298,12 @@ class Jobs:
     @cached_property
     def rendered_methods(self) -> list[str]:
         """Methods whose views are another system's pictures."""
-        return [name for name, method in self.suite.methods.items() if method.renders is not None]
+        return [name for name, method in self.suite.methods.items() if method.gives_renders]
 
     @cached_property
     def meshed_methods(self) -> list[str]:
         """Methods whose views are rendered of another system's meshes."""
-        return [name for name, method in self.suite.methods.items() if method.meshes is not None]
+        return [name for name, method in self.suite.methods.items() if method.gives_mesh]
 
     @cached_property
     def foreign_methods(self) -> list[str]:
@@ -311,7 +312,10 @@ class Jobs:
 
     def render_folder(self, wildcards: StageWildcards) -> str:
         """Return the folder of another system's pictures of one example."""
-        renders = self.suite.methods[wildcards.method].renders
+        method = self.suite.methods[wildcards.method]
+        if method.command is not None:
+            return f"{self.folder(wildcards)}/made"
+        renders = method.renders
         if renders is None:
             raise InputError(f"the method {wildcards.method} has no renders.")
         at = {"dataset": wildcards.dataset, "example": wildcards.example, "seed": wildcards.seed}
@@ -319,16 +323,57 @@ class Jobs:
 
     def render_files(self, wildcards: StageWildcards) -> list[str]:
         """Return the files of that folder; without any, `adopt` says what is missing, and the other cells go on."""
+        if self.suite.methods[wildcards.method].command is not None:
+            return [self.render_folder(wildcards)]  # an output of the rule `external`
         files = sorted(str(path) for path in Path(self.render_folder(wildcards)).rglob("*") if path.is_file())
         return [file for file in files if "{" not in file]
 
     def render_contents(self, wildcards: StageWildcards) -> str:
         """Return the hash of that folder's files."""
-        return self.suite.contents.of(self.render_folder(wildcards))
+        made_here = self.suite.methods[wildcards.method].command is not None  # by a rule
+        return "" if made_here else self.suite.contents.of(self.render_folder(wildcards))
+
+    @cached_property
+    def command_methods(self) -> list[str]:
+        """Methods whose results a program of others makes."""
+        return [name for name, method in self.suite.methods.items() if method.command is not None]
+
+    def external(self, wildcards: StageWildcards) -> External:
+        """Return the command of a method."""
+        command = self.suite.methods[wildcards.method].command
+        if command is None:
+            raise InputError(f"the method {wildcards.method} has no command.")
+        return command
+
+    def external_files(self, wildcards: StageWildcards) -> list[str]:
+        """Return the files and folders whose contents decide what a command makes."""
+        command = self.external(wildcards)
+        environment = f"{command.project}/pyproject.toml" if command.project else command.requirements
+        return [*command.files, *([environment] if environment else [])]
+
+    def external_inputs(self, wildcards: StageWildcards) -> list[str]:
+        """Return these files as inputs of the rule. Raises InputError for one that is missing."""
+        for file in self.external_files(wildcards):
+            if not Path(file).exists():
+                raise InputError(f"{file} is missing, which the command of {wildcards.method} needs (config/methods.yaml).")
+        return [file for file in self.external_files(wildcards) if "{" not in file]
+
+    def external_contents(self, wildcards: StageWildcards) -> list[str]:
+        """Return the hashes of these files."""
+        return [self.suite.contents.of(file) for file in self.external_files(wildcards)]
+
+    def external_options(self, wildcards: StageWildcards) -> str:
+        """Return the options of `external`, but for the example and the output."""
+        view = self.suite.settings.view
+        words = ["--settings", self.external(wildcards).model_dump_json(), "--seed", wildcards.seed]
+        return shell_words(*words, "--cameras", view.model_dump_json(include={"sets", "radius", "fov", "size"}))
 
     def foreign_mesh(self, wildcards: StageWildcards) -> str:
         """Return the file of another system's mesh of one example."""
-        meshes = self.suite.methods[wildcards.method].meshes
+        method = self.suite.methods[wildcards.method]
+        if method.command is not None:
+            return f"{self.folder(wildcards)}/made/{method.command.makes}"
+        meshes = method.meshes
         if meshes is None:
             raise InputError(f"the method {wildcards.method} has no meshes.")
         at = {"dataset": wildcards.dataset, "example": wildcards.example, "seed": wildcards.seed}
@@ -336,14 +381,19 @@ class Jobs:
 
     def foreign_mesh_files(self, wildcards: StageWildcards) -> dict[str, list[str]]:
         """Return that mesh with the files that belong to it, and the true mesh that it may be fitted to, as inputs."""
-        own = [str(file) for file in files_of_mesh(Path(self.foreign_mesh(wildcards))) if file.is_file()]
+        if self.suite.methods[wildcards.method].command is not None:
+            own = [f"{self.folder(wildcards)}/made"]  # an output of the rule `external`
+        else:
+            own = [str(file) for file in files_of_mesh(Path(self.foreign_mesh(wildcards))) if file.is_file()]
         truth = self.suite.file_of(wildcards.dataset, wildcards.example, "truth_mesh")
         inputs = {"meshes": own, "truth": [truth] if truth else []}
         return {name: [file for file in files if "{" not in file] for name, files in inputs.items()}
 
     def foreign_mesh_contents(self, wildcards: StageWildcards) -> list[str]:
         """Return the hashes of these files."""
-        own = [self.suite.contents.of(file) for file in files_of_mesh(Path(self.foreign_mesh(wildcards)))]
+        made_here = self.suite.methods[wildcards.method].command is not None  # by a rule
+        files = [] if made_here else files_of_mesh(Path(self.foreign_mesh(wildcards)))
+        own = [self.suite.contents.of(file) for file in files]
         truth = self.suite.file_of(wildcards.dataset, wildcards.example, "truth_mesh")
         return own + ([self.content(wildcards, truth)] if truth else [])
 

@@ -94,7 +94,8 @@ def note_failures(axes: dict[str, Any], unfinished: set[str]) -> list[dict[str, 
                 at = stage_path(*place, method, cell["seed"], stage)
                 steps.append((f"results/{at}", f"{at}/reconstruct"))
             own = stage_path(*place, cell["method"], cell["seed"], cell["stage"])
-            steps += [(f"results/{own}", f"{own}/reconstruct"), (f"results/{own}/views", f"{own}/view"), (None, f"{own}/score")]
+            steps += [(f"results/{own}", f"{own}/reconstruct"), (f"results/{own}/made", f"{own}/external")]
+            steps += [(f"results/{own}/views", f"{own}/view"), (None, f"{own}/score")]
             status = FAILURES / own / "status.json"
             status.unlink(missing_ok=True)
             if reason := next(filter(None, (failure(out, f"logs/{log}.log") for out, log in steps)), None):

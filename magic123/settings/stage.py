@@ -22,6 +22,7 @@ from pydantic import (
 
 from magic123.settings.cameras import FrontSteps, NovelCameras, ReferenceCamera
 from magic123.settings.common import OMITTED, KindSettings, Range, Settings, is_strict
+from magic123.settings.external import External
 from magic123.settings.frames import Frame
 from magic123.settings.locations import locate
 from magic123.settings.losses import DMTetLosses, Losses, NeRFLosses, PointsLosses
@@ -345,23 +346,41 @@ class Method(Settings):
     meshes: str | None = None
     frame: Frame = Frame()  # of these meshes
     align: Literal["none", "scale", "similarity"] = "none"  # what is found beyond it: see Placement
+    # another system itself: a command that makes such pictures or such a mesh of each example
+    command: External | None = None
 
     @property
     def made_elsewhere(self) -> str | None:
-        """Where another system's pictures or meshes lie, with {dataset} and {example} in it; None for stages."""
-        return self.renders or self.meshes
+        """Where another system's pictures or meshes lie, or how they are made, with placeholders in it; None for stages."""
+        return self.renders or self.meshes or (self.command and self.command.run)
+
+    @property
+    def gives_mesh(self) -> bool:
+        """Whether another system's result is a mesh."""
+        return self.meshes is not None or (self.command is not None and self.command.makes_mesh)
+
+    @property
+    def gives_renders(self) -> bool:
+        """Whether another system's result are pictures."""
+        return self.made_elsewhere is not None and not self.gives_mesh
 
     @model_validator(mode="before")
     @classmethod
     def _made_elsewhere_is_one_stage(cls, data: Any) -> Any:
-        kinds = [kind for kind in ("renders", "meshes") if isinstance(data, dict) and data.get(kind) is not None]
+        kinds = [kind for kind in ("renders", "meshes", "command") if isinstance(data, dict) and data.get(kind) is not None]
         if not kinds:
             if isinstance(data, dict) and (alone := [key for key in ("frame", "align") if data.get(key) is not None]):
                 raise ValueError(f"{alone[0]} belongs to meshes; name them, or leave it out")
             return data
         if data.get("stages") or len(kinds) > 1:
-            raise ValueError(f"a method has either stages or {kinds[0]}" if data.get("stages") else "name renders or meshes")
+            raise ValueError(
+                f"a method has either stages or {kinds[0]}" if data.get("stages") else f"{kinds[0]} and {kinds[1]}: name one"
+            )
         (kind,) = kinds
+        if kind == "command":
+            makes = data["command"].get("makes") if isinstance(data["command"], dict) else None
+            kind = "renders" if makes in ("renders", None) else "meshes"
+            return data | {"stages": {kind: {"scene": "renders", "steps": 0}}}
         if kind == "renders" and (alone := [key for key in ("frame", "align") if data.get(key) is not None]):
             raise ValueError(f"{alone[0]} belongs to meshes; renders are compared as they are")
         try:

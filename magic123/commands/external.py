@@ -1,0 +1,152 @@
+"""external: run another program on one example, and keep what it makes.
+
+Reads   --example (its picture, camera and caption)
+Writes  --out: what the program wrote into {out}; it appears whole or not at all
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magic123.commands.options import add_settings, command_parser, say
+from magic123.records.errors import InputError, Stopped
+from magic123.records.files import output_folder, read_json, write_json
+from magic123.settings.external import External
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+MARKER = "external.json"  # written beside what the program made
+GRACE = 5.0  # seconds between the request to stop and the end
+
+
+class OutOfTime(InputError):
+    """The program took longer than it may."""
+
+    status = "timed out"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and run the program. Raises InputError when it fails, takes too long or makes nothing."""
+    parser = command_parser("external", __doc__)
+    add_settings(parser, External, about="the command and its environment")
+    parser.add_argument("--example", type=Path, required=True, help="example folder written by prepare")
+    parser.add_argument("--cameras", required=True, type=json.loads, help="the cameras of the pictures to make, as JSON")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    options = parser.parse_args(argv)
+    record = read_json(options.example / "example.json", "example")
+    with output_folder(options.out, MARKER) as folder, tempfile.TemporaryDirectory() as scratch:
+        cameras = Path(scratch, "cameras.json")
+        write_json(cameras, options.cameras)
+        values = {
+            "image": (options.example / "rgba.png").resolve(),
+            "example": options.example.resolve(),
+            "prompt": record.get("prompt", ""),
+            "seed": options.seed,
+            "cameras": cameras,
+            "out": folder,
+        }
+        words = command_words(options.settings, values)
+        began = time.monotonic()
+        run(words, Path(options.settings.folder), options.settings.minutes * 60)
+        seconds = time.monotonic() - began
+        need_result(folder, options.settings.makes)
+        write_json(folder / MARKER, {"command": options.settings.run, "seconds": round(seconds, 1), "seed": options.seed})
+    say(f"external: {options.settings.makes} in {seconds:.1f} s")
+
+
+def command_words(settings: External, values: dict[str, Any]) -> list[str]:
+    """Return the words of the command in its environment.
+
+    Args:
+        settings: The command.
+        values: What stands for the placeholders.
+    """
+    # split first: a caption with quotes or spaces stays one word
+    words = [word.format(**values) for word in shlex.split(settings.run)]
+    if settings.project is not None:
+        return ["uv", "run", "--project", str(Path(settings.project).resolve()), "--", *words]
+    if settings.requirements is not None:
+        return ["uv", "run", "--no-project", "--with-requirements", str(Path(settings.requirements).resolve()), "--", *words]
+    if settings.container is not None:
+        bound = [
+            f"--bind={Path(values[name]).parent if name == 'cameras' else values[name]}"
+            for name in ("example", "out", "cameras")
+        ]
+        return ["apptainer", "exec", *(["--nv"] if settings.gpu else []), *bound, settings.container, *words]
+    return words
+
+
+def run(words: list[str], folder: Path, seconds: float) -> None:
+    """Run a program in a process group of its own, which ends with it, with its time or with this process.
+
+    Raises:
+        InputError: It cannot be started, or ends with another status than 0.
+        OutOfTime: It takes longer than `seconds`.
+        Stopped: This process was asked to stop.
+    """
+    # weights may be fetched by other people's programs, and their environment is not ours
+    environment = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "VIRTUAL_ENV")}
+    print("+", shlex.join(words), flush=True)
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Stopped(f"signal {number} stopped the program; the next run starts it again")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    process = None
+    try:
+        process = subprocess.Popen(words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+        status = process.wait(seconds)
+    except OSError as error:
+        raise InputError(
+            f"{words[0]} cannot be started in {folder} ({error.strerror}): install it, or correct `run`"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise OutOfTime(f"{words[0]} took longer than its {seconds / 60:g} minutes; raise `minutes`, or see its log") from error
+    finally:
+        if process is not None:
+            end_group(process)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if status:
+        how = f"status {status}" if status > 0 else f"signal {-status}"
+        raise InputError(f"{words[0]} ended with {how}; what it said is above in the log")
+
+
+def end_group(process: subprocess.Popen) -> None:
+    """End what is left of a process group: by request, then by force."""
+    for number, wait in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
+        try:
+            os.killpg(process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return
+        until = time.monotonic() + wait
+        while time.monotonic() < until:
+            process.poll()
+            try:
+                os.killpg(process.pid, 0)
+            except (ProcessLookupError, PermissionError):
+                return
+            time.sleep(0.05)
+
+
+def need_result(folder: Path, makes: str) -> None:
+    """Refuse a folder without what the program was to make. Raises InputError."""
+    links = [path for path in folder.rglob("*") if path.is_symlink()]
+    if links:
+        raise InputError(f"it wrote the link {links[0].name}, and a result must stand by itself: write a copy")
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    listed = ", ".join(map(str, sorted(files)[:5])) or "nothing"
+    if makes != "renders" and (not (folder / makes).is_file() or not (folder / makes).stat().st_size):
+        raise InputError(f"it made no {makes}, but {listed}; correct `makes`, or see its log")
+    if makes == "renders" and not any(path.suffix == ".png" for path in files):
+        raise InputError(f"it made no pictures SET/NNN.png, but {listed}; see its log")

@@ -1,0 +1,77 @@
+"""Settings of a row whose results another program makes."""
+
+from __future__ import annotations
+
+import shlex
+import string
+from pathlib import PurePosixPath
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from magic123.settings.common import Settings
+
+# what a command may ask for in braces
+PLACEHOLDERS = {
+    "image": "the prepared picture, square RGBA with straight alpha (PNG)",
+    "example": "the folder of the prepared example: rgba.png, depth.png, example.json with the camera",
+    "prompt": "the caption",
+    "seed": "the seed",
+    "cameras": "a JSON file with the cameras of the pictures to make, by set",
+    "out": "an empty folder to write into",
+}
+MESHES = (".glb", ".gltf", ".obj", ".ply")
+
+
+class External(Settings):
+    """A command that makes pictures or a mesh of one example, and the environment that it runs in.
+
+    The command is split into words as a shell would, then the placeholders are filled in; no shell runs it.
+    """
+
+    run: str
+    makes: str  # `renders`: SET/NNN.png as `adopt` reads them; or the file name of a mesh below {out}
+    folder: str = "."  # where it starts, relative to the project
+    # at most one environment: a folder with pyproject.toml (uv run --project), a file of requirements (uv run
+    # --with-requirements), an image for apptainer; without one, the project's own
+    project: str | None = None
+    requirements: str | None = None
+    container: str | None = None
+    files: tuple[str, ...] = ()  # programs, weights, ...: files and folders whose contents decide the result
+    minutes: float = Field(default=60.0, gt=0)  # longer, and it is stopped
+    gpu: bool = False  # whether it waits for a GPU of its own
+    threads: PositiveInt = 1
+    mem_mb: PositiveInt = 4000
+
+    @field_validator("run")
+    @classmethod
+    def _words(cls, run: str) -> str:
+        words = shlex.split(run)  # refuses an open quote
+        if not words:
+            raise ValueError("name a program")
+        names = {name for word in words for _, name, _, _ in string.Formatter().parse(word) if name is not None}
+        if unknown := sorted(names - PLACEHOLDERS.keys()):
+            raise ValueError(f"{{{unknown[0]}}} is unknown; the placeholders are {', '.join(f'{{{p}}}' for p in PLACEHOLDERS)}")
+        if "out" not in names:
+            raise ValueError("it needs {out}, the folder that it writes into")
+        return run
+
+    @field_validator("makes")
+    @classmethod
+    def _known(cls, makes: str) -> str:
+        path = PurePosixPath(makes)
+        inside = not path.is_absolute() and ".." not in path.parts
+        if makes != "renders" and (path.suffix.lower() not in MESHES or not inside):
+            raise ValueError(f"write renders, or the name of a mesh below {{out}} that ends in {', '.join(MESHES)}")
+        return makes
+
+    @model_validator(mode="after")
+    def _one_environment(self) -> External:
+        given = [name for name in ("project", "requirements", "container") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{given[0]} and {given[1]} are two environments; name one")
+        return self
+
+    @property
+    def makes_mesh(self) -> bool:
+        """Whether it makes a mesh, and not pictures."""
+        return self.makes != "renders"
