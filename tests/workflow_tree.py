@@ -98,6 +98,12 @@ elif command == "reconstruct":
     assert set(given) == {prior["weights"] for prior in stage["priors"].values()}
     need(*given.values())
     write(options["out"], "checkpoint.safetensors", "stage.json", "losses.csv")
+elif command == "external":
+    makes = json.loads(options["settings"])["makes"]
+    need(options["example"] + "/example.json")
+    write(options["out"], "external.json", *[makes] if makes != "renders" else [])
+    if makes == "renders":
+        write(options["out"] + "/reference", "000.png")
 elif command == "view":
     need(options["checkpoint"] + "/checkpoint.safetensors", options["example"] + "/example.json")
     write(options["out"], "cameras.json")

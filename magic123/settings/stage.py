@@ -352,7 +352,7 @@ class Method(Settings):
     @property
     def made_elsewhere(self) -> str | None:
         """Where another system's pictures or meshes lie, or how they are made, with placeholders in it; None for stages."""
-        return self.renders or self.meshes or (self.command and self.command.run)
+        return self.renders or self.meshes or (self.command.run if self.command else None)
 
     @property
     def gives_mesh(self) -> bool:
