@@ -30,6 +30,7 @@ CHANGES: dict[str, set[str] | str] = {
     "run": REFUSED,  # other names do not exist; what other selections do is tested in test_dag.py
     "run.examples": PLANNED,  # and jobs of other examples
     "run.seeds": PLANNED | OPTIMISED,
+    "from_mesh": set(),  # no example here is a mesh
     "prepare": {PREPARED},
     "prepare.depth_weights": REFUSED,
     "prepare.mask_weights": set(),  # no mask is asked of a network here
