@@ -30,9 +30,10 @@ from magic123.example.quality_picture import reduced
 from magic123.records import alpha as alpha_convention
 from magic123.records.errors import InputError
 from magic123.records.files import write_text
-from magic123.run.manifest import ManifestRow, load_manifest
+from magic123.run.captions import check_captions
+from magic123.run.manifest import ManifestRow, has_controls, load_manifest
 from magic123.run.picture_folder import caption_of, name_of, pictures_in
-from magic123.run.suite import MANIFESTS
+from magic123.run.suite import MANIFESTS, read_suite
 from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.prepare import PrepareSettings
 from magic123.settings.settings_file import check_name, read_yaml, validate
@@ -153,6 +154,10 @@ def add_folder(folder: Path, name: str) -> None:
     write_text(table, text)
     if not run.exists():
         write_text(run, CONFIG.format(name=name, mask=mask_from, why=WHY[mask_from]))
+    try:
+        check_captions(read_suite([run]))
+    except InputError as error:
+        problems.append(f"the run would be refused: {error}")
     for problem in problems:
         print(" ".join(_printable(problem).split()), file=sys.stderr)
     print(f"{table}: {len(all_rows)} pictures ({len(lines)} new); edit names and captions there")
@@ -181,7 +186,7 @@ def _cell(path: Path, root: Path) -> str:
     """
     absolute, inside = os.path.abspath(path), os.path.abspath(os.curdir)
     cell = os.path.relpath(absolute, root) if Path(absolute).is_relative_to(inside) else absolute
-    if not _printable(cell) == cell or cell != cell.strip():
+    if has_controls(cell) or cell != cell.strip():
         raise InputError(f"the path {_printable(cell)!r} has signs that a table cannot hold; rename it")
     return cell
 

@@ -37,6 +37,7 @@ from magic123.example.quality_picture import draw
 from magic123.records import alpha as alpha_convention
 from magic123.records.errors import InputError
 from magic123.records.files import output_folder
+from magic123.run.manifest import has_controls
 from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.prepare import PrepareSettings
 
@@ -203,7 +204,7 @@ def _check_words(arguments: argparse.Namespace) -> None:
     """Refuse a name that cannot be a folder's, and an empty caption."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", arguments.name):
         raise InputError(f"--name {arguments.name!r} must be letters, digits, - and _, because folders are named after it")
-    if not arguments.prompt.strip() or not arguments.prompt.isprintable():
+    if not arguments.prompt.strip() or has_controls(arguments.prompt):
         raise InputError(f"--prompt {arguments.prompt!r} must be one line of text, a plain caption of the object")
 
 

@@ -70,11 +70,11 @@ def shell_words(*words: object) -> str:
 
 
 def as_inputs(files: Mapping[str, str]) -> dict[str, str]:
-    """Return the files that can be inputs of a rule: Snakemake takes braces in their names for wildcards, without an escape.
+    """Return the files that can be inputs of a rule: Snakemake takes {...} and <...> in names for its own.
 
     The others are noticed by their contents among the parameters, and that they are there is checked when the run is loaded.
     """
-    return {name: file for name, file in files.items() if "{" not in file}
+    return {name: file for name, file in files.items() if not set("{<") & set(file)}
 
 
 def miniature_inputs(network: str) -> dict[str, str]:

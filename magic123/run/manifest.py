@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import unicodedata
 from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
@@ -169,6 +170,11 @@ def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
     return [(lines[0][0], header), *lines[1:]]
 
 
+def has_controls(text: str) -> bool:
+    """Return whether a text has control characters, line separators or surrogates, which no cell can hold."""
+    return any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text)
+
+
 def load_manifest(path: Path) -> dict[str, ManifestRow]:
     """Read the examples of a dataset by name, in the file's order.
 
@@ -187,6 +193,8 @@ def load_manifest(path: Path) -> dict[str, ManifestRow]:
                 "put quotes around a prompt with commas."
             )
         cells = dict(zip(header[1], (cell.strip() for cell in line), strict=False))
+        if broken := next((value for value in cells.values() if has_controls(value)), None):
+            raise InputError(f"{place}: {broken!r} has a control character; write the cell again.")
         given = {key: value for key, value in cells.items() if value or key not in ManifestRow.model_fields}
         row = validate(ManifestRow, given, place)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", row.name):  # it becomes a folder

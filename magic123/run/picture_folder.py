@@ -51,7 +51,8 @@ def caption_of(file: Path) -> tuple[str, bool]:
 
     Separators become spaces, a counter at the end is dropped, and names that cameras give say nothing: "an object".
     """
-    words = "".join(letter if letter.isprintable() else " " for letter in unicodedata.normalize("NFC", file.stem))
+    letters = unicodedata.normalize("NFC", file.stem)
+    words = "".join(" " if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") else letter for letter in letters)
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", re.sub(r"[_\s-]+", " ", words))
     words = re.sub(r"[ .]*\(?\b\d+\)?$", "", words.strip()).strip()
     if not re.search(r"[^\W\d_]", words) or NAMELESS.fullmatch(re.sub(r"[\d._()-]+", " ", words)) or _coded(words):

@@ -9,7 +9,16 @@ import pytest
 from repository_paths import REPOSITORY
 
 from magic123.records.errors import InputError
-from magic123.run.jobs import MINIATURES, Jobs, metric_weights_option, miniature_inputs, miniature_options, one_of, shell_words
+from magic123.run.jobs import (
+    MINIATURES,
+    Jobs,
+    as_inputs,
+    metric_weights_option,
+    miniature_inputs,
+    miniature_options,
+    one_of,
+    shell_words,
+)
 from magic123.run.suite import read_suite
 from magic123.settings.settings_file import load_methods
 from magic123.settings.stage import lay_over
@@ -224,3 +233,8 @@ def test_each_column_of_a_dataset_makes_stale_what_is_made_from_it(jobs_of):
     for column, stale in COLUMNS.items():
         now = compared(**{column: 45.0 if column in ("polar", "azimuth", "megabytes") else "demo/yellow_dog/truth/mesh.ply"})
         assert {command for command in now if now[command] != before[command]} == stale, column
+
+
+def test_files_whose_names_snakemake_reads_otherwise_are_no_inputs():
+    files = {"a": "p/a.png", "b": "p/{lamp}.png", "c": "p/<results>.png", "d": "p/<b>bold.png"}
+    assert as_inputs(files) == {"a": "p/a.png"}

@@ -26,6 +26,9 @@ def test_what_spreadsheets_write_is_read(tmp_path, encoding, end):
     rows = load(tmp_path, text.replace("\n", end), encoding)
     assert list(rows) == ["lamp", "vase"] and rows["lamp"].prompt == 'a "bright", yellow lamp'
     assert rows["vase"].prompt == "une vase bleue à pois"
+    if encoding.startswith("utf-8"):  # joiners are letters of some scripts, and of pictograms
+        joined = load(tmp_path, HEAD + "a,\u0645\u06cc\u200c\u0634\u0648\u062f \U0001f415\u200d\U0001f9ba,b.jpg\n", encoding)
+        assert "\u200c" in joined["a"].prompt
 
 
 @pytest.mark.parametrize(
@@ -44,6 +47,7 @@ def test_what_spreadsheets_write_is_read(tmp_path, encoding, end):
         (HEAD + "lamp,a, yellow lamp,b.jpg\n", "line 2: has more cells than the header, 4 and 3"),
         (HEAD + "$(touch x),a lamp,b.jpg\n", "must be letters"),
         (HEAD + "{lamp},a lamp,b.jpg\n", "must be letters"),
+        (HEAD + "lamp,a\0lamp,b.jpg\n", "has a control character"),
         ("", "is empty"),
         (HEAD, "lists no examples"),
     ],
