@@ -11,8 +11,9 @@ import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from magic123.commands.options import (
@@ -123,17 +124,12 @@ def reconstruct(
         Stopped: a signal asked to stop, and what was done is saved.
     """
     rungs: Sequence[Stage] = stage.rungs()
-    inputs = {
-        "init": init,
-        "token": token,
-        "reference": reference,
-        "weights": weights or {},
-        "device": device,
-        "views": views,
-        "speed": speed,
-    }
     for rung, settings in enumerate(rungs):
-        trouble = _attempt(example_folder, settings, rung, seed, out, inputs, save_steps, save_seconds)
+        attempt = partial(
+            run_stage, example_folder, settings, rung, seed, out, init=init, token=token, reference=reference,
+            weights=weights or {}, device=device, views=views, save_steps=save_steps, save_seconds=save_seconds, speed=speed,
+        )  # fmt: skip
+        trouble = _memory_trouble(attempt)
         if trouble is None:
             return
         say(f"memory ran out ({trouble}) on rung {rung} of the ladder (0 is the stage itself, {len(rungs) - 1} the last)")
@@ -143,12 +139,10 @@ def reconstruct(
     )
 
 
-def _attempt(
-    example_folder: Path, stage: Stage, rung: int, seed: int, out: Path, inputs: dict, save_steps: int, save_seconds: float
-) -> str | None:
+def _memory_trouble(attempt: Callable[[], None]) -> str | None:
     """Run one rung. Return the allocator's message where memory ran out, else None."""
     try:
-        run_stage(example_folder, stage, rung, seed, out, **inputs, save_steps=save_steps, save_seconds=save_seconds)
+        attempt()
     except Exception as error:
         if not is_out_of_memory(error):
             raise
