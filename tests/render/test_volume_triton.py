@@ -37,21 +37,33 @@ def grid_of(density=blobs, resolution=16) -> OccupancyGrid:
     return grid
 
 
-def both_marches(fast, device: str, dtype: torch.dtype, max_samples: int, seed: int | None, box: bool, resolution: int = 16):
+def both_marches(
+    fast,
+    device: str,
+    dtype: torch.dtype,
+    max_samples: int,
+    seed: int | None,
+    box: bool,
+    whole: bool = False,
+    resolution: int = 16,
+):
     grid = grid_of(resolution=resolution).to(device)
     origins, directions = (v.to(device) for v in rays(9, dtype))
+    if whole:  # steps of depth: directions are longer than 1
+        directions = 1.3 * directions
     results = []
     for march, cells in ((volume.march, {"occupied": grid.occupied}), (fast.march, {"cells": grid.cells})):
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         limits = grid.box.to(dtype) if box else None
-        results.append(march(origins, directions, max_samples=max_samples, generator=generator, box=limits, **cells))
+        how = {"max_samples": max_samples, "generator": generator, "box": limits, "whole": whole}
+        results.append(march(origins, directions, **how, **cells))
     return results
 
 
 def marches_agree(fast, device: str, dtype: torch.dtype) -> None:
-    """The same samples to the bit, whether jittered, boxed or more than one block of steps."""
-    for max_samples, seed, box in ((50, 3, False), (50, None, True), (300, 3, True)):
-        plain, quick = both_marches(fast, device, dtype, max_samples, seed, box)
+    """The same samples to the bit, whether jittered, boxed, in whole steps or more than one block of steps."""
+    for max_samples, seed, box, whole in ((50, 3, False, False), (50, None, True, True), (300, 3, True, False)):
+        plain, quick = both_marches(fast, device, dtype, max_samples, seed, box, whole)
         assert 0 < len(plain.ray) < 9 * max_samples
         for name in ("ray", "distance", "width", "points"):
             assert torch.equal(getattr(plain, name), getattr(quick, name)), name

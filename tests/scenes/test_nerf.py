@@ -136,7 +136,8 @@ def test_a_smaller_cube_holds_the_same_ball_and_nothing_beyond():
     assert float(shapes[0][2]) == pytest.approx(float(shapes[1][2]), abs=0.01)
     assert float(nerf.mesh(16)[0].abs().max()) <= 0.6
     wide = Camera.orbit(90, 0, 1.8, 80, 24)  # the cube's near side covers 0.6 / 1.2 / tan(40 degrees) of the picture: 14 pixels
-    filled = with_exponent(nerf, lambda x: torch.full((len(x),), 5.0)).render(wide).opacity[0, 12, :, 0]
+    with torch.no_grad():
+        filled = with_exponent(nerf, lambda x: torch.full((len(x),), 5.0)).render(wide).opacity[0, 12, :, 0]
     assert bool((filled[6:18] > 0.9).all()) and float(filled[:3].max()) == float(filled[-3:].max()) == 0
 
 
