@@ -147,7 +147,9 @@ def test_weights_of_a_metric(jobs_of):
 
 def test_methods_of_other_systems(jobs_of, tmp_path):
     jobs = jobs_of()
-    theirs = SimpleNamespace(renders=f"{tmp_path}/{{dataset}}/{{example}}/{{seed}}")
+    theirs = SimpleNamespace(
+        renders=f"{tmp_path}/{{dataset}}/{{example}}/{{seed}}", gives_renders=True, gives_mesh=False, command=None
+    )
     suite = SimpleNamespace(methods={"theirs": theirs, **jobs.suite.methods}, path_of=lambda path: path)
     found = Jobs(suite)
     assert found.rendered_methods == ["theirs", *jobs.rendered_methods]
