@@ -114,9 +114,9 @@ class CudaTensor(Tensor):
 
     @staticmethod
     def __new__(cls, values: Tensor):
-        made = Tensor._make_wrapper_subclass(
-            cls, values.size(), strides=values.stride(), storage_offset=values.storage_offset(), dtype=values.dtype, device=CUDA
-        )
+        layout = {"strides": values.stride(), "storage_offset": values.storage_offset(), "dtype": values.dtype}
+        with torch.inference_mode(values.is_inference()):
+            made = Tensor._make_wrapper_subclass(cls, values.size(), **layout, device=CUDA)
         made.values = values
         return made
 
@@ -225,6 +225,10 @@ def values_of(value: Any) -> Any:
 def dispatch(func, args: tuple, kwargs: dict) -> Any:
     """Run an operation on the values, after refusing what CUDA refuses and noting what the host waits for."""
     name, device = name_of(func), _devices[-1]
+    if torch.is_inference_mode_enabled():  # composite operations arrive whole; their parts have to come here, not to a driver
+        with _Mode():
+            if (made := func.decompose(*args, **kwargs)) is not NotImplemented:
+                return made
     refuse_mixed_devices(name, func, args, kwargs)
     to_cuda = kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cuda"
     on_cuda = any(isinstance(leaf, CudaTensor) for leaf in tree_leaves((args, kwargs)))
@@ -234,8 +238,6 @@ def dispatch(func, args: tuple, kwargs: dict) -> Any:
         raise RuntimeError(f"Expected a '{wanted}' device type for generator but found '{found}' ({name}, {calling_line()})")
     if wanted == "cpu":
         return func(*args, **kwargs)
-    if name == "aten::to" and (decomposed := func.decompose(*args, **kwargs)) is not NotImplemented:
-        return decomposed
     if name in ("aten::copy_", "aten::_to_copy"):
         return copy_between(name, args, kwargs, to_cuda)
     if name == "aten::_fused_sdp_choice":

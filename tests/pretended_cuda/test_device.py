@@ -35,6 +35,19 @@ def test_what_a_card_computes_is_computed(device):
         assert layer(x).dtype == torch.float16
 
 
+def test_inference_mode_computes_the_same(device):
+    """Modules moved inside and outside of it, views of tensors from outside, and copies to the host."""
+    x, outside, inside = on_cuda(4, 3), torch.nn.Linear(3, 2).to(CUDA), torch.nn.Linear(3, 2)
+    inside.load_state_dict({name: values.to("cpu") for name, values in outside.state_dict().items()})
+    with torch.inference_mode():
+        made = [layer.to(CUDA)(x[None]) for layer in (outside, inside)]
+        assert all(y.is_inference() and y.device == CUDA for y in made) and not x[None].is_inference()
+        with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+            outside(torch.rand(4, 3))
+        for y in made:
+            torch.testing.assert_close(y[0].cpu(), outside(x).cpu())
+
+
 PLANTED = {
     "an operand on the CPU": (lambda: on_cuda(3) + torch.rand(3), "Expected all tensors to be on the same device"),
     "a matrix on the CPU": (lambda: on_cuda(3, 3) @ torch.rand(3, 3), "Expected all tensors to be on the same device"),
