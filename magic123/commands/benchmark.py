@@ -1,6 +1,6 @@
 """benchmark: a stage's speed here, with random weights: steps a second, where time goes, memory, the arithmetic limit.
 
-    magic123 benchmark --stage coarse --out reports/performance          Magic123 at full size; nothing is downloaded
+    magic123 benchmark --stage coarse --out results/performance          Magic123 at full size; nothing is downloaded
     magic123 benchmark --stage fine --method magic123-12gb --out ...     a memory profile: a method like any other
     magic123 benchmark --stage invert --out ...                          textual inversion, at its published settings
     magic123 benchmark --stage coarse --size small --out ...             a minute on a CPU
