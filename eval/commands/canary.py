@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from eval.metrics.canary import write_canary
-from eval.metrics.models import device_or_default
 from eval.metrics.registry import NETWORKS
+from magic123.records.devices import present_device
 from magic123.records.errors import InputError
 
 
@@ -18,7 +18,7 @@ def main(argv: list[str]) -> None:
         parser.add_argument(f"--{option}", action="append", default=[], help=network.help)
     parser.add_argument("--device", help="device of the networks; default: cuda where there is one")
     given = vars(parser.parse_args(argv))
-    device = device_or_default(given.pop("device"))
+    device = present_device(given.pop("device"))
     if not any(given.values()):
         raise InputError(f"name at least one model with {' or '.join(f'--{option}' for option in networks)}")
     for option, network in networks.items():

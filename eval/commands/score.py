@@ -7,7 +7,7 @@ from pathlib import Path
 
 from eval.metrics.flags import Result, measure_flags
 from eval.metrics.measure import missing_without
-from eval.metrics.models import device_or_default, load_models
+from eval.metrics.models import load_models
 from eval.metrics.registry import NETWORKS
 from eval.metrics.score import score_mesh, score_views
 from eval.pictures.consistency import neighbours
@@ -26,6 +26,7 @@ from eval.pictures.pictures import read_views
 from eval.pictures.protocols import CORRECTED, protocol_named
 from magic123.records.cameras import compare_poses, read_poses, repeats_of_reference
 from magic123.records.cards import Scores, write_scores
+from magic123.records.devices import present_device
 from magic123.records.errors import InputError
 
 
@@ -78,7 +79,7 @@ def main(argv: list[str]) -> None:
         untouched = protocol.blend == "zero-is-white" and given.published
         references[protocol.name] = read_reference(given.published if untouched else given.reference, protocol, given.alpha)
     mesh, no_mesh = find_mesh(given.mesh)
-    models = load_models({option: getattr(given, option) for option in NETWORKS}, device_or_default(given.device))
+    models = load_models({option: getattr(given, option) for option in NETWORKS}, present_device(given.device))
     kernels, alignment, values = rendering_kernels(given.views), alignment_of(given.views), []
     for protocol in protocols:
         reference = references[protocol.name]

@@ -9,19 +9,6 @@ from magic123.records.cards import Gap
 from magic123.records.errors import InputError, MetricGap
 
 
-def device_or_default(device: str | None) -> str:
-    """Return the device that --device names; by default cuda where there is one, else the CPU.
-
-    Raises:
-        InputError: A CUDA device is named and there is none.
-    """
-    import torch
-
-    if device and device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device is {device}, and this machine has no CUDA device: leave it out, or set it to cpu")
-    return device or ("cuda" if torch.cuda.is_available() else "cpu")
-
-
 @dataclass
 class Models:
     """Loaded networks.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from magic123.records.devices import present_device
 from magic123.records.errors import InputError
 
 if TYPE_CHECKING:
@@ -88,19 +89,9 @@ def device_or_default(device: str | None) -> str:
     """Return the device that --device names; by default cuda where there is one, else the CPU.
 
     Raises:
-        InputError: torch has no code for the CUDA device.
+        InputError: this machine does not have the device, or the installed torch has no code for it.
     """
-    import torch
-
-    return usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def usable(device: str) -> str:
-    """Return a device if torch can run on it.
-
-    Raises:
-        InputError: it is a CUDA device that the installed torch was not built for.
-    """
+    device = present_device(device)
     if device.startswith("cuda"):
         import torch
 
@@ -123,16 +114,10 @@ def choose_device(stage: Stage, device: str | None) -> str:
         device: what --device names; None: cuda if anything is in half precision and there is one, else the CPU.
 
     Raises:
-        InputError: a CUDA device is named and there is none, or torch has no code for it.
+        InputError: this machine does not have the device, or the installed torch has no code for it.
     """
-    import torch
-
-    if device and device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device is {device}, and this machine has no CUDA device: leave it out, or set it to cpu")
-    if device:
-        return usable(device)
     half = stage.dtype != "float32" or any(prior.dtype != "float32" for prior in stage.priors.values())
-    return usable("cuda" if half and torch.cuda.is_available() else "cpu")
+    return device_or_default(device if device is not None or half else "cpu")
 
 
 def add_loop(parser: argparse.ArgumentParser) -> None:

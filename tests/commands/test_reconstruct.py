@@ -253,9 +253,9 @@ def test_the_device_is_as_asked_or_the_precision_asks_for_it(monkeypatch):
     with pytest.raises(InputError, match="no CUDA device"):
         choose_device(stage, "cuda:0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(
-        "magic123.commands.options.usable", lambda device: device
-    )  # it asks the card: tests/measure/test_doctor.py
+    answers = {"device_count": 2, "get_device_capability": (9, 0), "get_arch_list": ["sm_90"]}
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *device, answer=answer: answer)
     assert choose_device(stage, None) == "cpu" and choose_device(stage, "cuda:1") == "cuda:1"
     assert choose_device(half, None) == choose_device(half_prior, None) == "cuda"
     assert choose_device(half, "cpu") == "cpu"

@@ -103,6 +103,8 @@ def test_a_card_that_torch_was_not_built_for_is_said_with_what_to_install(monkey
     )
     assert rows["CUDA device 1"].state == "present"
     assert "7.5 or later" in triton_problem((7, 0))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "V100")
     with pytest.raises(InputError, match="torch has no code for V100"):
