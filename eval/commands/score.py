@@ -79,7 +79,10 @@ def main(argv: list[str]) -> None:
         untouched = protocol.blend == "zero-is-white" and given.published
         references[protocol.name] = read_reference(given.published if untouched else given.reference, protocol, given.alpha)
     mesh, no_mesh = find_mesh(given.mesh)
-    models = load_models({option: getattr(given, option) for option in NETWORKS}, present_device(given.device))
+    networks = {option: getattr(given, option) for option in NETWORKS}
+    # torch takes seconds to import, and a result with no network to score with does without
+    device = present_device(given.device) if given.device or any(networks.values()) else "cpu"
+    models = load_models(networks, device)
     kernels, alignment, values = rendering_kernels(given.views), alignment_of(given.views), []
     for protocol in protocols:
         reference = references[protocol.name]

@@ -22,7 +22,7 @@ class Strict(BaseModel):
 
 
 class MetricCard(Strict):
-    """Everything a reader needs to reproduce a number. A card is complete or refused: only `alignment` has a default."""
+    """Everything a reader needs to reproduce a number. A card is complete or refused: no field has a default."""
 
     full_name: str  # what is compared, model, weights, size, background, version
     version: int
@@ -43,7 +43,7 @@ class MetricCard(Strict):
     seconds: float
     time: str  # UTC, ISO 8601
     # how another system's mesh came into the project's frame: align, method, frame, transform, residual; None: it is in it
-    alignment: dict[str, Any] | None = None
+    alignment: dict[str, Any] | None
 
 
 class Value(Strict):

@@ -126,7 +126,7 @@ def test_a_row_of_meshes():
     method = validate(Method, row, "methods.yaml")
     assert method.made_elsewhere == row["meshes"] and method.stages["meshes"].has_mesh and method.align == "none"
     for change, sentence in (
-        ({"renders": "a/{dataset}/{example}"}, "name renders or meshes"),
+        ({"renders": "a/{dataset}/{example}"}, "renders and meshes: name one"),
         ({"meshes": "foreign/{example}.glb"}, "meshes must hold {dataset} and {example}"),
         ({"meshes": None}, "frame belongs to meshes"),
         ({"meshes": None, "renders": "a/{dataset}/{example}"}, "frame belongs to meshes; renders"),

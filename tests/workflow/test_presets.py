@@ -310,7 +310,7 @@ def test_every_preset_has_a_miniature_twin_that_the_nightly_run_makes():
     methods = load_methods(REPOSITORY / "config" / "methods.yaml")
     run = yaml.safe_load((REPOSITORY / "config" / "presets.yaml").read_text())["run"]["methods"]
     demo = {name for name in methods if "miniature" in json.dumps(methods[name].model_dump(mode="json"))}
-    full = {name for name, method in methods.items() if name not in demo and method.renders is None}
+    full = {name for name, method in methods.items() if name not in demo and method.made_elsewhere is None}
     full -= {"magic123", "copy-reference", "reconstruction-only"}  # the method itself, and controls of the demo
     full = {name for name in full if not name.endswith("gb")}  # the method itself for smaller cards
     random_weights = {"magic123-sdxl", "magic123-if"}  # there are no miniatures of these: the tests above run them

@@ -36,7 +36,8 @@ TABLES = REPORTED.with_name("tables.yaml")
 
 def value(metric: str, number: float, view_set: str = "novel", protocol: str = "corrected", **card) -> dict:
     """One value as scores.json has it."""
-    names = "full_name version protocol view_set sets n_views against resolution range background model weights_sha256 canary"
+    names = "full_name version protocol view_set sets n_views against resolution range background model canary"
+    names += " weights_sha256 alignment"
     whole = dict.fromkeys(names.split()) | {
         "full_name": metric, "version": 1, "protocol": protocol, "view_set": view_set, "sets": ["ring"], "n_views": 1,
         "against": "truth", "range": "[0, 1]", "background": "white", "libraries": {}, "kernels": {}, "device": "cpu",
