@@ -134,7 +134,7 @@ def readers() -> dict[str, Reader]:
     torch.save({"<dog>": torch.ones(8)}, pickle)
     word, array = save({"<dog>": torch.ones(8)}), io.BytesIO()
     np.save(array, np.ones((SIDE, SIDE), np.float32))
-    card = dict.fromkeys(["model", "weights_sha256", "canary", "resolution"]) | dict.fromkeys(
+    card = dict.fromkeys(["model", "weights_sha256", "canary", "resolution", "alignment"]) | dict.fromkeys(
         ["full_name", "against", "range", "background", "device", "time"], "x"
     )
     card |= {"version": 1, "protocol": "corrected", "view_set": "novel", "sets": ["ring"], "n_views": 1, "seconds": 0.5}
