@@ -96,7 +96,9 @@ def cards(table: ResultTable) -> list[CardSummary]:
         fields = []
         for field in MetricCard.model_fields:
             several = facts.of_cards(field)
-            if isinstance(several[0], dict):
+            if field == "alignment":  # of meshes that another system made; our own results have none
+                several = [alignment and f"{alignment['align']}: {alignment['method']}" for alignment in several]
+            elif isinstance(several[0], dict):
                 several = [", ".join(f"{name} {version}" for name, version in versions.items()) for versions in several]
             elif field == "sets":
                 several = [", ".join(sets) for sets in several]

@@ -392,3 +392,16 @@ def test_depth_is_bright_where_near(tmp_path: Path) -> None:
     assert seen[:6].min() > 240
     light = seen[20:].mean((0, 2))
     assert light[2] > light[20] > light[40] > light[62]
+
+
+@pytest.mark.parametrize("adopted", ["copy/seed0/coarse", "both/seed0/fine"])
+def test_cards_say_how_meshes_of_others_were_placed(run, adopted):
+    """Whichever row comes first: our own results have no alignment."""
+    for file in run.glob(f"results/toys/*/{adopted}/scores.json"):
+        scores = json.loads(file.read_text())
+        for value in scores["values"]:
+            value["card"]["alignment"] = {"align": "scale", "method": "found by its box", "frame": {"up": "z"}}
+        file.write_text(json.dumps(scores))
+    assert main(report_words()) == 0
+    text = Path("small-report.html").read_text()
+    assert "scale: found by its box" in text and "&#39;up&#39;" not in text
