@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 from PIL import Image
@@ -18,6 +19,7 @@ from eval.tables.plan import Cell
 from magic123.records.files import write_whole
 
 SIDE = 128  # pixels
+HEADING = 22  # characters of a heading's line that fit above a picture
 
 
 def on_white(file: Path) -> np.ndarray:
@@ -28,10 +30,13 @@ def on_white(file: Path) -> np.ndarray:
 
 
 def column_names(cells: list[Cell]) -> list[tuple[str, str, str]]:
-    """Return (method, stage, heading) in the plan's order; the heading names the stage where a method has several."""
+    """Return (method, stage, heading) in the plan's order; a heading names the stage where a method has several."""
     pairs = list(dict.fromkeys((cell.method, cell.stage, cell.label) for cell in cells))
     several = {method for method, _, _ in pairs if sum(method == other for other, _, _ in pairs) > 1}
-    return [(method, stage, f"{label}\n{stage}" if method in several else label) for method, stage, label in pairs]
+    return [
+        (method, stage, "\n".join([*wrap(label, HEADING), *([stage] if method in several else [])]))
+        for method, stage, label in pairs
+    ]
 
 
 def draw_figure(cells: list[Cell], view: str, truth: str, out: Path) -> None:

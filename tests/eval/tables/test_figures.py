@@ -1,8 +1,10 @@
 """The picture of a table."""
 
+from pathlib import Path
+
 from PIL import Image
 
-from eval.tables.figures import draw_figure
+from eval.tables.figures import HEADING, column_names, draw_figure
 from eval.tables.plan import Cell
 
 
@@ -16,3 +18,12 @@ def test_a_label_is_drawn_as_it_is_written(tmp_path):
     with Image.open(tmp_path / "new" / "small.png") as picture:
         assert picture.width > picture.height > 100
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["small.png"]
+
+
+def test_long_headings_are_wrapped_and_stages_stand_below() -> None:
+    labels = {"one": "silhouette extruded by its depth", "two": "both priors"}
+    places = [("one", "coarse"), ("two", "coarse"), ("two", "fine")]
+    cells = [Cell("toys", "dog", method, stage, 0, Path("."), labels[method]) for method, stage in places]
+    headings = [heading for _, _, heading in column_names(cells)]
+    assert headings == ["silhouette extruded by\nits depth", "both priors\ncoarse", "both priors\nfine"]
+    assert max(len(line) for heading in headings for line in heading.splitlines()) <= HEADING
