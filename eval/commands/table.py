@@ -11,7 +11,7 @@ from eval.tables.differences import differences_csv, differences_markdown
 from eval.tables.flag_table import flags_csv
 from eval.tables.layout import html, latex, markdown
 from eval.tables.plan import read_plan
-from eval.tables.ranks import pairs_csv, ranks_csv, ranks_markdown
+from eval.tables.ranks import compare_rows, pairs_csv, ranks, ranks_csv, ranks_markdown
 from eval.tables.reported import read_reported
 from magic123.records.files import write_text
 
@@ -28,8 +28,10 @@ def main(argv: list[str]) -> None:
     published = read_reported(given.reported) if table.reported else []
     texts = {".csv": tidy_csv(table), "-cells.csv": cells_csv(table)}
     texts |= {"-differences.csv": differences_csv(table), "-flags.csv": flags_csv(table), "-cards.json": cards_json(table)}
-    texts |= {"-pairs.csv": pairs_csv(table), "-ranks.csv": ranks_csv(table)}
-    texts[".md"] = markdown(table, published) + differences_markdown(table) + ranks_markdown(table)
+    comparisons = compare_rows(table)
+    ranked = ranks(table, comparisons)
+    texts |= {"-pairs.csv": pairs_csv(table, comparisons), "-ranks.csv": ranks_csv(ranked)}
+    texts[".md"] = markdown(table, published) + differences_markdown(table) + ranks_markdown(table, ranked)
     texts |= {".tex": latex(table, published), ".html": html(table, published)}
     for suffix, text in texts.items():
         write_text(given.out.with_name(given.out.name + suffix), text)

@@ -26,7 +26,7 @@ from eval.tables.build import ResultTable
 from eval.tables.differences import LEVEL, differences, format_difference
 from eval.tables.flag_table import flag_table
 from eval.tables.layout import NOTHING, grid, html
-from eval.tables.ranks import rank_text, ranks
+from eval.tables.ranks import compare_rows, rank_text, ranks
 from eval.tables.reported import Reported
 from magic123.records.cards import Flag
 
@@ -131,7 +131,7 @@ def difference_rows(table: ResultTable) -> list[dict]:
 def rank_rows(table: ResultTable) -> list[dict]:
     """Return every row's place in each column, with the rows that it beats; empty for a single row."""
     rows: dict[tuple, dict] = {}
-    for rank in ranks(table) if len(table.rows) > 1 else []:
+    for rank in ranks(table, compare_rows(table)) if len(table.rows) > 1 else []:
         label = f"{rank.dataset}: {rank.label}" if len(table.datasets) > 1 else rank.label
         row = rows.setdefault((rank.dataset, rank.method, rank.stage), {"label": label, "cells": []})
         wins = "" if rank.rank is None else f"{rank.wins} : {rank.losses}"

@@ -88,6 +88,10 @@ def compare_pairs(
     }
 
 
+# of each data set and column, by the numbers of the two rows
+Comparisons = dict[tuple[str, Column], dict[tuple[int, int], Comparison]]
+
+
 @dataclass(frozen=True)
 class Rank:
     """One row's place in one column of one data set.
@@ -116,7 +120,7 @@ class Rank:
     rows: int
 
 
-def _comparisons(table: ResultTable) -> dict[tuple[str, Column], dict[tuple[int, int], Comparison]]:
+def compare_rows(table: ResultTable) -> Comparisons:
     """Return the comparisons of each data set and column, by the numbers of the rows."""
     measured = entries_frame(table.entries).dropna(subset="value").astype({"value": float})
     result = {}
@@ -131,13 +135,13 @@ def _comparisons(table: ResultTable) -> dict[tuple[str, Column], dict[tuple[int,
     return result
 
 
-def ranks(table: ResultTable) -> list[Rank]:
-    """Rank the rows in every column of every data set.
+def ranks(table: ResultTable, comparisons: Comparisons) -> list[Rank]:
+    """Rank the rows in every column of every data set, by what `compare_rows` returned.
 
     A row is ranked by its mean as the table prints it, or by the mean over the shared examples where some row is incomplete.
     """
     lines = []
-    for (dataset, column), compared in _comparisons(table).items():
+    for (dataset, column), compared in comparisons.items():
         sign = 1 if describe(column.metric).higher_is_better else -1
         summaries = [table.summaries[dataset, method, stage, column] for method, stage, _ in table.rows]
         incomplete = any(s.shared_examples for s in summaries)
@@ -146,29 +150,28 @@ def ranks(table: ResultTable) -> list[Rank]:
             own = means[i]
             rank = None if own is None else 1 + sum(other is not None and sign * other > sign * own for other in means)
             wins = losses = ties = others = 0
-            better, worse = [], []
+            better: list[str] = []
+            worse: list[str] = []
             for j, (_, _, other_label) in enumerate(table.rows):
                 if i == j or (pair := compared[min(i, j), max(i, j)]).examples == 0:
                     continue
                 direction = sign if i < j else -sign
                 ahead, behind = (pair.greater, pair.less) if direction > 0 else (pair.less, pair.greater)
                 wins, losses, ties, others = wins + ahead, losses + behind, ties + pair.examples - ahead - behind, others + 1
-                if (pair.low > 0 or pair.high < 0) and direction * pair.mean > 0:
-                    better.append(other_label)
-                elif pair.low > 0 or pair.high < 0:
-                    worse.append(other_label)
+                if pair.low > 0 or pair.high < 0:
+                    (better if direction * pair.mean > 0 else worse).append(other_label)
             lines.append(
                 Rank(dataset, method, stage, label, column, rank, wins, losses, ties, tuple(better), tuple(worse), others)
             )
     return lines
 
 
-def pairs_csv(table: ResultTable) -> str:
+def pairs_csv(table: ResultTable, comparisons: Comparisons) -> str:
     """Return CSV text with one line for each pair of rows in each column of each data set."""
     header = ["dataset", *ROW_FIELDS, "other_method", "other_stage", *COLUMN_FIELDS]
     header += ["difference", "low", "high", "level", "comparisons", "examples", "greater", "less"]
     lines = []
-    for (dataset, column), compared in _comparisons(table).items():
+    for (dataset, column), compared in comparisons.items():
         for (i, j), pair in compared.items():
             numbers = [x if np.isfinite(x) else None for x in (pair.mean, pair.low, pair.high)]
             counts = [LEVEL, len(compared), pair.examples, pair.greater, pair.less]
@@ -176,13 +179,13 @@ def pairs_csv(table: ResultTable) -> str:
     return csv_text(frame(lines, header))
 
 
-def ranks_csv(table: ResultTable) -> str:
+def ranks_csv(ranked: list[Rank]) -> str:
     """Return CSV text with one line for each row in each column of each data set."""
     header = ["dataset", *ROW_FIELDS, *COLUMN_FIELDS, "rank", "wins", "losses", "ties", "better_than", "worse_than"]
     lines = [
         [r.dataset, r.method, r.stage, *column_fields(r.column), r.rank, r.wins, r.losses, r.ties]
         + ["; ".join(names) for names in (r.better_than, r.worse_than)]
-        for r in ranks(table)
+        for r in ranked
     ]
     return csv_text(frame(lines, header))
 
@@ -194,14 +197,14 @@ def rank_text(rank: Rank) -> str:
     return f"{rank.rank} ({len(rank.better_than)} of {rank.rows})"
 
 
-def ranks_markdown(table: ResultTable) -> str:
+def ranks_markdown(table: ResultTable, ranked: list[Rank]) -> str:
     """Return the ranks as a table for below the others; empty for a single row."""
     if len(table.rows) < 2:
         return ""
     several = len(table.datasets) > 1
     places = [(dataset, column) for dataset in table.datasets for column in table.columns]
     heads = [f"{f'{d}: ' if several else ''}{describe(c.metric).label}, {c.view_set}, {c.protocol}" for d, c in places]
-    by_place = {(rank.dataset, rank.method, rank.stage, rank.column): rank for rank in ranks(table)}
+    by_place = {(rank.dataset, rank.method, rank.stage, rank.column): rank for rank in ranked}
     lines = ["", "#### Ranks", "", "| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for method, stage, label in table.rows:
         texts = [rank_text(by_place[dataset, method, stage, column]) for dataset, column in places]

@@ -78,10 +78,7 @@ def command_words(settings: External, values: dict[str, Any]) -> list[str]:
     if settings.requirements is not None:
         return ["uv", "run", "--no-project", "--with-requirements", str(Path(settings.requirements).resolve()), "--", *words]
     if settings.container is not None:
-        bound = [
-            f"--bind={Path(values[name]).parent if name == 'cameras' else values[name]}"
-            for name in ("example", "out", "cameras")
-        ]
+        bound = [f"--bind={folder}" for folder in (values["example"], values["out"], Path(values["cameras"]).parent)]
         return ["apptainer", "exec", *(["--nv"] if settings.gpu else []), *bound, settings.container, *words]
     return words
 

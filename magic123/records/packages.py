@@ -10,16 +10,17 @@ import hashlib
 import json
 import stat
 import zipfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from magic123.records.errors import InputError
-from magic123.records.files import output_folder, write_json
-from magic123.records.hashes import sha256_of
+from magic123.records.files import output_folder, write_json, write_whole
 from magic123.records.results import stage_path
 
 INDEX = "package.json"
@@ -107,29 +108,21 @@ def write_package(name: str, settings: dict[str, Any], cells: list[dict[str, Any
     scored = sum(f"{place_of(cell)}/scores.json" in sources for cell in cells)
     if not scored:
         raise InputError(f"the table {name} has no scores yet, so there is nothing to pack: run `snakemake` first")
+    contents = {path: source.read_bytes() for path, source in sources.items()}
     index = {
         "format": 1,
         "name": name,
         "settings": settings,
         "cells": [cell | {"path": place_of(cell)} for cell in cells],
-        "files": {path: sha256_of(source) for path, source in sources.items()},
+        "files": {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()},
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.part")
-    try:
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-            # always the same date: the same results give the same bytes
-            for path, content in [(INDEX, json.dumps(index, indent=1, sort_keys=True).encode()), *_contents(sources)]:
-                archive.writestr(zipfile.ZipInfo(path), content, zipfile.ZIP_DEFLATED)
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
+    packed = BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        # always the same date: the same results give the same bytes
+        for path, content in ({INDEX: json.dumps(index, indent=1, sort_keys=True).encode()} | contents).items():
+            archive.writestr(zipfile.ZipInfo(path), content, zipfile.ZIP_DEFLATED)
+    write_whole(out, packed.getvalue())
     return scored, out.stat().st_size
-
-
-def _contents(sources: dict[str, Path]) -> Iterator[tuple[str, bytes]]:
-    for path, source in sources.items():
-        yield path, source.read_bytes()
 
 
 def _is_safe(path: str) -> bool:
@@ -161,11 +154,7 @@ def read_package(source: Path) -> Package:
             raise InputError(f"{source} holds {max(names, key=names.count)} twice; refused")
         try:
             files = {name: archive.read(name) for name in names}
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
-            raise InputError(f"{source} is damaged ({error}); ask for it again") from error
-        except Exception as error:  # zlib's own, which zipfile does not translate
-            if type(error).__name__ != "error":
-                raise
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OSError, EOFError) as error:
             raise InputError(f"{source} is damaged ({error}); ask for it again") from error
     return _verified(source, files)
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from magic123.records.errors import InputError
 from magic123.records.mesh_files import files_of_mesh
@@ -310,16 +310,21 @@ class Jobs:
         """Methods that another system computed, in place of stages that are optimised here."""
         return [name for name, method in self.suite.methods.items() if method.made_elsewhere is not None]
 
-    def render_folder(self, wildcards: StageWildcards) -> str:
-        """Return the folder of another system's pictures of one example."""
+    def foreign_path(self, wildcards: StageWildcards, kind: Literal["renders", "meshes"]) -> str:
+        """Return what another system made of one example: where the method says, or where the rule `external` puts it."""
         method = self.suite.methods[wildcards.method]
         if method.command is not None:
-            return f"{self.folder(wildcards)}/made"
-        renders = method.renders
-        if renders is None:
-            raise InputError(f"the method {wildcards.method} has no renders.")
+            made = f"{self.folder(wildcards)}/made"
+            return f"{made}/{method.command.makes}" if kind == "meshes" else made
+        path: str | None = getattr(method, kind)
+        if path is None:
+            raise InputError(f"the method {wildcards.method} has no {kind}.")
         at = {"dataset": wildcards.dataset, "example": wildcards.example, "seed": wildcards.seed}
-        return self.suite.path_of(renders.format(**at))
+        return self.suite.path_of(path.format(**at))
+
+    def render_folder(self, wildcards: StageWildcards) -> str:
+        """Return the folder of another system's pictures of one example."""
+        return self.foreign_path(wildcards, "renders")
 
     def render_files(self, wildcards: StageWildcards) -> list[str]:
         """Return the files of that folder; without any, `adopt` says what is missing, and the other cells go on."""
@@ -370,14 +375,7 @@ class Jobs:
 
     def foreign_mesh(self, wildcards: StageWildcards) -> str:
         """Return the file of another system's mesh of one example."""
-        method = self.suite.methods[wildcards.method]
-        if method.command is not None:
-            return f"{self.folder(wildcards)}/made/{method.command.makes}"
-        meshes = method.meshes
-        if meshes is None:
-            raise InputError(f"the method {wildcards.method} has no meshes.")
-        at = {"dataset": wildcards.dataset, "example": wildcards.example, "seed": wildcards.seed}
-        return self.suite.path_of(meshes.format(**at))
+        return self.foreign_path(wildcards, "meshes")
 
     def foreign_mesh_files(self, wildcards: StageWildcards) -> dict[str, list[str]]:
         """Return that mesh with the files that belong to it, and the true mesh that it may be fitted to, as inputs."""

@@ -9,7 +9,7 @@ import pytest
 
 from eval.tables.build import ResultTable, Summary
 from eval.tables.plan import Cell, Column, Entry
-from eval.tables.ranks import compare_pairs, pairs_csv, rank_text, ranks, ranks_csv, ranks_markdown
+from eval.tables.ranks import Rank, compare_pairs, compare_rows, pairs_csv, rank_text, ranks, ranks_csv, ranks_markdown
 
 PSNR, LPIPS = Column("psnr", "novel", "corrected"), Column("lpips-mini", "novel", "corrected")
 NAMES = ("good", "bad", "alike")
@@ -29,6 +29,10 @@ def table_of(numbers: dict[str, list[float | None]], column: Column = PSNR) -> R
         )
     rows = [(name, "coarse", name) for name in numbers]
     return ResultTable("toys", "Toys", ["toys"], rows, [column], entries, summaries, False)
+
+
+def ranked(table: ResultTable) -> list[Rank]:
+    return ranks(table, compare_rows(table))
 
 
 def test_comparison_of_two_rows_by_hand() -> None:
@@ -72,7 +76,7 @@ def test_missing_values_leave_the_shared_examples() -> None:
 def test_ranks_follow_the_direction_of_the_metric(column: Column, first: str) -> None:
     generator = np.random.default_rng(2)
     numbers = {name: list(level + generator.normal(0, 0.05, 12)) for name, level in zip(NAMES, (20.0, 10.0, 15.0), strict=True)}
-    by_name = {rank.method: rank for rank in ranks(table_of(numbers, column))}
+    by_name = {rank.method: rank for rank in ranked(table_of(numbers, column))}
     last = "bad" if first == "good" else "good"
     assert [by_name[name].rank for name in (first, "alike", last)] == [1, 2, 3]
     assert set(by_name[first].better_than) == {"alike", last} and by_name[first].worse_than == ()
@@ -81,7 +85,7 @@ def test_ranks_follow_the_direction_of_the_metric(column: Column, first: str) ->
 
 
 def test_equal_rows_share_a_rank_and_tie() -> None:
-    by_name = {rank.method: rank for rank in ranks(table_of({"good": [1.0, 2.0, 3.0], "alike": [1.0, 2.0, 3.0]}))}
+    by_name = {rank.method: rank for rank in ranked(table_of({"good": [1.0, 2.0, 3.0], "alike": [1.0, 2.0, 3.0]}))}
     assert {rank.rank for rank in by_name.values()} == {1}
     assert (by_name["good"].wins, by_name["good"].losses, by_name["good"].ties) == (0, 0, 3)
     assert by_name["good"].better_than == ()
@@ -89,17 +93,17 @@ def test_equal_rows_share_a_rank_and_tie() -> None:
 
 def test_a_row_without_results_has_no_rank() -> None:
     table = table_of({"good": [2.0, 3.0], "bad": [None, None]})
-    assert [rank.rank for rank in ranks(table)] == [1, None]
-    assert "| bad | – |" in ranks_markdown(table)
-    assert ranks_markdown(table_of({"good": [2.0, 3.0]})) == ""
+    assert [rank.rank for rank in ranked(table)] == [1, None]
+    assert "| bad | – |" in ranks_markdown(table, ranked(table))
+    assert ranks_markdown(table_of({"good": [2.0, 3.0]}), []) == ""
 
 
 def test_csv_files_hold_every_pair_and_every_row() -> None:
     table = table_of({"good": [2.0, 3.0, 5.0], "bad": [1.0, 1.0, 1.0], "alike": [2.0, None, 5.0]})
-    pairs = list(csv.DictReader(io.StringIO(pairs_csv(table))))
+    pairs = list(csv.DictReader(io.StringIO(pairs_csv(table, compare_rows(table)))))
     assert [(p["method"], p["other_method"]) for p in pairs] == [("good", "bad"), ("good", "alike"), ("bad", "alike")]
     assert [(p["comparisons"], p["examples"]) for p in pairs] == [("3", "3"), ("3", "2"), ("3", "2")]
-    lines = list(csv.DictReader(io.StringIO(ranks_csv(table))))
+    lines = list(csv.DictReader(io.StringIO(ranks_csv(ranked(table)))))
     assert [line["method"] for line in lines] == list(table_names(table)) and all(line["rank"] for line in lines)
 
 
@@ -115,7 +119,7 @@ def test_order_of_rows_changes_nothing() -> None:
     generator = np.random.default_rng(3)
     numbers = {name: list(generator.normal(level, 1, 8)) for name, level in zip(NAMES, (20, 18, 19), strict=True)}
     forward, backward = (
-        {r.method: (r.rank, r.wins, set(r.better_than)) for r in ranks(table_of(dict(items)))}
+        {r.method: (r.rank, r.wins, set(r.better_than)) for r in ranked(table_of(dict(items)))}
         for items in (list(numbers.items()), list(numbers.items())[::-1])
     )
     assert forward == backward
