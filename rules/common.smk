@@ -37,14 +37,18 @@ wildcard_constraints:
 
 
 def sentence(function):
-    """The function, with its InputError as the error that Snakemake prints without a traceback."""
+    """Return the function, with its InputError as one sentence that ends the run.
+
+    Any other exception is printed with the place in the code that raised it, and where the output exists already, it is not
+    printed at all: Snakemake then takes the file for one that no rule makes.
+    """
 
     @functools.wraps(function)
     def wrapped(*arguments, **named):
         try:
             return function(*arguments, **named)
         except InputError as error:
-            raise WorkflowError(str(error))
+            sys.exit(f"error: {error}")
 
     return wrapped
 
