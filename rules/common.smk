@@ -1,4 +1,4 @@
-# Names that several rules use. The functions that choose inputs and options are in magic123/run/jobs.py.
+# Names that several rules use. The functions that choose inputs and options of rules/NAME.smk are in magic123/run/jobs_NAME.py.
 # Reads nothing; writes nothing.
 
 import functools
@@ -7,7 +7,8 @@ from magic123.settings.versions import VERSIONS
 from magic123.weights.prefetch import dataset_files_needed, weights_used
 from magic123.settings.registry import CANARY
 from magic123.run.plan import axes_of, cells
-from magic123.run.jobs import INSTALLED_MINIATURES, MINIATURES, Jobs, miniature_inputs, miniature_options, one_of, shell_words
+from magic123.run.jobs import INSTALLED_MINIATURES, MINIATURES, Jobs, miniature_inputs, miniature_options
+from magic123.run.jobs_base import one_of, shell_words
 
 jobs = Jobs(suite)
 compute = suite.settings.compute

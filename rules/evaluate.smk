@@ -75,7 +75,7 @@ rule adopt:
         method=one_of(jobs.rendered_methods),
     params:
         folder=lambda wildcards: jobs.render_folder(wildcards),
-        settings=lambda wildcards: suite.settings.view.model_dump_json(include={"sets", "radius", "fov"}),
+        settings=lambda wildcards: jobs.view_cameras(),
         cameras=lambda wildcards: jobs.camera_options(wildcards),
         contents=lambda wildcards: [jobs.render_contents(wildcards), *jobs.camera_contents(wildcards)],
         made=lambda wildcards: jobs.views_made(wildcards),

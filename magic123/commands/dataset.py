@@ -32,7 +32,7 @@ from magic123.records.errors import InputError
 from magic123.records.files import write_text
 from magic123.run.captions import check_captions
 from magic123.run.manifest import ManifestRow, has_controls, load_manifest
-from magic123.run.picture_folder import caption_of, name_of, pictures_in
+from magic123.run.picture_folder import caption_of, name_of, pictures_in, run_of_dataset
 from magic123.run.suite import MANIFESTS, read_suite
 from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.prepare import PrepareSettings
@@ -42,16 +42,7 @@ from magic123.settings.suite import SuiteSettings
 
 COLUMNS = ["name", "prompt", "image", "mask"]
 SIDE = 256  # pixels of the previews
-CONFIG = """# yaml-language-server: $schema=schemas/config.json
-# Pictures of datasets/{name}.csv, with the miniature models (docs/paper-run.md has real ones). Run it with
-#   uv run snakemake --cores all --configfile config/{name}.yaml
-run:
-  datasets: ["{name}"]
-  examples: all
-  methods: [both]
-  seeds: [0]
-  tables: [mine]
-
+PREPARE = """
 prepare:
   settings:
     mask: {mask}{why}
@@ -153,7 +144,7 @@ def add_folder(folder: Path, name: str) -> None:
     draw_sheet(tiles, f"{name}: {len(all_rows)} pictures of {folder}, mask: {settings.mask}", _made(sheet))
     write_text(table, text)
     if not run.exists():
-        write_text(run, CONFIG.format(name=name, mask=mask_from, why=WHY[mask_from]))
+        write_text(run, run_of_dataset(name, "Pictures", "mine") + PREPARE.format(mask=mask_from, why=WHY[mask_from]))
     try:
         check_captions(read_suite([run]))
     except InputError as error:

@@ -20,23 +20,13 @@ from magic123.records.files import need_folder, write_text
 from magic123.records.mesh_files import SUFFIXES
 from magic123.run.contents import Contents
 from magic123.run.manifest import ManifestRow
-from magic123.run.picture_folder import caption_of, name_of
+from magic123.run.picture_folder import caption_of, name_of, run_of_dataset
 from magic123.run.suite import MANIFESTS
 from magic123.settings.frames import Axis
 from magic123.settings.settings_file import check_name, read_yaml, validate
 from magic123.settings.suite import SuiteSettings
 
 PLAIN = {"mesh", "meshes", "model", "object", "textured", "scene"}  # names that say nothing: the folder's is taken
-CONFIG = """# yaml-language-server: $schema=schemas/config.json
-# Meshes of datasets/{name}.csv, with the miniature models (docs/paper-run.md has real ones). Run it with
-#   uv run snakemake --cores all --configfile config/{name}.yaml
-run:
-  datasets: ["{name}"]
-  examples: all
-  methods: [both]
-  seeds: [0]
-  tables: [demo]
-"""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +71,7 @@ def from_meshes(options: argparse.Namespace) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_text(table, text.getvalue())
-    write_text(run, CONFIG.format(name=options.name))
+    write_text(run, run_of_dataset(options.name, "Meshes", "demo"))
     for row in rows:
         say(f"{row['name']}: {row['prompt']!r}, {row['mesh']}")
     print(f"{table}: {len(rows)} meshes; edit names and captions there")

@@ -1,10 +1,11 @@
-"""A folder of pictures as lines of a dataset: names and captions from the names of the files. No torch."""
+"""A folder of pictures as a dataset: names and captions from the names of the files, and its run. No torch."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from pathlib import Path
+from typing import Literal
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MASK = re.compile(r"[ ._-]?mask$", re.IGNORECASE)  # mug_mask.png belongs to mug.jpg
@@ -15,6 +16,16 @@ NAMELESS = re.compile(
     r"|whatsapp|at|copy|edited|e|o|p|am|pm|wa|mp|portrait|hdr|night|cover|\s)*",
     re.IGNORECASE,
 )
+RUN = """# yaml-language-server: $schema=schemas/config.json
+# {kind} of datasets/{name}.csv, with the miniature models (docs/paper-run.md has real ones). Run it with
+#   uv run snakemake --cores all --configfile config/{name}.yaml
+run:
+  datasets: ["{name}"]
+  examples: all
+  methods: [both]
+  seeds: [0]
+  tables: [{table}]
+"""
 ARTICLES = {"a", "an", "the", "my", "one", "two", "three", "four", "some", "several"}
 
 
@@ -63,6 +74,11 @@ def caption_of(file: Path) -> tuple[str, bool]:
     # the capitals of a title, not those of an abbreviation; text encoders read both alike
     words = " ".join(word if word.isupper() else word[0].lower() + word[1:] for word in words.split())
     return f"{'an' if first[0] in 'aeiou' else 'a'} {words}", True
+
+
+def run_of_dataset(name: str, kind: Literal["Pictures", "Meshes"], table: str) -> str:
+    """Return the configuration of a run of one dataset: what its first lines call the examples, and the table it makes."""
+    return RUN.format(name=name, kind=kind, table=table)
 
 
 def _coded(words: str) -> bool:

@@ -9,16 +9,9 @@ import pytest
 from repository_paths import REPOSITORY
 
 from magic123.records.errors import InputError
-from magic123.run.jobs import (
-    MINIATURES,
-    Jobs,
-    as_inputs,
-    metric_weights_option,
-    miniature_inputs,
-    miniature_options,
-    one_of,
-    shell_words,
-)
+from magic123.run.jobs import MINIATURES, Jobs, miniature_inputs, miniature_options
+from magic123.run.jobs_base import as_inputs, one_of, shell_words
+from magic123.run.jobs_evaluate import metric_weights_option
 from magic123.run.suite import read_suite
 from magic123.settings.settings_file import load_methods
 from magic123.settings.stage import lay_over

@@ -1,0 +1,88 @@
+"""The jobs of rules/prepare.smk: from_mesh, prepare and invert."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from magic123.records.mesh_files import files_of_mesh
+from magic123.run.contents import Now
+from magic123.run.jobs_base import ExampleWildcards, SuiteJobs, as_inputs, inputs_among, shell_words
+from magic123.run.manifest import HASHES
+from magic123.run.plan import example_folder
+
+
+@dataclass(frozen=True)
+class PrepareJobs(SuiteJobs):
+    """Jobs that make an example of a picture or a mesh, and learn a token for it."""
+
+    def example_files(self, wildcards: ExampleWildcards) -> dict[str, str]:
+        """Return the files that `prepare` reads: the picture, and what the settings ask for beside it."""
+        row, at = self.row(wildcards), (wildcards.dataset, wildcards.example)
+        return {column: self.suite.file_of(*at, column) for column in self.suite.files_asked(row)}
+
+    def example_inputs(self, wildcards: ExampleWildcards) -> dict[str, str]:
+        """Return these files as inputs of the rule."""
+        return as_inputs(self.example_files(wildcards))
+
+    def example_options(self, wildcards: ExampleWildcards) -> str:
+        """Return the options of `prepare` for an example."""
+        row = self.row(wildcards)
+        camera = {"polar": row.polar} | ({"azimuth": row.azimuth} if row.azimuth else {})
+        words = ["--name", row.name, "--prompt", row.prompt, "--camera", json.dumps(camera)]
+        if row.init_word:
+            words += ["--init-word", row.init_word]
+        for option, file in self.example_files(wildcards).items():
+            words += [f"--{option}", file]
+        for use, name in self.suite.prepare_weights().items():
+            words += [f"--{use}-weights", self.suite.weights[name].path]
+        if ignored := self.suite.ignored_columns(row):
+            words += ["--ignored", *ignored]
+        return shell_words(*words)
+
+    def example_contents(self, wildcards: ExampleWildcards) -> dict[str, str]:
+        """Return the hash of every file that `prepare` reads: the one in the dataset, which loading checks, if it has one."""
+        row, files = self.row(wildcards), self.example_files(wildcards)
+        return {
+            column: (getattr(row, HASHES[column]) if column in HASHES else "") or self.content(wildcards, file)
+            for column, file in files.items()
+        }
+
+    def content(self, wildcards: ExampleWildcards, file: str) -> str:
+        """Return the hash of a file of the dataset; of one that is made of a mesh, what it is made of."""
+        if file.startswith(f"{self.object_folder(wildcards)}/") and self.row(wildcards).mesh:
+            return json.dumps(self.object_contents(wildcards))
+        return self.suite.contents.of(file)
+
+    def example_made(self, wildcards: ExampleWildcards) -> Now:
+        """Return what the example's folder holds."""
+        return Now(self.suite.contents, [f"{example_folder(wildcards.dataset, wildcards.example)}/example"])
+
+    def token_made(self, wildcards: ExampleWildcards) -> Now:
+        """Return what the folder of the example's token holds."""
+        return Now(self.suite.contents, [f"{example_folder(wildcards.dataset, wildcards.example)}/token"])
+
+    def object_folder(self, wildcards: ExampleWildcards) -> str:
+        """Return the folder of what is rendered of an example's mesh."""
+        return f"{example_folder(wildcards.dataset, wildcards.example)}/object"
+
+    def object_files(self, wildcards: ExampleWildcards) -> list[str]:
+        """Return the mesh of an example and the files beside it that belong to it, as far as rules can have them as inputs."""
+        return inputs_among(files_of_mesh(Path(self.suite.path_of(self.row(wildcards).mesh))))
+
+    def object_contents(self, wildcards: ExampleWildcards) -> list[str]:
+        """Return the hashes of these files."""
+        return [self.suite.contents.of(file) for file in files_of_mesh(Path(self.suite.path_of(self.row(wildcards).mesh)))]
+
+    def object_options(self, wildcards: ExampleWildcards) -> str:
+        """Return the options of `from-mesh`."""
+        row, settings = self.row(wildcards), self.suite.settings
+        words = ["--mesh", self.suite.path_of(row.mesh), "--frame", row.frame.model_dump_json()]
+        words += ["--camera", json.dumps({"polar": row.polar, "azimuth": row.azimuth})]
+        words += ["--settings", settings.from_mesh.model_dump_json()]
+        return shell_words(*words, "--views", self.view_cameras("size"))
+
+    def object_made(self, wildcards: ExampleWildcards) -> Now:
+        """Return what the folder of the object holds."""
+        return Now(self.suite.contents, [self.object_folder(wildcards)])
