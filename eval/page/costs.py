@@ -110,6 +110,7 @@ def energy_sentence(lines: list[Cost]) -> str:
     kwh, missing = sum(known) / 3.6e6, sum(line.joules is None for line in lines)
     return (
         f"Energy of cards and processors, as far as it was measured: {1000 * kwh:.3g} Wh in all, which is "
-        f"{kwh * WORLD_GRAMS_PER_KWH:.3g} g of CO2 at the world's mean of {WORLD_GRAMS_PER_KWH:g} g per kWh"
+        f"{kwh * WORLD_GRAMS_PER_KWH:.3g} g of CO2 at {WORLD_GRAMS_PER_KWH:g} g per kWh, "
+        "the world's mean of 2024 (IEA, Electricity 2025)"
         f"{f'; not measured in {missing} lines' if missing else ''}."
     )

@@ -30,9 +30,11 @@ def main(argv: list[str] | None = None) -> None:
         "--grams-per-kwh",
         type=float,
         default=WORLD_GRAMS_PER_KWH,
-        help="CO2 of your electricity; default: %(default)g, the world's mean of 2024",
+        help="CO2 of your electricity; default: %(default)g, the world's mean of 2024 (IEA, Electricity 2025)",
     )
     options = parser.parse_args(argv)
+    if not 0 <= options.grams_per_kwh < float("inf"):
+        raise InputError(f"--grams-per-kwh {options.grams_per_kwh:g} must be a number of grams, 0 or more")
     try:
         cells = json.loads(options.plan.read_text(encoding="utf-8"))["cells"]
         state = progress(cells)

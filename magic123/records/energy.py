@@ -1,4 +1,4 @@
-"""Energy of a command: of its NVIDIA cards by NVML (nvidia-ml-py), and of the processor by RAPL, where they can be read.
+"""Energy of a command: of its NVIDIA cards by NVML (extra `energy`), and of the processor by RAPL, where they can be read.
 
 A card's counter is of the whole card, whoever uses it. The processor's counters are of its sockets, so a command is given the
 share of the processor's busy time that it and its children had. What cannot be measured is a gap with a reason.
@@ -13,8 +13,9 @@ from typing import Any
 
 POWERCAP, STAT = Path("/sys/class/powercap"), Path("/proc/stat")
 SECONDS = 30.0  # between readings: the counters of sockets start again after some minutes of full load
-# grams of CO2 for a kilowatt-hour of electricity: the world's mean of 2024 (Ember, Global Electricity Review 2025)
-WORLD_GRAMS_PER_KWH = 473.0
+# grams of CO2 for a kilowatt-hour of electricity: the world's mean of 2024 (IEA, Electricity 2025, chapter Emissions,
+# https://www.iea.org/reports/electricity-2025/emissions); emissions of generation alone, without those of fuel supply
+WORLD_GRAMS_PER_KWH = 445.0
 
 
 class EnergyMeter:
@@ -44,7 +45,7 @@ class EnergyMeter:
             import pynvml
         except ImportError:
             there = Path("/proc/driver/nvidia").exists()
-            self.gaps["gpu"] = "nvidia-ml-py is not installed" if there else "there is no NVIDIA card"
+            self.gaps["gpu"] = "nvidia-ml-py is not installed (the extra `energy`)" if there else "there is no NVIDIA card"
             return []
         try:
             pynvml.nvmlInit()

@@ -87,3 +87,4 @@ def test_the_command(run, capsys):
     for plan in ("nowhere.json", "results/accounting.csv"):
         assert main(["accounting", "--plan", plan]) == 1
         assert "is not a plan" in capsys.readouterr().err
+    assert main(["accounting", "--plan", "results/plans/demo.json", "--grams-per-kwh", "nan"]) == 1
