@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -39,6 +39,7 @@ class Camera:
         height: of the image in pixels.
         width: of the image in pixels.
         pose: camera-to-world matrices of cameras that have left their orbit; None: on the orbit, looking at the origin.
+        pixels: flat indices of the pixels that `rays` returns, in one row of N; None: all of them.
     """
 
     polar: Float[Tensor, " B"]
@@ -48,6 +49,7 @@ class Camera:
     height: int
     width: int
     pose: Float[Tensor, "B 4 4"] | None = None
+    pixels: Int[Tensor, " N"] | None = None
 
     @classmethod
     def orbit(
@@ -83,7 +85,8 @@ class Camera:
         """Return a sub-batch; an int keeps the batch dimension."""
         pick = slice(index, index + 1 or None) if isinstance(index, int) else index
         pose = None if self.pose is None else self.pose[pick]
-        return Camera(self.polar[pick], self.azimuth[pick], self.radius[pick], self.fov[pick], self.height, self.width, pose)
+        angles = {name: getattr(self, name)[pick] for name in ("polar", "azimuth", "radius", "fov")}
+        return replace(self, **angles, pose=pose)
 
     def resized(self, size: int | tuple[int, int]) -> Camera:
         """Return the same cameras with another image size: one side, or (height, width), in pixels."""
@@ -93,8 +96,8 @@ class Camera:
     def to(self, device: torch.device | str | None) -> Camera:
         """Return the same cameras on a device."""
         polar, azimuth, radius, fov = (to_device(v, device) for v in (self.polar, self.azimuth, self.radius, self.fov))
-        pose = None if self.pose is None else to_device(self.pose, device)
-        return Camera(polar, azimuth, radius, fov, self.height, self.width, pose)
+        pose, pixels = (None if v is None else to_device(v, device) for v in (self.pose, self.pixels))
+        return Camera(polar, azimuth, radius, fov, self.height, self.width, pose, pixels)
 
     @property
     def position(self) -> Float[Tensor, "B 3"]:
@@ -131,7 +134,7 @@ class Camera:
         return self.height / (2 * torch.tan(torch.deg2rad(self.fov) / 2))
 
     def rays(self) -> tuple[Float[Tensor, "B H W 3"], Float[Tensor, "B H W 3"]]:
-        """Return the origins and the unit directions of the rays through the pixel centres."""
+        """Return the origins and the unit directions of the rays through the pixel centres: [B, 1, N, 3] of `pixels`."""
         device = self.polar.device
         y, x = torch.meshgrid(
             torch.arange(self.height, device=device) + 0.5, torch.arange(self.width, device=device) + 0.5, indexing="ij"
@@ -142,6 +145,8 @@ class Camera:
         )
         pose = self.camera_to_world
         directions = torch.einsum("bij,bhwj->bhwi", pose[:, :3, :3], local)
+        if self.pixels is not None:
+            directions = directions.flatten(1, 2).index_select(1, self.pixels)[:, None]
         origins = pose[:, None, None, :3, 3].expand_as(directions)
         return origins, directions / directions.norm(dim=-1, keepdim=True)
 

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from magic123.device import to_device
 from magic123.example.example import Example
 from magic123.geometry.camera import Camera, sample_novel
 from magic123.optimise.resume import LoopCheckpoints, loop_state, restore_loop
@@ -82,7 +83,12 @@ def reference_view(example: Example, stage: OptimisedStage, device: torch.device
     size = round(stage.resolution * stage.reference_scale)
     c = example.camera
     target = reference_target(
-        example.resized(size), stage.losses, rgb_region=stage.rgb_region, erode_edges=stage.erode_edges, device=device
+        example.resized(size),
+        stage.losses,
+        rgb_region=stage.rgb_region,
+        soft_mask=stage.soft_mask,
+        erode_edges=stage.erode_edges,
+        device=device,
     )
     return ReferenceView(Camera.orbit(c.polar, c.azimuth, c.radius, c.fov, size), target)
 
@@ -136,10 +142,16 @@ def reference_step(
     offsets = stage.ray_noise * torch.randn(2, 3, generator=generator)
     if stage.ray_noise_fades:
         offsets = offsets * (1 - step / stage.steps)
+    camera, target = reference.camera, reference.target
+    if isinstance(stage, NeRFStage) and stage.reference_pixels:
+        drawn = torch.randint(camera.height * camera.width, (stage.reference_pixels,), generator=generator)
+        camera, target = replace(camera, pixels=drawn), target.at(to_device(drawn, target.rgb.device))
     random = stage.reference_background == "random"
-    background = torch.rand(3, generator=generator) if random else torch.ones(3)
+    background: Tensor | None = torch.rand(3, generator=generator) if random else torch.ones(3)
+    if stage.reference_background == "learned":
+        background = scene.learned_background(camera)
     rendering = scene.render(
-        reference.camera,
+        camera,
         mode=plain_if_possible("lambertian", 1.0, stage),
         ambient=1.0,
         background=background,
@@ -147,8 +159,7 @@ def reference_step(
         origins_offset=offsets[0],
         directions_offset=offsets[1],
     )
-    target = reference.target
-    if random:
+    if background is not None and random and not (target.soft and target.over_all):  # such a loss leaves the background out
         target = target.over(background)
     compared = reference_losses(rendering, target, stage.losses)
     return compared if stage.reference_beside_novel else compared | scene.regularizers(rendering, stage.losses)
@@ -213,7 +224,8 @@ def guide(
     assert isinstance(settings, DiffusionSettings)
     shown = camera
     if reference and is_front_step(step, stage) and isinstance(settings, PromptedSettings):
-        shown = replace(camera, azimuth=reference.camera.azimuth.expand_as(camera.azimuth))
+        angles = {name: getattr(reference.camera, name).expand_as(camera.azimuth) for name in ("polar", "azimuth")}
+        shown = replace(camera, **angles)
     prediction = predict_noise(prior, rgb, shown, settings=settings, generator=generator)
     if watch is not None and shows_guidance(step, stage):
         watch.guidance(name, rgb, prior, prediction)

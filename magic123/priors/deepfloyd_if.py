@@ -46,7 +46,13 @@ class DeepFloydIF(Prior):
     name = "deepfloyd-if"
 
     def __init__(
-        self, unet: Network, schedule: Schedule, embeddings: Float[Tensor, "P L D"], resolution: int, front: float = 0.0
+        self,
+        unet: Network,
+        schedule: Schedule,
+        embeddings: Float[Tensor, "P L D"],
+        resolution: int,
+        front: float = 0.0,
+        hard_views: bool = False,
     ):
         """Create a prior of a loaded network.
 
@@ -56,9 +62,10 @@ class DeepFloydIF(Prior):
             embeddings: see `view_embeddings`.
             resolution: side of its pictures in pixels.
             front: azimuth of the object's front in degrees.
+            hard_views: see `view_embeddings`.
         """
         self.unet, self.schedule, self.embeddings = unet, schedule, embeddings
-        self.resolution, self.front = resolution, front
+        self.resolution, self.front, self.hard_views = resolution, front, hard_views
         self.alphas_cumprod = schedule.alphas_cumprod
         self.record: dict[str, Any] = {}
 
@@ -72,6 +79,7 @@ class DeepFloydIF(Prior):
         view_prompts: bool = True,
         negative_prompt: str = "",
         negative_views: bool = False,
+        hard_views: bool = False,
         front_azimuth: float = 0.0,
         dtype: str = "float32",
         device: torch.device | str = "cpu",
@@ -88,6 +96,7 @@ class DeepFloydIF(Prior):
             view_prompts: append ", front view", ", side view" and ", back view".
             negative_prompt: of the unconditional prediction; {subject} as in `prompt`.
             negative_views: append the names of the other views to it.
+            hard_views: a prompt for each of HARD_VIEWS, of which the camera picks one.
             front_azimuth: azimuth of the object's front in degrees.
             dtype: of the UNet, a key of DTYPES.
             device: of the UNet.
@@ -99,8 +108,8 @@ class DeepFloydIF(Prior):
         from diffusers import UNet2DConditionModel
         from transformers import AutoTokenizer, T5EncoderModel
 
-        negative = negative_prompts_of(negative_prompt, negative_views, subject)
-        prompts = [*negative, *view_prompts_of(fill_prompt(prompt, subject, None), view_prompts)]
+        negative = negative_prompts_of(negative_prompt, negative_views, subject, hard_views)
+        prompts = [*negative, *view_prompts_of(fill_prompt(prompt, subject, None), view_prompts, hard_views)]
         tokenizer = load_component(AutoTokenizer, folder, "tokenizer")
         for text in prompts:
             if (used := len(tokenizer(text).input_ids)) > LENGTH:
@@ -125,8 +134,8 @@ class DeepFloydIF(Prior):
             )
         if not isinstance(config.sample_size, int):
             raise InputError(f"unet/ in {folder} has sample_size {config.sample_size}: it must be one number, a side in pixels")
-        prior = cls(freeze(unet, DTYPES[dtype], device), schedule, embeddings, config.sample_size, front_azimuth)
-        prior.record = text_record(prompts, view_prompts, schedule, config.sample_size, dtype, device)
+        prior = cls(freeze(unet, DTYPES[dtype], device), schedule, embeddings, config.sample_size, front_azimuth, hard_views)
+        prior.record = text_record(prompts, view_prompts, schedule, config.sample_size, dtype, device, hard_views)
         return prior
 
     def encode(self, rgb: Float[Tensor, "B H W 3"], generator: torch.Generator | None = None) -> Float[Tensor, "B 3 R R"]:
@@ -142,7 +151,7 @@ class DeepFloydIF(Prior):
         self, latents: Float[Tensor, "B C h w"], t: Int[Tensor, " B"], camera: Camera
     ) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
         """Predict the noise in noisy pixels, see `Prior.noise`."""
-        context = view_embeddings(self.embeddings, camera, self.front)
+        context = view_embeddings(self.embeddings, camera, self.front, self.hard_views)
         twice, t, kind = torch.cat([latents, latents]), t.repeat(2), dtype_of(self.unet)
         output = self.unet(twice.to(kind), t, encoder_hidden_states=context.to(kind)).sample[:, :CHANNELS]
         unconditional, conditional = self.schedule.epsilon(output, twice, t).chunk(2)

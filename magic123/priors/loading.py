@@ -98,6 +98,7 @@ def _prompted(settings: PromptedSettings, conditions: Conditions) -> dict:
         "view_prompts": settings.view_prompts,
         "negative_prompt": settings.negative_prompt.replace("{name}", conditions.example.name),
         "negative_views": settings.negative_views,
+        "hard_views": settings.hard_views,
         "front_azimuth": conditions.example.camera.azimuth,
         "dtype": settings.dtype,
         "device": conditions.device,

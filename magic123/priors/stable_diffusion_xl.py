@@ -46,6 +46,7 @@ class StableDiffusionXL(Prior):
         pooled: Float[Tensor, "P D2"],
         resolution: int,
         front: float = 0.0,
+        hard_views: bool = False,
     ):
         """Create a prior of loaded networks.
 
@@ -57,9 +58,11 @@ class StableDiffusionXL(Prior):
             pooled: the second text encoder's pooled embeddings of the same prompts.
             resolution: side of its pictures in pixels.
             front: azimuth of the object's front in degrees.
+            hard_views: see `view_embeddings`.
         """
         self.vae, self.unet, self.schedule = vae, unet, schedule
-        self.embeddings, self.pooled, self.resolution, self.front = embeddings, pooled, resolution, front
+        self.embeddings, self.pooled, self.resolution = embeddings, pooled, resolution
+        self.front, self.hard_views = front, hard_views
         self.alphas_cumprod = schedule.alphas_cumprod
         # conditions of the network: (height, width) of the original, (top, left) of the crop, (height, width) of the target
         self.sizes = torch.tensor([[resolution, resolution, 0, 0, resolution, resolution]], device=embeddings.device)
@@ -75,6 +78,7 @@ class StableDiffusionXL(Prior):
         view_prompts: bool = True,
         negative_prompt: str = "",
         negative_views: bool = False,
+        hard_views: bool = False,
         front_azimuth: float = 0.0,
         dtype: str = "float32",
         device: torch.device | str = "cpu",
@@ -92,6 +96,7 @@ class StableDiffusionXL(Prior):
             view_prompts: append ", front view", ", side view" and ", back view".
             negative_prompt: of the unconditional prediction; {subject} as in `prompt`.
             negative_views: append the names of the other views to it.
+            hard_views: a prompt for each of HARD_VIEWS, of which the camera picks one.
             front_azimuth: azimuth of the object's front in degrees.
             dtype: of the UNet, a key of DTYPES.
             device: of the networks.
@@ -102,8 +107,8 @@ class StableDiffusionXL(Prior):
         latent_diffusion.offline()
         from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-        negative = negative_prompts_of(negative_prompt, negative_views, subject)
-        prompts = [*negative, *view_prompts_of(fill_prompt(prompt, subject, None), view_prompts)]
+        negative = negative_prompts_of(negative_prompt, negative_views, subject, hard_views)
+        prompts = [*negative, *view_prompts_of(fill_prompt(prompt, subject, None), view_prompts, hard_views)]
         vae, unet, resolution = load_autoencoder_and_unet(folder, 4, DTYPES[dtype], device)
         schedule = Schedule.load(folder, device)
         hidden: list[Tensor] = []
@@ -130,8 +135,8 @@ class StableDiffusionXL(Prior):
             )
         if negative == [""] and read_json(folder, "model_index.json").get("force_zeros_for_empty_prompt", True):
             embeddings[0], pooled[0] = 0, 0
-        prior = cls(vae.float(), unet, schedule, embeddings, pooled, resolution, front_azimuth)
-        prior.record = text_record(prompts, view_prompts, schedule, resolution, dtype, device)
+        prior = cls(vae.float(), unet, schedule, embeddings, pooled, resolution, front_azimuth, hard_views)
+        prior.record = text_record(prompts, view_prompts, schedule, resolution, dtype, device, hard_views)
         return prior
 
     def encode(self, rgb: Float[Tensor, "B H W 3"], generator: torch.Generator | None = None) -> Float[Tensor, "B C h w"]:
@@ -148,7 +153,8 @@ class StableDiffusionXL(Prior):
     ) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
         """Predict the noise in noisy latents, see `Prior.noise`."""
         kind = dtype_of(self.unet)
-        context, pooled = (view_embeddings(texts, camera, self.front) for texts in (self.embeddings, self.pooled))
+        texts = self.embeddings, self.pooled
+        context, pooled = (view_embeddings(part, camera, self.front, self.hard_views) for part in texts)
         added = {"text_embeds": pooled.to(kind), "time_ids": self.sizes.expand(len(pooled), -1).to(kind)}
         twice, t = torch.cat([latents, latents]), t.repeat(2)
         output = self.unet(twice.to(kind), t, encoder_hidden_states=context.to(kind), added_cond_kwargs=added).sample

@@ -47,7 +47,8 @@ class Target:
         mask: where the object is.
         depth: increasing with distance, up to scale and shift; None if the depth loss has no weight.
         normal: unit normals in the world; None if the normal loss has no weight.
-        alpha: opacity of the picture, for other backgrounds than white.
+        alpha: opacity of the picture, for other backgrounds than white and as a soft mask.
+        soft: whether the mask of `rgb` (with `over_all`) and of `mask` is alpha.
     """
 
     rgb: Float[Tensor, "H W 3"]
@@ -57,6 +58,16 @@ class Target:
     depth: Float[Tensor, "H W"] | None
     normal: Float[Tensor, "H W 3"] | None
     alpha: Float[Tensor, "H W 1"] | None = None
+    soft: bool = False
+
+    def at(self, pixels: Int[Tensor, " N"]) -> Target:
+        """Return the target at some pixels, by their flat indices, as a picture of one row."""
+        values = {
+            name: value.flatten(0, 1).index_select(0, pixels)[None]
+            for name, value in vars(self).items()
+            if name in ("rgb", "pixels", "mask", "depth", "normal", "alpha") and value is not None
+        }
+        return replace(self, **values)
 
     @cached_property
     def inside(self) -> Int[Tensor, " N"]:
@@ -83,6 +94,7 @@ def reference_target(
     weights: Losses,
     *,
     rgb_region: str = "object",
+    soft_mask: bool = False,
     erode_edges: bool = False,
     device: torch.device | str | None = None,
 ) -> Target:
@@ -92,6 +104,7 @@ def reference_target(
         example: an example with a picture, at the size that will be rendered.
         weights: of the stage.
         rgb_region: pixels whose colours are compared, "object" or "picture" (see `OptimisedStage.rgb_region`).
+        soft_mask: whether the masks of colours and opacity are alpha (see `OptimisedStage.soft_mask`).
         erode_edges: leave the colours at the outer edge of the object out of the comparison, as Magic123's fine stage does.
         device: of the tensors.
 
@@ -110,7 +123,7 @@ def reference_target(
         normal = F.normalize(example.normal.cpu() * 2 - 1, dim=-1) @ pose.T  # from x right, y up, z towards the camera
     mask = example.require("mask")[..., 0]
     pixels = rgb_pixels(example)[..., 0] if erode_edges else None
-    if rgb_region == "object":
+    if rgb_region == "object" and not soft_mask:
         pixels = mask if pixels is None else pixels & mask
     return Target(
         rgb=example.require("rgb").to(device),
@@ -120,6 +133,7 @@ def reference_target(
         depth=target_depth(example)[..., 0].to(device) if weights.depth else None,
         normal=None if normal is None else normal.to(device),
         alpha=example.require("alpha").to(device),
+        soft=soft_mask,
     )
 
 
@@ -145,8 +159,13 @@ def reference_rgb(rendering: Rendering, target: Target) -> Float[Tensor, ""]:
     """Return the mean squared error of the colours, over `target.pixels` where given.
 
     With `target.over_all` it is MSE(pred * M, target * M) of the published code (nerf/utils.py:686), a mean over all pixels.
+    Where M is alpha, target * M is the picture's colour without a background times alpha: its colour on white, less 1 - alpha.
     """
-    error = (rendering.rgb[0] - target.rgb) ** 2
+    if target.soft and target.over_all:
+        assert target.alpha is not None
+        error = (rendering.rgb[0] * target.alpha - (target.rgb - (1 - target.alpha))) ** 2
+    else:
+        error = (rendering.rgb[0] - target.rgb) ** 2
     if target.pixels is None:
         return error.mean()
     if target.over_all:
@@ -155,7 +174,10 @@ def reference_rgb(rendering: Rendering, target: Target) -> Float[Tensor, ""]:
 
 
 def reference_mask(rendering: Rendering, target: Target) -> Float[Tensor, ""]:
-    """Return the mean squared difference of opacity and mask."""
+    """Return the mean squared difference of opacity and mask, or alpha where the mask is soft."""
+    if target.soft:
+        assert target.alpha is not None
+        return F.mse_loss(rendering.opacity[0], target.alpha)
     return F.mse_loss(rendering.opacity[0, ..., 0], target.mask.float())
 
 
@@ -216,6 +238,16 @@ def orientation(
     return (weights.detach() * away.square()).sum() / max(len(weights) if count is None else count, 1)
 
 
+def orientation_by_density(
+    densities: Float[Tensor, " K"], normals: Float[Tensor, "K 3"], directions: Float[Tensor, "K 3"]
+) -> Float[Tensor, ""]:
+    """Return mean((1 - exp(-density)) max(0, n.d)^2) over all marched samples, those behind surfaces too: RealFusion's term.
+
+    Its weights are opacities of a step of length 1, not shares of a pixel, so the inside of an object counts in full.
+    """
+    return orientation(-torch.expm1(-densities), normals, directions)
+
+
 def opacity(value: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """Return the mean squared opacity: space should be empty."""
     return value.square().mean()
@@ -255,7 +287,10 @@ def blur_difference(image: Float[Tensor, "B H W C"]) -> Float[Tensor, ""]:
 
 
 def blur_difference_detached(image: Float[Tensor, "B H W C"]) -> Float[Tensor, ""]:
-    """Return the mean squared difference of an image from its own blur, which has no gradient (RealFusion)."""
+    """Return the mean squared difference of an image from its own blur, which has no gradient.
+
+    RealFusion takes it of normals, in [-1, 1], where Magic123 takes `normal_image`.
+    """
     return F.mse_loss(image, gaussian_blur(image).detach())
 
 
@@ -330,9 +365,11 @@ NEEDS = {
     "view_normals": "normals inside the mask of the reference view, rendered and target, [N, 3] each",
     "weights": "weights of the samples along rays [M], and how many samples the mean is over",
     "sample_normals": "weights of the samples [M], their unit normals and viewing directions [M, 3], and the same number",
+    "marched_normals": "densities [K] of all marched samples, their unit normals and viewing directions [K, 3]",
     "mesh": "vertices [V, 3], faces [F, 3] and Edges of the rendered surface",
     "opacity": "opacity [B, H, W, 1]",
     "normal_image": "normals as colours [B, H, W, 3]",
+    "normals": "normals times opacity [B, H, W, 3]",
     "density": "density [K, 3] -> [K], a generator (or None) and the device of the points",
     "colours": "colours of points as learned and as lifted [N, 3], and which come from the reference picture [N] bool",
 }
@@ -345,13 +382,14 @@ LOSSES: dict[str, Loss] = {
     "normal": Loss(normal_disagreement, "view_normals", ramp=1.0, on_normals=True),
     "entropy": Loss(entropy, "weights", ramp=2.0),
     "orientation": Loss(orientation, "sample_normals", on_normals=True),
+    "orientation_by_density": Loss(orientation_by_density, "marched_normals", on_normals=True),
     "normal_consistency": Loss(normal_consistency, "mesh"),
     "laplacian": Loss(lambda vertices, faces, edges: laplacian(vertices, edges), "mesh"),
     "opacity": Loss(opacity, "opacity"),
     "opacity_entropy": Loss(lambda opacity: entropy(opacity.flatten()), "opacity"),
     "normal_smoothness": Loss(smoothness, "normal_image", on_normals=True),
     "normal_blur": Loss(blur_difference, "normal_image", on_normals=True),
-    "normal_blur_detached": Loss(blur_difference_detached, "normal_image", on_normals=True),
+    "normal_blur_detached": Loss(blur_difference_detached, "normals", on_normals=True),
     "total_variation": Loss(
         lambda density, generator, device: total_variation(density, generator=generator, device=device), "density"
     ),
@@ -378,6 +416,7 @@ def rendering_inputs(rendering: Rendering) -> LossInputs:
     return {
         "opacity": lambda: (rendering.opacity,),
         "normal_image": lambda: None if rendering.normal is None else (normal_image(rendering),),
+        "normals": lambda: None if rendering.normal is None else (rendering.normal,),
     }
 
 
@@ -396,4 +435,5 @@ def sample_inputs(samples: Samples | None, regularized: str = "marched") -> Loss
         "sample_normals": lambda: (
             None if samples.normals is None else (samples.weights, samples.normals, samples.directions, count)
         ),
+        "marched_normals": lambda: None if samples.everywhere is None else samples.everywhere(),
     }

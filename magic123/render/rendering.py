@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -17,12 +18,15 @@ class Samples:
         normals: unit normals in the world; None if none were computed.
         directions: unit viewing directions, from the camera to the sample.
         marched: how many samples there were in occupied cells, before those that no light reaches were dropped; at least M.
+        everywhere: returns the densities [K] (without gradient), unit normals [K, 3] and directions [K, 3] of all `marched`
+            samples, which it computes; None if no normals were rendered.
     """
 
     weights: Float[Tensor, " M"]
     normals: Float[Tensor, "M 3"] | None
     directions: Float[Tensor, "M 3"]
     marched: int
+    everywhere: Callable[[], tuple[Tensor, Tensor, Tensor]] | None = None
 
 
 @dataclass(frozen=True)

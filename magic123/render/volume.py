@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
 from magic123.render.rendering import Samples
@@ -36,7 +38,7 @@ class RayRendering:
         rgb: colours, composited over the background.
         opacity: in [0, 1].
         depth: distance along the ray, in units of its direction's length, multiplied by opacity.
-        normal: unit normals multiplied by opacity; the gradient reaches the normals, not the weights. None if not rendered.
+        normal: unit normals multiplied by opacity; None if not rendered.
         samples: along all rays.
     """
 
@@ -141,6 +143,7 @@ def composite(
     rgb: Float[Tensor, "M 3"],
     normals: Float[Tensor, "M 3"] | None,
     count: int,
+    normals_move_density: bool = False,
 ) -> tuple[Float[Tensor, "N columns"], Float[Tensor, " M"]]:
     """Composite the samples of each ray.
 
@@ -150,16 +153,17 @@ def composite(
         rgb: colours of the samples.
         normals: unit normals of the samples; None if they are not rendered.
         count: N, the number of rays.
+        normals_move_density: whether the gradient of the summed normals reaches the weights.
 
     Returns:
-        The weighted sums along the rays in 5 or 8 columns: rgb, opacity, depth and, where given, normals, whose gradient does
-        not reach the weights; and the weights of the samples.
+        The weighted sums along the rays in 5 or 8 columns: rgb, opacity, depth and, where given, normals; and the weights of
+        the samples.
     """
     tau = (sigma * samples.width).clamp_max(TAU_MAX)
     weights = transmittance(tau, samples.ray, count) * -torch.expm1(-tau)
     weighted = torch.cat([rgb, torch.ones_like(rgb[:, :1]), samples.distance[:, None]], -1) * weights[:, None]
     if normals is not None:
-        weighted = torch.cat([weighted, normals * weights.detach()[:, None]], -1)
+        weighted = torch.cat([weighted, normals * (weights if normals_move_density else weights.detach())[:, None]], -1)
     return weighted.new_zeros(count, weighted.shape[-1]).index_add(0, samples.ray, weighted), weights
 
 
@@ -204,6 +208,7 @@ def render_volume(
     nearest: float = 0.1,
     whole: bool = False,
     cells: Bool[Tensor, " cells"] | None = None,
+    normals_move_density: bool = False,
 ) -> RayRendering:
     """Render rays through [-1, 1]^3.
 
@@ -225,26 +230,38 @@ def render_volume(
         nearest: as in `march`.
         whole: as in `march`.
         cells: the R^3 cells of the occupancy grid behind `occupied`; if given, the Triton kernels march and composite.
+        normals_move_density: as in `composite`, which then sums in torch.
     """
     rays = len(origins)
     steps: Any = {"max_samples": max_samples, "generator": generator, "box": box, "nearest": nearest, "whole": whole}
     density = density or (lambda x: density_and_albedo(x)[0])
+    combine: Callable[..., tuple[Tensor, Tensor]] = partial(composite, normals_move_density=normals_move_density)
     if cells is None:
         marched = march(origins, directions, occupied=occupied, **steps)
-        combine, samples = composite, visible(marched, density, rays)
+        samples = visible(marched, density, rays)
     else:
         from magic123.render import compositing_triton, marching_triton  # Triton is installed only with CUDA builds of torch
 
         marched = marching_triton.march(origins, directions, cells=cells, **steps)
-        combine, samples = compositing_triton.composite, marching_triton.visible(marched, density, rays)
+        samples = marching_triton.visible(marched, density, rays)
+        combine = combine if normals_move_density else compositing_triton.composite
     sigma, albedo, normals = evaluate(lambda x: (*density_and_albedo(x), None if normal is None else normal(x)), samples.points)
     rgb = albedo if shade is None else shade(albedo, normals, samples.ray)
     total, weights = combine(samples, sigma, rgb, normals, rays)
     opacity = total[:, 3:4]
+
+    def everywhere() -> tuple[Tensor, Tensor, Tensor]:
+        assert normal is not None
+        with torch.no_grad():
+            densities = density(marched.points)
+        (all_normals,) = evaluate(lambda x: (normal(x),), marched.points)
+        return densities, all_normals, normalize(directions.index_select(0, marched.ray), dim=-1)
+
+    shown = directions.index_select(0, samples.ray)
     return RayRendering(
         rgb=total[:, :3] + (1 - opacity) * background,
         opacity=opacity,
         depth=total[:, 4:5],
         normal=None if normals is None else total[:, 5:8],
-        samples=Samples(weights, normals, directions.index_select(0, samples.ray), len(marched.ray)),
+        samples=Samples(weights, normals, shown, len(marched.ray), None if normal is None else everywhere),
     )

@@ -23,9 +23,14 @@ from magic123.settings.registry import Weights
 
 CLIP_TOKENS = 77  # that CLIP's text encoders read, start and end included; DeepFloyd IF's T5 is given as many
 VIEWS = (", front view", ", side view", ", back view")  # that priors append to a prompt
-OTHER_VIEWS = tuple("".join(other for other in VIEWS if other != view) for view in VIEWS)  # and to a negative prompt
+HARD_VIEWS = (*VIEWS, ", overhead view", ", bottom view")  # the same with hard_views
 PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 Counter = Callable[[str], int]
+
+
+def other_views(views: tuple[str, ...]) -> tuple[str, ...]:
+    """Return, for each view, what priors append to a negative prompt: all the others."""
+    return tuple("".join(other for other in views if other != view) for view in views)
 
 
 def check_captions(suite: Suite) -> None:
@@ -69,9 +74,10 @@ def _texts(suite: Suite, row: ManifestRow, computed: bool) -> Iterator[tuple[str
                 learned |= prior.uses_token
                 subject = "x" if prior.uses_token else row.prompt  # a token is one token
                 use = f"{method}.stages.{stage_name} with {prior.weights}"
+                named = HARD_VIEWS if prior.hard_views else VIEWS
                 for text, views in (
-                    (prior.prompt, VIEWS if prior.view_prompts else ("",)),
-                    (prior.negative_prompt, OTHER_VIEWS if prior.negative_views else ("",)),
+                    (prior.prompt, named if prior.view_prompts else ("",)),
+                    (prior.negative_prompt, other_views(named) if prior.negative_views else ("",)),
                 ):
                     filled = text.replace("{subject}", subject).replace("{name}", row.name)
                     yield from ((filled + view, suite.weights[prior.weights], use) for view in views)

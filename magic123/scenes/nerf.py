@@ -136,6 +136,7 @@ class NeRF(Scene[NeRFStage]):
             box=self.occupancy.box,
             nearest=self.settings.nearest,
             whole=self.settings.spacing == "depth",
+            normals_move_density=self.settings.normals_move_density,
         )
         if self.settings.spacing == "distance" and self.field.settings.bound == 1:
             return seen

@@ -12,7 +12,7 @@ from magic123.settings.common import OMITTED, KindSettings, is_strict
 class Losses(KindSettings):
     """Weights of the losses; 0 switches one off (it is then not computed)."""
 
-    recorded: ClassVar[dict[str, Any]] = {"point_colour": OMITTED}
+    recorded: ClassVar[dict[str, Any]] = {"orientation_by_density": OMITTED, "point_colour": OMITTED}
 
     rgb: NonNegativeFloat = 5.0
     mask: NonNegativeFloat = 0.5
@@ -22,8 +22,10 @@ class Losses(KindSettings):
     orientation: NonNegativeFloat = 1e-2
     opacity: NonNegativeFloat = 0.0
     # RealFusion's terms: the entropy of the pixels' opacity, and normals against their blur without gradient through the blur
+    # and orientation of every marched sample by its density
     opacity_entropy: NonNegativeFloat = 0.0
     normal_blur_detached: NonNegativeFloat = 0.0
+    orientation_by_density: NonNegativeFloat = 0.0
     normal_smoothness: NonNegativeFloat = 0.5
     normal_blur: NonNegativeFloat = 0.5
     total_variation: NonNegativeFloat = 0.0  # of density on a jittered grid; ours, for the reconstruction-only row
@@ -56,6 +58,7 @@ class DMTetLosses(Losses):
 
     entropy: Unused = 1e-3
     orientation: Unused = 1e-2
+    orientation_by_density: Unused = 0.0
     total_variation: Unused = 0.0
     point_colour: Unused = 0.0
 
@@ -68,6 +71,7 @@ class PointsLosses(Losses):
     normal: Unused = 0.0
     entropy: Unused = 1e-3
     orientation: Unused = 1e-2
+    orientation_by_density: Unused = 0.0
     opacity: Unused = 0.0
     opacity_entropy: Unused = 0.0
     normal_blur_detached: Unused = 0.0

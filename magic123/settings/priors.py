@@ -28,6 +28,7 @@ class PriorSettings(KindSettings):
         "view_prompts": True,
         "negative_prompt": OMITTED,
         "negative_views": OMITTED,
+        "hard_views": OMITTED,
         "guidance_formula": "usual",
         "angle_weight": True,
         "reference": "own",
@@ -72,6 +73,8 @@ class PromptedSettings(DiffusionSettings):
     # append the other views' names to it, "side view, back view" at the front, and mix as the prompts are mixed; as released
     # with `dir_texts_neg`, where a negative prompt and these names run together without a comma
     negative_views: bool = False
+    # the prompt of one of six regions in place of mixed ones: front, side, back, side, and overhead and bottom, as RealFusion
+    hard_views: bool = False
 
 
 class StableDiffusionSettings(PromptedSettings):

@@ -56,8 +56,10 @@ class BackgroundSettings(Settings):
     share: float = Field(0.5, ge=0, le=1)  # of the novel views that have it; the others are over a colour
 
 
-class NeRFSettings(Settings):
+class NeRFSettings(KindSettings):
     """Volume rendering of a field, with an occupancy grid."""
+
+    recorded: ClassVar[dict[str, Any]] = {"normals_move_density": OMITTED}
 
     occupancy_resolution: PositiveInt = 128
     occupancy_interval: PositiveInt = 16
@@ -74,6 +76,9 @@ class NeRFSettings(Settings):
     # samples that the losses `entropy` and `orientation` are means over. marched: all in occupied cells, those behind an opaque
     # surface with weight 0, as released; visible: those that a ray reaches
     regularized: Literal["marched", "visible"] = "marched"
+    # losses on rendered normals reach the weights that the normals of samples are summed with, as RealFusion; otherwise the
+    # normals alone, as Magic123
+    normals_move_density: bool = False
     # auto: Triton on CUDA where it runs, else torch: the same samples, and sums that differ in their last digits
     ray_marching: Literal["auto", "torch", "triton"] = "auto"
 

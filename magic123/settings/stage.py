@@ -77,6 +77,8 @@ class StageSettings(KindSettings):
         "reference_camera": OMITTED,
         "ray_noise": 1e-3,
         "ray_noise_fades": OMITTED,
+        "reference_pixels": OMITTED,
+        "soft_mask": OMITTED,
         "front_steps": OMITTED,
         "cameras": NovelCameras().model_dump(),
         "field": FieldSettings().model_dump(),
@@ -124,7 +126,8 @@ class OptimisedStage(StageSettings):
     front_steps: FrontSteps = FrontSteps()
     cameras: NovelCameras = NovelCameras()
     shading: Shading = Shading()
-    reference_background: Literal["white", "random"] = "white"  # random: one colour a step, behind the picture too
+    # behind the reference view. random: one colour a step, behind the picture too; learned: the background network (RealFusion)
+    reference_background: Literal["white", "random", "learned"] = "white"
     priors_from: int = Field(0, ge=0)  # the first step with priors; before it, novel views have regularisers alone
     random_background: float = Field(1.0, ge=0, le=1)  # share of novel views over one random colour; the others are white
     priors: dict[str, AnyPrior] = {}
@@ -139,6 +142,8 @@ class OptimisedStage(StageSettings):
     # pixels whose colours the loss `rgb` compares. object: both sides are multiplied by the mask, and the mean is over all
     # pixels, as released; picture: all pixels, the white background too
     rgb_region: Literal["object", "picture"] = "object"
+    # the mask of the losses `rgb` (over the object) and `mask` is the picture's alpha, not alpha > 0.5: as RealFusion
+    soft_mask: bool = False
     optimizer: Literal["adam", "adan"] = "adam"  # Adan (arXiv 2208.06677) is what Stable-DreamFusion and Make-it-3D train with
     gradient_clip: NonNegativeFloat = 0.0  # largest norm of all gradients together, which are scaled down to it; 0: no limit
     erode_edges: bool = False  # leave the pixels along the mask's edge out of the loss `rgb`
@@ -162,6 +167,12 @@ class OptimisedStage(StageSettings):
                 raise ValueError(
                     f"losses.{name} is about the reference view, which reference_interval 0 never shows; set it to 0"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _background_is_there(self) -> Self:
+        if self.reference_background == "learned" and getattr(self, "background", None) is None:
+            raise ValueError("reference_background is learned, but there is no background network: give `background: {}`")
         return self
 
     @field_validator("priors")
@@ -220,7 +231,18 @@ class NeRFStage(OptimisedStage):
     field: FieldSettings = FieldSettings()
     nerf: NeRFSettings = NeRFSettings()
     background: BackgroundSettings | None = None  # learned; none: colours alone
+    # random pixels of the reference view that a step renders and compares, drawn with repetition; 0: all of them
+    reference_pixels: int = Field(0, ge=0)
     losses: NeRFLosses = NeRFLosses()
+
+    @model_validator(mode="after")
+    def _pixels_have_no_neighbours(self) -> Self:
+        if self.reference_pixels and not self.reference_beside_novel:
+            raise ValueError(
+                "reference_pixels picks single pixels, which regularisers of pictures cannot be computed from: "
+                "set reference_beside_novel to true, which regularises the novel view alone"
+            )
+        return self
 
 
 class DMTetStage(OptimisedStage):

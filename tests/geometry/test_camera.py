@@ -1,6 +1,7 @@
 """Cameras: right-handed, y up, azimuth from +z towards +x; rays, clip matrices and pictures must agree."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -114,6 +115,13 @@ def test_reference_picture_is_not_mirrored():
     assert centroid(image, 0)[1] > 0.7 and centroid(image, 0)[0] == pytest.approx(0.5, abs=0.01)
     assert centroid(image, 1)[0] < 0.3 and centroid(image, 1)[1] == pytest.approx(0.5, abs=0.01)
     assert centroid(image, 2) == pytest.approx((0.5, 0.5), abs=0.01)
+
+
+def test_picked_pixels_have_the_rays_of_the_picture():
+    camera, picked = Camera.orbit([80, 60], [10, 200], 1.8, 40, (4, 5)), torch.tensor([7, 0, 19, 7])
+    some = replace(camera, pixels=picked)
+    for whole, few in zip(camera.rays(), some.to("cpu")[:2].rays(), strict=True):
+        torch.testing.assert_close(few, whole.flatten(1, 2)[:, None, picked])
 
 
 def test_azimuth_ninety_looks_from_plus_x():

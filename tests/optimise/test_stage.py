@@ -12,6 +12,7 @@ import pytest
 import torch
 from killed_loop import FILES, Killed, killed_at, same
 from PIL import Image
+from pydantic import ValidationError
 from small_stages import COARSE, FINE, write_disc
 from tiny_diffusion import write_stable_diffusion, write_zero123
 
@@ -121,6 +122,7 @@ def test_prompts_say_front_view_at_all_but_every_nth_step(example, tmp_path, mon
 
     def telling(prior, rgb, camera, **options):
         told.append(float(camera.azimuth))
+        assert told[-1] != 20 or float(camera.polar) == 90  # the front prompt at a level view, wherever the camera is
         return predict_noise(prior, rgb, camera, **options)
 
     def noting(self, camera, **options):
@@ -146,6 +148,44 @@ def test_prompts_say_front_view_at_all_but_every_nth_step(example, tmp_path, mon
     assert [t == 20.0 for t in told] == [True, False, True, True, False]
     assert [o is not None for _, o in novel] == [True, False, True, True, False]
     assert told[1] == novel[1][0] and told[4] == novel[4][0] and all(azimuth != 20.0 for azimuth, _ in novel)
+
+
+def test_a_step_may_see_random_pixels_of_the_reference_view_over_the_learned_background(example):
+    """The losses are those of the whole view's pixels that were drawn, some of them twice; both networks learn from them."""
+    options = {"reference_beside_novel": True, "background": {"hidden": 8}, "reference_background": "learned"}
+    settings = COARSE | options | {"soft_mask": True, "resolution": 8, "losses": {"depth": 0}, "ray_noise": 1e-9}
+    whole, some = stage_settings(**settings), stage_settings(**settings, reference_pixels=100)
+    scene, generator = NeRF.build(whole, {}), torch.Generator()
+    scene.update_occupancy(torch.Generator().manual_seed(0))
+    for parameter in scene.background.parameters():
+        torch.nn.init.uniform_(parameter, -1, 1, generator=torch.Generator().manual_seed(1))
+    reference = loop.reference_view(load_example(example), whole)
+    compared = loop.reference_step(scene, reference, some, 0, generator.manual_seed(3))
+    generator.manual_seed(3)
+    torch.randn(2, 3, generator=generator)
+    drawn = torch.randint(144, (100,), generator=generator)
+    assert len(set(drawn.tolist())) < 100
+    seen = scene.render(reference.camera, mode="lambertian", background=scene.learned_background(reference.camera))
+    target = reference.target.at(drawn)
+    colours, opacity = (value.reshape(144, -1)[drawn] for value in (seen.rgb, seen.opacity))
+    wanted = (colours * target.alpha - (target.rgb - (1 - target.alpha))).square().mean()
+    assert compared["rgb"].item() == pytest.approx(wanted.item(), rel=0.03)  # samples lie elsewhere in their steps
+    assert compared["mask"].item() == pytest.approx((opacity - target.alpha).square().mean().item(), rel=0.03)
+    sum(compared.values()).backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in scene.background.parameters())
+    assert scene.field.grid.table.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    "wrong, sentence",
+    [
+        ({"reference_background": "learned"}, "no background network: give"),
+        ({"reference_pixels": 9}, "set reference_beside_novel to true"),
+    ],
+)
+def test_options_of_the_reference_view_that_need_others(wrong, sentence):
+    with pytest.raises(ValidationError, match=sentence):
+        stage_settings(**COARSE | wrong)
 
 
 def test_the_noise_on_the_reference_rays_fades(example, tmp_path, monkeypatch):

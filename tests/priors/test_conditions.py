@@ -14,7 +14,7 @@ from magic123.priors.latent_diffusion import Schedule
 from magic123.priors.sds import (
     angle_weight,
 )
-from magic123.priors.stable_diffusion import StableDiffusion, negative_prompts_of, view_shares
+from magic123.priors.stable_diffusion import StableDiffusion, hard_view_shares, negative_prompts_of, view_shares
 from magic123.priors.zero123 import Zero123, clip_pixels, pose_vector, reference_shares
 from magic123.records.errors import InputError
 
@@ -54,6 +54,25 @@ def test_view_prompts_follow_the_azimuth():
         [1, 0, 0], [0, 0, 1],
     ]  # fmt: skip
     torch.testing.assert_close(shares, torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+def test_hard_views_are_the_regions_of_realfusions_code():
+    """There azimuths run the other way: front 0..60, side to 180, back to 240, side; overhead and bottom within 30 degrees."""
+    released = [0, 59, 61, 179, 181, 239, 241, 359]
+    shares = hard_view_shares(torch.full((8,), 75.0), -torch.tensor(released, dtype=torch.float32))
+    assert shares.argmax(-1).tolist() == [0, 0, 1, 1, 2, 2, 1, 1]
+    assert (shares.sum(-1) == 1).all() and set(shares.flatten().tolist()) == {0.0, 1.0}
+    polar = torch.tensor([0.0, 30, 31, 149, 150, 180])
+    assert hard_view_shares(polar, torch.zeros(6)).argmax(-1).tolist() == [3, 3, 0, 0, 4, 4]
+    assert hard_view_shares(polar[2:3], torch.tensor([1e-5])).argmax() == 0  # the front, but for rounding
+
+
+def test_a_hard_view_has_a_prompt_of_its_own():
+    unet, embeddings = RecordingUNet(), torch.randn(10, 5, 6)
+    prior = StableDiffusion(None, unet, Schedule(ALPHAS, "epsilon"), embeddings, 8, front=10.0, hard_views=True)
+    camera = Camera.orbit([90.0, 90.0, 10.0], [10.0, -170.0, 10.0], 1.8, 40, 8)
+    prior.noise(torch.randn(3, 4, 8, 8), torch.tensor([300, 400, 500]), camera)
+    torch.testing.assert_close(unet.context, torch.cat([embeddings[[0, 2, 3]], embeddings[[5, 7, 8]]]))
 
 
 def test_text_condition_is_the_interpolated_embedding_and_the_empty_prompt():

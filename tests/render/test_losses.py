@@ -1,6 +1,7 @@
 """Losses by closed form and invariance."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from magic123.geometry.camera import Camera
 from magic123.records.errors import InputError
 from magic123.render import losses
 from magic123.render.rendering import Rendering
+from magic123.render.volume import render_volume
 from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.losses import Losses
 
@@ -155,6 +157,33 @@ def test_a_patch_in_the_background_costs_nothing_as_released():
     assert reference_view_losses(seen, example, rgb_region="picture")["rgb"] == pytest.approx(9 / 24**2, rel=1e-3)
 
 
+def test_a_soft_mask_is_alpha_on_both_sides():
+    """mean((pred a - colour a)^2) and mean((opacity - a)^2), as RealFusion: nothing is said of what is behind soft pixels."""
+    generator = torch.Generator().manual_seed(0)
+    alpha, colour, shown, opacity = (torch.rand(24, 24, c, generator=generator) for c in (1, 3, 3, 1))
+    example = replace(disc_example(depth=None, normal=None), rgb=colour * alpha + 1 - alpha, alpha=alpha, mask=alpha > 0.5)
+    seen, weights = Rendering(shown[None], opacity[None], opacity[None]), Losses(depth=0)
+    target = losses.reference_target(example, weights, soft_mask=True)
+    values = losses.reference_losses(seen, target, weights)
+    assert values["rgb"].item() == pytest.approx(((shown - colour) * alpha).square().mean().item(), rel=1e-5)
+    assert values["mask"].item() == pytest.approx((opacity - alpha).square().mean().item(), rel=1e-5)
+    picture = losses.reference_target(example, weights, soft_mask=True, rgb_region="picture")
+    assert losses.reference_rgb(seen, picture).item() == pytest.approx((shown - example.rgb).square().mean().item(), rel=1e-5)
+
+
+def test_a_target_at_some_pixels_compares_those_alone():
+    example = disc_example()
+    target = losses.reference_target(example, ALL, erode_edges=True)
+    picked = torch.tensor([300, 5, 300, 150])
+    row = target.at(picked)
+    assert row.rgb.shape == (1, 4, 3) and row.depth.shape == (1, 4) and row.inside.tolist() == [0, 2, 3]
+    torch.testing.assert_close(row.rgb[0], target.rgb.reshape(-1, 3)[picked])
+    seen = Rendering(*(torch.rand(1, 1, 4, c, generator=torch.Generator().manual_seed(c)) for c in (3, 1, 1)))
+    inside = target.pixels.reshape(-1)[picked]
+    wanted = ((seen.rgb[0, 0] - row.rgb[0]).square() * inside[:, None]).mean()
+    torch.testing.assert_close(losses.reference_rgb(seen, row), wanted)
+
+
 def test_a_blur_without_gradient_pulls_pixels_alone():
     picture = torch.rand(1, 12, 12, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
     value = losses.blur_difference_detached(picture)
@@ -197,6 +226,25 @@ def test_orientation():
     assert value.item() == pytest.approx((0 + 0.5 * 1 + 0.36) / 3)
     assert not value.requires_grad  # the weights get no gradient
     assert losses.orientation(weights[:0], normals[:0], directions[:0]) == 0
+
+
+def test_orientation_by_density_counts_what_no_light_reaches():
+    """A block of density 8 whose normals face away at an angle: every step of every ray counts, 1 - exp(-8) times cos^2."""
+    cosine = torch.tensor(0.8, requires_grad=True)
+    seen = render_volume(
+        lambda x: (torch.full_like(x[:, 0], 8.0), x),
+        torch.tensor([[0.0, 0, -3], [0.3, 0.2, -3]]),
+        torch.tensor([[0.0, 0, 2], [0.0, 0, 1]]),
+        occupied=None,
+        max_samples=400,
+        background=torch.zeros(3),
+        normal=lambda x: torch.stack([torch.zeros_like(cosine), (1 - cosine**2).sqrt(), cosine]).expand(len(x), 3),
+    )
+    value = losses.compute(Losses(orientation_by_density=1), losses.sample_inputs(seen.samples))["orientation_by_density"]
+    assert value.item() == pytest.approx((1 - math.exp(-8)) * 0.64, rel=1e-5)
+    assert torch.autograd.grad(value, cosine)[0].item() == pytest.approx((1 - math.exp(-8)) * 1.6, rel=1e-5)
+    assert len(seen.samples.weights) < seen.samples.marched
+    assert losses.orientation(*losses.sample_inputs(seen.samples)["sample_normals"]()) < 0.05 * value
 
 
 def test_smoothness():

@@ -264,6 +264,27 @@ def test_normals_take_no_gradient_into_the_weights():
     assert gradient.item() == pytest.approx(seen.normal[:, 0].sum().item(), rel=1e-4)
 
 
+def test_normals_that_move_density_have_the_gradient_of_colours():
+    """Summed as colours are, over black: the same numbers, and the same slope by the densities' scale."""
+    scale = torch.ones((), requires_grad=True)
+    for moves in (False, True):
+        seen = render_volume(
+            lambda x: (scale * soft_ball(x)[0], outward(x)),
+            *rays(),
+            occupied=None,
+            max_samples=50,
+            background=BLACK,
+            normal=outward,
+            normals_move_density=moves,
+        )
+        torch.testing.assert_close(seen.normal, seen.rgb)
+        of_normals, of_colours = (
+            torch.autograd.grad(part.square().sum(), scale, retain_graph=True)[0] for part in (seen.normal, seen.rgb)
+        )
+        assert of_colours.abs() > 0
+        torch.testing.assert_close(of_normals, of_colours if moves else torch.zeros(()))
+
+
 def test_many_samples_need_no_more_memory_and_have_the_same_gradient():
     """What the backward pass keeps of a network does not grow with the points, once they are evaluated in chunks."""
     network = torch.nn.Sequential(torch.nn.Linear(3, 64), torch.nn.Softplus(), torch.nn.Linear(64, 4)).double()
