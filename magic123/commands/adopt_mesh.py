@@ -40,7 +40,7 @@ LONGEST = 1e4  # world units; a mesh that reaches farther is in another unit
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and render the mesh. Raises InputError for bad input."""
     parser = command_parser("adopt-mesh", "Views and surface of another system's mesh.")
-    parser.add_argument("--mesh", type=Path, required=True, help=".glb, .gltf, .obj or .ply")
+    parser.add_argument("--mesh", type=Path, required=True, help=".glb, .gltf, .obj, .ply, or a .zip with one")
     parser.add_argument("--example", type=Path, required=True, help="example folder written by prepare")
     add_settings(parser, Placement, about="how the mesh comes into the project's frame")
     add_settings(parser, ViewSettings, "--views", "whose sets, radius, fov and size the views have")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and render the mesh. Raises InputError for bad input."""
     parser = command_parser("from-mesh", "Picture, depth, normals, true views and true mesh of a textured mesh.")
-    parser.add_argument("--mesh", type=Path, required=True, help=".glb, .gltf, .obj or .ply")
+    parser.add_argument("--mesh", type=Path, required=True, help=".glb, .gltf, .obj, .ply, or a .zip with one")
     add_settings(parser, Frame, "--frame", "which way the mesh stands, and its size")
     add_settings(parser, ReferenceCamera, "--camera", "of the input picture")
     add_settings(parser, MeshExampleSettings)

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
         entry = registered_weights(options.registry, options.weights, "fetched")[options.weights]
         fetch_weights(options.weights, entry, say, options.locks)
     elif options.dataset:
-        fetch_one_file(options.dataset, options.file, options.out)
+        fetch_one_file(options.dataset, options.file, options.out, options.locks)
     else:
         suite = read_suite(options.configuration)
         print(listing(suite), flush=True)
@@ -45,13 +45,14 @@ def main(argv: list[str] | None = None) -> None:
             fetch_all(suite, say)
 
 
-def fetch_one_file(dataset: str, file: str | None, out: Path | None) -> None:
+def fetch_one_file(dataset: str, file: str | None, out: Path | None, locks: Path = LOCKS) -> None:
     """Fetch one file of a dataset and verify it.
 
     Args:
         dataset: datasets/DATASET.csv lists the file.
         file: as that file writes it.
         out: where to write it; None: its place under datasets/.
+        locks: folder of the hashes recorded at first downloads.
 
     Raises:
         InputError: the dataset does not know where to fetch such a file.
@@ -60,6 +61,6 @@ def fetch_one_file(dataset: str, file: str | None, out: Path | None) -> None:
     for row in load_manifest(manifest).values():
         for column in FETCHED:
             if file and getattr(row, column) == file and (url := row.address_of(column)):
-                fetch_dataset_file(out or MANIFESTS / file, url, getattr(row, HASHES[column]), say)
+                fetch_dataset_file(out or MANIFESTS / file, url, getattr(row, HASHES[column]), say, locks)
                 return
     raise InputError(f"{manifest} does not say where to fetch a file {file!r}; see its columns address and commit")

@@ -1,4 +1,4 @@
-"""Read textured meshes that others made: glTF (GLB), OBJ with MTL and textures, PLY with vertex colours.
+"""Read textured meshes that others made: glTF (GLB), OBJ with MTL and textures, PLY with vertex colours, or one in a zip.
 
 A file becomes parts, each with one material, in the frame of the file with node transforms applied. Colours are albedo: base
 colour texture times base colour factor times vertex colours; light, metalness, roughness and normal maps are not read.
@@ -15,13 +15,15 @@ import io
 import json
 import re
 import struct
+import tempfile
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from magic123.records.archives import read_archive
 from magic123.records.errors import InputError, first_line
 from magic123.records.files import need_file
 
@@ -32,6 +34,7 @@ MOST_BYTES = 2**30  # of a file
 MOST_FACES = 2**24
 MOST_TEXELS = 2**26  # of all textures of a file
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
+BESIDE = (".mtl", ".bin", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tga", ".tif", ".tiff")  # what meshes in a zip may need
 TRANSPARENCIES: dict[str, Transparency] = {"OPAQUE": "opaque", "MASK": "mask", "BLEND": "blend"}
 WRAPS: dict[int, Wrap] = {10497: "repeat", 33071: "clamp", 33648: "mirror"}  # the sampler's numbers in glTF
 # what glTF files may use: materials beyond the base colour change no albedo, and the rest is read
@@ -99,7 +102,7 @@ def joined(parts: list[Part]) -> tuple[Float[np.ndarray, "V 3"], Int[np.ndarray,
 
 
 def read_parts(path: Path) -> list[Part]:
-    """Return the parts of a mesh file (.glb, .gltf, .obj or .ply).
+    """Return the parts of a mesh file (.glb, .gltf, .obj or .ply, or a .zip that holds one of them with its files).
 
     Raises:
         InputError: the file is missing, damaged or too large; it has no surface; or a texture, a material or an extension
@@ -107,8 +110,14 @@ def read_parts(path: Path) -> list[Part]:
     """
     need_file(path, "mesh")
     kind = path.suffix.lower()
+    if kind == ".zip":
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return read_parts(unpacked(path, Path(folder)))
+            except InputError as error:
+                raise InputError(str(error).replace(folder, str(path))) from error
     if kind not in SUFFIXES:
-        raise InputError(f"mesh {path} is not one of {', '.join(SUFFIXES)}; convert it")
+        raise InputError(f"mesh {path} is not one of {', '.join(SUFFIXES)}, .zip; convert it")
     if (size := path.stat().st_size) > MOST_BYTES:
         raise InputError(f"mesh {path} has {size / 2**30:.1f} GiB, and at most {MOST_BYTES // 2**30} GiB are read; simplify it")
     content = path.read_bytes()
@@ -134,6 +143,43 @@ def read_parts(path: Path) -> list[Part]:
             f"mesh {path} has textures of {sum(textures.values()):,} pixels, and at most {MOST_TEXELS:,} are read; reduce them"
         )
     return parts
+
+
+def unpacked(archive: Path, folder: Path) -> Path:
+    """Unpack the one mesh of a zip archive, its materials and textures, and return where it is.
+
+    Textures that Gazebo's models keep in materials/textures, where OBJ readers do not look, are put beside the mesh.
+
+    Args:
+        archive: the zip archive.
+        folder: an empty folder.
+
+    Raises:
+        InputError: the archive is damaged or unsafe, or holds no mesh or several.
+    """
+
+    def wanted(name: str) -> bool:
+        return name.lower().endswith((*SUFFIXES, *BESIDE)) and not name.startswith("__MACOSX/")
+
+    files = read_archive(archive, "a zip archive of a mesh", "get it again", MOST_BYTES, wanted)
+    meshes = sorted(name for name in files if name.lower().endswith(SUFFIXES))
+    if len(meshes) != 1:
+        found = f"several meshes ({', '.join(meshes[:3])})" if meshes else f"none of {', '.join(SUFFIXES)}"
+        raise InputError(f"mesh {archive} holds {found}; it must hold one")
+    mesh = PurePosixPath(meshes[0])
+    beside = {
+        str(mesh.parent / PurePosixPath(name).name): content
+        for name, content in files.items()
+        if PurePosixPath(name).parts[-3:-1] == ("materials", "textures")
+    }
+    for name, content in (beside | files).items():
+        target = folder / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        except (OSError, ValueError) as error:  # a file where a folder should be, a name that is too long
+            raise InputError(f"{archive} holds {name!r}, which cannot be unpacked ({first_line(error)})") from error
+    return folder / mesh
 
 
 def _checked(part: Part, path: Path) -> Part:

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import stat
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from magic123.records.archives import read_archive, stays_inside
 from magic123.records.errors import InputError
 from magic123.records.files import output_folder, write_json, write_whole
 from magic123.records.results import stage_path
@@ -125,12 +124,6 @@ def write_package(name: str, settings: dict[str, Any], cells: list[dict[str, Any
     return scored, out.stat().st_size
 
 
-def _is_safe(path: str) -> bool:
-    """Return whether a path of an archive stays in the folder that it is unpacked to, on every system."""
-    pure = PurePosixPath(path)
-    return bool(path) and not pure.is_absolute() and ".." not in pure.parts and "\\" not in path and ":" not in path
-
-
 def read_package(source: Path) -> Package:
     """Read and verify a package, without writing anything.
 
@@ -138,25 +131,7 @@ def read_package(source: Path) -> Package:
         InputError: The file is no package, or of another format; a path leaves the package, a file is a link, missing, not
             listed, or differs from its hash; or the package is larger than 1 GiB.
     """
-    try:
-        archive = zipfile.ZipFile(source)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{source} is not a package of results ({error}); make one with `magic123 pack`") from error
-    with archive:
-        members = archive.infolist()
-        for member in members:
-            if not _is_safe(member.filename) or stat.S_ISLNK(member.external_attr >> 16):
-                raise InputError(f"{source} holds {member.filename!r}, which would leave the folder it is unpacked to; refused")
-        if sum(member.file_size for member in members) > LARGEST:
-            raise InputError(f"{source} holds more than {LARGEST / 1024**3:g} GiB, which no package of results does; refused")
-        names = [member.filename for member in members]
-        if len(set(names)) != len(names):
-            raise InputError(f"{source} holds {max(names, key=names.count)} twice; refused")
-        try:
-            files = {name: archive.read(name) for name in names}
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OSError, EOFError) as error:
-            raise InputError(f"{source} is damaged ({error}); ask for it again") from error
-    return _verified(source, files)
+    return _verified(source, read_archive(source, "a package of results", "make one with `magic123 pack`", LARGEST))
 
 
 def _verified(source: Path, files: dict[str, bytes]) -> Package:
@@ -186,7 +161,7 @@ def _verified(source: Path, files: dict[str, bytes]) -> Package:
                 raise InputError(f"{source}: {path} does not hold a JSON object")
     cells = [cell.model_dump() for cell in index.cells]
     for cell in cells:
-        if cell["path"] != place_of(cell) or not _is_safe(cell["path"]):
+        if cell["path"] != place_of(cell) or not stays_inside(cell["path"]):
             raise InputError(f"{source}: {INDEX} has a cell at {cell['path']!r}, which is not its place; refused")
     return Package(str(source), index.name, index.settings, cells, files)
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from magic123.records.mesh_files import files_of_mesh
 from magic123.run.contents import Now
 from magic123.run.jobs_base import ExampleWildcards, SuiteJobs, as_inputs, inputs_among, shell_words
-from magic123.run.manifest import HASHES
+from magic123.run.manifest import HASHES, ManifestRow
 from magic123.run.plan import example_folder
+
+LENS = {"radius", "fov"}  # settings of the input picture of a mesh that go into its camera
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class PrepareJobs(SuiteJobs):
     def example_options(self, wildcards: ExampleWildcards) -> str:
         """Return the options of `prepare` for an example."""
         row = self.row(wildcards)
-        camera = {"polar": row.polar} | ({"azimuth": row.azimuth} if row.azimuth else {})
+        camera = {"polar": row.polar} | ({"azimuth": row.azimuth} if row.azimuth else {}) | self.object_lens(row)
         words = ["--name", row.name, "--prompt", row.prompt, "--camera", json.dumps(camera)]
         if row.init_word:
             words += ["--init-word", row.init_word]
@@ -52,7 +54,8 @@ class PrepareJobs(SuiteJobs):
     def content(self, wildcards: ExampleWildcards, file: str) -> str:
         """Return the hash of a file of the dataset; of one that is made of a mesh, what it is made of."""
         if file.startswith(f"{self.object_folder(wildcards)}/") and self.row(wildcards).mesh:
-            return json.dumps(self.object_contents(wildcards))
+            contents = self.object_contents(wildcards)
+            return contents if isinstance(contents, Now) else json.dumps(contents)
         return self.suite.contents.of(file)
 
     def example_made(self, wildcards: ExampleWildcards) -> Now:
@@ -71,17 +74,23 @@ class PrepareJobs(SuiteJobs):
         """Return the mesh of an example and the files beside it that belong to it, as far as rules can have them as inputs."""
         return inputs_among(files_of_mesh(Path(self.suite.path_of(self.row(wildcards).mesh))))
 
-    def object_contents(self, wildcards: ExampleWildcards) -> list[str]:
-        """Return the hashes of these files."""
-        return [self.suite.contents.of(file) for file in files_of_mesh(Path(self.suite.path_of(self.row(wildcards).mesh)))]
+    def object_contents(self, wildcards: ExampleWildcards) -> list[str] | Now:
+        """Return the hashes of these files; of one that is fetched, which may not be there before the run, as a parameter."""
+        row = self.row(wildcards)
+        files = files_of_mesh(Path(self.suite.path_of(row.mesh)))
+        return Now(self.suite.contents, files) if row.address_of("mesh") else [self.suite.contents.of(file) for file in files]
 
     def object_options(self, wildcards: ExampleWildcards) -> str:
         """Return the options of `from-mesh`."""
         row, settings = self.row(wildcards), self.suite.settings
         words = ["--mesh", self.suite.path_of(row.mesh), "--frame", row.frame.model_dump_json()]
-        words += ["--camera", json.dumps({"polar": row.polar, "azimuth": row.azimuth})]
-        words += ["--settings", settings.from_mesh.model_dump_json()]
+        words += ["--camera", json.dumps({"polar": row.polar, "azimuth": row.azimuth} | self.object_lens(row))]
+        words += ["--settings", settings.from_mesh.model_dump_json(exclude=LENS)]
         return shell_words(*words, "--views", self.view_cameras("size"))
+
+    def object_lens(self, row: ManifestRow) -> dict[str, float]:
+        """Return how far from a line's mesh the input picture is taken, and its field of view, where these are set."""
+        return self.suite.settings.from_mesh.model_dump(include=LENS, exclude_none=True) if row.mesh else {}
 
     def object_made(self, wildcards: ExampleWildcards) -> Now:
         """Return what the folder of the object holds."""

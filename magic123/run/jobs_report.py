@@ -68,10 +68,14 @@ class ReportJobs(WeightsJobs):
     def truth_contents(self) -> list[str]:
         """Return the hashes of these folders, of all examples of the run."""
         return [
-            self.suite.contents.of(self.suite.path_of(mesh) if mesh else self.truth.format(dataset=dataset, example=example))
+            Now(self.suite.contents, [self.suite.path_of(row.mesh)])
+            if row.address_of("mesh")
+            else self.suite.contents.of(
+                self.suite.path_of(row.mesh) if row.mesh else self.truth.format(dataset=dataset, example=example)
+            )
             for dataset, examples in self.suite.examples.items()
             for example in examples
-            for mesh in [self.suite.row(dataset, example).mesh]
+            for row in [self.suite.row(dataset, example)]
         ]
 
     def ceilings_folder(self, environment: Mapping[str, str] = os.environ) -> str:

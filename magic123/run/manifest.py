@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import re
 import unicodedata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,8 +17,9 @@ from magic123.settings.registry import check_relative, check_source, url_of
 from magic123.settings.settings_file import validate
 
 # the columns whose files can be fetched -> the columns of their hashes
-HASHES = {"image": "sha256", "depth": "depth_sha256", "normal": "normal_sha256", "token": "token_sha256"}
+HASHES = {"image": "sha256", "mesh": "sha256", "depth": "depth_sha256", "normal": "normal_sha256", "token": "token_sha256"}
 FETCHED = tuple(HASHES)
+RECORDED = ("mesh",)  # those whose hash, where the line has none, is recorded at the first download and enforced afterwards
 # what is rendered of a line's mesh, in place of files in these columns
 FROM_MESH = {"image": "rgba.png", "depth": "depth.png", "normal": "normal.png", "truth": "truth", "truth_mesh": "mesh.ply"}
 
@@ -41,7 +43,7 @@ class ManifestRow(Settings):
     depth_sha256: str = ""
     normal_sha256: str = ""
     token_sha256: str = ""
-    # where the files of this line can be fetched, by their paths here: https://.../{commit}/data/{file}
+    # where the files of this line can be fetched: https://.../{commit}/data/{file}; {file} is the path here, {name} its end
     address: str = ""
     commit: str = ""  # fills {commit} in the address
     megabytes: float = Field(0.0, ge=0)  # of the line's files together, 10^6 bytes
@@ -54,9 +56,11 @@ class ManifestRow(Settings):
     @field_validator("address")
     @classmethod
     def _secure(cls, value: str) -> str:
-        return check_source(value) if value else value
+        if value:
+            check_source(value.replace("{name}", "{file}"))
+        return value
 
-    @field_validator(*HASHES.values())
+    @field_validator(*dict.fromkeys(HASHES.values()))
     @classmethod
     def _hash(cls, value: str) -> str:
         if value and not re.fullmatch("[0-9a-f]{64}", value):
@@ -89,7 +93,7 @@ class ManifestRow(Settings):
             raise ValueError("the address asks for a commit, and the column commit is empty")
         if self.address:
             for column in FETCHED:
-                if (file := getattr(self, column)) and not getattr(self, HASHES[column]):
+                if (file := getattr(self, column)) and column not in RECORDED and not getattr(self, HASHES[column]):
                     raise ValueError(f"{column} is to be fetched, so {HASHES[column]} must say which file is meant")
                 if file:
                     check_relative(file)
@@ -122,7 +126,8 @@ class ManifestRow(Settings):
         file = getattr(self, column)
         if not self.address or not file or column not in FETCHED:
             return None
-        return url_of(self.address.replace("{commit}", self.commit), file)
+        address = self.address.replace("{commit}", self.commit).replace("{name}", quote(PurePosixPath(file).name))
+        return url_of(address, file)
 
 
 def _read_lines(path: Path) -> list[tuple[int, list[str]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from magic123.settings.common import Settings
 
@@ -33,6 +33,10 @@ class MeshExampleSettings(Settings):
     size: PositiveInt = 512  # pixels of a side of the input picture
     samples: PositiveInt = 4  # points along each side of a pixel
     lit: bool = False  # under a fixed light from above, in place of albedo alone
+    # where the input picture is taken from, where it is not the project's own camera (1.8, 40 degrees); the true views have
+    # those of `view`
+    radius: PositiveFloat | None = None
+    fov: PositiveFloat | None = None
 
 
 class Placement(Settings):

@@ -316,6 +316,7 @@ CONTENTS = {  # suffix -> what such a file is, and how it begins
     ".safetensors": ("safetensors file", ()),
     ".json": ("JSON file", (b"{", b"[")),
     ".onnx": ("ONNX file", (b"\x08",)),
+    ".zip": ("zip archive", (b"PK\x03\x04",)),
 }
 
 

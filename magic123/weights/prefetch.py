@@ -6,10 +6,13 @@ even after the files were deleted. A complete entry has a receipt with the hash 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import PositiveFloat
 
 from magic123.records.errors import InputError
 from magic123.records.files import write_json
@@ -29,7 +32,7 @@ class DatasetFile:
         dataset: its name.
         path: of the file, relative to the working directory.
         url: its address.
-        sha256: its registered hash.
+        sha256: its registered hash; empty where it is recorded at the first download.
         source: its origin and licence, for people.
     """
 
@@ -81,7 +84,7 @@ def dataset_files_needed(suite: Suite) -> list[DatasetFile]:
     for dataset, names in suite.examples.items():
         for row in (suite.row(dataset, name) for name in names):
             for column in FETCHED:
-                if column in suite.files_asked(row) and (url := row.address_of(column)):
+                if column in ("mesh", *suite.files_asked(row)) and (url := row.address_of(column)):
                     path = suite.path_of(getattr(row, column))
                     files.append(DatasetFile(dataset, path, url, getattr(row, HASHES[column]), row.source))
     return files
@@ -151,8 +154,12 @@ def listing(suite: Suite) -> str:
         own = [file for file in files if file.dataset == dataset]
         there = sum(Path(file.path).is_file() for file in own)
         size = sum(suite.row(dataset, name).megabytes for name in suite.examples[dataset])
-        lines.append(f"{dataset}  ({there} of {len(own)} files there; the whole is {readable(size * 1e6)})")
-        lines.append(f"    source   {own[0].url} and so on; hashes: {len(own)} registered")
+        whole = f"the whole is {readable(size * 1e6)}" if size else "their size is not registered"
+        lines.append(f"{dataset}  ({there} of {len(own)} files there; {whole})")
+        known = sum(bool(file.sha256) for file in own)
+        proof = [(known, "registered"), (len(own) - known, "recorded at the first download")]
+        hashes = ", ".join(f"{count} {what}" for count, what in proof if count)
+        lines.append(f"    source   {own[0].url} and so on; hashes: {hashes}")
         lines.append(f"    licence  {own[0].source}")
     total = f"{readable(left)} to fetch and convert" if left else "files to verify" if missing else "nothing to fetch"
     return "\n".join([*lines, f"{len(needed)} sets of weights, {len(files)} files of datasets: {total}"])
@@ -244,18 +251,47 @@ def fetch_weights(name: str, entry: Weights, say: Callable[[str], None], locks: 
     write_json(Path(entry.receipt), {"weights": name, "files": receipt})
 
 
-def fetch_dataset_file(path: Path, url: str, sha256: str, say: Callable[[str], None]) -> None:
+class Unseen(Download):
+    """A file of a dataset of which the dataset knows neither size nor hash."""
+
+    gigabytes: PositiveFloat | None = 0.02  # for which there must be room; any size is accepted
+
+    @property
+    def tolerance(self) -> int:
+        """Bytes by which the file may differ."""
+        return 2**40
+
+
+def fetch_dataset_file(path: Path, url: str, sha256: str, say: Callable[[str], None], locks: Path = LOCKS) -> None:
     """Download and verify one file of a dataset, unless it exists.
+
+    Args:
+        path: where it is written.
+        url: its address.
+        sha256: its hash; empty: recorded at the first download, by the address, and enforced afterwards.
+        say: called with each line of progress.
+        locks: folder of the recorded hashes.
 
     Raises:
         InputError: the file cannot be downloaded, or the existing file has another hash.
     """
-    expected = Download(gigabytes=0.02, sha256=sha256)
+    if sha256:
+        expected = Download(gigabytes=0.02, sha256=sha256)
+    else:
+        lock = locks / "datasets" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{path.name}.json"
+        recorded = read_lock(lock)
+        expected = with_recorded_hash(Unseen(), recorded.get(path.name), lock)
     if path.is_file():
-        if problem := disagreement(file_digests(path), expected):
+        digests = file_digests(path)
+        if problem := disagreement(digests, expected) or wrong_content(path, path.suffix, expected):
             raise InputError(f"{path} exists, but {problem}; move it away to download it again")
-        return
-    download([url], path, expected, say)
+        digest, source = digests["sha256"], "found in place"
+    else:
+        digest, source = download([url], path, expected, say)
+    if not sha256 and not recorded:
+        entry = {"sha256": digest, "bytes": path.stat().st_size, "source": source, "registered": False}
+        write_json(lock, {path.name: entry})
+        say(f"{path}: its hash is recorded in {lock} and enforced from now on")
 
 
 def with_recorded_hash(registered: Download, recorded: dict | None, lock: Path) -> Download:

@@ -173,6 +173,52 @@ def test_a_bad_address_in_a_dataset_is_refused(tmp_path: Path, changes: dict, sa
         load_manifest(tmp_path / "d.csv")
 
 
+def test_gso30_has_thirty_scans_with_an_address_each() -> None:
+    rows = load_manifest(REPOSITORY / "datasets" / "gso30.csv")
+    assert len(rows) == len({row.mesh for row in rows.values()}) == 30
+    for row in rows.values():
+        name = Path(row.mesh).name
+        assert row.address_of("mesh") == f"https://fuel.gazebosim.org/1.0/GoogleResearch/models/{name}"
+        assert row.frame.up == "z" and row.frame.scale == "unit-cube" and row.polar == 60 and row.azimuth % 22.5 == 0
+        assert row.source.startswith("Google Scanned Objects, CC BY 4.0")
+    assert {name for name, row in rows.items() if "by its pictures" in row.source} == {"backpack", "elephant"}
+
+
+def scans(root: Path, server: Server, sha256: str = "") -> None:
+    """A dataset of one scan in a zip, from the server here."""
+    row = f"egg,an egg,scans/EGG.zip,{sha256},{server.url}/models/{{name}}"
+    write_lines(root / "datasets/scans.csv", "name,prompt,mesh,sha256,address", row)
+
+
+def test_a_hash_that_a_dataset_lacks_is_recorded_and_enforced(tmp_path: Path, monkeypatch, capsys, server: Server) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "datasets").mkdir()
+    scans(tmp_path, server)
+    server.files["/models/EGG.zip"] = CONTENT
+    fetch = ["prefetch", "--dataset", "scans", "--file", "scans/EGG.zip"]
+    assert main(fetch) == 0
+    assert Path("datasets/scans/EGG.zip").read_bytes() == CONTENT
+    (lock,) = Path("weights/locks/datasets").iterdir()
+    assert json.loads(lock.read_text())["EGG.zip"]["sha256"] == SHA256 and "recorded in" in capsys.readouterr().err
+    assert main(fetch) == 0  # there already
+    server.files["/models/EGG.zip"] = CONTENT[:-1] + b"x"
+    Path("datasets/scans/EGG.zip").unlink()
+    assert main(fetch) == 1
+    assert "was recorded in" in (said := capsys.readouterr().err) and "refused" in said
+    assert not Path("datasets/scans/EGG.zip").exists()
+    Path("datasets/scans/EGG.zip").write_bytes(CONTENT + b"x")
+    assert main(fetch) == 1 and "exists, but" in capsys.readouterr().err
+    # a web page in place of the first download is refused, and nothing is recorded
+    lock.unlink()
+    Path("datasets/scans/EGG.zip").unlink()
+    server.files["/models/EGG.zip"] = b"<html>sign in</html>"
+    assert main(fetch) == 1 and "no zip archive but a web page" in capsys.readouterr().err
+    assert not lock.exists() and not list(Path("datasets/scans").iterdir())
+    # a hash of the csv file comes first
+    scans(tmp_path, server, SHA256)
+    assert main(fetch) == 1 and "is registered" in capsys.readouterr().err and not lock.exists()
+
+
 @pytest.fixture
 def tree(server: Server, tmp_path: Path) -> Path:
     """A run that needs one fetched entry and the pictures of a dataset, both from the server here."""
@@ -294,3 +340,17 @@ def test_every_weight_of_the_shipped_methods_is_in_the_list() -> None:
              for prior in (stage.get("priors") or {}).values() if prior and "weights" in prior}  # fmt: skip
     assert asked and asked <= set(weights)
     assert prefetch.proof_of(weights["stable-diffusion-1.5"]) == "3 registered, 9 recorded at the first download"
+
+
+def test_snakemake_fetches_a_scan_and_renders_it_once(tree: Path, server: Server) -> None:
+    scans(tree, server)
+    run = "{datasets: [scans], examples: all, methods: [copy-reference], seeds: [0], tables: [demo]}"
+    write_lines(tree / "config/scans.yaml", f"run: {run}")
+    words = ("reports/demo.csv", "reports/demo-report.html", "reports/demo.png", "--configfile", "config/scans.yaml")
+    run = snakemake(tree, *words)
+    assert run.returncode == 0, run.text
+    assert (tree / "datasets/scans/EGG.zip").exists() and (tree / "results/scans/egg/object/object.json").exists()
+    assert "Nothing to be done" in snakemake(tree, *words).text
+    (tree / "datasets/scans/EGG.zip").write_text("another")
+    again = snakemake(tree, "-n", *words)
+    assert "rule from_mesh:" in again.stdout and "rule score:" in again.stdout and "rule fetch_file:" not in again.stdout
