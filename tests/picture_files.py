@@ -32,8 +32,20 @@ def table_curve(values: NDArray[np.float64]) -> bytes:
 SRGB_CURVE = parametric_curve(3, 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
 
 
-def profile(name: str, curve: bytes, chromaticities: tuple[float, ...] | None) -> bytes:
-    """An ICC profile (version 4) of one curve, and of primaries, or grey without them."""
+def lightness_table(channels: int) -> bytes:
+    """A table (`mft1`) to Lab: the lightness is the mean of the channels, without chroma."""
+    grid = b"".join(bytes([round(255 * index.bit_count() / channels), 128, 128]) for index in range(2**channels))
+    ramp, matrix = bytes(range(256)), fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
+    return b"mft1" + bytes(4) + bytes([channels, 3, 2, 0]) + matrix + ramp * channels + grid + ramp * 3
+
+
+def coded_tag(primaries: int, transfer: int) -> bytes:
+    """The tag `cicp`."""
+    return b"cicp" + bytes(4) + bytes([primaries, transfer, 0, 1])
+
+
+def profile(name: str, curve: bytes, chromaticities: tuple[float, ...] | None, **more: bytes) -> bytes:
+    """An ICC profile (version 4) of one curve, and of primaries, or grey without them; with `A2B0`, a table to Lab."""
 
     def text(words: str) -> bytes:
         coded = words.encode("utf-16-be")
@@ -46,12 +58,17 @@ def profile(name: str, curve: bytes, chromaticities: tuple[float, ...] | None) -
         for column, letter in zip(xyz_of(chromaticities).T, "rgb", strict=True):
             tags[f"{letter}XYZ"] = b"XYZ " + bytes(4) + fixed(*column)
             tags[f"{letter}TRC"] = curve
+    if "A2B0" in more:
+        tags = {tag: content for tag, content in tags.items() if not tag.endswith("TRC")}
+    tags |= more
     table, data, start = b"", b"", 132 + 12 * len(tags)
     for signature, content in tags.items():
         table += struct.pack(">4sII", signature.encode(), start + len(data), len(content))
         data += content + bytes(-len(content) % 4)
     space = b"GRAY" if chromaticities is None else b"RGB "
-    header = struct.pack(">I4sI4s4s4s", start + len(data), bytes(4), 0x04300000, b"mntr", space, b"XYZ ")
+    header = struct.pack(
+        ">I4sI4s4s4s", start + len(data), bytes(4), 0x04300000, b"mntr", space, b"Lab " if "A2B0" in more else b"XYZ "
+    )
     header += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + fixed(0.9642, 1, 0.8249)
     return header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + data
 

@@ -169,8 +169,10 @@ def read_picture(path: Path, max_pixels: int, what: str = "picture", *, samples:
         image.load()
         orientation = image.getexif().get(0x0112, 1)
         space = space_of(image, data)
-        stored = f"{image.format} {image.mode}"
-        values = _decoded(applied(image, space) if space.profile else image, data)
+        if space.refusal:
+            raise InputError(f"{what} {path} {space.refusal}")
+        stored, deep = f"{image.format} {image.mode}", _is_deep(image, data)
+        values = _decoded(applied(image, space), data) if space.profile else _decoded(image, data)
     except DAMAGE as error:
         raise InputError(f"{what} {path} is damaged or cut off ({error}); export or download it again") from error
 
@@ -185,6 +187,10 @@ def read_picture(path: Path, max_pixels: int, what: str = "picture", *, samples:
     rgb = values[..., :3] if channels >= 3 else values[..., :1].repeat(3, 2)
     alpha = values[..., -1] if channels in (2, 4) else None
     remarks = [space.remark] if space.remark else []
+    if space.profile and deep:
+        remarks.append(
+            f"the colour profile {space.name!r} is a table, which is applied in 8 bits: the picture's 16 were reduced"
+        )
     if factor > 1:
         remarks.append(f"the picture has {width} x {height} pixels and was reduced to 1/{factor} of its sides when it was read")
     return Picture(
@@ -247,10 +253,14 @@ def _reduced(values: np.ndarray, factor: int, samples: bool) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def _is_deep(image: Image.Image, data: bytes) -> bool:
+    """Return whether a file has 16 bits: of the formats here, a PNG alone can; its header has them at byte 24."""
+    return image.format == "PNG" and data[24] == 16
+
+
 def _decoded(image: Image.Image, data: bytes) -> np.ndarray:
     """Return the pixels as unsigned integers [H, W, 1 | 2 | 3 | 4]: grey, grey and alpha, RGB or RGBA."""
-    # Pillow reduces 16-bit colour to 8 bits; the PNG header has the bit depth at byte 24 and the colour type at byte 25
-    if image.format == "PNG" and data[24] == 16 and data[25] in (2, 4, 6):
+    if _is_deep(image, data) and data[25] in (2, 4, 6):  # the PNG's colour type; Pillow reduces these to 8 bits
         deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if deep is None:
             raise ValueError("OpenCV cannot decode this 16-bit PNG")

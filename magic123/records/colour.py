@@ -24,6 +24,7 @@ BT2020_PRIMARIES = (0.3127, 0.329, 0.708, 0.292, 0.17, 0.797, 0.131, 0.046)
 ADOBE_PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
 ADOBE_GAMMA = 563 / 256
 CODED_PRIMARIES = {1: SRGB_PRIMARIES, 9: BT2020_PRIMARIES, 12: P3_PRIMARIES}  # of a cICP chunk, as in ITU-T H.273
+HDR_TRANSFERS = {16: "PQ", 18: "HLG"}  # likewise: of light brighter than the white of a screen
 CLIPPED = 2e-3  # linear light beyond [0, 1] that is not a rounding error
 ROWS = 256  # converted at once, to bound the memory
 
@@ -38,6 +39,7 @@ class ColourSpace:
         matrix: [3, 3], linear light of this space to that of sRGB.
         profile: an ICC profile that only Little CMS can apply (`applied`); empty otherwise.
         remark: why the colours are only taken for sRGB; empty if they are known to be.
+        refusal: why there is no way to sRGB that is not a choice of taste; empty if there is one.
     """
 
     name: str
@@ -45,6 +47,7 @@ class ColourSpace:
     matrix: np.ndarray | None = None
     profile: bytes = b""
     remark: str = ""
+    refusal: str = ""
 
 
 SRGB = ColourSpace("sRGB")
@@ -108,7 +111,8 @@ def space_of(image: Image.Image, data: bytes) -> ColourSpace:
     if image.format == "PNG" and (code := _png_chunk(data, b"cICP")):
         return _coded(code)
     if profile := info.get("icc_profile"):
-        return _of_profile(profile, image.mode)
+        wide = image.format == "PNG" and data[25] == 4  # grey and alpha, of which Pillow makes RGBA if it has 16 bits
+        return _of_profile(profile, "LA" if wide else image.mode)
     if image.mode == "CMYK":
         return ColourSpace("CMYK", remark="the picture is CMYK without a colour profile: its colours are approximate")
     if image.format == "PNG" and "srgb" not in info and ("gamma" in info or "chromaticity" in info):
@@ -127,13 +131,15 @@ def space_of(image: Image.Image, data: bytes) -> ColourSpace:
 
 
 def applied(image: Image.Image, space: ColourSpace) -> Image.Image:
-    """Return a picture with `space.profile` applied by Little CMS, in sRGB, with its alpha if it has one."""
-    if image.mode == "P" or "transparency" in image.info:
-        image = image.convert("RGBA")
-    alpha = image.getchannel("A") if "A" in image.getbands() else None
-    if alpha is not None:
-        image = image.convert("L" if image.mode == "LA" else "RGB")
+    """Return a picture with `space.profile` applied by Little CMS, in sRGB and 8 bits, with its alpha if it has one."""
+    if image.mode.startswith("I"):  # 16-bit grey
+        image = Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().clip(0, 255).astype(np.uint8))
+    alpha = None
+    if "transparency" in image.info or image.mode in ("PA", "LA", "La", "RGBA", "RGBa"):
+        alpha = image.convert("RGBA").getchannel("A")
     source = ImageCms.ImageCmsProfile(io.BytesIO(space.profile))
+    kind = source.profile.xcolor_space.strip()
+    image = image.convert({"GRAY": "L"}.get(kind, kind))
     converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     assert converted is not None  # only where it changes the picture in place
     if alpha is not None:
@@ -164,9 +170,17 @@ def _coded(code: bytes) -> ColourSpace:
     """Return the space of a cICP chunk: code points of primaries, transfer, matrix and range (ITU-T H.273)."""
     primaries, transfer = CODED_PRIMARIES.get(code[0]), {8: 1.0, 13: None}
     name = "cICP " + "/".join(str(number) for number in code[:4])
+    if code[1] in HDR_TRANSFERS:
+        return _hdr(name, code[1])
     if primaries is None or code[1] not in transfer or len(code) != 4 or code[2:] != b"\0\1":
         return ColourSpace(name, remark=f"the picture's colours are coded as {name}, which is not supported: taken as sRGB")
     return _of_primaries(name, primaries, transfer[code[1]])
+
+
+def _hdr(name: str, transfer: int) -> ColourSpace:
+    """Return the space of a high dynamic range, which only a tone mapping of somebody's choice brings into sRGB."""
+    refusal = f"has a high dynamic range ({name}: {HDR_TRANSFERS[transfer]}); export it as an ordinary (SDR) picture"
+    return ColourSpace(name, refusal=refusal)
 
 
 def _of_exif(image: Image.Image) -> ColourSpace:
@@ -189,6 +203,8 @@ def _of_profile(profile: bytes, mode: str) -> ColourSpace:
         if not fits:
             remark = f"the embedded colour profile {name!r} ({kind}) does not fit a picture of mode {mode}: {taken}"
             return ColourSpace(name, remark=remark)
+        if "cicp" in tags and tags["cicp"][9] in HDR_TRANSFERS:  # ICC.1:2022, 9.2.17
+            return _hdr(name, tags["cicp"][9])
         if kind == "GRAY" and "kTRC" in tags:
             return _unless_srgb(name, np.stack([_curve(tags["kTRC"])] * 3), np.eye(3))
         if kind == "RGB" and {"rXYZ", "gXYZ", "bXYZ", "rTRC", "gTRC", "bTRC"} <= tags.keys() and "A2B0" not in tags:
@@ -206,6 +222,7 @@ def _of_profile(profile: bytes, mode: str) -> ColourSpace:
         OSError,
         ValueError,
         KeyError,
+        IndexError,
         struct.error,
         np.linalg.LinAlgError,
         ZeroDivisionError,

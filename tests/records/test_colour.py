@@ -8,11 +8,21 @@ import zlib
 
 import numpy as np
 import pytest
-from picture_files import SRGB_CURVE, gamma_curve, parametric_curve, png, profile, table_curve
+from picture_files import (
+    SRGB_CURVE,
+    coded_tag,
+    gamma_curve,
+    lightness_table,
+    parametric_curve,
+    png,
+    profile,
+    table_curve,
+)
 from PIL import Image, ImageCms
 
 from magic123.example.picture_file import read_picture
 from magic123.records import colour
+from magic123.records.errors import InputError
 
 LINEAR = gamma_curve(1.0)
 PROFILES = {
@@ -127,13 +137,45 @@ def test_premultiplied_colours_are_converted_as_straight_ones(tmp_path):
         ({b"iCCP": b"p\0\0" + zlib.compress(b"no profile at all")}, "cannot be read"),
         ({b"iCCP": b"p\0\0" + zlib.compress(profile("grey in colour", SRGB_CURVE, None)[:160])}, "cannot be read"),
         ({b"cHRM": bytes(32)}, "damaged"),
-        ({b"cICP": bytes([9, 16, 0, 1])}, "not supported"),
+        ({b"cICP": bytes([5, 13, 0, 1])}, "not supported"),
+        ({b"cICP": bytes([1, 1, 0, 1])}, "not supported"),
     ],
 )
 def test_what_cannot_be_converted_is_remarked_upon(chunks, words, tmp_path):
     picture = read(png(COLOURS, 2, chunks), tmp_path)
     assert words in picture.remarks[0] and "sRGB" in picture.remarks[0]
     assert (picture.in_srgb("none").rgb == picture.rgb).all()
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("colour_type", [0, 2, 4, 6])
+def test_a_profile_with_a_table_is_applied_in_8_bits_which_16_are_told(bits, colour_type, tmp_path):
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}[colour_type]
+    values = np.full((4, 4, channels), 204, np.uint8) if bits == 8 else np.full((4, 4, channels), 204 * 257, np.uint16)
+    grey = colour_type in (0, 4)
+    icc = profile("a table", SRGB_CURVE, None if grey else colour.P3_PRIMARIES, A2B0=lightness_table(1 if grey else 3))
+    picture = read(png(values, colour_type, {b"iCCP": b"p\0\0" + zlib.compress(icc)}), tmp_path)
+    # four fifths of the lightness: Y = ((80 + 16) / 116)^3
+    assert np.abs(picture.rgb - colour.encoded(np.array((96 / 116) ** 3))).max() < 1 / 255
+    assert (picture.alpha is None) == (colour_type < 4) and (picture.alpha is None or np.allclose(picture.alpha, 0.8))
+    assert picture.remarks == (
+        ()
+        if bits == 8
+        else ("the colour profile 'a table' is a table, which is applied in 8 bits: the picture's 16 were reduced",)
+    )
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        {b"cICP": bytes([9, 16, 0, 1])},
+        {b"cICP": bytes([1, 18, 0, 1])},
+        {b"iCCP": b"p\0\0" + zlib.compress(profile("BT.2100 PQ", SRGB_CURVE, colour.BT2020_PRIMARIES, cicp=coded_tag(9, 16)))},
+    ],
+)
+def test_a_high_dynamic_range_is_refused(chunks, tmp_path):
+    with pytest.raises(InputError, match=r"picture .*picture.png has a high dynamic range .*(PQ|HLG)\); export it"):
+        read(png(COLOURS, 2, chunks), tmp_path)
 
 
 def test_cmyk_without_a_profile_is_remarked_upon(tmp_path):
