@@ -556,6 +556,8 @@ def optimise(
             values = attempt()
         except NonFinite as error:
             values = differentiate_again(attempt, error, random_state, retries, priors, stage, generator)
+        if stage.gradient_clip_value:
+            torch.nn.utils.clip_grad_value_(parameters, stage.gradient_clip_value)
         if stage.gradient_clip:
             torch.nn.utils.clip_grad_norm_(parameters, stage.gradient_clip)
         optimizer.step()

@@ -79,6 +79,7 @@ class StageSettings(KindSettings):
         "ray_noise_fades": OMITTED,
         "reference_pixels": OMITTED,
         "soft_mask": OMITTED,
+        "gradient_clip_value": OMITTED,
         "front_steps": OMITTED,
         "cameras": NovelCameras().model_dump(),
         "field": FieldSettings().model_dump(),
@@ -146,6 +147,7 @@ class OptimisedStage(StageSettings):
     soft_mask: bool = False
     optimizer: Literal["adam", "adan"] = "adam"  # Adan (arXiv 2208.06677) is what Stable-DreamFusion and Make-it-3D train with
     gradient_clip: NonNegativeFloat = 0.0  # largest norm of all gradients together, which are scaled down to it; 0: no limit
+    gradient_clip_value: NonNegativeFloat = 0.0  # largest size of each element of a gradient, before that norm; 0: no limit
     erode_edges: bool = False  # leave the pixels along the mask's edge out of the loss `rgb`
     ema_decay: float = Field(0.95, ge=0, lt=1)
     ema_interval: PositiveInt = 100

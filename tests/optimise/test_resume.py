@@ -79,19 +79,22 @@ def test_a_stage_under_adan_killed_twice_is_the_same_bytes(example, tmp_path, mo
     assert (out / FILES[0]).read_bytes() != (tmp_path / "adam" / FILES[0]).read_bytes()
 
 
-def test_clipped_gradients_have_the_norm_that_is_allowed(example, tmp_path, monkeypatch):
-    norms, step = [], torch.optim.Adam.step
+def test_clipped_gradients_have_the_norm_or_the_elements_that_are_allowed(example, tmp_path, monkeypatch):
+    """The norm of all of them together, or each element's size: torch's clip_grad_norm_ and clip_grad_value_."""
+    taken, step = [], torch.optim.Adam.step
 
     def recording_step(optimizer):
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norms.append(float(torch.linalg.vector_norm(torch.stack([gradient.norm() for gradient in gradients]))))
+        taken.append(torch.cat([gradient.flatten() for gradient in gradients]))
         step(optimizer)
 
     monkeypatch.setattr(torch.optim.Adam, "step", recording_step)
-    for name, clip in (("free", 0.0), ("clipped", 0.01)):
-        reconstruct(example, stage_settings(**SHORT | {"steps": 4, "gradient_clip": clip}), 0, tmp_path / name)
-    free, clipped = norms[:4], norms[4:]
-    assert min(free) > 0.01 and clipped == pytest.approx([0.01] * 4, rel=1e-3)
+    for clip in ({}, {"gradient_clip": 0.01}, {"gradient_clip_value": 1e-3}):
+        reconstruct(example, stage_settings(**SHORT | {"steps": 4} | clip), 0, tmp_path / "".join(clip))
+    norms = [gradient.norm().item() for gradient in taken]
+    assert min(norms[:4]) > 0.01 and norms[4:8] == pytest.approx([0.01] * 4, rel=1e-3)
+    torch.testing.assert_close(taken[8], taken[0].clamp(-1e-3, 1e-3))
+    assert taken[0].abs().max() > 1e-3 and taken[11].abs().max() <= 1e-3
 
 
 def test_an_end_that_nobody_recorded_costs_no_second_run(example, coarse, tmp_path, monkeypatch):
