@@ -22,6 +22,7 @@ from magic123.priors.stable_diffusion import (
     view_prompts_of,
 )
 from magic123.records.errors import InputError
+from magic123.run.captions import check_sentencepiece
 
 LENGTH = 77  # tokens of a prompt, as in training
 CHANNELS = 3
@@ -102,7 +103,8 @@ class DeepFloydIF(Prior):
             device: of the UNet.
 
         Raises:
-            InputError: weights are missing or do not fit each other, or the prompt cannot be used.
+            InputError: weights are missing or do not fit each other, the packages that read the tokenizer are absent, or the
+                prompt cannot be used.
         """
         latent_diffusion.offline()
         from diffusers import UNet2DConditionModel
@@ -110,6 +112,7 @@ class DeepFloydIF(Prior):
 
         negative = negative_prompts_of(negative_prompt, negative_views, subject, hard_views)
         prompts = [*negative, *view_prompts_of(fill_prompt(prompt, subject, None), view_prompts, hard_views)]
+        check_sentencepiece(Path(folder) / "tokenizer")
         tokenizer = load_component(AutoTokenizer, folder, "tokenizer")
         for text in prompts:
             if (used := len(tokenizer(text).input_ids)) > LENGTH:

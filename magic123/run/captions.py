@@ -26,6 +26,7 @@ VIEWS = (", front view", ", side view", ", back view")  # that priors append to 
 HARD_VIEWS = (*VIEWS, ", overhead view", ", bottom view")  # the same with hard_views
 PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 Counter = Callable[[str], int]
+SENTENCEPIECE = {"protobuf": "google.protobuf", "sentencepiece": "sentencepiece"}  # packages that read spiece.model, modules
 
 
 def other_views(views: tuple[str, ...]) -> tuple[str, ...]:
@@ -158,7 +159,35 @@ def _t5_counter(folder: Path) -> Counter:
     """Return what counts a text's tokens with its end; without the tokenizer, the words, each of which is a token at least."""
     if not folder.is_dir():
         return lambda text: len(text.split()) + 1
+    check_sentencepiece(folder)
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return lambda text: len(tokenizer(text.lower()).input_ids)
+
+
+def check_sentencepiece(folder: Path) -> None:
+    """Refuse a tokenizer that is a SentencePiece model alone, as DeepFloyd IF's, where the packages to read it are absent.
+
+    Without them transformers takes the file for one of tiktoken's. It reads a tokenizer.json, and then ignores the model.
+
+    Raises:
+        InputError: a package is absent; the sentence names it.
+    """
+    if (folder / "tokenizer.json").is_file() or not (folder / "spiece.model").is_file():
+        return
+    absent = [package for package, module in SENTENCEPIECE.items() if not _installed(module)]
+    if absent:
+        raise InputError(
+            f"{folder / 'spiece.model'} is a SentencePiece model, and not installed to read it: {', '.join(absent)}; "
+            "run with the extra, as `uv run --extra deepfloyd snakemake ...`, or put the same tokenizer beside it as "
+            "tokenizer.json"
+        )
+
+
+def _installed(module: str) -> bool:
+    """Return whether a module can be found; looking for one in a package that is absent raises an error."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False

@@ -1,5 +1,6 @@
 """Captions against text encoders, before anything runs."""
 
+import importlib.util
 import json
 
 import pytest
@@ -83,6 +84,50 @@ def test_without_weights_clips_own_vocabulary_counts(kind, tmp_path, monkeypatch
     for text in TEXTS:
         ids = len(miniature(text).input_ids)
         assert captions._clip_counter(MINIATURE)(text) == captions._clip_counter(tmp_path / "vocabulary")(text) == ids
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """No package that reads SentencePiece models is installed, whatever is."""
+    find = importlib.util.find_spec
+    hidden = {"google.protobuf", "sentencepiece"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in hidden else find(name, *more))
+
+
+def test_a_sentencepiece_model_alone_needs_packages(tmp_path, unread):
+    (tmp_path / "spiece.model").write_bytes(b"\n\x0c")
+    with pytest.raises(InputError, match=r"not installed to read it: protobuf, sentencepiece; .*--extra deepfloyd"):
+        captions._t5_counter(tmp_path)
+
+
+def test_a_tokenizer_json_beside_a_sentencepiece_model_is_read_without_packages(tmp_path, unread):
+    from transformers import T5Tokenizer
+
+    pieces = ["<pad>", "</s>", "<unk>", "\u2581", "\u2581red", "\u2581dog", "s", "<extra_id_0>"]
+    T5Tokenizer(vocab=[(piece, -float(i)) for i, piece in enumerate(pieces)], extra_ids=1).save_pretrained(tmp_path)
+    (tmp_path / "spiece.model").write_bytes(b"not a model")
+    assert captions._t5_counter(tmp_path)("Red dogs") == 4  # _red, _dog, s and the end
+
+
+def test_a_sentencepiece_model_is_read_as_sentencepiece_reads_it(tmp_path):
+    """A model of a few words in T5's manner: identities of the tokens, and their number."""
+    pytest.importorskip("google.protobuf")
+    sentencepiece = pytest.importorskip("sentencepiece")
+    from transformers import AutoTokenizer
+
+    words = ["a", "photo", "of", "the", "red", "dog", "cat", "side", "view", "front", "image", "object", "high", "resolution"]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([" ".join(words[i % 14 :] + words[: i % 9]) for i in range(200)]), minloglevel=2,
+        model_prefix=str(tmp_path / "spiece"), vocab_size=48, hard_vocab_limit=False, model_type="unigram", pad_id=0, eos_id=1,
+        unk_id=2, bos_id=-1,
+    )  # fmt: skip
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer", "extra_ids": 100}')
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model"))
+    captions.check_sentencepiece(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    for text in ("a photo of the red dog, side view", "cats of high resolution", ""):
+        ids = processor.encode(text)
+        assert tokenizer(text).input_ids == [*ids, 1] and captions._t5_counter(tmp_path)(text) == len(ids) + 1
 
 
 def test_words_alone_refuse_for_a_t5_that_is_not_there():
