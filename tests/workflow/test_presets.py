@@ -10,7 +10,7 @@ import torch
 import yaml
 from PIL import Image
 from score_distillation import score_distillation
-from tiny_diffusion import SIDE, write_deepfloyd_if, write_stable_diffusion_xl, write_zero123
+from tiny_diffusion import SIDE, TEXT_WIDTH, write_deepfloyd_if, write_stable_diffusion_xl, write_zero123
 
 from magic123.commands.prepare import main as prepare
 from magic123.commands.reconstruct import reconstruct
@@ -20,6 +20,7 @@ from magic123.geometry.camera import Camera, view_cameras
 from magic123.priors.clip_reference import ClipReference, clip_consistency
 from magic123.priors.deepfloyd_if import DeepFloydIF, to_pixels
 from magic123.priors.latent_diffusion import Schedule
+from magic123.priors.stable_diffusion import view_embeddings
 from magic123.priors.stable_diffusion_xl import StableDiffusionXL
 from magic123.records.errors import InputError
 from magic123.scenes.samples import draw
@@ -60,52 +61,110 @@ def pixels(tmp_path_factory):
 
 
 # ------------------------------------------------------------------------------------------------------------ priors
-def test_sdxl_says_what_diffusers_own_pipeline_tells_it(xl):
+def xl_pipeline(folder):
+    """diffusers' own pipeline of a folder of Stable Diffusion XL."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-    prior = StableDiffusionXL.load(xl, prompt=PROMPT, subject="a red dog")
     parts = {
         "vae": AutoencoderKL, "unet": UNet2DConditionModel, "scheduler": DDIMScheduler, "tokenizer": CLIPTokenizer,
         "tokenizer_2": CLIPTokenizer, "text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection,
     }  # fmt: skip
-    made = {name: kind.from_pretrained(str(xl), subfolder=name) for name, kind in parts.items()}
-    pipeline = StableDiffusionXLPipeline(**made, add_watermarker=False)
+    made = {name: kind.from_pretrained(str(folder), subfolder=name) for name, kind in parts.items()}
+    return StableDiffusionXLPipeline(**made, add_watermarker=False)
+
+
+def if_pipeline(folder):
+    """diffusers' own pipeline of a folder of DeepFloyd IF's first stage."""
+    from diffusers import DDPMScheduler, IFPipeline, UNet2DConditionModel
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    unet = UNet2DConditionModel.from_pretrained(str(folder), subfolder="unet")
+    return IFPipeline(
+        AutoTokenizer.from_pretrained(folder / "tokenizer"),
+        T5EncoderModel.from_pretrained(str(folder), subfolder="text_encoder"),
+        unet, DDPMScheduler.from_pretrained(str(folder), subfolder="scheduler"), None, None, None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def test_sdxl_says_what_diffusers_own_pipeline_tells_it(xl):
+    prior = StableDiffusionXL.load(xl, prompt=PROMPT, subject="a red dog")
+    pipeline = xl_pipeline(xl)
     told = pipeline.encode_prompt("a photo of a red dog, side view", device="cpu", do_classifier_free_guidance=True)
     assert torch.allclose(prior.embeddings[2], told[0][0], atol=1e-5)
     assert torch.allclose(prior.pooled[2], told[2][0], atol=1e-5)
     assert not told[1].any() and not prior.embeddings[0].any() and not prior.pooled[0].any()
     latents, t = torch.randn(1, 4, SIDE // 2, SIDE // 2, generator=torch.Generator().manual_seed(0)), torch.tensor([300])
     sizes = pipeline._get_add_time_ids(
-        (SIDE, SIDE), (0, 0), (SIDE, SIDE), torch.float32, made["text_encoder_2"].config.projection_dim
+        (SIDE, SIDE), (0, 0), (SIDE, SIDE), torch.float32, pipeline.text_encoder_2.config.projection_dim
     )
     with torch.no_grad():
-        expected = made["unet"](
+        expected = pipeline.unet(
             latents, t, encoder_hidden_states=told[0], added_cond_kwargs={"text_embeds": told[2], "time_ids": sizes}
         ).sample
     assert torch.allclose(prior.noise(latents, t, camera(90.0))[1], expected, atol=1e-5)
 
 
 def test_deepfloyd_if_says_what_diffusers_own_pipeline_tells_it(pixels):
-    from diffusers import DDPMScheduler, IFPipeline, UNet2DConditionModel
-    from transformers import AutoTokenizer, T5EncoderModel
-
     prior = DeepFloydIF.load(pixels, prompt=PROMPT, subject="a red Dog")
-    unet = UNet2DConditionModel.from_pretrained(str(pixels), subfolder="unet")
-    pipeline = IFPipeline(
-        AutoTokenizer.from_pretrained(pixels / "tokenizer"),
-        T5EncoderModel.from_pretrained(str(pixels), subfolder="text_encoder"),
-        unet, DDPMScheduler.from_pretrained(str(pixels), subfolder="scheduler"), None, None, None,
-        requires_safety_checker=False,
-    )  # fmt: skip
+    pipeline = if_pipeline(pixels)
     own, empty = pipeline.encode_prompt("a photo of a red dog, back view", device="cpu")
     assert torch.allclose(prior.embeddings[3], own[0], atol=1e-5)
     assert torch.allclose(prior.embeddings[0], empty[0], atol=1e-5)
     picture, t = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)), torch.tensor([300])
     with torch.no_grad():
-        expected = unet(picture, t, encoder_hidden_states=own).sample
+        expected = pipeline.unet(picture, t, encoder_hidden_states=own).sample
     assert expected.shape[1] == 6  # noise and variance
     assert torch.allclose(prior.noise(picture, t, camera(180.0))[1], expected[:, :3], atol=1e-5)
+
+
+def test_a_negative_prompt_takes_the_unconditional_place_in_sdxl(xl):
+    """In both encoders and in the pooled embedding, none of which is zero then, as diffusers' own pipeline has it."""
+    prior = StableDiffusionXL.load(xl, prompt=PROMPT, subject="a red dog", negative_prompt="a {subject} object")
+    pipeline = xl_pipeline(xl)
+    words = {"negative_prompt": "a a red dog object", "device": "cpu", "do_classifier_free_guidance": True}
+    positive, negative, pooled, negative_pooled = pipeline.encode_prompt("a photo of a red dog, front view", **words)
+    assert len(prior.embeddings) == len(prior.pooled) == 4
+    assert torch.allclose(prior.embeddings[:2], torch.cat([negative, positive]), atol=1e-5)
+    assert torch.allclose(prior.pooled[:2], torch.cat([negative_pooled, pooled]), atol=1e-5)
+    assert all(part.abs().max() > 0.1 for part in (*negative.split(TEXT_WIDTH, -1), negative_pooled))
+    latents, t = torch.randn(1, 4, SIDE // 2, SIDE // 2, generator=torch.Generator().manual_seed(0)), torch.tensor([300])
+    added = {"text_embeds": negative_pooled, "time_ids": torch.tensor([[SIDE, SIDE, 0, 0, SIDE, SIDE]])}
+    with torch.no_grad():
+        expected = pipeline.unet(latents, t, encoder_hidden_states=negative, added_cond_kwargs=added).sample
+    without = StableDiffusionXL.load(xl, prompt=PROMPT, subject="a red dog")
+    for angle in (0.0, 135.0):  # one negative prompt for all views
+        unconditional, conditional = prior.noise(latents, t, camera(angle))
+        assert torch.allclose(unconditional, expected, atol=1e-5)
+        zero, same = without.noise(latents, t, camera(angle))
+        assert torch.allclose(conditional, same, atol=1e-5) and (zero - unconditional).abs().max() > 1e-4
+
+
+def test_a_negative_prompt_takes_the_unconditional_place_in_deepfloyd_if(pixels):
+    prior = DeepFloydIF.load(pixels, prompt=PROMPT, subject="a red Dog", negative_prompt="Side of a cat")
+    pipeline = if_pipeline(pixels)
+    own, negative = pipeline.encode_prompt("a photo of a red dog, back view", device="cpu", negative_prompt="Side of a cat")
+    assert torch.allclose(prior.embeddings[[0, 3]], torch.cat([negative, own]), atol=1e-5)
+    picture, t = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)), torch.tensor([300])
+    with torch.no_grad():
+        expected = pipeline.unet(picture, t, encoder_hidden_states=negative).sample[:, :3]
+        empty = pipeline.unet(picture, t, encoder_hidden_states=pipeline.encode_prompt("a", device="cpu")[1]).sample[:, :3]
+    unconditional, _ = prior.noise(picture, t, camera(180.0))
+    assert torch.allclose(unconditional, expected, atol=1e-5) and (expected - empty).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", [StableDiffusionXL, DeepFloydIF])
+def test_negative_prompts_of_views_mix_in_every_encoder(kind, xl, pixels):
+    """At 45 degrees half front's and half side's, which name the other views, the pooled embedding too."""
+    folder = xl if kind is StableDiffusionXL else pixels
+    prior = kind.load(folder, prompt=PROMPT, subject="a red dog", negative_prompt="a cat", negative_views=True)
+    assert prior.record["negative_prompts"][:2] == ["a cat, side view, back view", "a cat, front view, back view"]
+    for texts in [prior.embeddings] + ([prior.pooled] if kind is StableDiffusionXL else []):
+        assert len(texts) == 6
+        mixed = view_embeddings(texts, camera(45.0), prior.front)
+        assert torch.allclose(mixed, torch.stack([texts[[0, 1]].mean(0), texts[[3, 4]].mean(0)]), atol=1e-6)
+        assert (texts[0] - texts[1]).abs().max() > 1e-3
 
 
 def test_pixels_are_their_own_latents():
