@@ -23,6 +23,7 @@ from magic123.commands.options import add_device, add_settings, command_parser, 
 from magic123.records.cameras import POSE, RESERVED
 from magic123.records.errors import InputError
 from magic123.records.files import output_folder
+from magic123.render.rendering import RenderOptions
 from magic123.settings.versions import VERSIONS
 from magic123.settings.view import ViewSettings
 
@@ -172,7 +173,7 @@ def write_views(
             depth = np.where(picture["alpha"] >= 0.5, picture["depth"] * depth_scale, 0)
             Image.fromarray(to_bytes(picture["colour"])).save(folder / file)
             if settings.shaded_ambient is not None:
-                lit = scene.render(single, mode="lambertian", ambient=settings.shaded_ambient)
+                lit = scene.render(single, RenderOptions(mode="lambertian", ambient=settings.shaded_ambient))
                 Image.fromarray(to_bytes(lit.rgb[0].float().cpu().numpy())).save(folder / "shaded" / file)
             Image.fromarray(to_bytes(picture["alpha"])).save(folder / "alpha" / file)
             Image.fromarray(to_bytes(picture["normal"])).save(folder / "normal" / file)
@@ -206,7 +207,7 @@ def look(scene: Scene, camera: Camera) -> dict[str, np.ndarray]:
         float32 arrays: `colour` [H, W, 3] and `normal` [H, W, 3] (as (n + 1) / 2) on white, `alpha` [H, W], `depth` [H, W].
     """
     # lambertian under full ambient light is albedo, and unlike the mode "albedo" has normals with every scene
-    rendering = scene.render(camera, mode="lambertian", ambient=1.0)
+    rendering = scene.render(camera, RenderOptions(mode="lambertian", ambient=1.0))
     assert rendering.normal is not None
     opacity = rendering.opacity[0]
     parts = {

@@ -20,7 +20,9 @@ import torch
 from magic123.device import set_determinism
 from magic123.example.example import Example
 from magic123.measure.random_weights import Size, flops, random_prior
-from magic123.optimise.stage import backward, differentiate, make_optimizer, read, reference_view, sees_reference, step_losses
+from magic123.optimise.stage import make_optimizer
+from magic123.optimise.step import backward, differentiate, read, step_losses
+from magic123.optimise.views import reference_view, sees_reference
 from magic123.priors.prior import offload
 from magic123.priors.speed import apply_speed
 from magic123.records.errors import InputError

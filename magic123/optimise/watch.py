@@ -25,6 +25,7 @@ from magic123.priors.prior import Prior
 from magic123.priors.sds import NoisePrediction, add_noise
 from magic123.records.errors import InputError
 from magic123.records.files import write_whole
+from magic123.render.rendering import RenderOptions
 from magic123.scenes.scene import Scene
 from magic123.settings.stage import OptimisedStage, Watch
 
@@ -158,7 +159,7 @@ class StageWatch:
         c = self.example.camera
         azimuths = [c.azimuth, *(c.azimuth + turn for turn in TURNS)]
         camera = Camera.orbit(c.polar, azimuths, c.radius, c.fov, self.size)
-        seen = [self.scene.render(camera[index], mode="lambertian", ambient=1.0) for index in range(len(camera))]
+        seen = [self.scene.render(camera[index], RenderOptions(mode="lambertian", ambient=1.0)) for index in range(len(camera))]
         colours = [view.rgb[0] for view in seen]
         normals = [
             (view.normal[0] + 1) / 2 + (1 - view.opacity[0]) / 2 for view in seen if view.normal is not None

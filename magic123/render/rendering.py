@@ -1,12 +1,55 @@
-"""The result of rendering, with the same units and meaning for volumes, meshes and points."""
+"""What is asked of a rendering and its result, with the same units and meaning for volumes, meshes and points."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from magic123.device import to_device
+from magic123.geometry.camera import Camera
+from magic123.render.shading import LIT, light_direction
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """How a scene is shown, and what is random.
+
+    Attributes:
+        mode: a shading mode of `render.shading`. "albedo" may compute no normals; "lambertian" with ambient 1 shows the same
+            colours and has them.
+        ambient: share of ambient light, in [0, 1].
+        light: unit direction(s) to the light, [3] or [B, 3]; `light_direction(camera, generator)` by default.
+        background: [3], [B, 1, 1, 3] or [B, H, W, 3] in [0, 1], white by default.
+        generator: jitters the samples of a volume; None is deterministic.
+        origins_offset: added to all ray origins of a volume.
+        directions_offset: added to all unit ray directions of a volume.
+    """
+
+    mode: str = "albedo"
+    ambient: float = 1.0
+    light: Float[Tensor, "*B 3"] | None = None
+    background: Float[Tensor, "*pixels 3"] | None = None
+    generator: torch.Generator | None = None
+    origins_offset: Float[Tensor, " 3"] | None = None
+    directions_offset: Float[Tensor, " 3"] | None = None
+
+    def background_on(self, device: torch.device) -> Float[Tensor, "*pixels 3"]:
+        """Return the background on a device."""
+        return torch.ones(3, device=device) if self.background is None else to_device(self.background, device)
+
+    def lights(self, camera: Camera, device: torch.device) -> Float[Tensor, "B 3"] | None:
+        """Return the directions to the light for B cameras on a device; None where none is given and the mode needs none."""
+        light = self.light
+        if light is None and self.mode in LIT:
+            light = light_direction(camera, self.generator)
+        return None if light is None else to_device(light, device).expand(len(camera), 3)
+
+
+PLAIN = RenderOptions()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from torch import Tensor
 from magic123.device import to_device
 from magic123.geometry.camera import Camera
 
-MODES = ("albedo", "lambertian", "textureless", "normal")
+LIT = ("lambertian", "textureless")  # modes that need a light
+MODES = ("albedo", *LIT, "normal")
 
 
 def light_direction(camera: Camera, generator: torch.Generator | None = None) -> Float[Tensor, "B 3"]:

@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from magic123.device import to_device
 from magic123.example.example import Example
 from magic123.fields.background import Background
 from magic123.fields.field import Field
@@ -26,8 +25,8 @@ from magic123.geometry.mesh import mesh_problem
 from magic123.records.errors import InputError
 from magic123.render import losses
 from magic123.render.raster import choose_rasterizer, render_mesh
-from magic123.render.rendering import Rendering
-from magic123.render.shading import light_direction, shade_colors
+from magic123.render.rendering import PLAIN, Rendering, RenderOptions
+from magic123.render.shading import shade_colors
 from magic123.scenes.nerf import NeRF
 from magic123.scenes.scene import Scene
 from magic123.settings.losses import Losses
@@ -97,28 +96,14 @@ class DMTet(Scene[DMTetStage]):
             )
         return vertices, faces, find_edges(faces)
 
-    def render(
-        self,
-        camera: Camera,
-        *,
-        mode: str = "albedo",
-        ambient: float = 1.0,
-        light: Float[Tensor, "*B 3"] | None = None,
-        background: Float[Tensor, "*pixels 3"] | None = None,
-        generator: torch.Generator | None = None,
-        origins_offset: Float[Tensor, " 3"] | None = None,
-        directions_offset: Float[Tensor, " 3"] | None = None,
-    ) -> Rendering:
+    def render(self, camera: Camera, options: RenderOptions = PLAIN) -> Rendering:
         """Render the surface as `Scene.render` describes. Every mode has normals; the offsets are ignored.
 
         Raises:
             InputError: the surface has vanished, or the rasteriser that the settings ask for cannot run.
         """
-        background = torch.ones(3, device=self.sdf.device) if background is None else to_device(background, self.sdf.device)
-        if light is None and mode in ("lambertian", "textureless"):
-            light = light_direction(camera, generator)
-        if light is not None:
-            light = to_device(light, self.sdf.device).expand(len(camera), 3)
+        mode, ambient = options.mode, options.ambient
+        background, light = options.background_on(self.sdf.device), options.lights(camera, self.sdf.device)
         surface = self._surface()
         uncovered = {"textureless": ambient, "normal": 0.5}.get(mode, 0.0) if self.settings.lit_background else 0.0
         pictures = []
@@ -216,7 +201,7 @@ class DMTet(Scene[DMTetStage]):
         scene.field.load_state_dict(nerf.field.state_dict())
         scene._take_background(nerf)
         views = Camera.orbit(75.0, [0.0, 90.0, 180.0, 270.0], 1.8, 40.0, 64, device=scene.sdf.device)
-        seen = nerf.render(views, mode="albedo").opacity
+        seen = nerf.render(views).opacity
         if float(seen.mean()) < EMPTY:
             raise InputError(
                 f"The coarse scene is empty (mean opacity {float(seen.mean()):.1e} in four views), so dmtet has no surface "
@@ -295,7 +280,7 @@ class DMTet(Scene[DMTetStage]):
 
     def _silhouette_iou(self, views: Camera, seen: Tensor) -> float:
         """Return the agreement of this surface's opacity with another's at the same views: sum of minima / sum of maxima."""
-        own = self.render(views, mode="normal").opacity
+        own = self.render(views, RenderOptions(mode="normal")).opacity
         return float(torch.minimum(own, seen).sum() / torch.maximum(own, seen).sum().clamp_min(1e-6))
 
 

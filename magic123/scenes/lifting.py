@@ -19,7 +19,7 @@ from magic123.example.example import Example
 from magic123.geometry.camera import Camera, angle_between
 from magic123.records.errors import InputError
 from magic123.render.points import project, splat
-from magic123.render.rendering import Rendering
+from magic123.render.rendering import Rendering, RenderOptions
 from magic123.settings.scenes import PointsSettings
 
 SEEN = 0.5  # opacity from which a pixel shows something
@@ -30,7 +30,7 @@ COVERED = 0.97  # coverage from which points leave no gap
 class Renderable(Protocol):
     """What points can be lifted from: every scene, and whatever else renders."""
 
-    def render(self, camera: Camera, *, mode: str, ambient: float) -> Rendering:
+    def render(self, camera: Camera, options: RenderOptions) -> Rendering:
         """Render one camera as `Scene.render` does."""
         ...
 
@@ -125,7 +125,7 @@ class Look:
 def look(scene: Renderable, view: Camera) -> Look:
     """Render a scene at one view."""
     # lambertian under full ambient light is albedo, and unlike the mode "albedo" has normals with every scene
-    seen = scene.render(view, mode="lambertian", ambient=1.0)
+    seen = scene.render(view, RenderOptions(mode="lambertian", ambient=1.0))
     opacity = seen.opacity[0].clamp_min(1e-6)
     colour = ((seen.rgb[0] - (1 - opacity)) / opacity).clamp(0, 1)
     assert seen.normal is not None  # "lambertian" renders normals

@@ -16,8 +16,8 @@ from magic123.fields.field import Field
 from magic123.geometry.camera import Camera
 from magic123.render import losses
 from magic123.render.occupancy import OccupancyGrid
-from magic123.render.rendering import Rendering, Samples
-from magic123.render.shading import light_direction, shade_colors
+from magic123.render.rendering import PLAIN, Rendering, RenderOptions, Samples
+from magic123.render.shading import shade_colors
 from magic123.render.volume import RayRendering, render_volume
 from magic123.scenes.scene import Scene
 from magic123.settings.losses import Losses
@@ -57,18 +57,7 @@ class NeRF(Scene[NeRFStage]):
         """Return the untrained scene of a stage."""
         return cls(stage.field, stage.nerf, background=stage.background)
 
-    def render(
-        self,
-        camera: Camera,
-        *,
-        mode: str = "albedo",
-        ambient: float = 1.0,
-        light: Float[Tensor, "*B 3"] | None = None,
-        background: Float[Tensor, "*pixels 3"] | None = None,
-        generator: torch.Generator | None = None,
-        origins_offset: Float[Tensor, " 3"] | None = None,
-        directions_offset: Float[Tensor, " 3"] | None = None,
-    ) -> Rendering:
+    def render(self, camera: Camera, options: RenderOptions = PLAIN) -> Rendering:
         """Render by ray marching, as `Scene.render` describes. Mode "albedo" computes no normals."""
         device = self.field.grid.table.device
         camera = camera.to(device)
@@ -77,26 +66,23 @@ class NeRF(Scene[NeRFStage]):
         in_depth = self.settings.spacing == "depth"
         if in_depth:  # then distances along a ray are depths
             directions = directions / (directions * forward).sum(-1, keepdim=True)
-        if origins_offset is not None:
-            origins = origins + to_device(origins_offset, device)
-        if directions_offset is not None:
-            directions = directions + to_device(directions_offset, device)
+        if options.origins_offset is not None:
+            origins = origins + to_device(options.origins_offset, device)
+        if options.directions_offset is not None:
+            directions = directions + to_device(options.directions_offset, device)
             directions = directions if in_depth else nn.functional.normalize(directions, dim=-1)
         # distance along the ray -> along the optical axis
         along = 1.0 if in_depth else (directions * forward).sum(-1, keepdim=True)
 
-        white = torch.ones(3, device=device) if background is None else to_device(background, device)
-        if light is None and mode in ("lambertian", "textureless"):
-            light = light_direction(camera, generator)
-        per_ray = [origins, directions, white.expand_as(directions)]
-        if light is not None:
-            per_ray.append(to_device(light, device).expand(len(camera), 3)[:, None, None].expand_as(directions))
+        per_ray = [origins, directions, options.background_on(device).expand_as(directions)]
+        if (light := options.lights(camera, device)) is not None:
+            per_ray.append(light[:, None, None].expand_as(directions))
         rays = [v.reshape(-1, 3) for v in per_ray]
         if torch.is_grad_enabled():
-            seen = self._render_rays(*rays, mode=mode, ambient=ambient, generator=generator)
+            seen = self._render_rays(options, *rays)
             samples = seen.samples
         else:
-            seen, samples = self._render_pieces(rays, mode=mode, ambient=ambient, generator=generator), None
+            seen, samples = self._render_pieces(options, rays), None
 
         shape = directions.shape[:-1]
         return Rendering(
@@ -108,18 +94,11 @@ class NeRF(Scene[NeRFStage]):
         )
 
     def _render_rays(
-        self,
-        origins: Tensor,
-        directions: Tensor,
-        background: Tensor,
-        light: Float[Tensor, "*B 3"] | None = None,
-        *,
-        mode: str,
-        ambient: float,
-        generator: torch.Generator | None,
+        self, options: RenderOptions, origins: Tensor, directions: Tensor, background: Tensor, light: Tensor | None = None
     ) -> RayRendering:
         def shade(albedo: Tensor, normals: Tensor | None, rays: Tensor) -> Tensor:
-            return shade_colors(albedo, normals, None if light is None else light.index_select(0, rays), ambient, mode)
+            towards = None if light is None else light.index_select(0, rays)
+            return shade_colors(albedo, normals, towards, options.ambient, options.mode)
 
         seen = render_volume(
             self._in_unit_cube(self.field.density_and_albedo),
@@ -131,8 +110,8 @@ class NeRF(Scene[NeRFStage]):
             background=background,
             shade=shade,
             density=self._in_unit_cube(self.field.density),
-            normal=None if mode == "albedo" else self._in_unit_cube(self.field.normal),
-            generator=generator,
+            normal=None if options.mode == "albedo" else self._in_unit_cube(self.field.normal),
+            generator=options.generator,
             box=self.occupancy.box,
             nearest=self.settings.nearest,
             whole=self.settings.spacing == "depth",
@@ -147,11 +126,9 @@ class NeRF(Scene[NeRFStage]):
         bound = self.field.settings.bound
         return function if bound == 1 else lambda x: function(x * bound)
 
-    def _render_pieces(
-        self, rays: list[Tensor], *, mode: str, ambient: float, generator: torch.Generator | None
-    ) -> RayRendering:
+    def _render_pieces(self, options: RenderOptions, rays: list[Tensor]) -> RayRendering:
         parts = zip(*(v.split(self.ray_chunk) for v in rays), strict=True)
-        pieces = [self._render_rays(*part, mode=mode, ambient=ambient, generator=generator) for part in parts]
+        pieces = [self._render_rays(options, *part) for part in parts]
         normals = [piece.normal for piece in pieces if piece.normal is not None]
         normal = torch.cat(normals) if normals else None
         rgb, opacity, depth = (torch.cat([getattr(p, name) for p in pieces]) for name in ("rgb", "opacity", "depth"))

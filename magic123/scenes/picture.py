@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
 from magic123.geometry.camera import Camera
-from magic123.render.rendering import Rendering
-from magic123.render.shading import light_direction, shade_colors
+from magic123.render.rendering import PLAIN, Rendering, RenderOptions
+from magic123.render.shading import shade_colors
 from magic123.scenes.fixed_pictures import FixedPictures
 from magic123.settings.stage import PictureStage
 
@@ -40,18 +39,7 @@ class Picture(FixedPictures[PictureStage]):
         """Return the scene of an example's picture: `given` holds rgb [H, W, 3] and alpha [H, W, 1]."""
         return cls(given["rgb"], given["alpha"])
 
-    def render(
-        self,
-        camera: Camera,
-        *,
-        mode: str = "albedo",
-        ambient: float = 1.0,
-        light: Float[Tensor, "*B 3"] | None = None,
-        background: Float[Tensor, "*pixels 3"] | None = None,
-        generator: torch.Generator | None = None,
-        origins_offset: Float[Tensor, " 3"] | None = None,
-        directions_offset: Float[Tensor, " 3"] | None = None,
-    ) -> Rendering:
+    def render(self, camera: Camera, options: RenderOptions = PLAIN) -> Rendering:
         """Render as `Scene.render` does: the picture resized by area. Depth is the camera's radius, normals face the camera.
 
         The offsets are ignored.
@@ -64,18 +52,15 @@ class Picture(FixedPictures[PictureStage]):
         premultiplied, alpha = image[..., :3], image[..., 3:]
 
         normal = camera.camera_to_world[:, None, None, :3, 2].expand(*size, 3)
-        if mode != "albedo":
-            light = light_direction(camera, generator) if light is None else light.to(alpha.device).expand(size[0], 3)
-            light = light[:, None, None].expand(*size, 3)
+        mode, light = options.mode, options.lights(camera, alpha.device)
         # shading is linear in albedo, but for "textureless" and "normal", which replace it: those are premultiplied here
         straight = premultiplied if mode in ("albedo", "lambertian") else torch.ones_like(premultiplied)
-        lights = None if light is None or mode == "albedo" else light.reshape(-1, 3)
-        shaded = shade_colors(straight.reshape(-1, 3), normal.reshape(-1, 3), lights, ambient, mode).reshape(*size, 3)
+        towards = None if light is None else light[:, None, None].expand(*size, 3).reshape(-1, 3)
+        shaded = shade_colors(straight.reshape(-1, 3), normal.reshape(-1, 3), towards, options.ambient, mode).reshape(*size, 3)
         if mode not in ("albedo", "lambertian"):
             shaded = shaded * alpha
-        background = torch.ones(3, device=alpha.device) if background is None else background.to(alpha.device)
         return Rendering(
-            rgb=(shaded + (1 - alpha) * background).clamp(0, 1),
+            rgb=(shaded + (1 - alpha) * options.background_on(alpha.device)).clamp(0, 1),
             opacity=alpha,
             depth=alpha * camera.radius[:, None, None, None],
             normal=None if mode == "albedo" else normal * alpha,

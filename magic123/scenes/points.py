@@ -15,8 +15,8 @@ from magic123.geometry.camera import Camera
 from magic123.render import losses
 from magic123.render.deferred import DeferredRenderer
 from magic123.render.points import splat
-from magic123.render.rendering import Rendering
-from magic123.render.shading import light_direction, shade_colors
+from magic123.render.rendering import PLAIN, Rendering, RenderOptions
+from magic123.render.shading import shade_colors
 from magic123.scenes.dmtet import DMTet
 from magic123.scenes.lifting import Cloud, lift
 from magic123.scenes.nerf import NeRF
@@ -84,32 +84,19 @@ class Points(Scene[PointsStage]):
         points.handover = figures
         return points
 
-    def render(
-        self,
-        camera: Camera,
-        *,
-        mode: str = "albedo",
-        ambient: float = 1.0,
-        light: Float[Tensor, "*B 3"] | None = None,
-        background: Float[Tensor, "*pixels 3"] | None = None,
-        generator: torch.Generator | None = None,
-        origins_offset: Float[Tensor, " 3"] | None = None,
-        directions_offset: Float[Tensor, " 3"] | None = None,
-    ) -> Rendering:
+    def render(self, camera: Camera, options: RenderOptions = PLAIN) -> Rendering:
         """Render the points as `Scene.render` describes. Every mode has normals; the offsets are ignored.
 
         Depth and normal are means over the nearest points, without gradient.
         """
         device = self.positions.device
         camera = camera.to(device)
-        background = torch.ones(3, device=device) if background is None else background.to(device)
-        if light is None and mode in ("lambertian", "textureless"):
-            light = light_direction(camera, generator)
+        background, light = options.background_on(device), options.lights(camera, device)
         pictures = []
         for index in range(len(camera)):  # one by one: each sees other points
             albedo, opacity, depth, normal = self._render_one(camera[index])
-            towards = None if light is None else light.to(device).expand(len(camera), 3)[index]
-            shaded = shade_colors(albedo.reshape(-1, 3), normal.reshape(-1, 3), towards, ambient, mode).reshape(albedo.shape)
+            flat = albedo.reshape(-1, 3), normal.reshape(-1, 3), None if light is None else light[index]
+            shaded = shade_colors(*flat, options.ambient, options.mode).reshape(albedo.shape)
             behind = background[index] if background.dim() == 4 else background
             rgb = opacity * shaded + (1 - opacity) * behind
             pictures.append((rgb, opacity, depth * opacity, normal * opacity))

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
 from magic123.geometry.camera import Camera
 from magic123.records.errors import InputError
-from magic123.render.rendering import Rendering
+from magic123.render.rendering import PLAIN, Rendering, RenderOptions
 from magic123.scenes.fixed_pictures import FixedPictures
 from magic123.settings.stage import SamplesStage
 
@@ -77,18 +76,7 @@ class Samples(FixedPictures[SamplesStage]):
         """Return the scene of drawn pictures: `given` holds pictures [N, R, R, 3] and places [N, 4]."""
         return cls(given["pictures"], given["places"])
 
-    def render(
-        self,
-        camera: Camera,
-        *,
-        mode: str = "albedo",
-        ambient: float = 1.0,
-        light: Float[Tensor, "*B 3"] | None = None,
-        background: Float[Tensor, "*pixels 3"] | None = None,
-        generator: torch.Generator | None = None,
-        origins_offset: Float[Tensor, " 3"] | None = None,
-        directions_offset: Float[Tensor, " 3"] | None = None,
-    ) -> Rendering:
+    def render(self, camera: Camera, options: RenderOptions = PLAIN) -> Rendering:
         """Return the pictures that were drawn for these cameras; shading is ignored, because the pictures contain it.
 
         Opacity is estimated, see WHITE. Depth is the camera's radius, and normals face the camera.
@@ -113,7 +101,8 @@ class Samples(FixedPictures[SamplesStage]):
             image = F.interpolate(image, size, mode="bilinear", align_corners=False)
         rgb = image.permute(0, 2, 3, 1)
         opacity = (rgb.amin(-1, keepdim=True) < WHITE).float()
-        behind = rgb if background is None else background.to(rgb.device)  # what is white already stays as it was drawn
+        # without a background, what is white already stays as it was drawn
+        behind = rgb if options.background is None else options.background_on(rgb.device)
         facing = camera.to(rgb.device).camera_to_world[:, None, None, :3, 2].expand_as(rgb)
         return Rendering(
             rgb=rgb * opacity + (1 - opacity) * behind,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from magic123.example.example import Example
 from magic123.geometry.camera import Camera
 from magic123.records.errors import InputError
-from magic123.render.rendering import Rendering
+from magic123.render.rendering import PLAIN, Rendering, RenderOptions
 from magic123.settings.losses import Losses
 from magic123.settings.scenes import LearningRates
 from magic123.settings.stage import StageSettings
@@ -70,30 +70,12 @@ class Scene(nn.Module, ABC, Generic[StageKind]):
         return scene
 
     @abstractmethod
-    def render(
-        self,
-        camera: Camera,
-        *,
-        mode: str = "albedo",
-        ambient: float = 1.0,
-        light: Float[Tensor, "*B 3"] | None = None,
-        background: Float[Tensor, "*pixels 3"] | None = None,
-        generator: torch.Generator | None = None,
-        origins_offset: Float[Tensor, " 3"] | None = None,
-        directions_offset: Float[Tensor, " 3"] | None = None,
-    ) -> Rendering:
+    def render(self, camera: Camera, options: RenderOptions = PLAIN) -> Rendering:
         """Render a batch of B cameras.
 
         Args:
             camera: B cameras.
-            mode: a shading mode of `render.shading`. "albedo" may compute no normals; "lambertian" with ambient 1 shows the
-                same colours and has them.
-            ambient: share of ambient light, in [0, 1].
-            light: unit direction(s) to the light, [3] or [B, 3]; `light_direction(camera, generator)` by default.
-            background: [3], [B, 1, 1, 3] or [B, H, W, 3] in [0, 1], white by default.
-            generator: jitters the samples of a volume; None is deterministic.
-            origins_offset: [3], added to all ray origins of a volume.
-            directions_offset: [3], added to all unit ray directions of a volume.
+            options: shading, light, background and what is random.
 
         Returns:
             B pictures of the cameras' H x W pixels.

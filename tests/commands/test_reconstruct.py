@@ -16,7 +16,8 @@ from tiny_diffusion import write_stable_diffusion, write_zero123
 from magic123.commands.options import choose_device
 from magic123.commands.reconstruct import main, reconstruct
 from magic123.geometry.camera import Camera
-from magic123.optimise.stage import loss_scale_at, novel_shading, plain_if_possible, sees_reference
+from magic123.optimise.guidance import loss_scale_at
+from magic123.optimise.views import novel_shading, plain_if_possible, sees_reference
 from magic123.priors.stable_diffusion import StableDiffusion
 from magic123.priors.zero123 import Zero123
 from magic123.records.errors import InputError

@@ -15,6 +15,7 @@ from magic123.commands.options import settings_type
 from magic123.example.example import Example
 from magic123.geometry.camera import Camera
 from magic123.records.errors import InputError
+from magic123.render.rendering import RenderOptions
 from magic123.scenes.dmtet import DMTet
 from magic123.scenes.nerf import NeRF
 from magic123.scenes.picture import Picture
@@ -93,8 +94,8 @@ def test_pictures_are_the_scene_in_the_declared_conventions(shown, scene, name, 
     assert (entry["polar"], entry["azimuth"], entry["radius"], entry["fov"]) == (polar, azimuth, 1.8, 40.0)
     camera = Camera.orbit(polar, azimuth, 1.8, 40.0, SIZE)
     assert np.allclose(entry["camera_to_world"], camera.camera_to_world[0], atol=1e-6)
-    seen = scene.render(camera, mode="normal", background=torch.ones(3))
-    colour = scene.render(camera, mode="albedo", background=torch.ones(3)).rgb[0].numpy()
+    seen = scene.render(camera, RenderOptions(mode="normal", background=torch.ones(3)))
+    colour = scene.render(camera, RenderOptions(mode="albedo", background=torch.ones(3))).rgb[0].numpy()
 
     def read(kind):
         return np.asarray(Image.open(views / kind / entry["file"])).astype(np.float64)

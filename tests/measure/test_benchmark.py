@@ -11,7 +11,8 @@ from magic123.__main__ import main
 from magic123.measure import benchmark
 from magic123.measure.benchmark import Clock, Timed, ball, small
 from magic123.measure.random_weights import flops
-from magic123.optimise.stage import differentiate, differentiate_again, sees_reference
+from magic123.optimise.step import differentiate, differentiate_again
+from magic123.optimise.views import sees_reference
 from magic123.priors.offload import Offloaded
 from magic123.records.errors import NonFinite
 from magic123.settings.settings_file import load_methods

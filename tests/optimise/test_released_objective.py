@@ -15,7 +15,8 @@ from magic123.geometry.edges import find_edges
 from magic123.geometry.lattice import build_lattice
 from magic123.geometry.mesh import laplacian, normal_consistency
 from magic123.optimise.augmentation import augment, draw_maps
-from magic123.optimise.stage import loss_scale_at, novel_shading, sees_reference
+from magic123.optimise.guidance import loss_scale_at
+from magic123.optimise.views import novel_shading, sees_reference
 from magic123.priors.prior import Prior
 from magic123.priors.sds import NoisePrediction, add_noise, distil, guided_noise
 from magic123.render import losses

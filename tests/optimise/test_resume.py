@@ -21,6 +21,7 @@ from magic123.commands.invert import invert
 from magic123.commands.reconstruct import reconstruct
 from magic123.commands.view import main
 from magic123.optimise import resume
+from magic123.optimise import step as one_step
 from magic123.optimise.loss_history import cost_of
 from magic123.optimise.resume import LoopCheckpoints, loop_state, restore_loop
 from magic123.priors.prior import Prior
@@ -376,10 +377,8 @@ def test_more_retries_than_allowed_are_fatal(example, tmp_path, monkeypatch):
 
 def test_a_gradient_that_is_not_finite_is_fatal_where_all_is_float32(example, tmp_path, monkeypatch):
     """sqrt(0) has a finite value and an infinite slope."""
-    from magic123.optimise import stage as optimise
-
-    losses = optimise.reference_losses
-    monkeypatch.setattr(optimise, "reference_losses", lambda r, *_: losses(r, *_) | {"mask": (r.opacity * 0).sqrt().sum()})
+    losses = one_step.reference_losses
+    monkeypatch.setattr(one_step, "reference_losses", lambda r, *_: losses(r, *_) | {"mask": (r.opacity * 0).sqrt().sum()})
     with pytest.raises(NonFinite, match="step 0: a gradient is no longer finite"):
         reconstruct(example, stage_settings(**SHORT), 0, tmp_path / "x")
 
@@ -390,10 +389,10 @@ def test_out_of_memory_steps_down_the_ladder_and_says_so(example, tmp_path, monk
 
     render = NeRF.render
 
-    def greedy(self, camera, **how):
+    def greedy(self, camera, options):
         if camera.height > 20:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return render(self, camera, **how)
+        return render(self, camera, options)
 
     monkeypatch.setattr(NeRF, "render", greedy)
     small = {"resolution": 12, "nerf": {"max_samples": 32}}

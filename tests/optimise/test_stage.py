@@ -21,12 +21,14 @@ from magic123.commands.reconstruct import reconstruct
 from magic123.commands.view import main as view
 from magic123.example.example import load_example
 from magic123.geometry.camera import Camera
-from magic123.optimise import stage as loop
+from magic123.optimise import guidance, views
+from magic123.optimise import step as one_step
 from magic123.optimise.watch import sheet
 from magic123.priors import offload
 from magic123.priors.offload import Offloaded
 from magic123.priors.stable_diffusion import StableDiffusion
 from magic123.records.errors import InputError
+from magic123.render.rendering import PLAIN, RenderOptions
 from magic123.scenes.checkpoint import load_scene
 from magic123.scenes.nerf import NeRF
 from magic123.settings.stage import stage_settings
@@ -76,13 +78,13 @@ def example(tmp_path_factory):
 
 
 def test_views_and_levels_grow_and_a_killed_run_goes_on_growing(example, tmp_path, monkeypatch):
-    drawn, sample_novel = [], loop.sample_novel
+    drawn, sample_novel = [], one_step.sample_novel
 
     def recording(cameras, *arguments):
         drawn.append(sample_novel(cameras, *arguments))
         return drawn[-1]
 
-    monkeypatch.setattr(loop, "sample_novel", recording)
+    monkeypatch.setattr(one_step, "sample_novel", recording)
     stage = stage_settings(
         **SHORT
         | {
@@ -117,7 +119,7 @@ def test_a_step_may_show_both_views_and_regularise_the_novel_one(example, tmp_pa
 
 def test_prompts_say_front_view_at_all_but_every_nth_step(example, tmp_path, monkeypatch):
     """The prior is shown the reference's azimuth, and the rays carry noise; the novel camera stays where it is."""
-    told, offsets, predict_noise = [], [], loop.predict_noise
+    told, offsets, predict_noise = [], [], guidance.predict_noise
     render = NeRF.render
 
     def telling(prior, rgb, camera, **options):
@@ -125,12 +127,12 @@ def test_prompts_say_front_view_at_all_but_every_nth_step(example, tmp_path, mon
         assert told[-1] != 20 or float(camera.polar) == 90  # the front prompt at a level view, wherever the camera is
         return predict_noise(prior, rgb, camera, **options)
 
-    def noting(self, camera, **options):
+    def noting(self, camera, options=PLAIN):
         if torch.is_grad_enabled():
-            offsets.append((float(camera.azimuth), options.get("origins_offset")))
-        return render(self, camera, **options)
+            offsets.append((float(camera.azimuth), options.origins_offset))
+        return render(self, camera, options)
 
-    monkeypatch.setattr(loop, "predict_noise", telling)
+    monkeypatch.setattr(guidance, "predict_noise", telling)
     monkeypatch.setattr(NeRF, "render", noting)
     prior = {
         "kind": "stable-diffusion",
@@ -159,13 +161,14 @@ def test_a_step_may_see_random_pixels_of_the_reference_view_over_the_learned_bac
     scene.update_occupancy(torch.Generator().manual_seed(0))
     for parameter in scene.background.parameters():
         torch.nn.init.uniform_(parameter, -1, 1, generator=torch.Generator().manual_seed(1))
-    reference = loop.reference_view(load_example(example), whole)
-    compared = loop.reference_step(scene, reference, some, 0, generator.manual_seed(3))
+    reference = views.reference_view(load_example(example), whole)
+    compared = one_step.reference_step(scene, reference, some, 0, generator.manual_seed(3))
     generator.manual_seed(3)
     torch.randn(2, 3, generator=generator)
     drawn = torch.randint(144, (100,), generator=generator)
     assert len(set(drawn.tolist())) < 100
-    seen = scene.render(reference.camera, mode="lambertian", background=scene.learned_background(reference.camera))
+    learned = scene.learned_background(reference.camera)
+    seen = scene.render(reference.camera, RenderOptions(mode="lambertian", background=learned))
     target = reference.target.at(drawn)
     colours, opacity = (value.reshape(144, -1)[drawn] for value in (seen.rgb, seen.opacity))
     wanted = (colours * target.alpha - (target.rgb - (1 - target.alpha))).square().mean()
@@ -191,10 +194,10 @@ def test_options_of_the_reference_view_that_need_others(wrong, sentence):
 def test_the_noise_on_the_reference_rays_fades(example, tmp_path, monkeypatch):
     sizes, render = {}, NeRF.render
 
-    def noting(self, camera, **options):
+    def noting(self, camera, options=PLAIN):
         if torch.is_grad_enabled():
-            sizes.setdefault(fades, []).append(float(options["origins_offset"].norm()))
-        return render(self, camera, **options)
+            sizes.setdefault(fades, []).append(float(options.origins_offset.norm()))
+        return render(self, camera, options)
 
     monkeypatch.setattr(NeRF, "render", noting)
     for fades in (False, True):
@@ -245,7 +248,7 @@ def test_the_background_of_novel_views_is_drawn_in_its_shares():
     stage = stage_settings(**SHORT | {"background": {"share": 0.3}, "random_background": 0.5})
     scene = loop_scene(stage)
     generator, camera = torch.Generator().manual_seed(0), Camera.orbit(90, 0, 1.8, 40, 2)
-    drawn = [loop.novel_background(scene, camera, stage, generator) for _ in range(2000)]
+    drawn = [views.novel_background(scene, camera, stage, generator) for _ in range(2000)]
     learned = [colour.dim() == 4 for colour in drawn]
     white = [colour.dim() == 1 and bool((colour == 1).all()) for colour in drawn]
     assert np.mean(learned) == pytest.approx(0.3, abs=0.03) and np.mean(white) == pytest.approx(0.35, abs=0.03)
@@ -272,7 +275,7 @@ def test_the_first_novel_view_of_every_few_steps_shows_its_guidance(watched):
     picture = np.asarray(Image.open(watched / "guidance" / "000003.png"))
     assert picture.shape == (2 * (128 + 14), 3 * 128, 3)  # a row for each prior: view, noisy, denoised
     stage = stage_settings(**{**COARSE, "steps": 400, "watch": {"guidance_every": 100}})
-    assert [step for step in range(400) if loop.shows_guidance(step, stage)] == [10, 101, 201, 301]
+    assert [step for step in range(400) if guidance.shows_guidance(step, stage)] == [10, 101, 201, 301]
 
 
 def test_the_guidance_shown_is_the_noisy_and_the_denoised_picture(weights):
@@ -303,7 +306,7 @@ def test_scores_of_the_reference_view_are_those_of_the_scene_at_that_step(exampl
     scene, stage = load_scene(watched, "raw")
     size = round(stage.resolution * stage.reference_scale)
     with torch.no_grad():
-        seen = scene.render(Camera.orbit(90, 0, 1.8, 40, size), mode="lambertian").rgb[0].clamp(0, 1).numpy()
+        seen = scene.render(Camera.orbit(90, 0, 1.8, 40, size), RenderOptions(mode="lambertian")).rgb[0].clamp(0, 1).numpy()
     target = load_example(example).resized(size).rgb.numpy()
     assert float(rows[7]["reference_psnr"]) == pytest.approx(psnr(seen, target), rel=1e-4)
     assert float(rows[7]["reference_ssim"]) == pytest.approx(ssim(seen, target), rel=1e-4)
@@ -409,13 +412,13 @@ def test_offloaded_priors_change_no_byte_and_run_only_while_they_visit(example, 
     move, visit = offload.to_device, Offloaded.visit
     monkeypatch.setattr(offload, "to_device", lambda tensor, device: moves.append(str(device)) or move(tensor, device))
     monkeypatch.setattr(Offloaded, "visit", lambda self: visits.append(self) or visit(self))
-    load = loop.predict_noise
+    load = guidance.predict_noise
 
     def predict_noise(prior, *arguments, **named):
         ran.append((prior.offloaded.visiting, [other.visiting for other in {*visits} - {prior.offloaded}]))
         return load(prior, *arguments, **named)
 
-    monkeypatch.setattr(loop, "predict_noise", predict_noise)
+    monkeypatch.setattr(guidance, "predict_noise", predict_noise)
     away = {name: prior | {"offload": True} for name, prior in PRIORS.items()}
     reconstruct(example, stage_settings(**GUIDED | {"priors": away}), 0, tmp_path / "away", weights=weights)
     same(tmp_path / "away", guided, *FILES[:2])

@@ -8,7 +8,9 @@ from repository_paths import REPOSITORY
 
 from magic123.measure.benchmark import ball, small
 from magic123.measure.random_weights import random_prior
-from magic123.optimise.stage import differentiate, make_optimizer, reference_view
+from magic123.optimise.stage import make_optimizer
+from magic123.optimise.step import differentiate
+from magic123.optimise.views import reference_view
 from magic123.priors.speed import apply_speed
 from magic123.scenes.kinds import build_scene
 from magic123.settings.priors import Speed

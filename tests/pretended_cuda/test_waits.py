@@ -8,8 +8,8 @@ from pretended_cuda.steps import KNOWN, NOVEL, steps_of
 
 pytestmark = pytest.mark.skipif(problem() is not None, reason=problem() or "")
 
-# By file: a line within it moves with every change above it. `magic123/optimise/stage.py` reads what to log.
-READ = {"magic123/optimise/stage.py": 1}
+# By file: a line within it moves with every change above it. `magic123/optimise/step.py` reads what to log.
+READ = {"magic123/optimise/step.py": 1}
 FINE = READ | {
     "magic123/geometry/marching_tets.py": 3,  # cut tetrahedra, those cut in two triangles, crossed edges
     "magic123/geometry/edges.py": 1,  # edges of the surface

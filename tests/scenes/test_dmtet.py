@@ -12,7 +12,7 @@ from magic123.fields.field import Field
 from magic123.geometry.camera import Camera
 from magic123.geometry.edges import find_edges
 from magic123.records.errors import InputError
-from magic123.render.rendering import Rendering
+from magic123.render.rendering import PLAIN, Rendering, RenderOptions
 from magic123.render.shading import light_direction
 from magic123.scenes.dmtet import DMTet
 from magic123.scenes.nerf import NeRF
@@ -47,7 +47,7 @@ class Coarse(NeRF):
         self.occupancy = SimpleNamespace(threshold_value=lambda: threshold)
         self.radius = radius
 
-    def render(self, camera, mode):
+    def render(self, camera, options=PLAIN):
         origins, directions = camera.rays()
         nearest = torch.linalg.cross(origins, directions).norm(dim=-1, keepdim=True)
         opacity = (nearest < self.radius).float()
@@ -141,17 +141,17 @@ def test_hand_over_between_different_fields_is_refused():
 def test_shading_modes_of_a_ball(scene):
     camera = Camera.orbit(90.0, 0.0, 1.8, 40.0, 32)
     light = torch.tensor([0.0, 0.0, 1.0])
-    normal = scene.render(camera, mode="normal")
+    normal = scene.render(camera, RenderOptions(mode="normal"))
     inner = normal.opacity[0, ..., 0] == 1
     assert torch.allclose(normal.rgb[0][inner], (normal.normal[0][inner] + 1) / 2, atol=1e-5)
     assert float((normal.normal.norm(dim=-1)[0][inner] - 1).abs().max()) < 1e-4
-    grey = scene.render(camera, mode="textureless", ambient=0.25, light=light).rgb[0][inner]
+    grey = scene.render(camera, RenderOptions(mode="textureless", ambient=0.25, light=light)).rgb[0][inner]
     expected = 0.25 + 0.75 * normal.normal[0][inner][:, 2:].clamp_min(0)
     assert torch.allclose(grey, expected.expand(-1, 3), atol=1e-5)
-    albedo = scene.render(camera, mode="albedo").rgb[0][inner]
-    lit = scene.render(camera, mode="lambertian", ambient=0.25, light=light).rgb[0][inner]
+    albedo = scene.render(camera, RenderOptions(mode="albedo")).rgb[0][inner]
+    lit = scene.render(camera, RenderOptions(mode="lambertian", ambient=0.25, light=light)).rgb[0][inner]
     assert torch.allclose(lit, albedo * expected, atol=1e-5)
-    assert torch.allclose(scene.render(camera, mode="lambertian", ambient=1.0).rgb[0][inner], albedo, atol=1e-6)
+    assert torch.allclose(scene.render(camera, RenderOptions(mode="lambertian", ambient=1.0)).rgb[0][inner], albedo, atol=1e-6)
     # the ball of radius 0.5, seen from 1.8: 1.3 away
     assert float(normal.depth[0][inner].min()) == pytest.approx(1.3, abs=0.02)
 
@@ -160,23 +160,23 @@ def test_background_of_textureless_views_is_lit_as_released(scene):
     """Outside the object a released textureless view shows ambient + background, unclamped; otherwise the background alone."""
     camera, background = Camera.orbit(90.0, 0.0, 1.8, 40.0, 32), torch.tensor([0.2, 0.9, 0.5])
     how = {"mode": "textureless", "ambient": 0.25, "light": torch.tensor([0.0, 0.0, 1.0]), "background": background}
-    torch.testing.assert_close(scene.render(camera, **how).rgb[0, 0, 0], background + 0.25)
-    torch.testing.assert_close(scene.render(camera, **how | {"mode": "lambertian"}).rgb[0, 0, 0], background)
+    torch.testing.assert_close(scene.render(camera, RenderOptions(**how)).rgb[0, 0, 0], background + 0.25)
+    torch.testing.assert_close(scene.render(camera, RenderOptions(**how | {"mode": "lambertian"})).rgb[0, 0, 0], background)
     plain = DMTet(FIELD, DMTetSettings(grid_resolution=24, lit_background=False))
-    torch.testing.assert_close(plain.render(camera, **how).rgb[0, 0, 0], background)
+    torch.testing.assert_close(plain.render(camera, RenderOptions(**how)).rgb[0, 0, 0], background)
 
 
 def test_a_batch_is_its_cameras_one_by_one(scene):
     lights = light_direction(CAMERAS, torch.Generator().manual_seed(3))
     backgrounds = torch.tensor([[1.0, 0, 0], [0, 1.0, 0]])[:, None, None]
     for light, background in ((lights, backgrounds), (lights, torch.tensor([0.5, 0.5, 0.5]))):
-        both = scene.render(CAMERAS, mode="lambertian", ambient=0.2, light=light, background=background)
+        both = scene.render(CAMERAS, RenderOptions(mode="lambertian", ambient=0.2, light=light, background=background))
         for k in range(2):
             own = background[k : k + 1] if background.dim() == 4 else background
-            one = scene.render(CAMERAS[k], mode="lambertian", ambient=0.2, light=light[k], background=own)
+            one = scene.render(CAMERAS[k], RenderOptions(mode="lambertian", ambient=0.2, light=light[k], background=own))
             assert torch.equal(both.rgb[k], one.rgb[0])
     drawn = [
-        scene.render(CAMERAS, mode="textureless", ambient=0.1, generator=torch.Generator().manual_seed(seed)).rgb
+        scene.render(CAMERAS, RenderOptions(mode="textureless", ambient=0.1, generator=torch.Generator().manual_seed(seed))).rgb
         for seed in (0, 0, 1)
     ]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
@@ -251,8 +251,8 @@ def test_training_carves_the_silhouettes_of_another_shape(scene):
         scene.before_step(step, 50, generator)
         camera = Camera.orbit(*(torch.rand(2, 1, generator=generator) * torch.tensor([[180.0], [360.0]])), 1.8, 40.0, 32)
         with torch.no_grad():
-            wanted = target.render(camera, mode="normal").opacity
-        rendering = scene.render(camera, mode="normal")
+            wanted = target.render(camera, RenderOptions(mode="normal")).opacity
+        rendering = scene.render(camera, RenderOptions(mode="normal"))
         smooth = sum(scene.regularizers(rendering, Losses(**NO_LOSSES | {"normal_consistency": 1, "laplacian": 1})).values())
         optimizer.zero_grad()
         ((rendering.opacity - wanted).square().mean() + 1e-3 * smooth).backward()
@@ -315,7 +315,7 @@ def test_nerf_dmtet_and_glb_agree_on_left_and_right(tmp_path):
         nerf, STAGE.model_copy(update={"field": nerf.field.settings, "dmtet": DMTetSettings(grid_resolution=48)})
     )
     with torch.no_grad():
-        coarse, fine = nerf.render(camera, mode="albedo").rgb, scene.render(camera, mode="albedo").rgb
+        coarse, fine = nerf.render(camera).rgb, scene.render(camera).rgb
     vertices, faces = (part.numpy() for part in scene.mesh())
     write_mesh(tmp_path, vertices, faces, scene.albedo, max_faces=4000, texture_size=256, metadata={})
     loaded = trimesh.load(tmp_path / "mesh.glb", force="mesh", process=False)

@@ -7,6 +7,7 @@ import torch
 
 from magic123.geometry.camera import Camera
 from magic123.records.errors import InputError
+from magic123.render.rendering import RenderOptions
 from magic123.render.samples import box_span
 from magic123.scenes.nerf import NeRF
 from magic123.scenes.picture import Picture
@@ -61,7 +62,7 @@ def train(nerf: NeRF, steps=60) -> NeRF:
     optimizer = torch.optim.Adam(nerf.parameter_groups(LearningRates()), betas=(0.9, 0.99), eps=1e-15)
     for step in range(steps):
         nerf.before_step(step, steps, random)
-        rendering = nerf.render(REFERENCE, mode="lambertian", ambient=0.5, generator=random)
+        rendering = nerf.render(REFERENCE, RenderOptions(mode="lambertian", ambient=0.5, generator=random))
         loss = 5 * misfit(rendering) + 1e-3 * sum(nerf.regularizers(rendering, EVERY_LOSS).values())
         optimizer.zero_grad()
         loss.backward()
@@ -76,7 +77,7 @@ def trained() -> NeRF:
 
 def test_shapes_and_ranges(trained):
     for mode in ("albedo", "lambertian", "textureless", "normal"):
-        seen = trained.render(SIDE, mode=mode, ambient=0.1, generator=generator())
+        seen = trained.render(SIDE, RenderOptions(mode=mode, ambient=0.1, generator=generator()))
         assert seen.rgb.shape == (2, 16, 20, 3) and seen.opacity.shape == seen.depth.shape == (2, 16, 20, 1)
         assert (seen.normal is None) == (mode == "albedo") == (seen.samples.normals is None)
         for picture in (seen.rgb, seen.opacity):
@@ -85,8 +86,8 @@ def test_shapes_and_ranges(trained):
 
 
 def test_ambient_light_alone_is_albedo(trained):
-    plain = trained.render(SIDE, mode="albedo")
-    lit = trained.render(SIDE, mode="lambertian", ambient=1.0)
+    plain = trained.render(SIDE, RenderOptions(mode="albedo"))
+    lit = trained.render(SIDE, RenderOptions(mode="lambertian", ambient=1.0))
     assert torch.allclose(plain.rgb, lit.rgb, atol=1e-6) and lit.normal is not None
 
 
@@ -94,7 +95,7 @@ def test_depth_runs_along_the_optical_axis_and_normals_are_in_the_world():
     """A wall z < 0 seen at a slant: depth of a plane, the same normal everywhere; half the picture's rays are oblique."""
     nerf = with_exponent(small_nerf(max_samples=512), lambda x: 8 - 100 * x[:, 2].clamp(-0.1, 0.3))
     camera = Camera.orbit(80, 20, 1.8, 40, 15)
-    seen = nerf.render(camera, mode="normal")
+    seen = nerf.render(camera, RenderOptions(mode="normal"))
     origins, directions = camera.rays()
     distance = -(origins[..., 2] - 0.08) / directions[..., 2]  # where density exp(8 - 100 z) is 1
     points = origins + distance[..., None] * directions
@@ -116,7 +117,7 @@ def test_equal_steps_of_depth_make_the_corners_of_a_picture_more_transparent():
     shares = {"distance": torch.ones(1, 9, 9), "depth": -directions[..., 2]}
     for spacing, share in shares.items():
         nerf = with_exponent(small_nerf(max_samples=2048, spacing=spacing), lambda x: torch.full((len(x),), math.log(0.4)))
-        seen = nerf.render(camera, mode="normal")
+        seen = nerf.render(camera, RenderOptions(mode="normal"))
         assert torch.allclose(seen.opacity[..., 0], 1 - torch.exp(-0.4 * length * share), atol=1e-3), spacing
         assert torch.allclose(seen.samples.directions.norm(dim=-1), torch.ones(()), atol=1e-6)
 
@@ -127,7 +128,7 @@ def test_a_smaller_cube_holds_the_same_ball_and_nothing_beyond():
         settings = FieldSettings(grid=GRID, hidden=16, layers=1, bound=bound)
         nerf = ball(NeRF(settings, NeRFSettings(occupancy_resolution=24, max_samples=256)), radius=0.4)
         with torch.no_grad():
-            seen = nerf.render(REFERENCE, mode="normal")
+            seen = nerf.render(REFERENCE, RenderOptions(mode="normal"))
         vertices, _ = nerf.mesh(48)
         shapes.append((seen.opacity, seen.depth, vertices.norm(dim=-1).mean()))
     for whole, small in zip(shapes[0][:2], shapes[1][:2], strict=True):
@@ -145,46 +146,45 @@ def test_background():
     nerf = ball(small_nerf())
     corner = (0, 0, 0)
     assert torch.allclose(nerf.render(REFERENCE).rgb[corner], torch.ones(3))
-    assert torch.allclose(
-        nerf.render(REFERENCE, background=torch.tensor([0.1, 0.2, 0.3])).rgb[corner], torch.tensor([0.1, 0.2, 0.3])
-    )
+    colour = torch.tensor([0.1, 0.2, 0.3])
+    assert torch.allclose(nerf.render(REFERENCE, RenderOptions(background=colour)).rgb[corner], colour)
     each = torch.rand(2, 1, 1, 3)
-    assert torch.allclose(nerf.render(SIDE, background=each).rgb[:, 0, 0], each[:, 0, 0])
+    assert torch.allclose(nerf.render(SIDE, RenderOptions(background=each)).rgb[:, 0, 0], each[:, 0, 0])
 
 
 def test_light_comes_from_the_given_direction():
     nerf = ball(small_nerf())
-    above = nerf.render(REFERENCE, mode="textureless", ambient=0.0, light=torch.tensor([0.0, 1, 0]))
+    above = nerf.render(REFERENCE, RenderOptions(mode="textureless", ambient=0.0, light=torch.tensor([0.0, 1, 0])))
     rows = (above.rgb[0, ..., 0] * above.opacity[0, ..., 0]).sum(1)
     assert rows[6:10].sum() > 10 * rows[14:18].sum()
-    both = nerf.render(SIDE, mode="textureless", ambient=0.0, light=SIDE.position / SIDE.radius[:, None])
-    assert torch.allclose(both.rgb, nerf.render(SIDE, mode="textureless", ambient=0.0).rgb)
+    both = nerf.render(SIDE, RenderOptions(mode="textureless", ambient=0.0, light=SIDE.position / SIDE.radius[:, None]))
+    assert torch.allclose(both.rgb, nerf.render(SIDE, RenderOptions(mode="textureless", ambient=0.0)).rgb)
     assert both.rgb[:, 8, 10].min() > 0.85
 
 
 def test_offsets_move_all_rays():
     nerf = ball(small_nerf())
     plain = nerf.render(REFERENCE)
-    moved = nerf.render(REFERENCE, origins_offset=torch.tensor([0.3, 0.0, 0.0]))
+    moved = nerf.render(REFERENCE, RenderOptions(origins_offset=torch.tensor([0.3, 0.0, 0.0])))
     columns = torch.arange(24.0)
 
     def centre(seen):
         return (seen.opacity[0, ..., 0].sum(0) * columns).sum() / seen.opacity.sum()
 
     assert centre(moved) < centre(plain) - 2  # the eye goes right, the ball goes left
-    turned = nerf.render(REFERENCE, directions_offset=torch.tensor([0.0, 0.2, 0.0]))
+    turned = nerf.render(REFERENCE, RenderOptions(directions_offset=torch.tensor([0.0, 0.2, 0.0])))
     assert (turned.rgb - plain.rgb).abs().max() > 0.3
-    still = nerf.render(REFERENCE, origins_offset=torch.zeros(3), directions_offset=torch.zeros(3))
+    still = nerf.render(REFERENCE, RenderOptions(origins_offset=torch.zeros(3), directions_offset=torch.zeros(3)))
     assert torch.allclose(still.rgb, plain.rgb, atol=1e-5)
 
 
 def test_pieces_give_the_same_picture(trained):
     with torch.no_grad():
-        whole = trained.render(SIDE, mode="lambertian", ambient=0.3)
+        whole = trained.render(SIDE, RenderOptions(mode="lambertian", ambient=0.3))
         trained.ray_chunk, before = 77, trained.ray_chunk
-        pieces = trained.render(SIDE, mode="lambertian", ambient=0.3)
+        pieces = trained.render(SIDE, RenderOptions(mode="lambertian", ambient=0.3))
         trained.ray_chunk = before
-    with_gradients = trained.render(SIDE, mode="lambertian", ambient=0.3)
+    with_gradients = trained.render(SIDE, RenderOptions(mode="lambertian", ambient=0.3))
     assert pieces.samples is None and with_gradients.samples is not None
     for name in ("rgb", "opacity", "depth", "normal"):
         assert torch.allclose(getattr(whole, name), getattr(pieces, name), atol=1e-5)
@@ -192,7 +192,7 @@ def test_pieces_give_the_same_picture(trained):
 
 
 def test_rendering_without_a_generator_is_deterministic(trained):
-    assert torch.equal(trained.render(SIDE, mode="lambertian").rgb, trained.render(SIDE, mode="lambertian").rgb)
+    assert torch.equal(*(trained.render(SIDE, RenderOptions(mode="lambertian")).rgb for _ in range(2)))
 
 
 def test_training_gives_the_same_bytes_twice():
@@ -228,7 +228,7 @@ def test_before_step_updates_on_its_interval_and_unmasks():
 
 
 def test_regularizers_follow_their_weights(trained):
-    shaded = trained.render(REFERENCE, mode="normal")
+    shaded = trained.render(REFERENCE, RenderOptions(mode="normal"))
     names = {"entropy", "orientation", "opacity", "normal_smoothness", "normal_blur", "total_variation"}
     values = trained.regularizers(shaded, EVERY_LOSS)
     assert set(values) == names and all(v.ndim == 0 and v.isfinite() and v >= 0 for v in values.values())
@@ -306,7 +306,7 @@ def test_picture_is_the_same_for_every_camera():
     scene = Picture(rgb, alpha)
     cameras = Camera.orbit([90, 30], [0, 150], [1.8, 2.5], 40, 32)
     for mode in ("albedo", "lambertian"):
-        seen = scene.render(cameras, mode=mode)
+        seen = scene.render(cameras, RenderOptions(mode=mode))
         assert torch.allclose(seen.rgb[0], rgb, atol=1e-6) and torch.equal(seen.rgb[0], seen.rgb[1])
         assert torch.equal(seen.opacity[1], alpha)
     assert torch.allclose(seen.depth[1], 2.5 * alpha)
@@ -316,11 +316,11 @@ def test_picture_is_the_same_for_every_camera():
 def test_picture_takes_background_and_size():
     rgb, alpha = striped()
     scene = Picture(rgb, alpha)
-    black = scene.render(REFERENCE.resized(32), background=torch.zeros(3))
+    black = scene.render(REFERENCE.resized(32), RenderOptions(background=torch.zeros(3)))
     assert torch.allclose(black.rgb[0, 24, 10], torch.tensor([0.5, 0, 0])) and (black.rgb[0, 0] == 0).all()
     small = scene.render(REFERENCE.resized(8))
     assert torch.allclose(small.rgb[0], rgb.reshape(8, 4, 8, 4, 3).mean((1, 3)), atol=1e-6)
-    normals = scene.render(REFERENCE.resized(32), mode="normal", background=torch.zeros(3))
+    normals = scene.render(REFERENCE.resized(32), RenderOptions(mode="normal", background=torch.zeros(3)))
     assert torch.allclose(normals.rgb[0, 12, 12], torch.tensor([0.5, 0.5, 1.0])) and (normals.rgb[0, 0] == 0).all()
 
 

@@ -18,13 +18,14 @@ from magic123.commands.view import main as view
 from magic123.example.example import Example, load_example
 from magic123.geometry.camera import Camera
 from magic123.measure.benchmark import measure
-from magic123.optimise.stage import ReferenceView, replacing_prior
+from magic123.optimise.guidance import replacing_prior
+from magic123.optimise.views import ReferenceView
 from magic123.priors.clip_reference import denoised_consistency, replaces_distillation
 from magic123.priors.sds import NoisePrediction, distil, predict_noise
 from magic123.priors.stable_diffusion import StableDiffusion
 from magic123.records.errors import InputError
 from magic123.render.points import BEHIND, OPAQUE, project, splat
-from magic123.render.rendering import Rendering
+from magic123.render.rendering import PLAIN, Rendering, RenderOptions
 from magic123.scenes.checkpoint import load_scene
 from magic123.scenes.lifting import Cloud, lift
 from magic123.scenes.points import Points
@@ -140,7 +141,7 @@ class Ball:
     def parameters(self):
         yield torch.zeros(1)
 
-    def render(self, camera, *, mode, ambient):
+    def render(self, camera, options=PLAIN):
         origins, directions = camera.rays()
         half = (origins * directions).sum(-1, keepdim=True)
         root = half**2 - (origins.square().sum(-1, keepdim=True) - 0.25)
@@ -154,7 +155,7 @@ class Ball:
 
 def red_ball(size: int = 48, share: float = 1.0) -> Example:
     """The picture of that ball, but red; of its lower `share` alone."""
-    alpha = Ball().render(Camera.orbit(90.0, 0.0, 1.8, 40.0, size), mode="", ambient=1).opacity[0]
+    alpha = Ball().render(Camera.orbit(90.0, 0.0, 1.8, 40.0, size)).opacity[0]
     alpha = alpha * (torch.arange(size)[:, None, None] >= size * (1 - share))
     rgb = alpha * torch.tensor([1.0, 0.0, 0.0]) + 1 - alpha
     return Example("ball", rgb, alpha, alpha > 0.5, None, None, ReferenceCamera(), "a ball")
@@ -186,7 +187,7 @@ def test_novel_views_have_no_gaps_and_all_that_a_rendering_means():
     cloud, _ = lift(Ball(), red_ball(), PointsSettings(polars=(90.0, 45.0, 135.0), azimuths=8), 48, "cpu")
     scene = Points(PointsSettings(), cloud)
     for camera in (Camera.orbit(60.0, [70.0, 180.0], 1.8, 40.0, 48), Camera.orbit(90.0, [75.0, 200.0], 1.8, 40.0, 33)):
-        truth, seen = Ball().render(camera, mode="", ambient=1), scene.render(camera, mode="lambertian", ambient=1.0)
+        truth, seen = Ball().render(camera), scene.render(camera, RenderOptions(mode="lambertian"))
         deep = -torch.nn.functional.max_pool2d(-truth.opacity[..., 0], 5, stride=1, padding=2) > 0
         assert (seen.opacity[..., 0][deep] > 0.9).float().mean() > 0.99
         assert ((seen.depth - truth.depth)[..., 0][deep].abs() < 0.04).float().mean() > 0.97
@@ -202,8 +203,8 @@ def test_novel_views_have_no_gaps_and_all_that_a_rendering_means():
 
 def test_a_scene_that_shows_nothing_is_refused():
     class Nothing(Ball):
-        def render(self, camera, *, mode, ambient):
-            seen = super().render(camera, mode=mode, ambient=ambient)
+        def render(self, camera, options):
+            seen = super().render(camera, options)
             return Rendering(torch.ones_like(seen.rgb), seen.opacity * 0, seen.depth * 0, seen.normal * 0)
 
     with pytest.raises(InputError, match="shows nothing of ball at the reference view"):
@@ -244,7 +245,7 @@ def test_the_points_reproduce_the_picture_that_the_coarse_scene_blurs(example, c
 
     def psnr(folder) -> float:
         with torch.no_grad():
-            seen = load_scene(folder)[0].render(Camera.orbit(90.0, 0.0, 1.8, 40.0, 48), mode="lambertian")
+            seen = load_scene(folder)[0].render(Camera.orbit(90.0, 0.0, 1.8, 40.0, 48), RenderOptions(mode="lambertian"))
         return float(-10 * torch.log10((seen.rgb[0] - small.rgb).square().mean()))
 
     before, after = psnr(coarse), psnr(tmp_path / "refine")

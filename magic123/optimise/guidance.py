@@ -1,0 +1,132 @@
+"""What the priors of a stage say of a novel view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from magic123.geometry.camera import Camera
+from magic123.optimise.views import ReferenceView, has_novel_view, is_front_step
+from magic123.optimise.watch import StageWatch
+from magic123.priors.clip_reference import ClipReference, clip_consistency, denoised_consistency, replaces_distillation
+from magic123.priors.prior import Prior
+from magic123.priors.sds import NoisePrediction, distil, predict_noise
+from magic123.settings.priors import ClipSettings, DenoisedClipSettings, DiffusionSettings, PromptedSettings
+from magic123.settings.stage import OptimisedStage
+
+Priors = Mapping[str, Prior | ClipReference]  # by their names in the stage
+
+
+def loss_scale_at(stage: OptimisedStage, step: int) -> float:
+    """Return the divisor of score-distillation gradients at a step: `loss_scale`, doubled every `loss_scale_doubling` steps.
+
+    This is torch.amp.GradScaler's scale if nothing overflows: its n-th doubling comes after n * growth_interval steps.
+    """
+    return stage.loss_scale * 2.0 ** (step // stage.loss_scale_doubling if stage.loss_scale_doubling else 0)
+
+
+def shows_guidance(step: int, stage: OptimisedStage) -> bool:
+    """Return whether the guidance of a step is shown: of the first novel view in every `watch.guidance_every` steps."""
+    every = stage.watch.guidance_every
+    if not every or not has_novel_view(step, stage):
+        return False
+    return not any(has_novel_view(earlier, stage) for earlier in range(step // every * every, step))
+
+
+def guide(
+    name: str,
+    rgb: Tensor,
+    camera: Camera,
+    priors: Priors,
+    reference: ReferenceView | None,
+    stage: OptimisedStage,
+    step: int,
+    generator: torch.Generator,
+    watch: StageWatch | None = None,
+) -> tuple[Tensor | None, str, dict[str, Tensor]]:
+    """Return the guidance of one prior at novel views.
+
+    Args:
+        name: of the prior in the stage.
+        rgb: rendered pictures [B, H, W, 3] in [0, 1].
+        camera: the B cameras that they were rendered from.
+        priors: all priors of the stage.
+        reference: the reference view, if the stage renders it.
+        stage: the settings.
+        step: of the stage.
+        generator: draws diffusion steps and noise.
+        watch: is shown what a diffusion prior answered, where the step's guidance is shown.
+
+    Returns:
+        The weighted loss (None if this prior has none of its own), the name of the prior that it is logged for, and what to
+        log, see `sds.distil` and `clip_reference.clip_consistency`.
+    """
+    prior, settings = priors[name], stage.priors[name]
+    if isinstance(settings, DenoisedClipSettings):  # applied where its denoiser guides
+        return None, name, {}
+    if isinstance(prior, ClipReference):
+        assert isinstance(settings, ClipSettings)
+        loss, figures = clip_consistency(prior, rgb, settings=settings)
+        return loss, name, figures
+    assert isinstance(settings, DiffusionSettings)
+    shown = camera
+    if reference and is_front_step(step, stage) and isinstance(settings, PromptedSettings):
+        angles = {name: getattr(reference.camera, name).expand_as(camera.azimuth) for name in ("polar", "azimuth")}
+        shown = replace(camera, **angles)
+    prediction = predict_noise(prior, rgb, shown, settings=settings, generator=generator)
+    if watch is not None and shows_guidance(step, stage):
+        watch.guidance(name, rgb, prior, prediction)
+    if replacing := replacing_prior(name, prediction, camera, priors, reference, stage):
+        clip, clip_settings = priors[replacing], stage.priors[replacing]
+        assert isinstance(clip, ClipReference) and isinstance(clip_settings, DenoisedClipSettings)
+        loss, figures = denoised_consistency(clip, prior, prediction, settings=clip_settings)
+        return loss.to(rgb.device), replacing, figures
+    loss, figures = distil(
+        prior,
+        prediction,
+        camera,
+        settings=settings,
+        reference_camera=reference.camera if reference else None,
+        loss_scale=loss_scale_at(stage, step),
+    )
+    return loss.to(rgb.device), name, figures
+
+
+def replacements(name: str, stage: OptimisedStage) -> dict[str, DenoisedClipSettings]:
+    """Return the clip priors of a stage that can replace the score distillation of the diffusion prior `name`."""
+    return {
+        clip: settings
+        for clip, settings in stage.priors.items()
+        if isinstance(settings, DenoisedClipSettings) and settings.denoiser == name
+    }
+
+
+def replacing_prior(
+    name: str,
+    prediction: NoisePrediction,
+    camera: Camera,
+    priors: Priors,
+    reference: ReferenceView | None,
+    stage: OptimisedStage,
+) -> str | None:
+    """Return the clip prior that replaces the score distillation of a prediction, if any.
+
+    Args:
+        name: of the diffusion prior that made the prediction.
+        prediction: at novel views.
+        camera: of the B novel views.
+        priors: all priors of the stage that are loaded.
+        reference: the reference view; azimuths are measured from 0 without one.
+        stage: the settings.
+    """
+    for clip, settings in replacements(name, stage).items():
+        if clip in priors:
+            denoiser = priors[name]
+            assert not isinstance(denoiser, ClipReference)
+            azimuth, steps = float(reference.camera.azimuth[0]) if reference else 0.0, len(denoiser.alphas_cumprod)
+            replaced = replaces_distillation(prediction, camera, settings=settings, reference_azimuth=azimuth, steps=steps)
+            return clip if replaced else None
+    return None

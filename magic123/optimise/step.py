@@ -1,0 +1,272 @@
+"""One step of a stage: its losses at the reference view and at novel ones, and their gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from magic123.device import to_device
+from magic123.geometry.camera import sample_novel
+from magic123.optimise.guidance import Priors, guide, replacements
+from magic123.optimise.views import (
+    ReferenceView,
+    has_novel_view,
+    is_front_step,
+    novel_background,
+    novel_shading,
+    plain_if_possible,
+    sees_reference,
+)
+from magic123.optimise.watch import StageWatch
+from magic123.priors.offload import visit, without_networks
+from magic123.priors.precision import priors_in_float32
+from magic123.priors.sds import gradient_trouble
+from magic123.priors.speed import on_streams
+from magic123.records.errors import NonFinite
+from magic123.render.losses import LOSSES, reference_losses
+from magic123.render.rendering import RenderOptions
+from magic123.scenes.scene import Scene
+from magic123.settings.stage import NeRFStage, OptimisedStage
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """The losses of one step, on their devices: nothing has waited for a device to finish.
+
+    Attributes:
+        total: weighted sum, the scalar to differentiate.
+        terms: unweighted losses by name, scalars.
+        norms: of each prior's gradient at the latents, float64 scalars.
+        diffusion_steps: that each prior was evaluated at, [B].
+        distances: from the reference picture, of each clip prior.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    norms: dict[str, Tensor]
+    diffusion_steps: dict[str, Tensor]
+    distances: dict[str, Tensor]
+
+
+def reference_step(
+    scene: Scene, reference: ReferenceView, stage: OptimisedStage, step: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Return the unweighted losses at the reference view, scalars by name.
+
+    All rays are shifted by the same small random offsets, against artefacts of the hash grid.
+    """
+    offsets = stage.ray_noise * torch.randn(2, 3, generator=generator)
+    if stage.ray_noise_fades:
+        offsets = offsets * (1 - step / stage.steps)
+    camera, target = reference.camera, reference.target
+    if isinstance(stage, NeRFStage) and stage.reference_pixels:
+        drawn = torch.randint(camera.height * camera.width, (stage.reference_pixels,), generator=generator)
+        camera, target = replace(camera, pixels=drawn), target.at(to_device(drawn, target.rgb.device))
+    random = stage.reference_background == "random"
+    background: Tensor | None = torch.rand(3, generator=generator) if random else torch.ones(3)
+    if stage.reference_background == "learned":
+        background = scene.learned_background(camera)
+    rendering = scene.render(
+        camera,
+        RenderOptions(
+            mode=plain_if_possible("lambertian", 1.0, stage),
+            ambient=1.0,
+            background=background,
+            generator=generator,
+            origins_offset=offsets[0],
+            directions_offset=offsets[1],
+        ),
+    )
+    if background is not None and random and not (target.soft and target.over_all):  # such a loss leaves the background out
+        target = target.over(background)
+    compared = reference_losses(rendering, target, stage.losses)
+    return compared if stage.reference_beside_novel else compared | scene.regularizers(rendering, stage.losses)
+
+
+def novel_step(
+    scene: Scene,
+    priors: Priors,
+    reference: ReferenceView | None,
+    stage: OptimisedStage,
+    step: int,
+    generator: torch.Generator,
+    watch: StageWatch | None = None,
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """Render one random view, and return its losses; the arguments are those of `step_losses`.
+
+    Returns:
+        The unweighted regularizers by name, and the weighted loss and what to log by prior, see `guide`.
+    """
+    camera = sample_novel(stage.cameras, 1, stage.resolution, generator)
+    mode, ambient = novel_shading(stage, step / stage.steps, generator)
+    background = novel_background(scene, camera, stage, generator)
+    offsets: dict[str, Tensor] = {}
+    if stage.front_steps.ray_noise and is_front_step(step, stage):
+        noise = stage.front_steps.ray_noise * torch.randn(2, 3, generator=generator)
+        offsets = {"origins_offset": noise[0], "directions_offset": noise[1]}
+    rendering = scene.render(
+        camera,
+        RenderOptions(
+            mode=plain_if_possible(mode, ambient, stage), ambient=ambient, background=background, generator=generator, **offsets
+        ),
+    )
+    guidance: dict[str, Tensor] = {}
+    logged: dict[str, dict[str, Tensor]] = {}
+    with on_streams(priors.values(), rendering.rgb) as stream_of:
+        for name, prior in priors.items():
+            asked = [prior, *(priors[clip] for clip in replacements(name, stage) if clip in priors)]
+            apart = any(model.offloaded is not None for model in asked)
+            rgb = rendering.rgb.detach().requires_grad_() if apart else rendering.rgb
+            with stream_of(prior), visit(*(model.offloaded for model in asked)):
+                loss, logged_for, figures = guide(name, rgb, camera, priors, reference, stage, step, generator, watch)
+                if apart and loss is not None:
+                    loss = without_networks(loss, rgb, rendering.rgb)
+            if loss is not None:
+                guidance[logged_for], logged[logged_for] = loss, figures
+    return scene.regularizers(rendering, stage.losses), guidance, logged
+
+
+def step_losses(
+    scene: Scene,
+    reference: ReferenceView | None,
+    priors: Priors,
+    stage: OptimisedStage,
+    step: int,
+    generator: torch.Generator,
+    watch: StageWatch | None = None,
+) -> StepLosses:
+    """Return all losses of a step, at the reference view or at a novel one, or at both where the stage says so.
+
+    Args:
+        scene: the scene.
+        reference: of `reference_view` for this stage.
+        priors: all priors of the stage that are loaded.
+        stage: the settings.
+        step: of the stage.
+        generator: draws what is random.
+        watch: is shown the guidance of the steps that the stage's settings name.
+    """
+    guidance: dict[str, Tensor] = {}
+    logged: dict[str, dict[str, Tensor]] = {}
+    terms: dict[str, Tensor] = {}
+    if sees_reference(step, stage):
+        assert reference is not None
+        terms = reference_step(scene, reference, stage, step, generator)
+    if has_novel_view(step, stage):
+        given = priors if step >= stage.priors_from else {}
+        regularizers, guidance, logged = novel_step(scene, given, reference, stage, step, generator, watch)
+        terms |= regularizers
+    weighted = [getattr(stage.losses, name) * LOSSES[name].share(step / stage.steps) * value for name, value in terms.items()]
+    total = sum([*weighted, *guidance.values()], start=torch.zeros(()))
+    norms, diffusion_steps, distances = (
+        {name: figures[key] for name, figures in logged.items() if key in figures} for key in ("gradient_norm", "t", "distance")
+    )
+    return StepLosses(total, terms, norms, diffusion_steps, distances)
+
+
+def backward(total: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
+    """Compute the gradients of the optimiser's parameters.
+
+    Args:
+        total: the scalar to differentiate.
+        optimizer: whose parameters get gradients.
+
+    Returns:
+        Whether all gradients are finite, as a tensor: nothing waits for the device.
+    """
+    if not total.requires_grad:  # an empty rendering without regularizers has no gradient
+        return torch.ones((), dtype=torch.bool)
+    total.backward()
+    norms = torch._foreach_norm([p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None])
+    return torch.isfinite(torch.stack(norms)).all()
+
+
+def read(losses: StepLosses, finite: Tensor, priors: Priors, stage: OptimisedStage, step: int) -> dict[str, float]:
+    """Return what to log of a step, by name, copied to the CPU at once: the only place where the loop waits for a device.
+
+    Args:
+        losses: of `step_losses`.
+        finite: of `backward`.
+        priors: all priors of the stage that are loaded.
+        stage: the settings.
+        step: of the stage.
+
+    Raises:
+        NonFinite: a loss or a gradient is not finite.
+    """
+    tensors = losses.terms | {f"{name}_gradient": norm for name, norm in losses.norms.items()}
+    tensors |= {f"{name}_distance": distance for name, distance in losses.distances.items()}
+    # float64 holds every float32 exactly; on the device of the total, where nearly all of them are
+    scalars = [value.detach().to(losses.total.device, torch.float64) for value in [*tensors.values(), finite]]
+    *numbers, gradients_finite = torch.stack(scalars).tolist()
+    values: dict[str, float] = dict(zip(tensors, numbers, strict=True))
+    failing = tuple(name for name in losses.diffusion_steps if not math.isfinite(values[f"{name}_gradient"]))
+    if failing:
+        name = failing[0]
+        trouble = gradient_trouble(priors[name], stage.priors[name], losses.diffusion_steps[name])
+        raise NonFinite(f"step {step}: {trouble}", failing)
+    non_finite = [name for name, value in values.items() if not math.isfinite(value)]
+    if non_finite:
+        raise NonFinite(f"step {step}: {non_finite[0]} is no longer finite; lower its weight or the learning rates")
+    if not gradients_finite:
+        raise NonFinite(f"step {step}: a gradient is no longer finite; lower the learning rates")
+    return values
+
+
+def differentiate(
+    scene: Scene,
+    reference: ReferenceView | None,
+    priors: Priors,
+    stage: OptimisedStage,
+    step: int,
+    generator: torch.Generator,
+    optimizer: torch.optim.Optimizer,
+    watch: StageWatch | None = None,
+) -> dict[str, float]:
+    """Compute the gradients of one step, and return what to log of it, see `step_losses` and `read`.
+
+    Raises:
+        NonFinite: a loss or a gradient is not finite.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    losses = step_losses(scene, reference, priors, stage, step, generator, watch)
+    return read(losses, backward(losses.total, optimizer), priors, stage, step)
+
+
+def differentiate_again(
+    attempt: Callable[[], dict[str, float]],
+    error: NonFinite,
+    random_state: Tensor,
+    retries: Tensor,
+    priors: Priors,
+    stage: OptimisedStage,
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """Repeat a step that was not finite with the priors that failed in float32, or all of them where that is not known.
+
+    Args:
+        attempt: computes the gradients of the step and returns what to log of it.
+        error: of the first attempt.
+        random_state: the generator's before the first attempt.
+        retries: counts the repeated steps, in place.
+        priors: all priors of the stage that are loaded.
+        stage: the settings.
+        generator: its state is set to `random_state`.
+
+    Raises:
+        NonFinite: `error` itself if none of these priors is in half precision; otherwise if the stage allows no more
+            repetitions, or the step is not finite again.
+    """
+    suspects = [name for name in error.priors or priors if stage.priors[name].dtype != "float32"]
+    if not suspects:
+        raise error
+    retries += 1
+    if retries > stage.float32_retries:
+        raise NonFinite(f"{error}; {stage.float32_retries} steps were repeated in float32, and float32_retries allows no more")
+    generator.set_state(random_state)
+    with priors_in_float32(priors[name] for name in suspects):
+        return attempt()
