@@ -121,7 +121,7 @@ onerror:
         shell("python -m magic123 plan --axes {axes:q} --unfinished results/unfinished.txt --out {plan:q}")
         shell("python -m magic123 table --plan {plan:q} --settings {settings:q} --out {out:q}")
         shell(
-            "python -m magic123 report --plan {plan:q} --settings {settings:q} --truth {jobs.truth:q} --out {out:q}{PAGE}"
+            "python -m magic123 report --plan {plan:q} --settings {settings:q} --truth {jobs.truths:q} --out {out:q}{PAGE}"
         )
 
 

@@ -49,7 +49,7 @@ rule figure:
     log:
         "logs/{table}/figure.log",
     params:
-        truth=lambda wildcards: jobs.truth,
+        truth=lambda wildcards: jobs.truths,
         contents=lambda wildcards: jobs.truth_contents(),
     shell:
         "python -m magic123 figure --plan {input.plan:q} --truth {params.truth:q} --out {output:q} > {log:q} 2>&1"
@@ -69,7 +69,7 @@ rule report:
         "benchmarks/{table}/report.jsonl"
     params:
         settings=lambda wildcards: jobs.table_settings(wildcards.table),
-        truth=lambda wildcards: jobs.truth,
+        truth=lambda wildcards: jobs.truths,
         contents=lambda wildcards: jobs.truth_contents() + jobs.reported_contents(wildcards.table),
         version=VERSIONS["report"],
     shell:

@@ -142,7 +142,7 @@ def _measure(root: Path, own: str, step: str, seconds: float) -> None:
 def report_words(**settings) -> list[str]:
     """The command's words, in the run's folder."""
     definition = {"title": "Small run", "columns": list(COLUMNS), **settings}
-    truth = "datasets/{dataset}/{example}/truth"
+    truth = json.dumps({"toys": {name: f"datasets/toys/{name}/truth" for name in ("dog", "cone")}})
     return [
         "report",
         "--plan",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from eval.page.report import LIMIT_MB, write_report
 from eval.tables.build import read_settings
+from eval.tables.shown import TRUTH_HELP, read_truths
 
 
 def main(argv: list[str]) -> None:
@@ -15,7 +16,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--plan", type=Path, required=True, help="plan.json: every planned cell")
     parser.add_argument("--settings", required=True, help="title, columns, rows, reported, as JSON")
     parser.add_argument("--reported", type=Path, default=Path("config/reported.csv"), help="published numbers")
-    parser.add_argument("--truth", default="", help="folder of true views, with {dataset} and {example} in it")
+    parser.add_argument("--truth", default="{}", help=TRUTH_HELP)
     parser.add_argument(
         "--view", default=None, help="the view that the gallery shows, SET/NNN (default: an unseen side from above)"
     )
@@ -23,4 +24,5 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the page to write, NAME-report.html")
     given = parser.parse_args(argv)
     limit = int(given.limit_mb * 1e6)
-    print(write_report(given.plan, read_settings(given.settings), given.reported, given.truth, given.view, limit, given.out))
+    settings, truths = read_settings(given.settings), read_truths(given.truth)
+    print(write_report(given.plan, settings, given.reported, truths, given.view, limit, given.out))

@@ -12,13 +12,12 @@ import numpy as np
 from eval.page import media
 from eval.page.evidence import optional_json
 from eval.page.media import Medium
-from eval.pictures.pictures import REFERENCE, true_views, view_sets
+from eval.pictures.pictures import REFERENCE
 from eval.tables.build import ResultTable
 from eval.tables.plan import Cell
-from magic123.records.errors import InputError
+from eval.tables.shown import Truths, unseen_view
 
 PROGRESS_SHOWN = 8  # pictures of a stage's progress, evenly spaced, the last one among them
-UNSEEN_SIDE = (60.0, 150.0)  # polar and azimuth, degrees: from behind and above; the nearest view is shown
 
 
 @dataclass(frozen=True)
@@ -55,48 +54,6 @@ class Exhibition:
     media: list[Medium]
 
 
-def unseen_view(cells: list[Cell], requested: str | None) -> str | None:
-    """Choose the view that the gallery shows.
-
-    Args:
-        cells: Planned results of one data set.
-        requested: The view that the user wants, SET/NNN; None for the novel view nearest to UNSEEN_SIDE.
-
-    Returns:
-        SET/NNN, the first novel view where cameras are unknown; None where no result has views.
-
-    Raises:
-        InputError: Results have views, but not the requested one.
-    """
-    folder_without = None
-    for cell in cells:
-        folder = cell.path / "views"
-        if not folder.is_dir():
-            continue
-        if requested:
-            if (folder / f"{requested}.png").is_file():
-                return requested
-            folder_without = folder
-            continue
-        sets = optional_json(folder / "cameras.json", "cameras").get("sets", {})
-        cameras = [camera for name, listed in sets.items() if name != REFERENCE for camera in listed]
-        if cameras:
-            nearest = min(cameras, key=_distance_from_unseen_side)
-            return str(Path(nearest["file"]).with_suffix(""))
-        for name in view_sets(folder):
-            if name != REFERENCE:
-                return f"{name}/{min(path.stem for path in (folder / name).glob('*.png') if path.stem.isdigit())}"
-    if folder_without is not None:
-        views = ", ".join(view_sets(folder_without))
-        raise InputError(f"no result has the view {requested}.png ({folder_without} has {views}); choose another --view")
-    return None
-
-
-def _distance_from_unseen_side(camera: dict) -> float:
-    around = abs((camera["azimuth"] - UNSEEN_SIDE[1] + 180) % 360 - 180)
-    return abs(camera["polar"] - UNSEEN_SIDE[0]) + around
-
-
 def progress(folder: Path) -> list[Path]:
     """Return the pictures that a stage wrote while it ran, STEPS.png, at most PROGRESS_SHOWN of them."""
     files = sorted(file for file in folder.glob("*.png") if file.stem.isdecimal())
@@ -126,12 +83,12 @@ def depth_scale(folder: Path) -> float | None:
     return float(scale) if isinstance(scale, int | float) and scale > 0 else None
 
 
-def exhibition(table: ResultTable, truth: str, requested: str | None) -> Exhibition:
+def exhibition(table: ResultTable, truths: Truths, requested: str | None) -> Exhibition:
     """Collect the media of the lowest seed.
 
     Args:
         table: The table.
-        truth: Folder of the true views, with {dataset} and {example} in it; empty for none.
+        truths: Folders of the true views.
         requested: The view that the gallery shows, SET/NNN; None to choose one.
     """
     cells = list(dict.fromkeys(entry.cell for entry in table.entries))
@@ -157,9 +114,9 @@ def exhibition(table: ResultTable, truth: str, requested: str | None) -> Exhibit
             root = example_folder(cell)
             if not subject:
                 subject = show("input", "input", about, root / "rgba.png", "image/webp", media.picture)
+        truth = truths.get(dataset, {}).get(example)
         if truth and dataset in views:
-            file = true_views(truth, (cell.path.parents[2] for cell in of_example), dataset, example) / f"{views[dataset]}.png"
-            subject |= show("truth", "truth", about, file, "image/webp", media.picture)
+            subject |= show("truth", "truth", about, Path(truth) / f"{views[dataset]}.png", "image/webp", media.picture)
         subjects[dataset, example] = subject
         spans[dataset, example] = (
             depth_span([cell.path / "views" for cell in of_example], views[dataset]) if dataset in views else None

@@ -19,20 +19,21 @@ from eval.page.provenance import provenance
 from eval.tables.build import build_table
 from eval.tables.plan import read_plan
 from eval.tables.reported import read_reported
+from eval.tables.shown import Truths
 from magic123.records.errors import InputError
 from magic123.records.files import write_text
 
 LIMIT_MB = 19.5  # 10^6 bytes; larger pages are slow to open and too large to mail
 
 
-def write_report(plan: Path, definition: dict, reported: Path, truth: str, view: str | None, limit: int, out: Path) -> str:
+def write_report(plan: Path, definition: dict, reported: Path, truths: Truths, view: str | None, limit: int, out: Path) -> str:
     """Write the page of a table.
 
     Args:
         plan: plan.json.
         definition: The table's settings (see eval.tables.build).
         reported: CSV file of published numbers.
-        truth: Folder of the true views, with {dataset} and {example} in it; empty for none.
+        truths: Folders of the true views.
         view: The view that the gallery shows, SET/NNN; None to choose one.
         limit: Largest size of the page, bytes.
         out: The page, NAME-report.html.
@@ -45,7 +46,7 @@ def write_report(plan: Path, definition: dict, reported: Path, truth: str, view:
     """
     name = out.stem.removesuffix("-report")
     table = build_table(name, definition, read_plan(plan))
-    shown = exhibition(table, truth, view)
+    shown = exhibition(table, truths, view)
     examples = dict.fromkeys(example_folder(exhibit.cell) for exhibit in shown.exhibits.values())
     page = Page(
         table=table,

@@ -7,7 +7,6 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,19 +136,6 @@ def read_picture(path: Path, channels: int) -> np.ndarray:
     if picture.shape[2] == 4:
         return to_bytes(blend_on_white(picture[..., [2, 1, 0, 3]], "straight"))
     return np.ascontiguousarray(colour)
-
-
-def true_views(pattern: str, results: Iterable[Path], dataset: str, example: str) -> Path:
-    """Return the folder of an example's true views: those rendered of its mesh, or those of the dataset.
-
-    Args:
-        pattern: Folder of a dataset's true views, with {dataset} and {example} in it.
-        results: Folders of the example's results, of which one holds object/ where the dataset names a mesh.
-        dataset: Name of the dataset.
-        example: Name of the example.
-    """
-    rendered = (folder / "object" / "truth" for folder in results)
-    return next(filter(Path.is_dir, rendered), Path(pattern.format(dataset=dataset, example=example)))
 
 
 def _numbered(folder: Path) -> list[Path]:

@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 
 from eval.pictures.inputs import is_caption
-from eval.pictures.pictures import open_picture, true_views
+from eval.pictures.pictures import open_picture
 from eval.tables.plan import Cell
+from eval.tables.shown import Truths, unseen_view
 from magic123.records.files import write_whole
 
 SIDE = 128  # pixels
@@ -39,14 +40,17 @@ def column_names(cells: list[Cell]) -> list[tuple[str, str, str]]:
     ]
 
 
-def draw_figure(cells: list[Cell], view: str, truth: str, out: Path) -> None:
+def draw_figure(cells: list[Cell], view: str | None, truths: Truths, out: Path) -> None:
     """Draw the pictures of the lowest seed and write them as PNG.
 
     Args:
         cells: The planned results.
-        view: The view, SET/NNN.
-        truth: Folder of the true views, with {dataset} and {example} in it; empty for none.
+        view: The view, SET/NNN; None to choose one for each data set, as the page does.
+        truths: Folders of the true views.
         out: The PNG file.
+
+    Raises:
+        InputError: Results have views, but not the requested one.
     """
     import matplotlib
 
@@ -56,39 +60,30 @@ def draw_figure(cells: list[Cell], view: str, truth: str, out: Path) -> None:
     seed = min(cell.seed for cell in cells)
     cells = [cell for cell in cells if cell.seed == seed]
     columns, examples = column_names(cells), list(dict.fromkeys((cell.dataset, cell.example) for cell in cells))
-    headings = ["input", *(["truth"] if truth else []), *(heading for _, _, heading in columns)]
+    headings = ["input", *(["truth"] if truths else []), *(heading for _, _, heading in columns)]
     figure, axes = plt.subplots(
         len(examples), len(headings), figsize=(1.25 * len(headings), 1.25 * len(examples) + 0.5), dpi=150, squeeze=False
     )
+    views = {dataset: unseen_view([c for c in cells if c.dataset == dataset], view) for dataset, _ in examples}
     by_place = {(cell.dataset, cell.example, cell.method, cell.stage): cell for cell in cells}
     for row, (dataset, example) in zip(axes, examples, strict=True):
         in_row = [by_place.get((dataset, example, method, stage)) for method, stage, _ in columns]
         root = next(cell for cell in in_row if cell is not None).path.parents[2]
-        files: list[Path | None] = [root / "example" / "rgba.png"]
-        caption = files[0] if is_caption(root / "example") else None
-        files += (
-            [true_views(truth, (cell.path.parents[2] for cell in in_row if cell), dataset, example) / f"{view}.png"]
-            if truth
-            else []
-        )
-        files += [cell.path / "views" / f"{view}.png" if cell else None for cell in in_row]
-        for axis, file in zip(row, files, strict=True):
+        picture, name = root / "example" / "rgba.png", f"{views[dataset]}.png"
+        truth = truths.get(dataset, {}).get(example)
+        # each picture, and what stands there without it
+        shown = [(picture, "text alone" if is_caption(root / "example") else "missing")]
+        shown += [(Path(truth) / name, "missing") if truth else (Path(), "no truth")] if truths else []
+        shown += [(cell.path / "views" / name, "missing") if cell else (Path(), "not planned") for cell in in_row]
+        for axis, (file, absent) in zip(row, shown, strict=True):
             axis.set(xticks=[], yticks=[])
             for spine in axis.spines.values():
                 spine.set(color="#dddddd", linewidth=0.6)
-            if file is not None and file.is_file():
+            if file.is_file():
                 axis.imshow(on_white(file), interpolation="bilinear")
             else:
                 axis.set_facecolor("#eeeeee")
-                axis.text(
-                    0.5,
-                    0.5,
-                    "not planned" if file is None else "text alone" if file == caption else "missing",
-                    ha="center",
-                    va="center",
-                    fontsize=6,
-                    transform=axis.transAxes,
-                )
+                axis.text(0.5, 0.5, absent, ha="center", va="center", fontsize=6, transform=axis.transAxes)
     for axis, heading in zip(axes[0], headings, strict=True):
         axis.set_title(heading, parse_math=False, fontsize=6.5, color="#333333", pad=5)
     figure.subplots_adjust(

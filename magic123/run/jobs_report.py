@@ -61,21 +61,23 @@ class ReportJobs(WeightsJobs):
         return [self.suite.contents.of(file) for file in ([files] if isinstance(files, str) else files)]
 
     @property
-    def truth(self) -> str:
-        """Folder of the true views in figures and on pages, with {dataset} and {example} in it."""
-        return str(Path(self.suite.settings.datasets_folder) / "{dataset}" / "{example}" / "truth")
+    def truths(self) -> str:
+        """The folders of the true views, for figures and pages, as JSON by dataset and example."""
+        folders = {
+            dataset: {example: folder for example in examples if (folder := self.suite.file_of(dataset, example, "truth"))}
+            for dataset, examples in self.suite.examples.items()
+        }
+        return json.dumps({dataset: found for dataset, found in folders.items() if found})
 
     def truth_contents(self) -> list[str]:
         """Return the hashes of these folders, of all examples of the run."""
         return [
             Now(self.suite.contents, [self.suite.path_of(row.mesh)])
             if row.address_of("mesh")
-            else self.suite.contents.of(
-                self.suite.path_of(row.mesh) if row.mesh else self.truth.format(dataset=dataset, example=example)
-            )
+            else self.suite.contents.of(self.suite.path_of(row.mesh or row.truth))
             for dataset, examples in self.suite.examples.items()
             for example in examples
-            for row in [self.suite.row(dataset, example)]
+            if (row := self.suite.row(dataset, example)).mesh or row.truth
         ]
 
     def ceilings_folder(self, environment: Mapping[str, str] = os.environ) -> str:

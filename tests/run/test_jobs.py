@@ -167,6 +167,18 @@ def test_a_table_names_every_result_on_the_way(jobs_of):
     assert json.loads(jobs.axes("demo"))["seeds"] == [0]
 
 
+def test_figures_and_pages_show_the_truth_that_the_dataset_names(jobs_of):
+    jobs = jobs_of(run={"examples": ["yellow_dog", "orange_boat"]})
+    rows, before = jobs.suite.manifests["demo"], jobs.truth_contents()
+    assert json.loads(jobs.truths)["demo"]["yellow_dog"] == "datasets/demo/yellow_dog/truth"
+    rows["yellow_dog"] = rows["yellow_dog"].model_copy(update={"truth": "demo/green_truck/truth"})
+    rows["orange_boat"] = rows["orange_boat"].model_copy(update={"truth": ""})
+    assert json.loads(jobs.truths) == {"demo": {"yellow_dog": "datasets/demo/green_truck/truth"}}
+    assert len(jobs.truth_contents()) == 1 and jobs.truth_contents()[0] not in before
+    rows["orange_boat"] = rows["orange_boat"].model_copy(update={"mesh": "demo/orange_boat/truth/mesh.ply"})
+    assert json.loads(jobs.truths)["demo"]["orange_boat"] == "results/demo/orange_boat/object/truth"
+
+
 def test_weights_by_origin(jobs_of):
     jobs = jobs_of()
     assert set(jobs.weights_in) == {"fetched", "converted"}

@@ -20,9 +20,9 @@ from eval.__main__ import main
 from eval.page import media
 from eval.page.budget import KINDS, embedded_size, pack
 from eval.page.evidence import LOG_LINES, POINTS, log_end, read_benchmark, read_losses
-from eval.page.exhibits import unseen_view
 from eval.page.media import LEVELS, Medium
 from eval.tables.plan import read_plan
+from eval.tables.shown import unseen_view
 from magic123.geometry.export import write_points
 from magic123.records.errors import InputError
 
@@ -232,6 +232,21 @@ def test_unseen_view_is_the_one_from_behind(run: Path) -> None:
         file.unlink()
     assert unseen_view(cells, None) == "ring/000"
     assert unseen_view([], None) is None
+
+
+def test_the_true_view_is_that_of_the_folder_which_the_run_names(run: Path, capsys: pytest.CaptureFixture) -> None:
+    shutil.move("datasets/toys/dog/truth", "elsewhere")
+    words = report_words()
+    at = words.index("--truth") + 1
+    counts = []
+    for truth in ('{"toys": {"dog": "elsewhere"}}', "{}"):
+        words[at] = truth
+        assert main(words) == 0
+        counts.append(Path("small-report.html").read_text().count('"truth": "m'))
+    assert counts == [1, 0]
+    for broken in ("datasets/{dataset}", '["toys"]', '{"toys": {"dog": 1}}'):
+        words[at] = broken
+        assert main(words) == 1 and "--truth cannot be read" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------------------- foreign text
