@@ -7,7 +7,7 @@ from pathlib import Path
 
 from eval.tables.build import build_table, cells_csv, read_settings, tidy_csv
 from eval.tables.column_cards import cards_json
-from eval.tables.differences import differences_csv, differences_markdown
+from eval.tables.differences import differences, differences_csv, differences_markdown
 from eval.tables.flag_table import flags_csv
 from eval.tables.layout import html, latex, markdown
 from eval.tables.plan import read_plan
@@ -27,11 +27,16 @@ def main(argv: list[str]) -> None:
     table = build_table(given.out.name, read_settings(given.settings), read_plan(given.plan))
     published = read_reported(given.reported) if table.reported else []
     texts = {".csv": tidy_csv(table), "-cells.csv": cells_csv(table)}
-    texts |= {"-differences.csv": differences_csv(table), "-flags.csv": flags_csv(table), "-cards.json": cards_json(table)}
+    against = differences(table)
+    texts |= {
+        "-differences.csv": differences_csv(table, against),
+        "-flags.csv": flags_csv(table),
+        "-cards.json": cards_json(table),
+    }
     comparisons = compare_rows(table)
     ranked = ranks(table, comparisons)
     texts |= {"-pairs.csv": pairs_csv(table, comparisons), "-ranks.csv": ranks_csv(ranked)}
-    texts[".md"] = markdown(table, published) + differences_markdown(table) + ranks_markdown(table, ranked)
+    texts[".md"] = markdown(table, published) + differences_markdown(table, against) + ranks_markdown(table, ranked)
     texts |= {".tex": latex(table, published), ".html": html(table, published)}
     for suffix, text in texts.items():
         write_text(given.out.with_name(given.out.name + suffix), text)

@@ -121,12 +121,12 @@ def differences(table: ResultTable) -> list[DifferenceLine]:
     return lines
 
 
-def differences_csv(table: ResultTable) -> str:
-    """Return CSV text with one difference in each line; the header alone where there is nothing to compare with."""
+def differences_csv(table: ResultTable, differences: list[DifferenceLine]) -> str:
+    """Return CSV text with one of the `differences` in each line; the header alone where there is nothing to compare with."""
     header = ["dataset", *ROW_FIELDS, "baseline_method", "baseline_stage", *COLUMN_FIELDS]
     header += ["difference", "low", "high", "level", "examples", "pairs", "reason"]
     lines = []
-    for line in differences(table):
+    for line in differences:
         key = [line.dataset, line.method, line.stage, *(table.baseline or ()), *column_fields(line.column)]
         d = line.difference
         numbers = [d.mean, d.low, d.high, LEVEL, d.examples, d.pairs] if d else [None] * 6
@@ -134,8 +134,8 @@ def differences_csv(table: ResultTable) -> str:
     return csv_text(frame(lines, header))
 
 
-def differences_markdown(table: ResultTable) -> str:
-    """Return a second table, for below the first; intervals that exclude zero are bold. Empty where no baseline is declared."""
+def differences_markdown(table: ResultTable, differences: list[DifferenceLine]) -> str:
+    """Return the `differences` as a table for below the first, intervals that exclude zero bold; empty without a baseline."""
     if table.baseline is None:
         return ""
     labels = {(method, stage): label for method, stage, label in table.rows}
@@ -145,7 +145,7 @@ def differences_markdown(table: ResultTable) -> str:
     places = [(dataset, column) for dataset in table.datasets for column in table.columns]
     heads = [f"{f'{d}: ' if several else ''}{describe(c.metric).label}, {c.view_set}, {c.protocol}" for d, c in places]
     lines = ["", f"#### Less {labels[table.baseline]}", "", "| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    by_place = {(line.dataset, line.method, line.stage, line.column): line for line in differences(table)}
+    by_place = {(line.dataset, line.method, line.stage, line.column): line for line in differences}
     reasons: list[str] = []
     for method, stage, label in table.rows:
         if (method, stage) == table.baseline:

@@ -14,13 +14,7 @@ from magic123.geometry.camera import Camera
 from magic123.priors import latent_diffusion
 from magic123.priors.latent_diffusion import DTYPES, Network, Schedule, dtype_of, freeze, load_component
 from magic123.priors.prior import Prior
-from magic123.priors.stable_diffusion import (
-    fill_prompt,
-    negative_prompts_of,
-    text_record,
-    view_embeddings,
-    view_prompts_of,
-)
+from magic123.priors.prompts import PLAIN, Prompts
 from magic123.records.errors import InputError
 from magic123.run.captions import check_sentencepiece
 
@@ -52,21 +46,19 @@ class DeepFloydIF(Prior):
         schedule: Schedule,
         embeddings: Float[Tensor, "P L D"],
         resolution: int,
-        front: float = 0.0,
-        hard_views: bool = False,
+        prompts: Prompts = PLAIN,
     ):
         """Create a prior of a loaded network.
 
         Args:
             unet: diffusers' UNet2DConditionModel.
             schedule: its noise schedule.
-            embeddings: see `view_embeddings`.
+            embeddings: see `Prompts.at`.
             resolution: side of its pictures in pixels.
-            front: azimuth of the object's front in degrees.
-            hard_views: see `view_embeddings`.
+            prompts: what the embeddings are of.
         """
         self.unet, self.schedule, self.embeddings = unet, schedule, embeddings
-        self.resolution, self.front, self.hard_views = resolution, front, hard_views
+        self.resolution, self.prompts = resolution, prompts
         self.alphas_cumprod = schedule.alphas_cumprod
         self.record: dict[str, Any] = {}
 
@@ -74,14 +66,8 @@ class DeepFloydIF(Prior):
     def load(
         cls,
         folder: Path,
+        prompts: Prompts,
         *,
-        prompt: str,
-        subject: str = "",
-        view_prompts: bool = True,
-        negative_prompt: str = "",
-        negative_views: bool = False,
-        hard_views: bool = False,
-        front_azimuth: float = 0.0,
         dtype: str = "float32",
         device: torch.device | str = "cpu",
     ) -> DeepFloydIF:
@@ -92,13 +78,7 @@ class DeepFloydIF(Prior):
 
         Args:
             folder: the diffusers folder; nothing is downloaded.
-            prompt: {subject} in it becomes `subject`.
-            subject: caption of the object.
-            view_prompts: append ", front view", ", side view" and ", back view".
-            negative_prompt: of the unconditional prediction; {subject} as in `prompt`.
-            negative_views: append the names of the other views to it.
-            hard_views: a prompt for each of HARD_VIEWS, of which the camera picks one.
-            front_azimuth: azimuth of the object's front in degrees.
+            prompts: what it reads.
             dtype: of the UNet, a key of DTYPES.
             device: of the UNet.
 
@@ -110,15 +90,14 @@ class DeepFloydIF(Prior):
         from diffusers import UNet2DConditionModel
         from transformers import AutoTokenizer, T5EncoderModel
 
-        negative = negative_prompts_of(negative_prompt, negative_views, subject, hard_views)
-        prompts = [*negative, *view_prompts_of(fill_prompt(prompt, subject, None), view_prompts, hard_views)]
+        texts = prompts.texts()
         check_sentencepiece(Path(folder) / "tokenizer")
         tokenizer = load_component(AutoTokenizer, folder, "tokenizer")
-        for text in prompts:
+        for text in texts:
             if (used := len(tokenizer(text).input_ids)) > LENGTH:
                 raise InputError(f"the prompt {text!r} has {used} tokens, but the text encoder reads {LENGTH}: shorten it")
         encoder = load_component(T5EncoderModel, folder, "text_encoder").eval().requires_grad_(False)
-        read = tokenizer([text.lower() for text in prompts], padding="max_length", max_length=LENGTH, return_tensors="pt")
+        read = tokenizer([text.lower() for text in texts], padding="max_length", max_length=LENGTH, return_tensors="pt")
         with torch.no_grad():
             embeddings = encoder(read.input_ids, attention_mask=read.attention_mask).last_hidden_state.to(device)
         del encoder
@@ -137,8 +116,8 @@ class DeepFloydIF(Prior):
             )
         if not isinstance(config.sample_size, int):
             raise InputError(f"unet/ in {folder} has sample_size {config.sample_size}: it must be one number, a side in pixels")
-        prior = cls(freeze(unet, DTYPES[dtype], device), schedule, embeddings, config.sample_size, front_azimuth, hard_views)
-        prior.record = text_record(prompts, view_prompts, schedule, config.sample_size, dtype, device, hard_views)
+        prior = cls(freeze(unet, DTYPES[dtype], device), schedule, embeddings, config.sample_size, prompts)
+        prior.record = prompts.record(texts, schedule, config.sample_size, dtype, device)
         return prior
 
     def encode(self, rgb: Float[Tensor, "B H W 3"], generator: torch.Generator | None = None) -> Float[Tensor, "B 3 R R"]:
@@ -154,7 +133,7 @@ class DeepFloydIF(Prior):
         self, latents: Float[Tensor, "B C h w"], t: Int[Tensor, " B"], camera: Camera
     ) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
         """Predict the noise in noisy pixels, see `Prior.noise`."""
-        context = view_embeddings(self.embeddings, camera, self.front, self.hard_views)
+        context = self.prompts.at(self.embeddings, camera)
         twice, t, kind = torch.cat([latents, latents]), t.repeat(2), dtype_of(self.unet)
         output = self.unet(twice.to(kind), t, encoder_hidden_states=context.to(kind)).sample[:, :CHANNELS]
         unconditional, conditional = self.schedule.epsilon(output, twice, t).chunk(2)

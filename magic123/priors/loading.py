@@ -12,6 +12,7 @@ from torch import Tensor
 from magic123.example.example import Example, load_example
 from magic123.priors.clip_reference import ClipReference
 from magic123.priors.prior import Prior, offload
+from magic123.priors.prompts import Prompts
 from magic123.records.errors import InputError
 from magic123.records.hashes import fingerprint
 from magic123.settings.priors import (
@@ -90,19 +91,17 @@ def _picture(name: str, example: Example) -> Tensor:
     return example.rgb
 
 
-def _prompted(settings: PromptedSettings, conditions: Conditions) -> dict:
-    """Return the arguments with which all text-conditioned priors are loaded."""
-    return {
-        "prompt": settings.prompt.replace("{name}", conditions.example.name),
-        "subject": conditions.example.prompt,
-        "view_prompts": settings.view_prompts,
-        "negative_prompt": settings.negative_prompt.replace("{name}", conditions.example.name),
-        "negative_views": settings.negative_views,
-        "hard_views": settings.hard_views,
-        "front_azimuth": conditions.example.camera.azimuth,
-        "dtype": settings.dtype,
-        "device": conditions.device,
-    }
+def _prompts(settings: PromptedSettings, example: Example) -> Prompts:
+    """Return what a text-conditioned prior reads."""
+    return Prompts(
+        settings.prompt.replace("{name}", example.name),
+        example.prompt,
+        settings.view_prompts,
+        settings.negative_prompt.replace("{name}", example.name),
+        settings.negative_views,
+        settings.hard_views,
+        example.camera.azimuth,
+    )
 
 
 def _stable_diffusion(name: str, settings: StableDiffusionSettings, folder: Path, conditions: Conditions) -> Prior:
@@ -111,19 +110,22 @@ def _stable_diffusion(name: str, settings: StableDiffusionSettings, folder: Path
     if settings.uses_token and conditions.token is None:
         raise InputError(f"the prior {name} uses a learned token: give --token, or set use_token to false")
     token = conditions.token if settings.use_token else None
-    return StableDiffusion.load(folder, token_file=token, **_prompted(settings, conditions))
+    prompts = _prompts(settings, conditions.example)
+    return StableDiffusion.load(folder, prompts, token_file=token, dtype=settings.dtype, device=conditions.device)
 
 
 def _stable_diffusion_xl(name: str, settings: StableDiffusionXLSettings, folder: Path, conditions: Conditions) -> Prior:
     from magic123.priors.stable_diffusion_xl import StableDiffusionXL
 
-    return StableDiffusionXL.load(folder, **_prompted(settings, conditions))
+    prompts = _prompts(settings, conditions.example)
+    return StableDiffusionXL.load(folder, prompts, dtype=settings.dtype, device=conditions.device)
 
 
 def _deepfloyd_if(name: str, settings: DeepFloydIFSettings, folder: Path, conditions: Conditions) -> Prior:
     from magic123.priors.deepfloyd_if import DeepFloydIF
 
-    return DeepFloydIF.load(folder, **_prompted(settings, conditions))
+    prompts = _prompts(settings, conditions.example)
+    return DeepFloydIF.load(folder, prompts, dtype=settings.dtype, device=conditions.device)
 
 
 def _clip(name: str, settings: ClipSettings | DenoisedClipSettings, folder: Path, conditions: Conditions) -> ClipReference:

@@ -21,13 +21,7 @@ from magic123.priors.latent_diffusion import (
     read_json,
 )
 from magic123.priors.prior import Prior
-from magic123.priors.stable_diffusion import (
-    fill_prompt,
-    negative_prompts_of,
-    text_record,
-    view_embeddings,
-    view_prompts_of,
-)
+from magic123.priors.prompts import PLAIN, Prompts
 from magic123.priors.tokens import prompt_ids
 from magic123.records.errors import InputError
 
@@ -45,8 +39,7 @@ class StableDiffusionXL(Prior):
         embeddings: Float[Tensor, "P L D"],
         pooled: Float[Tensor, "P D2"],
         resolution: int,
-        front: float = 0.0,
-        hard_views: bool = False,
+        prompts: Prompts = PLAIN,
     ):
         """Create a prior of loaded networks.
 
@@ -54,15 +47,14 @@ class StableDiffusionXL(Prior):
             vae: diffusers' AutoencoderKL, in float32.
             unet: diffusers' UNet2DConditionModel.
             schedule: its noise schedule.
-            embeddings: see `view_embeddings`; both text encoders' side by side.
+            embeddings: see `Prompts.at`; both text encoders' side by side.
             pooled: the second text encoder's pooled embeddings of the same prompts.
             resolution: side of its pictures in pixels.
-            front: azimuth of the object's front in degrees.
-            hard_views: see `view_embeddings`.
+            prompts: what the embeddings are of.
         """
         self.vae, self.unet, self.schedule = vae, unet, schedule
         self.embeddings, self.pooled, self.resolution = embeddings, pooled, resolution
-        self.front, self.hard_views = front, hard_views
+        self.prompts = prompts
         self.alphas_cumprod = schedule.alphas_cumprod
         # conditions of the network: (height, width) of the original, (top, left) of the crop, (height, width) of the target
         self.sizes = torch.tensor([[resolution, resolution, 0, 0, resolution, resolution]], device=embeddings.device)
@@ -72,14 +64,8 @@ class StableDiffusionXL(Prior):
     def load(
         cls,
         folder: Path,
+        prompts: Prompts,
         *,
-        prompt: str,
-        subject: str = "",
-        view_prompts: bool = True,
-        negative_prompt: str = "",
-        negative_views: bool = False,
-        hard_views: bool = False,
-        front_azimuth: float = 0.0,
         dtype: str = "float32",
         device: torch.device | str = "cpu",
     ) -> StableDiffusionXL:
@@ -91,13 +77,7 @@ class StableDiffusionXL(Prior):
 
         Args:
             folder: the diffusers folder; nothing is downloaded.
-            prompt: {subject} in it becomes `subject`.
-            subject: caption of the object.
-            view_prompts: append ", front view", ", side view" and ", back view".
-            negative_prompt: of the unconditional prediction; {subject} as in `prompt`.
-            negative_views: append the names of the other views to it.
-            hard_views: a prompt for each of HARD_VIEWS, of which the camera picks one.
-            front_azimuth: azimuth of the object's front in degrees.
+            prompts: what it reads.
             dtype: of the UNet, a key of DTYPES.
             device: of the networks.
 
@@ -107,8 +87,7 @@ class StableDiffusionXL(Prior):
         latent_diffusion.offline()
         from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-        negative = negative_prompts_of(negative_prompt, negative_views, subject, hard_views)
-        prompts = [*negative, *view_prompts_of(fill_prompt(prompt, subject, None), view_prompts, hard_views)]
+        texts = prompts.texts()
         vae, unet, resolution = load_autoencoder_and_unet(folder, 4, DTYPES[dtype], device)
         schedule = Schedule.load(folder, device)
         hidden: list[Tensor] = []
@@ -117,7 +96,7 @@ class StableDiffusionXL(Prior):
             tokenizer = load_component(CLIPTokenizer, folder, f"tokenizer{number}")
             encoder = load_component(kind, folder, f"text_encoder{number}").eval().requires_grad_(False).to(device)
             with torch.no_grad():
-                output = encoder(prompt_ids(tokenizer, encoder, prompts), output_hidden_states=True)
+                output = encoder(prompt_ids(tokenizer, encoder, texts), output_hidden_states=True)
             hidden.append(output.hidden_states[-2])
             if kind is CLIPTextModelWithProjection:
                 pooled = output.text_embeds
@@ -133,10 +112,10 @@ class StableDiffusionXL(Prior):
                 f"unet/ in {folder} reads text of width {unet.config.cross_attention_dim}, but the text encoders give "
                 f"{embeddings.shape[-1]}: the components do not belong to one model"
             )
-        if negative == [""] and read_json(folder, "model_index.json").get("force_zeros_for_empty_prompt", True):
+        if prompts.negative_texts() == [""] and read_json(folder, "model_index.json").get("force_zeros_for_empty_prompt", True):
             embeddings[0], pooled[0] = 0, 0
-        prior = cls(vae.float(), unet, schedule, embeddings, pooled, resolution, front_azimuth, hard_views)
-        prior.record = text_record(prompts, view_prompts, schedule, resolution, dtype, device, hard_views)
+        prior = cls(vae.float(), unet, schedule, embeddings, pooled, resolution, prompts)
+        prior.record = prompts.record(texts, schedule, resolution, dtype, device)
         return prior
 
     def encode(self, rgb: Float[Tensor, "B H W 3"], generator: torch.Generator | None = None) -> Float[Tensor, "B C h w"]:
@@ -154,7 +133,7 @@ class StableDiffusionXL(Prior):
         """Predict the noise in noisy latents, see `Prior.noise`."""
         kind = dtype_of(self.unet)
         texts = self.embeddings, self.pooled
-        context, pooled = (view_embeddings(part, camera, self.front, self.hard_views) for part in texts)
+        context, pooled = (self.prompts.at(part, camera) for part in texts)
         added = {"text_embeds": pooled.to(kind), "time_ids": self.sizes.expand(len(pooled), -1).to(kind)}
         twice, t = torch.cat([latents, latents]), t.repeat(2)
         output = self.unet(twice.to(kind), t, encoder_hidden_states=context.to(kind), added_cond_kwargs=added).sample

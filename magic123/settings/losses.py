@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import AfterValidator, NonNegativeFloat, ValidationInfo
+from pydantic import NonNegativeFloat, ValidationInfo, field_validator
 
 from magic123.settings.common import OMITTED, KindSettings, is_strict
 
@@ -13,6 +13,7 @@ class Losses(KindSettings):
     """Weights of the losses; 0 switches one off (it is then not computed)."""
 
     recorded: ClassVar[dict[str, Any]] = {"orientation_by_density": OMITTED, "point_colour": OMITTED}
+    unused: ClassVar[frozenset[str]] = frozenset()  # what the scene has nothing to compute from
 
     rgb: NonNegativeFloat = 5.0
     mask: NonNegativeFloat = 0.5
@@ -34,49 +35,28 @@ class Losses(KindSettings):
     # of points: colours should stay as they were lifted, those of the known view a hundred times as much
     point_colour: NonNegativeFloat = 0.0
 
-
-def _unused(weight: float, info: ValidationInfo) -> float:
-    """Return a weight of a loss that the scene cannot compute; a settings file may only set it to 0."""
-    if weight and is_strict(info):
-        raise ValueError("this scene has nothing to compute this loss from; remove it, or set it to 0")
-    return weight
-
-
-Unused = Annotated[NonNegativeFloat, AfterValidator(_unused)]
+    @field_validator("*")
+    @classmethod
+    def _computable(cls, weight: float, info: ValidationInfo) -> float:
+        """Refuse the weight of a loss that the scene cannot compute; a settings file may only set it to 0."""
+        if weight and info.field_name in cls.unused and is_strict(info):
+            raise ValueError("this scene has nothing to compute this loss from; remove it, or set it to 0")
+        return weight
 
 
 class NeRFLosses(Losses):
     """Weights of the losses of a NeRF, which has no mesh."""
 
-    normal_consistency: Unused = 0.0
-    laplacian: Unused = 0.0
-    point_colour: Unused = 0.0
+    unused = frozenset({"normal_consistency", "laplacian", "point_colour"})
 
 
 class DMTetLosses(Losses):
     """Weights of the losses of a DMTet, which has a surface instead of a density."""
 
-    entropy: Unused = 1e-3
-    orientation: Unused = 1e-2
-    orientation_by_density: Unused = 0.0
-    total_variation: Unused = 0.0
-    point_colour: Unused = 0.0
+    unused = frozenset({"entropy", "orientation", "orientation_by_density", "total_variation", "point_colour"})
 
 
 class PointsLosses(Losses):
     """Weights of the losses of a point cloud, whose positions are fixed: no loss moves them."""
 
-    mask: Unused = 0.5
-    depth: Unused = 0.01
-    normal: Unused = 0.0
-    entropy: Unused = 1e-3
-    orientation: Unused = 1e-2
-    orientation_by_density: Unused = 0.0
-    opacity: Unused = 0.0
-    opacity_entropy: Unused = 0.0
-    normal_blur_detached: Unused = 0.0
-    normal_smoothness: Unused = 0.5
-    normal_blur: Unused = 0.5
-    total_variation: Unused = 0.0
-    normal_consistency: Unused = 0.0
-    laplacian: Unused = 0.0
+    unused = frozenset(Losses.model_fields) - {"rgb", "point_colour"}

@@ -18,6 +18,7 @@ from magic123.commands.reconstruct import main, reconstruct
 from magic123.geometry.camera import Camera
 from magic123.optimise.guidance import loss_scale_at
 from magic123.optimise.views import novel_shading, plain_if_possible, sees_reference
+from magic123.priors.prompts import Prompts
 from magic123.priors.stable_diffusion import StableDiffusion
 from magic123.priors.zero123 import Zero123
 from magic123.records.errors import InputError
@@ -272,7 +273,7 @@ def test_priors_on_a_gpu_guide_a_scene_on_the_cpu(tmp_path, kind):
             folder = write_zero123(tmp_path / device)
             prior = Zero123.load(folder, torch.full((16, 16, 3), 0.3), ReferenceCamera(), device=device)
         else:
-            prior = StableDiffusion.load(write_stable_diffusion(tmp_path / device), prompt="a red dog", device=device)
+            prior = StableDiffusion.load(write_stable_diffusion(tmp_path / device), Prompts("a red dog"), device=device)
         rgb = torch.full((1, 16, 16, 3), 0.5, requires_grad=True)
         settings = prior_settings(kind=kind, weights="w", weight=1, guidance_scale=2)
         loss, _ = score_distillation(

@@ -15,6 +15,7 @@ from tiny_diffusion import SIDE, TEXT_WIDTH, write_stable_diffusion
 from magic123.commands import invert
 from magic123.optimise.augmentation import _blur, augment, centre_square, draw_maps, jitter_colors, shift_hue
 from magic123.optimise.textual_inversion import IMAGENET_TEMPLATES, TextToImage, checked_templates, fill_template, learn_token
+from magic123.priors.prompts import Prompts
 from magic123.priors.tokens import load_token
 from magic123.records.errors import InputError
 from magic123.settings.inversion import InversionSettings
@@ -267,7 +268,7 @@ def test_the_command_writes_a_token_that_the_prior_reads(example, weights, tmp_p
     assert InversionSettings.model_validate(record["settings"]) == QUICK
     assert {"learned", "initial", "caption", "learned_minus_caption"} < set(record["evaluation"])
     assert len(record["loss"]["curve"]) == QUICK.steps
-    prior = StableDiffusion.load(weights, prompt="a photo of {subject}", token_file=out)
+    prior = StableDiffusion.load(weights, Prompts("a photo of {subject}"), token_file=out)
     assert prior.record["token"] == "<object>"
     said = capsys.readouterr()
     assert said.out == "" and "step 4 of 4" in said.err

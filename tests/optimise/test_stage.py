@@ -26,6 +26,7 @@ from magic123.optimise import step as one_step
 from magic123.optimise.watch import sheet
 from magic123.priors import offload
 from magic123.priors.offload import Offloaded
+from magic123.priors.prompts import Prompts
 from magic123.priors.stable_diffusion import StableDiffusion
 from magic123.records.errors import InputError
 from magic123.render.rendering import PLAIN, RenderOptions
@@ -283,7 +284,7 @@ def test_the_guidance_shown_is_the_noisy_and_the_denoised_picture(weights):
     from magic123.optimise.watch import StageWatch
     from magic123.priors.sds import NoisePrediction
 
-    prior, generator = StableDiffusion.load(weights["sd"], prompt="a dog"), torch.Generator().manual_seed(0)
+    prior, generator = StableDiffusion.load(weights["sd"], Prompts("a dog")), torch.Generator().manual_seed(0)
     rgb = torch.rand(1, 16, 16, 3, generator=generator)
     latents = prior.encode(rgb)
     noise = torch.randn(latents.shape, generator=generator)

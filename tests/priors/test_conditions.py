@@ -11,10 +11,11 @@ from prior_inputs import ALPHAS, generator, views
 
 from magic123.geometry.camera import Camera
 from magic123.priors.latent_diffusion import Schedule
+from magic123.priors.prompts import Prompts, hard_view_shares, view_shares
 from magic123.priors.sds import (
     angle_weight,
 )
-from magic123.priors.stable_diffusion import StableDiffusion, hard_view_shares, negative_prompts_of, view_shares
+from magic123.priors.stable_diffusion import StableDiffusion
 from magic123.priors.zero123 import Zero123, clip_pixels, pose_vector, reference_shares
 from magic123.records.errors import InputError
 
@@ -69,7 +70,8 @@ def test_hard_views_are_the_regions_of_realfusions_code():
 
 def test_a_hard_view_has_a_prompt_of_its_own():
     unet, embeddings = RecordingUNet(), torch.randn(10, 5, 6)
-    prior = StableDiffusion(None, unet, Schedule(ALPHAS, "epsilon"), embeddings, 8, front=10.0, hard_views=True)
+    prompts = Prompts(front_azimuth=10.0, hard_views=True)
+    prior = StableDiffusion(None, unet, Schedule(ALPHAS, "epsilon"), embeddings, 8, prompts)
     camera = Camera.orbit([90.0, 90.0, 10.0], [10.0, -170.0, 10.0], 1.8, 40, 8)
     prior.noise(torch.randn(3, 4, 8, 8), torch.tensor([300, 400, 500]), camera)
     torch.testing.assert_close(unet.context, torch.cat([embeddings[[0, 2, 3]], embeddings[[5, 7, 8]]]))
@@ -77,7 +79,7 @@ def test_a_hard_view_has_a_prompt_of_its_own():
 
 def test_text_condition_is_the_interpolated_embedding_and_the_empty_prompt():
     unet, embeddings = RecordingUNet(), torch.randn(4, 5, 6)
-    prior = StableDiffusion(None, unet, Schedule(ALPHAS, "epsilon"), embeddings, 8, front=10.0)
+    prior = StableDiffusion(None, unet, Schedule(ALPHAS, "epsilon"), embeddings, 8, Prompts(front_azimuth=10.0))
     prior.noise(torch.randn(2, 4, 8, 8), torch.tensor([300, 400]), views([55.0, -170.0]))
     torch.testing.assert_close(unet.context[:2], embeddings[:1].expand(2, -1, -1))
     torch.testing.assert_close(unet.context[2], (embeddings[1] + embeddings[2]) / 2)
@@ -228,10 +230,10 @@ def test_negative_prompts_of_views_are_mixed_as_the_prompts_are():
 
 def test_negative_prompts_name_the_other_views():
     """As the published code writes them with `dir_texts_neg`; a negative prompt comes first, after which it has no comma."""
-    assert negative_prompts_of("", False, "") == [""]
-    assert negative_prompts_of("a blurred {subject}", False, "<dog>") == ["a blurred <dog>"]
+    assert Prompts().negative_texts() == [""]
+    assert Prompts(negative_prompt="a blurred {subject}", subject="a dog").negative_texts("<dog>") == ["a blurred <dog>"]
     others = ["side view, back view", "front view, back view", "front view, side view"]
-    assert negative_prompts_of("", True, "") == others
-    assert negative_prompts_of("blurred", True, "") == [f"blurred, {views}" for views in others]
+    assert Prompts(negative_views=True).negative_texts() == others
+    assert Prompts(negative_prompt="blurred", negative_views=True).negative_texts() == [f"blurred, {views}" for views in others]
     with pytest.raises(InputError, match="neither a token nor a caption"):
-        negative_prompts_of("a blurred {subject}", False, "")
+        Prompts(negative_prompt="a blurred {subject}").negative_texts()

@@ -15,7 +15,8 @@ from prior_inputs import ALPHAS, REFERENCE, ROOT, generator, settings, views
 from score_distillation import score_distillation
 from tiny_diffusion import SIDE, TEXT_WIDTH, write_stable_diffusion, write_zero123
 
-from magic123.priors.stable_diffusion import StableDiffusion, fill_prompt
+from magic123.priors.prompts import Prompts, fill_prompt
+from magic123.priors.stable_diffusion import StableDiffusion
 from magic123.priors.tokens import save_token
 from magic123.priors.zero123 import Zero123, clip_pixels
 from magic123.records.errors import InputError
@@ -29,7 +30,7 @@ def tiny(tmp_path_factory) -> SimpleNamespace:
 
 
 def test_stable_diffusion_folder_gives_a_prior(tiny):
-    prior = StableDiffusion.load(tiny.sd, prompt="a dslr image of {subject}", subject="a red dog")
+    prior = StableDiffusion.load(tiny.sd, Prompts("a dslr image of {subject}", subject="a red dog"))
     assert prior.resolution == SIDE
     assert prior.record["prompts"][2] == "a dslr image of a red dog, back view" and prior.record["token"] is None
     torch.testing.assert_close(prior.alphas_cumprod, ALPHAS, atol=1e-5, rtol=1e-4)
@@ -42,7 +43,7 @@ def test_stable_diffusion_folder_gives_a_prior(tiny):
 
 
 def test_encoding_draws_from_the_generator_or_takes_the_mode(tiny):
-    prior, rgb = StableDiffusion.load(tiny.sd, prompt="a dog"), torch.rand(1, SIDE, SIDE, 3)
+    prior, rgb = StableDiffusion.load(tiny.sd, Prompts("a dog")), torch.rand(1, SIDE, SIDE, 3)
     torch.testing.assert_close(prior.encode(rgb, generator(1)), prior.encode(rgb, generator(1)))
     assert not torch.equal(prior.encode(rgb, generator(1)), prior.encode(rgb, generator(2)))
     mode = prior.vae.encode(rgb.permute(0, 3, 1, 2) * 2 - 1).latent_dist.mode() * prior.vae.config.scaling_factor
@@ -51,27 +52,27 @@ def test_encoding_draws_from_the_generator_or_takes_the_mode(tiny):
 
 
 def test_without_view_prompts_every_view_reads_the_same(tiny):
-    prior = StableDiffusion.load(tiny.sd, prompt="a dog", view_prompts=False)
+    prior = StableDiffusion.load(tiny.sd, Prompts("a dog", view_prompts=False))
     torch.testing.assert_close(prior.condition(views(0.0)), prior.condition(views(180.0)))
 
 
 def test_a_negative_prompt_replaces_the_empty_one_alone(tiny):
-    plain = StableDiffusion.load(tiny.sd, prompt="a dog")
-    negative = StableDiffusion.load(tiny.sd, prompt="a dog", negative_prompt="a cat")
-    by_view = StableDiffusion.load(tiny.sd, prompt="a dog", negative_prompt="a cat", negative_views=True)
+    plain = StableDiffusion.load(tiny.sd, Prompts("a dog"))
+    negative = StableDiffusion.load(tiny.sd, Prompts("a dog", negative_prompt="a cat"))
+    by_view = StableDiffusion.load(tiny.sd, Prompts("a dog", negative_prompt="a cat", negative_views=True))
     for prior in (negative, by_view):
         torch.testing.assert_close(prior.embeddings[-3:], plain.embeddings[1:])
     assert not torch.allclose(negative.embeddings[0], plain.embeddings[0]) and len(by_view.embeddings) == 6
     assert "negative_prompts" not in plain.record and negative.record["negative_prompts"] == ["a cat"]
     assert by_view.record["negative_prompts"][2] == "a cat, front view, side view"
     with pytest.raises(InputError, match="shorten"):
-        StableDiffusion.load(tiny.sd, prompt="a dog", negative_prompt="a red dog " * 10)
+        StableDiffusion.load(tiny.sd, Prompts("a dog", negative_prompt="a red dog " * 10))
 
 
 def test_a_learned_token_takes_part_in_the_prompt(tiny, tmp_path):
     def load(vector):
         save_token(tmp_path, "<object>", vector)
-        return StableDiffusion.load(tiny.sd, prompt="a photo of {subject}", subject="a dog", token_file=tmp_path)
+        return StableDiffusion.load(tiny.sd, Prompts("a photo of {subject}", subject="a dog"), token_file=tmp_path)
 
     first, second = load(torch.zeros(TEXT_WIDTH)), load(torch.ones(TEXT_WIDTH))
     assert first.record["token"] == "<object>" and first.record["prompts"][0] == "a photo of <object>, front view"
@@ -82,16 +83,16 @@ def test_a_learned_token_takes_part_in_the_prompt(tiny, tmp_path):
 def test_prompts_that_cannot_be_meant_are_refused(tiny, tmp_path):
     save_token(tmp_path, "<object>", torch.zeros(TEXT_WIDTH + 1))
     with pytest.raises(InputError, match="another model"):
-        StableDiffusion.load(tiny.sd, prompt="{subject}", token_file=tmp_path)
+        StableDiffusion.load(tiny.sd, Prompts("{subject}"), token_file=tmp_path)
     with pytest.raises(InputError, match="<object>"):
         fill_prompt("a photo of a dog", "", "<object>")
     with pytest.raises(InputError, match="subject"):
         fill_prompt("a photo of {subject}", "", None)
     with pytest.raises(InputError, match="shorten"):
-        StableDiffusion.load(tiny.sd, prompt="a red dog " * 10)
+        StableDiffusion.load(tiny.sd, Prompts("a red dog " * 10))
     save_token(tmp_path, "dog", torch.zeros(TEXT_WIDTH))
     with pytest.raises(InputError, match="already a word"):
-        StableDiffusion.load(tiny.sd, prompt="{subject}", token_file=tmp_path)
+        StableDiffusion.load(tiny.sd, Prompts("{subject}"), token_file=tmp_path)
 
 
 def test_zero123_folder_gives_a_prior(tiny):
@@ -173,12 +174,12 @@ def broken(source: Path, target: Path) -> Path:
 
 def test_missing_or_damaged_weights_are_named(tiny, tmp_path):
     with pytest.raises(InputError, match=r"nowhere.*does not exist"):
-        StableDiffusion.load(tmp_path / "nowhere", prompt="a dog")
+        StableDiffusion.load(tmp_path / "nowhere", Prompts("a dog"))
     for part in ("vae", "unet", "text_encoder", "tokenizer", "scheduler"):
         folder = broken(tiny.sd, tmp_path / f"without-{part}")
         shutil.rmtree(folder / part)
         with pytest.raises(InputError, match=f"without-{part} has no {part}/"):
-            StableDiffusion.load(folder, prompt="a dog")
+            StableDiffusion.load(folder, Prompts("a dog"))
     for part in ("image_encoder", "cc_projection", "feature_extractor"):
         folder = broken(tiny.zero123, tmp_path / f"without-{part}")
         shutil.rmtree(folder / part)
@@ -188,7 +189,7 @@ def test_missing_or_damaged_weights_are_named(tiny, tmp_path):
     weights = folder / "unet/diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:3000])
     with pytest.raises(InputError, match="unet"):
-        StableDiffusion.load(folder, prompt="a dog")
+        StableDiffusion.load(folder, Prompts("a dog"))
 
 
 def test_absent_parameters_are_an_error_not_random_numbers(tiny, tmp_path):
@@ -201,7 +202,7 @@ def test_absent_parameters_are_an_error_not_random_numbers(tiny, tmp_path):
         tensors.pop(sorted(tensors)[5])
         save_file(tensors, path, metadata={"format": "pt"})
         with pytest.raises(InputError, match=f"{part}/.*lacks 1 parameters"):
-            StableDiffusion.load(folder, prompt="a dog")
+            StableDiffusion.load(folder, Prompts("a dog"))
 
 
 def test_weights_of_another_kind_are_refused(tiny, tmp_path):
@@ -211,13 +212,13 @@ def test_weights_of_another_kind_are_refused(tiny, tmp_path):
     config = folder / "scheduler/scheduler_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "sample"}))
     with pytest.raises(InputError, match="prediction_type 'sample'"):
-        StableDiffusion.load(folder, prompt="a dog")
+        StableDiffusion.load(folder, Prompts("a dog"))
 
 
 def test_tiny_gradients_survive_a_half_precision_autoencoder(tiny):
     """1e-9 is below float16's smallest number; at the pixels the gradient must still have its direction and length."""
-    whole = StableDiffusion.load(tiny.sd, prompt="a dog")
-    half = StableDiffusion.load(tiny.sd, prompt="a dog", dtype="float16")
+    whole = StableDiffusion.load(tiny.sd, Prompts("a dog"))
+    half = StableDiffusion.load(tiny.sd, Prompts("a dog"), dtype="float16")
     slope = torch.randn(1, 4, SIDE // 2, SIDE // 2, generator=generator(1)) * 1e-9
 
     def at_pixels(prior):

@@ -11,6 +11,7 @@ import torch
 from prior_inputs import DEMO, MINIATURES, REFERENCE, ROOT, generator, settings, views
 from score_distillation import score_distillation
 
+from magic123.priors.prompts import Prompts
 from magic123.priors.stable_diffusion import StableDiffusion
 from magic123.priors.zero123 import Zero123
 
@@ -103,7 +104,7 @@ def test_miniature_stable_diffusion_pulls_a_disturbed_true_view_back(demo_views)
     for view, other in zip(demo_views, reversed(captions), strict=True):
         left = []
         for caption in (view.row["prompt"], other):
-            prior = StableDiffusion.load(MINIATURES / "stable-diffusion", prompt="{subject}", subject=caption)
+            prior = StableDiffusion.load(MINIATURES / "stable-diffusion", Prompts("{subject}", subject=caption))
             left.append(pulled_back(prior, settings(guidance_scale=2.0), view.truth, views(view.azimuth)))
         print(f"{view.row['name']}: disturbance left {left[0]:.2f}, with another caption {left[1]:.2f}")
         assert left[0] < 0.85 and left[0] < 0.85 * left[1]

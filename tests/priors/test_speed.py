@@ -17,6 +17,7 @@ from magic123.geometry.camera import Camera
 from magic123.priors import speed as speeding
 from magic123.priors.deepfloyd_if import DeepFloydIF
 from magic123.priors.prior import FrozenModel
+from magic123.priors.prompts import Prompts
 from magic123.priors.speed import apply_speed, on_streams
 from magic123.priors.stable_diffusion import StableDiffusion
 from magic123.priors.stable_diffusion_xl import StableDiffusionXL
@@ -35,7 +36,7 @@ def priors(folder, device="cpu") -> dict:
         if kind == "zero123":
             made[kind] = Zero123.load(where, torch.full((16, 16, 3), 0.3), ReferenceCamera(), device=device)
         else:
-            made[kind] = StableDiffusion.load(where, prompt="a red dog", device=device)
+            made[kind] = StableDiffusion.load(where, Prompts("a red dog"), device=device)
     return made
 
 
@@ -239,7 +240,7 @@ def test_encoders_of_the_conditions_are_freed(tmp_path, monkeypatch, kind):
                 "stable-diffusion-xl": (StableDiffusionXL, write_stable_diffusion_xl),
                 "deepfloyd-if": (DeepFloydIF, write_deepfloyd_if),
             }[kind]
-            prior = load.load(write(tmp_path / "w"), prompt="a red dog")
+            prior = load.load(write(tmp_path / "w"), Prompts("a red dog"))
         assert loaded and all(reference() is None for reference in loaded) and prior.record
     finally:
         gc.enable()

@@ -6,7 +6,7 @@ import json
 import pytest
 from repository_paths import REPOSITORY
 
-from magic123.priors.stable_diffusion import HARD_VIEWS, VIEWS, negative_prompts_of
+from magic123.priors.prompts import HARD_VIEWS, VIEWS, Prompts
 from magic123.records.errors import InputError
 from magic123.run import captions
 from magic123.run.captions import check_captions
@@ -61,7 +61,8 @@ def test_each_use_of_a_caption_is_checked(suite_of):
 def test_the_texts_of_priors_are_those_that_priors_make():
     for views, named, hard in ((VIEWS, captions.VIEWS, False), (HARD_VIEWS, captions.HARD_VIEWS, True)):
         assert tuple(f", {view}" for view in views) == named
-        assert [f"bad{other}" for other in captions.other_views(named)] == negative_prompts_of("bad", True, "x", hard)
+        prompts = Prompts(negative_prompt="bad", negative_views=True, hard_views=hard)
+        assert [f"bad{other}" for other in captions.other_views(named)] == prompts.negative_texts()
 
 
 @pytest.mark.parametrize("kind", ["stable-diffusion", "stable-diffusion-xl", "clip"])

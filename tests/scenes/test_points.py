@@ -21,6 +21,7 @@ from magic123.measure.benchmark import measure
 from magic123.optimise.guidance import replacing_prior
 from magic123.optimise.views import ReferenceView
 from magic123.priors.clip_reference import denoised_consistency, replaces_distillation
+from magic123.priors.prompts import Prompts
 from magic123.priors.sds import NoisePrediction, distil, predict_noise
 from magic123.priors.stable_diffusion import StableDiffusion
 from magic123.records.errors import InputError
@@ -321,7 +322,7 @@ def test_what_is_denoised_is_the_picture_where_the_noise_is_known():
 
 
 def test_asking_and_distilling_is_score_distillation(weights):
-    prior = StableDiffusion.load(Path(weights["sd"]), prompt="a photo of {subject}", subject="a red dog")
+    prior = StableDiffusion.load(Path(weights["sd"]), Prompts("a photo of {subject}", subject="a red dog"))
     settings = prior_settings(kind="stable-diffusion", weights="sd", weight=2, guidance_scale=3, use_token=False)
     rgb = torch.rand(1, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(4))
     camera = Camera.orbit(80.0, 20.0, 1.8, 40.0, SIDE)
@@ -337,7 +338,7 @@ def test_clip_on_a_denoised_view_pulls_the_view(weights):
     from magic123.priors.clip_reference import ClipReference
 
     generator = torch.Generator().manual_seed(6)
-    prior = StableDiffusion.load(Path(weights["sd"]), prompt="a photo of {subject}", subject="a red dog")
+    prior = StableDiffusion.load(Path(weights["sd"]), Prompts("a photo of {subject}", subject="a red dog"))
     judge = ClipReference.load(CLIP, torch.rand(SIDE, SIDE, 3, generator=generator))
     settings = prior_settings(kind="stable-diffusion", weights="sd", weight=1, guidance_scale=2, use_token=False)
     its = prior_settings(kind="clip", weights="clip", weight=3, denoiser="text", t_range=(0, 0.4))

@@ -20,7 +20,7 @@ from magic123.geometry.camera import Camera, view_cameras
 from magic123.priors.clip_reference import ClipReference, clip_consistency
 from magic123.priors.deepfloyd_if import DeepFloydIF, to_pixels
 from magic123.priors.latent_diffusion import Schedule
-from magic123.priors.stable_diffusion import view_embeddings
+from magic123.priors.prompts import Prompts
 from magic123.priors.stable_diffusion_xl import StableDiffusionXL
 from magic123.records.errors import InputError
 from magic123.scenes.samples import draw
@@ -89,7 +89,7 @@ def if_pipeline(folder):
 
 
 def test_sdxl_says_what_diffusers_own_pipeline_tells_it(xl):
-    prior = StableDiffusionXL.load(xl, prompt=PROMPT, subject="a red dog")
+    prior = StableDiffusionXL.load(xl, Prompts(PROMPT, subject="a red dog"))
     pipeline = xl_pipeline(xl)
     told = pipeline.encode_prompt("a photo of a red dog, side view", device="cpu", do_classifier_free_guidance=True)
     assert torch.allclose(prior.embeddings[2], told[0][0], atol=1e-5)
@@ -107,7 +107,7 @@ def test_sdxl_says_what_diffusers_own_pipeline_tells_it(xl):
 
 
 def test_deepfloyd_if_says_what_diffusers_own_pipeline_tells_it(pixels):
-    prior = DeepFloydIF.load(pixels, prompt=PROMPT, subject="a red Dog")
+    prior = DeepFloydIF.load(pixels, Prompts(PROMPT, subject="a red Dog"))
     pipeline = if_pipeline(pixels)
     own, empty = pipeline.encode_prompt("a photo of a red dog, back view", device="cpu")
     assert torch.allclose(prior.embeddings[3], own[0], atol=1e-5)
@@ -121,7 +121,7 @@ def test_deepfloyd_if_says_what_diffusers_own_pipeline_tells_it(pixels):
 
 def test_a_negative_prompt_takes_the_unconditional_place_in_sdxl(xl):
     """In both encoders and in the pooled embedding, none of which is zero then, as diffusers' own pipeline has it."""
-    prior = StableDiffusionXL.load(xl, prompt=PROMPT, subject="a red dog", negative_prompt="a {subject} object")
+    prior = StableDiffusionXL.load(xl, Prompts(PROMPT, subject="a red dog", negative_prompt="a {subject} object"))
     pipeline = xl_pipeline(xl)
     words = {"negative_prompt": "a a red dog object", "device": "cpu", "do_classifier_free_guidance": True}
     positive, negative, pooled, negative_pooled = pipeline.encode_prompt("a photo of a red dog, front view", **words)
@@ -133,7 +133,7 @@ def test_a_negative_prompt_takes_the_unconditional_place_in_sdxl(xl):
     added = {"text_embeds": negative_pooled, "time_ids": torch.tensor([[SIDE, SIDE, 0, 0, SIDE, SIDE]])}
     with torch.no_grad():
         expected = pipeline.unet(latents, t, encoder_hidden_states=negative, added_cond_kwargs=added).sample
-    without = StableDiffusionXL.load(xl, prompt=PROMPT, subject="a red dog")
+    without = StableDiffusionXL.load(xl, Prompts(PROMPT, subject="a red dog"))
     for angle in (0.0, 135.0):  # one negative prompt for all views
         unconditional, conditional = prior.noise(latents, t, camera(angle))
         assert torch.allclose(unconditional, expected, atol=1e-5)
@@ -142,7 +142,7 @@ def test_a_negative_prompt_takes_the_unconditional_place_in_sdxl(xl):
 
 
 def test_a_negative_prompt_takes_the_unconditional_place_in_deepfloyd_if(pixels):
-    prior = DeepFloydIF.load(pixels, prompt=PROMPT, subject="a red Dog", negative_prompt="Side of a cat")
+    prior = DeepFloydIF.load(pixels, Prompts(PROMPT, subject="a red Dog", negative_prompt="Side of a cat"))
     pipeline = if_pipeline(pixels)
     own, negative = pipeline.encode_prompt("a photo of a red dog, back view", device="cpu", negative_prompt="Side of a cat")
     assert torch.allclose(prior.embeddings[[0, 3]], torch.cat([negative, own]), atol=1e-5)
@@ -158,11 +158,11 @@ def test_a_negative_prompt_takes_the_unconditional_place_in_deepfloyd_if(pixels)
 def test_negative_prompts_of_views_mix_in_every_encoder(kind, xl, pixels):
     """At 45 degrees half front's and half side's, which name the other views, the pooled embedding too."""
     folder = xl if kind is StableDiffusionXL else pixels
-    prior = kind.load(folder, prompt=PROMPT, subject="a red dog", negative_prompt="a cat", negative_views=True)
+    prior = kind.load(folder, Prompts(PROMPT, subject="a red dog", negative_prompt="a cat", negative_views=True))
     assert prior.record["negative_prompts"][:2] == ["a cat, side view, back view", "a cat, front view, back view"]
     for texts in [prior.embeddings] + ([prior.pooled] if kind is StableDiffusionXL else []):
         assert len(texts) == 6
-        mixed = view_embeddings(texts, camera(45.0), prior.front)
+        mixed = prior.prompts.at(texts, camera(45.0))
         assert torch.allclose(mixed, torch.stack([texts[[0, 1]].mean(0), texts[[3, 4]].mean(0)]), atol=1e-6)
         assert (texts[0] - texts[1]).abs().max() > 1e-3
 
@@ -179,7 +179,7 @@ def test_pixels_are_their_own_latents():
 @pytest.mark.parametrize("kind", ["stable-diffusion-xl", "deepfloyd-if"])
 def test_further_priors_guide_like_any_other(kind, xl, pixels):
     load, folder = {"stable-diffusion-xl": (StableDiffusionXL.load, xl), "deepfloyd-if": (DeepFloydIF.load, pixels)}[kind]
-    prior = load(folder, prompt=PROMPT, subject="a red dog")
+    prior = load(folder, Prompts(PROMPT, subject="a red dog"))
     rgb = torch.rand(1, 24, 24, 3, generator=torch.Generator().manual_seed(1)).requires_grad_()
     settings = prior_settings(kind=kind, weights="random", weight=1, guidance_scale=5)
     loss, said = score_distillation(prior, rgb, camera(20.0), settings=settings, generator=torch.Generator().manual_seed(2))
@@ -189,9 +189,9 @@ def test_further_priors_guide_like_any_other(kind, xl, pixels):
 
 def test_parts_of_another_model_are_refused_by_name(xl, pixels):
     with pytest.raises(InputError, match="another kind of model"):
-        DeepFloydIF.load(_like(pixels, xl, "unet"), prompt=PROMPT, subject="a dog")
+        DeepFloydIF.load(_like(pixels, xl, "unet"), Prompts(PROMPT, subject="a dog"))
     with pytest.raises(InputError, match="takes 3 channels, but 4 are needed"):
-        StableDiffusionXL.load(_like(xl, pixels, "unet"), prompt=PROMPT, subject="a dog")
+        StableDiffusionXL.load(_like(xl, pixels, "unet"), Prompts(PROMPT, subject="a dog"))
 
 
 def _like(folder: Path, other: Path, part: str) -> Path:

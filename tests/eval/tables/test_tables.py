@@ -22,7 +22,7 @@ from eval.pictures.protocols import PROTOCOLS
 from eval.tables import layout
 from eval.tables.build import build_table, csv_text, frame, mean_and_sd, shared_examples
 from eval.tables.column_cards import cards_json
-from eval.tables.differences import differences_csv, differences_markdown, paired_difference
+from eval.tables.differences import differences, differences_csv, differences_markdown, paired_difference
 from eval.tables.flag_table import flag_notes, flags_csv
 from eval.tables.layout import grid, html, latex, markdown
 from eval.tables.plan import Column, parse_column, read_plan
@@ -468,12 +468,12 @@ def lines_of(text: str) -> list[dict]:
 
 def test_table_has_differences_from_its_baseline(run):
     table = table_of(run, ["psnr", "chamfer"], baseline=["one_prior", "fine"])
-    first, second = lines_of(differences_csv(table))
+    first, second = lines_of(differences_csv(table, differences(table)))
     assert (first["method"], first["baseline_method"], first["metric"]) == ("both", "one_prior", "psnr")
     numbers = [float(first[key]) for key in ("difference", "low", "high", "level")]
     assert numbers == pytest.approx([3, 3, 3, 0.95]) and (first["examples"], first["pairs"]) == ("3", "6")
     assert second["difference"] == "" and "share 0" in second["reason"]  # one_prior has no mesh
-    text = differences_markdown(table)
+    text = differences_markdown(table, differences(table))
     assert "#### Less Row one_prior" in text and "**+3.00 [+3.00, +3.00] (3)**" in text
     assert "| Row one_prior" not in text and "share 0." in text
 
@@ -482,15 +482,17 @@ def test_intervals_that_hold_zero_are_not_bold(run):
     for seed in SEEDS:
         change = lambda content: content["values"][0].update(value=10.0)  # noqa: E731
         rewrite(run / f"cup/both/{seed}/scores.json", change)
-    text = differences_markdown(table_of(run, baseline=["one_prior", "fine"]))
+    other = table_of(run, baseline=["one_prior", "fine"])
+    text = differences_markdown(other, differences(other))
     assert re.search(r"\| -\d+\.\d+ \[-\d+\.\d+, \+3\.00\] \(3\) \|", text), text
 
 
 def test_baselines_that_are_not_there(run):
-    assert lines_of(differences_csv(table_of(run))) == [] and differences_markdown(table_of(run)) == ""
+    none = table_of(run)
+    assert lines_of(differences_csv(none, differences(none))) == [] and differences_markdown(none, differences(none)) == ""
     elsewhere = table_of(run, baseline=["ghost", "fine"])
-    assert lines_of(differences_csv(elsewhere)) == []
-    assert "the baseline ghost/fine is not part of this run" in differences_markdown(elsewhere)
+    assert lines_of(differences_csv(elsewhere, differences(elsewhere))) == []
+    assert "the baseline ghost/fine is not part of this run" in differences_markdown(elsewhere, differences(elsewhere))
     with pytest.raises(InputError, match=r"must be \[method, stage\]"):
         table_of(run, baseline=["one_prior"])
 
@@ -546,7 +548,7 @@ def test_gaps_of_what_a_missing_model_would_have_measured(run):
 def test_declared_tables_have_columns_and_rows_that_exist(name):
     from magic123.settings.settings_file import load_methods, resolve_extends
 
-    methods = load_methods(TABLES.with_name("methods.yaml"))
+    methods = load_methods([str(TABLES.with_name(name)) for name in ("methods.yaml", "effects-methods.yaml")])
     table = resolve_extends(yaml.safe_load(TABLES.read_text()), TABLES)[name]
     assert len({parse_column(key) for key in table["columns"]}) == len(table["columns"])
     rows = [tuple(row) for row in table.get("rows", [])]
