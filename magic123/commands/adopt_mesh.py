@@ -19,7 +19,6 @@ from PIL import Image
 
 from magic123.commands.options import add_settings, command_parser, say
 from magic123.commands.view import CONVENTIONS, describe, read_cameras
-from magic123.records.cameras import POSE
 from magic123.records.errors import InputError
 from magic123.records.files import output_folder
 from magic123.settings.frames import Placement
@@ -49,22 +48,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write the views into")
     parser.add_argument("--mesh-out", type=Path, required=True, help="folder to write the mesh into")
     options = parser.parse_args(argv)
-    given = read_cameras(options.cameras) if options.cameras else {}
+    given = read_cameras(options.cameras) if options.cameras else None
 
     from magic123.example.example import load_example
-    from magic123.geometry.camera import Camera, view_cameras
+    from magic123.geometry.camera import view_cameras
     from magic123.geometry.textured import joined, read_parts
     from magic123.render.textured import TexturedMesh
 
     example, parts = load_example(options.example), read_parts(options.mesh)
     placed = place(parts, options.settings, options.truth_mesh, example, options.mesh)
     mesh = TexturedMesh([part.moved(np.array(placed["transform"])) for part in parts])
-    settings = options.views.model_copy(update={"sets": {}}) if given else options.views
-    cameras = view_cameras(settings, example.camera if example.pictured else None)
+    cameras = view_cameras(options.views, example.camera if example.pictured else None, given)
     del cameras["turntable"]
-    for name, poses in given.items():
-        polar, azimuth, radius, fov = ([pose[key] for pose in poses] for key in POSE)
-        cameras[name] = Camera.orbit(polar, azimuth, radius, fov, settings.size)
     with output_folder(options.out, "cameras.json") as views, output_folder(options.mesh_out, "mesh.json") as folder:
         write_views(mesh, cameras, views, example, placed)
         write_surface(*joined(mesh.parts), folder, placed)

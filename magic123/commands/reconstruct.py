@@ -25,6 +25,7 @@ from magic123.commands.options import (
     read_stage,
     settings_type,
 )
+from magic123.commands.view import read_cameras
 from magic123.optimise.loss_history import LossHistory, cost_of, say
 from magic123.priors.loading import load_priors
 from magic123.records.errors import InputError, OutOfMemory, is_out_of_memory
@@ -63,6 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         type=settings_type("--views", ViewSettings),
         help="ViewSettings as JSON, for a samples scene: the views that `view` will render",
     )
+    parser.add_argument("--cameras", type=Path, help="cameras.json of true views: its sets in place of those of --views")
     parser.add_argument("--out", required=True, type=Path)
     add_loop(parser)
     options = parser.parse_args(argv)
@@ -77,6 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         weights=dict(options.weights),
         device=options.device,
         views=options.views,
+        cameras=options.cameras,
         save_steps=options.save_steps,
         save_seconds=options.save_seconds,
         speed=options.speed,
@@ -95,6 +98,7 @@ def reconstruct(
     weights: dict[str, str] | None = None,
     device: str | None = None,
     views: ViewSettings | None = None,
+    cameras: Path | None = None,
     save_steps: int = 0,
     save_seconds: float = 60.0,
     speed: Speed = Speed(),  # noqa: B008 - frozen
@@ -114,6 +118,7 @@ def reconstruct(
         weights: name of an entry of config/weights.yaml -> its folder.
         device: see `choose_device`.
         views: the views that `view` will render, for a scene of samples alone.
+        cameras: cameras.json of true views, whose sets `view` will render in place of those of `views`.
         save_steps: steps between checkpoints of what is unfinished; 0: none.
         save_seconds: seconds between them; 0: none.
         speed: how the priors' networks are run.
@@ -127,7 +132,8 @@ def reconstruct(
     for rung, settings in enumerate(rungs):
         attempt = partial(
             run_stage, example_folder, settings, rung, seed, out, init=init, token=token, reference=reference,
-            weights=weights or {}, device=device, views=views, save_steps=save_steps, save_seconds=save_seconds, speed=speed,
+            weights=weights or {}, device=device, views=views, cameras=cameras,
+            save_steps=save_steps, save_seconds=save_seconds, speed=speed,
         )  # fmt: skip
         trouble = _memory_trouble(attempt)
         if trouble is None:
@@ -170,6 +176,7 @@ def run_stage(
     weights: dict[str, str],
     device: str | None,
     views: ViewSettings | None,
+    cameras: Path | None,
     speed: Speed,
     save_steps: int,
     save_seconds: float,
@@ -180,6 +187,7 @@ def run_stage(
 
     from magic123.device import set_determinism
     from magic123.example.example import assumed, load_example
+    from magic123.geometry.camera import view_cameras
     from magic123.optimise.resume import LoopCheckpoints, forget
     from magic123.optimise.stage import optimise
     from magic123.optimise.watch import StageWatch, check_watch
@@ -207,6 +215,9 @@ def run_stage(
         raise InputError(
             f"a {stage.scene} scene needs --views" if views is None else f"--views is not for a {stage.scene} scene"
         )
+    if cameras is not None and not drawn:
+        raise InputError(f"--cameras is not for a {stage.scene} scene")
+    given = None if cameras is None else read_cameras(cameras)
     device = choose_device(stage, device)
     set_determinism(device)
     scene = None if drawn else start_scene(stage, example, init, device)
@@ -218,8 +229,9 @@ def run_stage(
         # the settings of such a scene demand exactly this prior
         assert isinstance(stage, SamplesStage) and views is not None
         assert isinstance(prior, Zero123) and isinstance(guidance, Zero123Settings)
+        places = view_cameras(views, example.camera, given).values()
         with visit(prior.offloaded):
-            scene = draw_scene(stage, example, prior, guidance.guidance_scale, views, generator, say)
+            scene = draw_scene(stage, prior, guidance.guidance_scale, places, generator, say)
     record = {
         "seed": seed,
         "example": example.name,
@@ -239,6 +251,8 @@ def run_stage(
     files |= {f"reference {number}": folder for number, folder in enumerate(reference or [])}
     if views is not None:
         record["views"] = views.model_dump(mode="json")
+    if given is not None:
+        record["cameras"] = given
     identity = {
         "code": VERSIONS["reconstruct"],
         "settings": stage.model_dump(mode="json", exclude={"ladder"}),

@@ -99,6 +99,9 @@ def read_cameras(file: Path) -> dict[str, list[dict]]:
             for name, listed in sets.items()
             if name != "reference"
         }
+        for one in (camera for listed in cameras.values() for camera in listed):
+            if not (0 <= one["polar"] <= 180 and 0 < one["fov"] < 180 and 0 < one["radius"] + 0 * one["azimuth"] < math.inf):
+                raise ValueError(f"no camera is at {one}")
         in_order = all(camera["file"] == f"{name}/{i:03d}.png" for name in cameras for i, camera in enumerate(sets[name]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{file}: gives no polar, azimuth, radius and fov of every view ({error!r}); make it again") from error
@@ -151,14 +154,10 @@ def write_views(
     assumed: ReferenceCamera | None = None,
 ) -> None:
     """Write the pictures of all view sets and cameras.json; see `view` for the arguments."""
-    from magic123.geometry.camera import Camera, as_assumed, view_cameras
+    from magic123.geometry.camera import as_assumed, view_cameras
 
-    planned = settings if given is None else settings.model_copy(update={"sets": {}})
-    cameras = view_cameras(planned, example.camera if example.pictured else None)
+    cameras = view_cameras(settings, example.camera if example.pictured else None, given)
     del cameras["turntable"]
-    for name, poses in (given or {}).items():
-        polar, azimuth, radius, fov = ([pose[key] for pose in poses] for key in POSE)
-        cameras[name] = Camera.orbit(polar, azimuth, radius, fov, settings.size)
     rendered = {n: c if assumed is None else as_assumed(c, example.camera, assumed) for n, c in cameras.items()}
     farthest = max(float(camera.radius.max()) for camera in rendered.values()) + math.sqrt(3)
     depth_scale = math.floor(65535 / farthest)

@@ -10,7 +10,7 @@ top; pixel centres are at +0.5.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -263,15 +263,24 @@ def to_own(own: ReferenceCamera, assumed: ReferenceCamera) -> Float[Tensor, "3 3
     return turn * (half_height[0] / half_height[1])
 
 
-def view_cameras(settings: ViewSettings, reference: ReferenceCamera | None = None) -> dict[str, Camera]:
+def view_cameras(
+    settings: ViewSettings,
+    reference: ReferenceCamera | None = None,
+    given: Mapping[str, Sequence[Mapping[str, float]]] | None = None,
+) -> dict[str, Camera]:
     """Return all cameras that `view` renders, by name: `reference`, the view sets and `turntable`.
 
     Args:
         settings: the view sets, the turntable, and the size of the images.
         reference: the camera of the input picture; None for an example without one. The turntable is at its height, and
             starts at its azimuth.
+        given: view sets in place of those of the settings: name -> {"polar", "azimuth", "radius", "fov"} of each camera, in
+            degrees and world units.
     """
-    planned = planned_poses(settings.model_dump(), None if reference is None else reference.model_dump())
+    own = settings if given is None else settings.model_copy(update={"sets": {}})
+    planned = planned_poses(own.model_dump(), None if reference is None else reference.model_dump())
+    for name, listed in (given or {}).items():
+        planned[name] = [(one["polar"], one["azimuth"], one["radius"], one["fov"]) for one in listed]
     cameras = {}
     for name, poses in planned.items():
         polars, azimuths, radii, fovs = zip(*poses, strict=True)

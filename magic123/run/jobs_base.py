@@ -87,3 +87,9 @@ class SuiteJobs:
     def view_cameras(self, *more: str) -> str:
         """Return the settings that say where views are seen from, and `more` settings of views, as JSON."""
         return self.suite.settings.view.model_dump_json(include={"sets", "radius", "fov", *more})
+
+    def truth_cameras(self, wildcards: ExampleWildcards) -> list[str]:
+        """Return the cameras of an example's true views, where the run renders these; else nothing."""
+        if not self.suite.settings.truth_cameras or self.row(wildcards).mesh:  # of a mesh, they are those of the run
+            return []
+        return [f"{self.suite.path_of(self.row(wildcards).truth)}/cameras.json"]

@@ -33,12 +33,6 @@ class EvaluateJobs(PrepareJobs, ReconstructJobs):
         """Return what the folders of a stage's views and mesh hold."""
         return Now(self.suite.contents, [f"{self.folder(wildcards)}/views", f"{self.folder(wildcards)}/mesh"])
 
-    def truth_cameras(self, wildcards: ExampleWildcards) -> list[str]:
-        """Return the cameras of an example's true views, where the run renders these; else nothing."""
-        if not self.suite.settings.truth_cameras or self.row(wildcards).mesh:  # of a mesh, they are those of the run
-            return []
-        return [f"{self.suite.path_of(self.row(wildcards).truth)}/cameras.json"]
-
     def camera_inputs(self, wildcards: ExampleWildcards) -> list[str]:
         """Return these cameras as inputs of the rule."""
         return inputs_among(self.truth_cameras(wildcards))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from magic123.records.errors import InputError
 from magic123.records.results import start_of
 from magic123.run.contents import Now
-from magic123.run.jobs_base import StageWildcards, SuiteJobs, shell_words
+from magic123.run.jobs_base import StageWildcards, SuiteJobs, inputs_among, shell_words
 from magic123.run.plan import cell_folder, example_folder
 from magic123.settings.priors import Zero123Settings
 from magic123.settings.stage import SamplesStage, Stage
@@ -41,8 +41,12 @@ class ReconstructJobs(SuiteJobs):
         return list(dict.fromkeys(prior.weights for prior in priors.values()))
 
     def stage_weight_contents(self, wildcards: StageWildcards) -> Now:
-        """Return what the weights of the stage's priors hold."""
-        return self.weight_contents(*self.stage_weights(wildcards))
+        """Return what the weights of the stage's priors hold, and the cameras of true views that it draws."""
+        return Now(self.suite.contents, [*self.weight_files(*self.stage_weights(wildcards)), *self.drawn_cameras(wildcards)])
+
+    def drawn_cameras(self, wildcards: StageWildcards) -> list[str]:
+        """Return the cameras of the example's true views, where the stage draws the views itself; else nothing."""
+        return self.truth_cameras(wildcards) if isinstance(self.stage(wildcards), SamplesStage) else []
 
     def stage_revisions(self, wildcards: StageWildcards) -> list[str]:
         """Return the revisions of the weights that the stage's priors use."""
@@ -65,6 +69,8 @@ class ReconstructJobs(SuiteJobs):
             inputs["token"] = f"{folder}/example" if self.suite.settings.invert.given else f"{folder}/token"
         if others := self.other_references(stage, wildcards.dataset, wildcards.example):
             inputs["reference"] = [f"{example_folder(wildcards.dataset, other)}/example" for other in others]
+        if cameras := inputs_among(self.drawn_cameras(wildcards)):
+            inputs["cameras"] = cameras
         return inputs
 
     def other_references(self, stage: Stage, dataset: str, example: str) -> list[str]:
@@ -86,6 +92,8 @@ class ReconstructJobs(SuiteJobs):
             words += ["--reference", folder]
         if isinstance(self.stage(wildcards), SamplesStage):  # it draws the views itself: their places, and no more of them
             words += ["--views", self.view_cameras("turntable_frames")]
+        for file in self.drawn_cameras(wildcards):
+            words += ["--cameras", file]
         for name in self.stage_weights(wildcards):
             words += ["--weights", f"{name}={self.suite.weights[name].path}"]
         return shell_words(*words)

@@ -217,6 +217,7 @@ def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
     _check_rows(suite, source)
     _check_weights(suite, source)
     _check_references(suite)
+    _check_programs(suite)
     _check_pictures(suite, source)
     _check_files(suite)
     return suite
@@ -366,6 +367,18 @@ def _check_weights(suite: Suite, source: SourceOf) -> None:
             raise InputError(f"{where} is missing, but the prepare settings ask for {kind}; name some weights.")
         if asked:
             suite.weights_of(getattr(prepare, option), kind, where)
+
+
+def _check_programs(suite: Suite) -> None:
+    """Check that no program of others is to make pictures at cameras that it is not told."""
+    file = named_files(suite.settings.registries.methods)
+    for name in suite.settings.run.methods if suite.settings.truth_cameras else []:
+        command = suite.methods[name].command
+        if command is not None and command.makes == "renders":
+            raise InputError(
+                f"{file}: {name}.command makes renders, at the cameras of view.sets alone, but truth_cameras is true; "
+                "let it make a mesh, or take it out of the run."
+            )
 
 
 def _check_references(suite: Suite) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 
 from magic123.example.example import Example
-from magic123.geometry.camera import view_cameras
+from magic123.geometry.camera import Camera
 from magic123.priors.zero123 import Zero123
 from magic123.records.errors import InputError
 from magic123.scenes.checkpoint import load_scene
@@ -16,7 +16,6 @@ from magic123.scenes.kinds import SCENES, build_scene
 from magic123.scenes.samples import Samples, draw
 from magic123.scenes.scene import Scene
 from magic123.settings.stage import SamplesStage, Stage
-from magic123.settings.view import ViewSettings
 
 
 def start_scene(stage: Stage, example: Example, init: Path | None, device: str = "cpu") -> Scene:
@@ -44,18 +43,17 @@ def start_scene(stage: Stage, example: Example, init: Path | None, device: str =
 
 def draw_scene(
     stage: SamplesStage,
-    example: Example,
     prior: Zero123,
     guidance_scale: float,
-    views: ViewSettings,
+    cameras: Iterable[Camera],
     generator: torch.Generator,
     say: Callable[[str], None],
 ) -> Samples:
-    """Return a scene of pictures, one drawn from `prior` for every camera of `views`."""
+    """Return a scene of pictures, one drawn from `prior` for every camera."""
     sampling = stage.sampling
     with torch.no_grad():
         return draw(
-            lambda cameras: prior.sample(cameras, sampling.steps, guidance_scale, generator, sampling.eta),
-            view_cameras(views, example.camera).values(),
+            lambda some: prior.sample(some, sampling.steps, guidance_scale, generator, sampling.eta),
+            cameras,
             say,
         )

@@ -179,6 +179,23 @@ def test_figures_and_pages_show_the_truth_that_the_dataset_names(jobs_of):
     assert json.loads(jobs.truths)["demo"]["orange_boat"] == "results/demo/orange_boat/object/truth"
 
 
+def test_true_cameras_are_drawn_and_rendered_alike_and_programs_that_do_not_know_them_are_refused(jobs_of, tmp_path):
+    program = {"label": "p", "command": {"run": "draw {cameras} {out}", "makes": "renders"}}
+    (tmp_path / "more.yaml").write_text(json.dumps({"program": program}))
+    registries = {"methods": ["config/methods.yaml", str(tmp_path / "more.yaml")]}
+    files = {"run": {"methods": ["mini-zero123-views"], "tables": ["presets"]}, "registries": registries}
+    cameras = "datasets/demo/orange_boat/truth/cameras.json"
+    at, plain, jobs = cell("mini-zero123-views", "views"), jobs_of(**files), jobs_of(**files, truth_cameras=True)
+    for options in (jobs.stage_options(at), jobs.camera_options(at)):
+        assert shlex.split(options)[shlex.split(options).index("--cameras") + 1] == cameras
+    assert jobs.stage_inputs(at)["cameras"] == [cameras]
+    assert repr(jobs.stage_weight_contents(at)) != repr(plain.stage_weight_contents(at))
+    assert "--cameras" not in plain.stage_options(at) and "cameras" not in plain.stage_inputs(at)
+    assert "--cameras" not in jobs.stage_options(cell("both", "fine"))
+    with pytest.raises(InputError, match=r"program\.command makes renders, .* but truth_cameras is true"):
+        jobs_of(**files | {"run": {"methods": ["program"]}}, truth_cameras=True)
+
+
 def test_weights_by_origin(jobs_of):
     jobs = jobs_of()
     assert set(jobs.weights_in) == {"fetched", "converted"}

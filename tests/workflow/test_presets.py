@@ -290,6 +290,21 @@ def test_views_without_a_scene_run_to_the_end(tmp_path):
     assert len(list((tmp_path / "views" / "ring").glob("*.png"))) == 4
     assert "no surface" in (tmp_path / "mesh" / "none.json").read_text()
 
+    # with truth_cameras: those of the true views in place of the sets, in both commands
+    pose = {"polar": 70.0, "radius": 1.9, "fov": 49.1}
+    listed = [{"file": f"test/{i:03d}.png", "azimuth": 40.0 * i, **pose} for i in range(3)]
+    cameras = tmp_path / "cameras.json"
+    cameras.write_text(json.dumps({"sets": {"test": listed}}))
+    reconstruct(example, stage, 0, tmp_path / "out", weights={"tiny": str(weights)}, views=VIEWS, cameras=cameras)
+    view(["--checkpoint", str(tmp_path / "out"), "--example", str(example), "--settings", VIEWS.model_dump_json(), "--out",
+          str(tmp_path / "views"), "--mesh", str(tmp_path / "mesh"), "--cameras", str(cameras)])  # fmt: skip
+    assert sorted(path.name for path in (tmp_path / "views" / "test").iterdir()) == ["000.png", "001.png", "002.png"]
+    assert not (tmp_path / "views" / "ring").exists()
+    assert json.loads((tmp_path / "out" / "stage.json").read_text())["cameras"]["test"][2] == {"azimuth": 80.0, **pose}
+    nerf = stage_settings(scene="nerf", steps=1, losses={"rgb": 1})
+    with pytest.raises(InputError, match="--cameras is not for a nerf scene"):
+        reconstruct(example, nerf, 0, tmp_path / "nerf", cameras=cameras)
+
 
 # ---------------------------------------------------------------------------------------------------------- captions
 def test_a_caption_alone_runs_to_scores_that_say_what_is_missing(tmp_path, pixels):
