@@ -32,11 +32,11 @@ from magic123.records.errors import InputError
 from magic123.records.files import write_text
 from magic123.run.captions import check_captions
 from magic123.run.manifest import ManifestRow, has_controls, load_manifest
-from magic123.run.picture_folder import caption_of, name_of, pictures_in, run_of_dataset
+from magic123.run.picture_folder import caption_of, check_run, name_of, pictures_in, run_file, write_run
 from magic123.run.suite import MANIFESTS, read_suite
 from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.prepare import PrepareSettings
-from magic123.settings.settings_file import check_name, read_yaml, validate
+from magic123.settings.settings_file import read_yaml, validate
 from magic123.settings.stage import lay_over
 from magic123.settings.suite import SuiteSettings
 
@@ -62,6 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     add = actions.add_parser("add", help="list the pictures of a folder", description="List the pictures of a folder.")
     add.add_argument("folder", type=Path, help="the folder of pictures")
     add.add_argument("--name", required=True, help="the dataset's name: letters, digits, - and _")
+    add.add_argument("--table", help="the name of the run's table, a new one or one of config/tables.yaml; default: NAME")
     dataset_from_meshes.add_options(
         actions.add_parser("from-meshes", help="list the textured meshes of a folder", description=dataset_from_meshes.__doc__)
     )
@@ -69,26 +70,30 @@ def main(argv: list[str] | None = None) -> None:
     if options.action == "from-meshes":
         dataset_from_meshes.from_meshes(options)
     else:
-        add_folder(options.folder, options.name)
+        add_folder(options.folder, options.name, options.table)
 
 
-def add_folder(folder: Path, name: str) -> None:
+def add_folder(folder: Path, name: str, results: str | None = None) -> None:
     """List the pictures of a folder in datasets/NAME.csv, check each, and draw the contact sheet.
 
     Args:
         folder: of pictures.
         name: of the dataset.
+        results: the name of the run's table; the dataset's, if there is none.
 
     Raises:
         InputError: the folder has no readable picture, the name cannot be used, or a file of that name is another's.
     """
-    check_name(name, "magic123 dataset add", "--name")
+    check_run(name, results or name, "magic123 dataset add")
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name the folder that holds the pictures")
-    table, run, sheet = MANIFESTS / f"{name}.csv", Path("config") / f"{name}.yaml", MANIFESTS / f"{name}-contact.png"
+    table, run, sheet = MANIFESTS / f"{name}.csv", run_file(name), MANIFESTS / f"{name}-contact.png"
     rows = load_manifest(table) if table.exists() else {}
-    if run.exists() and (read_yaml(str(run)).get("run") or {}).get("datasets") != [name]:
+    before = read_yaml(str(run)).get("run") or {} if run.exists() else None
+    if before is not None and before.get("datasets") != [name]:
         raise InputError(f"{run} exists and is not a run of the dataset {name!r} alone; take another --name")
+    if before is not None and results is not None and before.get("tables") != [results]:
+        raise InputError(f"{run} exists, and its tables are {before.get('tables')}; edit it there, or leave out --table")
     base = validate(SuiteSettings, read_yaml("config/config.yaml"), "config/config.yaml")
     settings, root = base.prepare.settings, Path(base.datasets_folder)
 
@@ -144,7 +149,8 @@ def add_folder(folder: Path, name: str) -> None:
     draw_sheet(tiles, f"{name}: {len(all_rows)} pictures of {folder}, mask: {settings.mask}", _made(sheet))
     write_text(table, text)
     if not run.exists():
-        write_text(run, run_of_dataset(name, "Pictures", "mine") + PREPARE.format(mask=mask_from, why=WHY[mask_from]))
+        more = PREPARE.format(mask=mask_from, why=WHY[mask_from])
+        write_run(name, "Pictures", results or name, "mine", base.registries.tables, more)
     try:
         check_captions(read_suite([run]))
     except InputError as error:

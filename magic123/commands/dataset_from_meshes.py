@@ -20,10 +20,10 @@ from magic123.records.files import need_folder, write_text
 from magic123.records.mesh_files import SUFFIXES
 from magic123.run.contents import Contents
 from magic123.run.manifest import ManifestRow
-from magic123.run.picture_folder import caption_of, name_of, run_of_dataset
+from magic123.run.picture_folder import caption_of, check_run, name_of, run_file, write_run
 from magic123.run.suite import MANIFESTS
 from magic123.settings.frames import Axis
-from magic123.settings.settings_file import check_name, read_yaml, validate
+from magic123.settings.settings_file import read_yaml, validate
 from magic123.settings.suite import SuiteSettings
 
 PLAIN = {"mesh", "meshes", "model", "object", "textured", "scene"}  # names that say nothing: the folder's is taken
@@ -34,6 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="holds .glb, .gltf, .obj or .ply files, also in folders")
     parser.add_argument("--name", required=True, help="the dataset's name: datasets/NAME.csv")
+    parser.add_argument("--table", help="the name of the run's table, a new one or one of config/tables.yaml; default: NAME")
     parser.add_argument("--up", choices=get_args(Axis), default="y", help="axis of the meshes that points up (default: y)")
     parser.add_argument("--front", choices=get_args(Axis), default="z", help="axis towards the front view (default: z)")
     parser.add_argument("--scale", default="unit-sphere", help="unit-sphere (default), unit-cube, as-is or a factor")
@@ -45,12 +46,13 @@ def from_meshes(options: argparse.Namespace) -> None:
     Raises:
         InputError: there are no meshes, one of them cannot be read, or a file of that name is there already.
     """
-    check_name(options.name, "magic123 dataset from-meshes", "--name")
-    table, run = MANIFESTS / f"{options.name}.csv", Path("config") / f"{options.name}.yaml"
+    check_run(options.name, options.table or options.name, "magic123 dataset from-meshes")
+    table, run = MANIFESTS / f"{options.name}.csv", run_file(options.name)
     for file in (table, run):
         if file.exists():
             raise InputError(f"{file} exists; remove it, or take another --name")
-    root = Path(validate(SuiteSettings, read_yaml("config/config.yaml"), "config/config.yaml").datasets_folder)
+    base = validate(SuiteSettings, read_yaml("config/config.yaml"), "config/config.yaml")
+    root = Path(base.datasets_folder)
     meshes = find_meshes(need_folder(options.folder, "folder of meshes"))
     frame = {"up": options.up, "front": options.front, "scale": options.scale}
     rows = [
@@ -71,7 +73,7 @@ def from_meshes(options: argparse.Namespace) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_text(table, text.getvalue())
-    write_text(run, run_of_dataset(options.name, "Meshes", "demo"))
+    write_run(options.name, "Meshes", options.table or options.name, "demo", base.registries.tables)
     for row in rows:
         say(f"{row['name']}: {row['prompt']!r}, {row['mesh']}")
     print(f"{table}: {len(rows)} meshes; edit names and captions there")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from pathlib import Path
 from typing import Literal
+
+from magic123.records.errors import InputError
+from magic123.records.files import write_text
+from magic123.run.suite import BESIDE_TABLES
+from magic123.settings.settings_file import check_name, check_unreserved, read_yaml
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MASK = re.compile(r"[ ._-]?mask$", re.IGNORECASE)  # mug_mask.png belongs to mug.jpg
@@ -24,7 +30,16 @@ run:
   examples: all
   methods: [both]
   seeds: [0]
-  tables: [{table}]
+  tables: ["{table}"]
+"""
+REGISTRIES = """registries:
+  tables: {files}
+"""
+TABLE = """# yaml-language-server: $schema=schemas/tables.json
+# The table of config/{name}.yaml: like {extends!r} in config/tables.yaml, under a name of its own.
+"{table}":
+  extends: {extends}
+  title: "{kind} of {name}, miniature models"
 """
 ARTICLES = {"a", "an", "the", "my", "one", "two", "three", "four", "some", "several"}
 
@@ -76,9 +91,49 @@ def caption_of(file: Path) -> tuple[str, bool]:
     return f"{'an' if first[0] in 'aeiou' else 'a'} {words}", True
 
 
-def run_of_dataset(name: str, kind: Literal["Pictures", "Meshes"], table: str) -> str:
-    """Return the configuration of a run of one dataset: what its first lines call the examples, and the table it makes."""
-    return RUN.format(name=name, kind=kind, table=table)
+def check_run(name: str, table: str, command: str) -> None:
+    """Check the names of a dataset and of its table. Raises InputError for one that cannot be used, or whose file is there."""
+    check_name(name, command, "--name")
+    check_name(table, command, "--table")
+    check_unreserved(table, BESIDE_TABLES, command, "--table")
+    if not run_file(name).exists() and tables_file(name).exists():
+        raise InputError(f"{tables_file(name)} exists; remove it, or take another --name")
+
+
+def run_file(name: str) -> Path:
+    """Return the configuration file of a dataset's run."""
+    return Path("config") / f"{name}.yaml"
+
+
+def tables_file(name: str) -> Path:
+    """Return the file of a dataset's own table."""
+    return Path("config") / f"{name}-tables.yaml"
+
+
+def write_run(
+    name: str, kind: Literal["Pictures", "Meshes"], table: str, extends: str, registered: str | list[str], more: str = ""
+) -> Path:
+    """Write config/NAME.yaml, the run of one dataset, and config/NAME-tables.yaml if its table is not registered yet.
+
+    Args:
+        name: of the dataset.
+        kind: what the comments and the table's title call the examples.
+        table: the name of its table.
+        extends: the table that a new one is like.
+        registered: the file, or the files, of tables of all runs.
+        more: further settings, as YAML.
+
+    Returns:
+        The file of the run.
+    """
+    run, own, registries = run_file(name), tables_file(name), ""
+    registered = [registered] if isinstance(registered, str) else registered
+    known = {key for file in registered for key in read_yaml(file)}
+    if table not in known:
+        write_text(own, TABLE.format(name=name, kind=kind, table=table, extends=extends))
+        registries = REGISTRIES.format(files=json.dumps([*registered, str(own)]))
+    write_text(run, RUN.format(name=name, kind=kind, table=table) + registries + more)
+    return run
 
 
 def _coded(words: str) -> bool:

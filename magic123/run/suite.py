@@ -37,7 +37,7 @@ MANIFESTS = Path("datasets")  # NAME.csv is the dataset NAME
 BESIDE_DATASETS = {name: f"results/{name}" for name in ("plans", "miniatures", "unfinished.txt")}
 REPORTS = ("README", "effects", "objective", "performance", "rehearsal", "released", "survival")  # the repository's own pages
 BESIDE_TABLES = {name.lower(): f"reports/{name}" for name in (*REPORTS, "committed", "methods", "ceilings")}
-TABLE_PARTS = ("cells", "differences", "flags", "cards", "report", "unfinished")  # reports/TABLE-PART.*
+TABLE_PARTS = ("cells", "differences", "pairs", "ranks", "flags", "cards", "report", "unfinished")  # reports/TABLE-PART.*
 
 
 @dataclass(frozen=True)

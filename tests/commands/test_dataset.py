@@ -35,8 +35,8 @@ def cut_out(size: int = 48) -> Image.Image:
     return Image.fromarray(np.dstack([np.full((size, size, 3), (200, 60, 40)), disc * 255]).astype(np.uint8))
 
 
-def add(name: str = "mine") -> int:
-    return main(["dataset", "add", "my pictures", "--name", name])
+def add(name: str = "mine", *more: str) -> int:
+    return main(["dataset", "add", "my pictures", "--name", name, *more])
 
 
 def test_a_folder_becomes_a_run(project, capsys):
@@ -52,7 +52,26 @@ def test_a_folder_becomes_a_run(project, capsys):
     sheet = np.asarray(Image.open(project / "datasets/mine-contact.png"))
     assert sheet.shape[1] == 1320 and (sheet[..., :3] == (200, 60, 40)).all(-1).sum() > 5000
     assert capsys.readouterr().out.endswith("uv run snakemake --cores all --configfile config/mine.yaml\n")
-    assert not (project / "stolen").exists()
+    assert not (project / "stolen").exists() and not Path("config/mine-tables.yaml").exists()
+
+
+def test_each_dataset_has_a_table_of_its_own_or_the_one_that_is_named(project, capsys):
+    assert add("cups") == 0 and add("more_cups", "--table", "mine") == 0 and add("1e5", "--table", "no") == 0
+    for name, table in (("cups", "cups"), ("more_cups", "mine"), ("1e5", "no")):
+        suite = read_suite([Path(f"config/{name}.yaml")])
+        assert suite.settings.run.tables == [table] and suite.tables[table].columns == suite.tables["mine"].columns
+    assert suite.tables["no"].title == "Pictures of 1e5, miniature models"
+    assert not Path("config/more_cups-tables.yaml").exists()
+    capsys.readouterr()
+    for words, sentence in (
+        (["cups", "--table", "other"], "config/cups.yaml exists, and its tables are ['cups']"),
+        (["new", "--table", "methods"], "--table 'methods' is the name of reports/methods"),
+        (["new", "--table", "a b"], "--table"),
+    ):
+        assert add(*words) == 1 and sentence in capsys.readouterr().err
+    Path("config/new-tables.yaml").touch()
+    assert add("new") == 1 and "config/new-tables.yaml exists" in capsys.readouterr().err
+    assert not Path("datasets/new.csv").exists()
 
 
 def test_the_mask_comes_from_what_the_pictures_have(project):

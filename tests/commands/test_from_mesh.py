@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import trimesh
+import yaml
 from PIL import Image
 from repository_paths import REPOSITORY
 from textured_objects import WRITERS, write_glb, write_obj, write_ply
@@ -100,7 +102,8 @@ def project(tmp_path, monkeypatch):
     """An empty project with the repository's configuration."""
     (tmp_path / "config").mkdir()
     (tmp_path / "datasets").mkdir()
-    shutil.copy(REPOSITORY / "config/config.yaml", tmp_path / "config")
+    for name in ("config.yaml", "tables.yaml"):
+        shutil.copy(REPOSITORY / "config" / name, tmp_path / "config")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -121,6 +124,8 @@ def test_a_folder_of_meshes_becomes_a_dataset(project):
     assert row.prompt == "a red thing b" and row.mesh == "toys/Red thing-b/meshes/model.obj" and row.pictured
     assert row.frame.model_dump() == {"up": "z", "front": "-y", "scale": 0.5}
     assert from_meshes("datasets/toys", "--name", "toys") == 1  # not written over
+    assert yaml.safe_load(Path("config/toys.yaml").read_text())["run"]["tables"] == ["toys"]
+    assert yaml.safe_load(Path("config/toys-tables.yaml").read_text())["toys"]["extends"] == "demo"
 
 
 def test_folders_that_are_refused_leave_nothing(project, capsys):
