@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from magic123.commands.options import add_device, add_settings, command_parser, device_or_default, say
-from magic123.records.cameras import POSE, RESERVED
+from magic123.records.cameras import POSE, RESERVED, SET_NAME
 from magic123.records.errors import InputError
 from magic123.records.files import output_folder
 from magic123.render.rendering import RenderOptions
@@ -105,9 +105,12 @@ def read_cameras(file: Path) -> dict[str, list[dict]]:
         in_order = all(camera["file"] == f"{name}/{i:03d}.png" for name in cameras for i, camera in enumerate(sets[name]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{file}: gives no polar, azimuth, radius and fov of every view ({error!r}); make it again") from error
-    if not in_order or not cameras or not all(cameras.values()) or set(cameras) & RESERVED:
+    unusable = [name for name in cameras if name in RESERVED or not SET_NAME.fullmatch(name)]
+    if not in_order or not cameras or not all(cameras.values()) or unusable:
         taken = ", ".join(sorted(RESERVED))
-        raise InputError(f"{file}: must list SET/000.png, SET/001.png, ... in their order, in sets called none of {taken}")
+        raise InputError(
+            f"{file}: must list SET/000.png, SET/001.png, ... in their order, in sets whose names are plain and none of {taken}"
+        )
     return cameras
 
 

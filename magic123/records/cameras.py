@@ -7,6 +7,7 @@ Angles are degrees. A folder without cameras.json is not checked.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ POSE = ("polar", "azimuth", "radius", "fov")
 TOLERANCE = 1e-3  # degrees and world units
 NOT_VIEWS = {"alpha", "normal", "depth", "mask", "shaded"}  # folders beside the view sets that hold other quantities
 # names that no view set may have: those folders, the input picture's view, the turntable, and names of groups of sets
+SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # a folder's name on every system
 RESERVED = NOT_VIEWS | {"reference", "turntable", "novel", "all"}
 
 
@@ -70,9 +72,11 @@ def read_poses(folder: Path) -> dict[str, Pose]:
             for index, camera in enumerate(cameras):
                 given = {"file": f"{name}/{index:03d}.png", **shared, **camera}
                 polar, azimuth, radius, fov = (float(given[key]) for key in POSE)
+                if not SET_NAME.fullmatch(name) or not re.fullmatch(rf"{name}/\d+\.png", given["file"]):
+                    raise ValueError  # it would be written elsewhere
                 poses[given["file"].removesuffix(".png")] = (polar, azimuth, radius, fov)
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
-        raise InputError(f"{file} does not give a polar, azimuth, radius and fov for every view; make it again") from problem
+        raise InputError(f"{file} does not give file (SET/NNN.png), polar, azimuth, radius and fov of every view") from problem
     return poses
 
 

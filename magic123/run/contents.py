@@ -69,14 +69,25 @@ class Contents:
     def of(self, path: str | Path) -> str:
         """Return the SHA-256 of a file, or of a folder's files and their names; `missing` for what cannot be read."""
         if os.path.isdir(path):
-            files = [os.path.join(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names]
-            own = (file for file in sorted(files) if os.path.basename(file) != STAMP)
+            own = (file for file in sorted(_files_below(path)) if os.path.basename(file) != STAMP)
             listed = "".join(f"{self.of(file)} {os.path.relpath(file, path)}\n" for file in own)
             return hashlib.sha256(os.fsencode(listed)).hexdigest()
         try:
             return self.of_file(path)
         except OSError:
             return "missing"
+
+
+def _files_below(path: str | Path) -> list[str]:
+    """Return the files of a folder at any depth, also those behind links, but none twice: links may go round in circles."""
+    files: list[str] = []
+    seen = {os.path.realpath(path)}
+    for folder, below, names in os.walk(path, followlinks=True):
+        files += [os.path.join(folder, name) for name in names]
+        places = {os.path.realpath(os.path.join(folder, name)): name for name in sorted(below, reverse=True)}
+        below[:] = sorted(name for place, name in places.items() if place not in seen)
+        seen |= places.keys()
+    return files
 
 
 class Now(str):

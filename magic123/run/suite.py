@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +168,9 @@ def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
     Raises:
         InputError: a setting is wrong, names something that does not exist, or asks for a file that is missing.
     """
+    for file in files:  # Snakemake's reader takes the last of several keys, and reads JSON, some of which is no YAML
+        if not file.endswith(".json"):
+            read_yaml(file)
     source = partial(_source_of, config=config, files=files)
     settings = validate(SuiteSettings, config, source)
     run = settings.run
@@ -267,9 +270,14 @@ def _source_of(path: tuple, config: dict, files: list[str]) -> str:
         return mapping
 
     wanted = value_in(config)
+    found = {file: value_in(read_yaml(file)) for file in files}
     for file in reversed(files):
-        if value_in(read_yaml(file)) == wanted and (wanted is not _nothing or file == files[0]):
+        value, both_nan = found[file], found[file] != found[file] and wanted != wanted
+        if (value == wanted or both_nan) and (wanted is not _nothing or file == files[0]):
             return file
+    having = [file for file in files if isinstance(found[file], dict)]
+    if having and reduce(lay_over, [found[file] for file in having]) == wanted:  # the mapping is of several files
+        return having[-1]
     return "the command line"
 
 

@@ -12,10 +12,10 @@ from magic123.settings.common import OMITTED, Growth, KindSettings, Range, Setti
 class ReferenceCamera(Settings):
     """Where the input picture is taken from."""
 
-    polar: float = 90.0
+    polar: float = Field(90.0, ge=0, le=180)
     azimuth: float = 0.0
     radius: PositiveFloat = 1.8
-    fov: PositiveFloat = 40.0
+    fov: float = Field(40.0, gt=0, lt=180)
 
 
 class GrowingRanges(Growth):

@@ -8,7 +8,7 @@ No module of `settings` imports torch: the Snakefile imports them.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -25,10 +25,34 @@ from pydantic_core import to_jsonable_python
 Range = tuple[float, float]
 
 
-class Settings(BaseModel):
-    """Base of all settings: unknown keys are refused, values never change after loading."""
+def _takes_truth(annotation: Any) -> bool:
+    """Return whether a type, or a part of it, is bool or a class that checks its own values."""
+    if annotation in (bool, Any) or isinstance(annotation, bool):
+        return True
+    return (isinstance(annotation, type) and issubclass(annotation, BaseModel)) or any(map(_takes_truth, get_args(annotation)))
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+def _has_truth(value: Any, levels: int = 4) -> bool:
+    """Return whether a value of YAML is true or false, or holds one within so many levels of lists and mappings."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return isinstance(value, bool) or (levels > 0 and any(_has_truth(part, levels - 1) for part in parts))
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are refused, numbers are finite, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, values: Any) -> Any:
+        """Refuse true and false where a number or text is wanted; pydantic would take them for 1 and 0."""
+        for name, field in cls.model_fields.items():
+            if isinstance(values, dict) and _has_truth(value := values.get(name)) and not _takes_truth(field.annotation):
+                raise ValueError(
+                    f"{name} is {value}, which is neither a number nor text (YAML reads yes, no, on and off as true and false)"
+                )
+        return values
 
 
 class Growth(Settings):

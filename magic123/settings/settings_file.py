@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +30,10 @@ Files = str | Path | Sequence[str | Path]  # a file, or files laid over each oth
 
 # names become folders, and parts of Snakemake's wildcards
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_-])?")
+DEEPEST = 40  # lists and mappings in each other
+SHOWN = reprlib.Repr()  # of values in sentences
+SHOWN.maxstring = SHOWN.maxother = SHOWN.maxlong = 300
+SHOWN.maxlist = SHOWN.maxdict = SHOWN.maxtuple = 24
 MANY = 24  # names that a sentence lists at most
 BESIDE_METHODS = {"example": "the folder of the prepared example", "token": "the folder of the learned token"}
 
@@ -65,6 +71,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read ({reason}); check the path.") from error
     try:
         data = yaml.load(text, Loader=StrictLoader)  # StrictLoader is a SafeLoader
+        if _height(data, {}) > DEEPEST:
+            raise RecursionError
     except RecursionError as error:
         raise InputError(f"{path}: its lists or mappings are nested too deeply to be settings.") from error
     except yaml.YAMLError as error:
@@ -78,6 +86,24 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError(f"{path}: must hold keys and values, not a {type(data).__name__}.")
     return data
+
+
+def _height(value: Any, known: dict[int, float], above: int = 0) -> float:
+    """Return how deeply lists and mappings are nested in a value; what an alias repeats is looked at once.
+
+    Args:
+        value: of a YAML file; one that holds itself is infinitely deep.
+        known: heights of what was looked at, by identity.
+        above: lists and mappings around the value.
+    """
+    if not isinstance(value, dict | list):
+        return 0
+    if above > DEEPEST:
+        return inf
+    if id(value) not in known:
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + max((_height(part, known, above + 1) for part in parts), default=0)
+    return known[id(value)]
 
 
 def named_files(files: Files) -> str:
@@ -269,7 +295,7 @@ def _validated(model: Any, data: Any, file: Source, at: str, context: dict[str, 
         elif isinstance(problem["input"], dict):
             what = f"{dotted}: {message}" if dotted else message  # no path: an error about the settings as a whole
         else:
-            what = f"{dotted} is {problem['input']!r}: " if dotted else ""
+            what = f"{dotted} is {SHOWN.repr(problem['input'])}: " if dotted else ""
             what += f"{message[:1].lower()}{message[1:]}"
         more = f" ({len(problems) - 1} more after this one)" if len(problems) > 1 else ""
         raise InputError(f"{file(path) if callable(file) else file}: {what}{more}.") from None

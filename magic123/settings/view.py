@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_validator
 
-from magic123.records.cameras import RESERVED
+from magic123.records.cameras import RESERVED, SET_NAME
 from magic123.settings.common import Settings
 
 
@@ -18,8 +18,8 @@ def check_set_name(name: str) -> str:
     """
     if name in RESERVED:
         raise ValueError(f"{name!r} means something else and cannot name a view set; use none of {', '.join(sorted(RESERVED))}")
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise ValueError(f"{name!r} cannot name a view set; use letters, digits, - and _")
+    if not SET_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} cannot name a view set; use letters, digits, - and _, a letter or digit first, 64 at most")
     return name
 
 
@@ -29,17 +29,17 @@ SetName = Annotated[str, AfterValidator(check_set_name)]
 class ViewSet(Settings):
     """`count` cameras on one circle, evenly spaced in azimuth from `first_azimuth` on."""
 
-    polar: float = 90.0
+    polar: float = Field(90.0, ge=0, le=180)
     first_azimuth: float = 0.0
-    count: PositiveInt = 12
+    count: int = Field(12, ge=1, le=10_000)
 
 
 class ViewSettings(Settings):
     """What `view` renders of a finished stage, next to the reference view (set `reference`), and how it exports the mesh."""
 
-    size: PositiveInt = 128
+    size: int = Field(128, ge=1, le=8192)
     radius: PositiveFloat = 1.8
-    fov: PositiveFloat = 40.0
+    fov: float = Field(40.0, gt=0, lt=180)
     sets: dict[SetName, ViewSet] = {
         "ring": ViewSet(first_azimuth=15.0),
         "elevated": ViewSet(polar=60.0),
@@ -52,6 +52,15 @@ class ViewSettings(Settings):
     mesh_resolution: PositiveInt = 96  # marching cubes of a NeRF's density; a DMTet has its own lattice
     max_faces: PositiveInt = 20000
     texture_size: PositiveInt = 512
+
+    @field_validator("sets")
+    @classmethod
+    def _unlike_in_lower_case(cls, sets: dict[str, ViewSet]) -> dict[str, ViewSet]:
+        """Refuse sets that are one folder where file systems ignore case."""
+        lowered = [name.lower() for name in sets]
+        if twice := [name for name in sets if lowered.count(name.lower()) > 1]:
+            raise ValueError(f"{' and '.join(map(repr, twice))} differ in case alone; rename one")
+        return sets
 
     @field_validator("sets", mode="before")
     @classmethod

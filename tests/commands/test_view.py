@@ -1,6 +1,7 @@
 """The view command: complete folders, declared conventions, and agreement with the scene it shows."""
 
 import json
+import math
 import sys
 import types
 from pathlib import Path
@@ -164,8 +165,15 @@ def test_cameras_of_a_truth_take_the_place_of_the_sets(scene, tmp_path):
         expected = command.look(scene, Camera.orbit(110.0, -120.0, 2.0, 40.0, SIZE))["colour"]
     shown = np.asarray(Image.open(tmp_path / "views/test/001.png"))
     assert np.abs(shown - command.to_bytes(expected).astype(int)).max() <= 1
-    for spoiled in ([{**listed[0], "file": "test/007.png"}], [{"file": "test/000.png", "polar": 90}], []):
-        (tmp_path / "cameras.json").write_text(json.dumps({"sets": {"test": spoiled}}))
+    for name, spoiled in (
+        ("test", [{**listed[0], "file": "test/007.png"}]),
+        ("test", [{"file": "test/000.png", "polar": 90}]),
+        ("test", []),
+        ("test", [{**listed[0], "azimuth": math.nan}]),
+        ("test", [{**listed[0], "fov": 180}]),
+        ("../elsewhere", [{**listed[0], "file": "../elsewhere/000.png"}]),
+    ):
+        (tmp_path / "cameras.json").write_text(json.dumps({"sets": {name: spoiled}}))
         with pytest.raises(InputError, match=r"cameras\.json"):
             command.read_cameras(tmp_path / "cameras.json")
 

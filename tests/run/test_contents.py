@@ -42,6 +42,21 @@ def test_a_folder_is_known_by_names_and_content(contents, tmp_path):
     assert len({before, renamed, contents.of(folder)}) == 3
 
 
+def test_links_in_circles_are_followed_once(contents, tmp_path):
+    """Two links to a folder around them are 2^40 paths to the same file."""
+    folder = tmp_path / "truth"
+    write(folder / "ring" / "000.png", "one")
+    plain = contents.of(folder)
+    for name in ("here", "again"):
+        (folder / "ring" / name).symlink_to("..")
+    assert contents.of(folder) == plain
+    write(tmp_path / "elsewhere" / "001.png", "two")
+    (folder / "near").symlink_to(tmp_path / "elsewhere")
+    linked = contents.of(folder)
+    write(tmp_path / "elsewhere" / "001.png", "three")
+    assert len({plain, linked, contents.of(folder)}) == 3
+
+
 def test_files_that_have_not_changed_are_not_read_again(contents, tmp_path, monkeypatch):
     file = write(tmp_path / "a", "one")
     monkeypatch.setattr("magic123.run.contents.SETTLED", -(10**12))  # as if all had been written long ago

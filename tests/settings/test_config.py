@@ -186,12 +186,36 @@ def test_missing_file(tmp_path: Path) -> None:
         ("prepare: {settings: {depth: file}}", ["datasets/demo.csv: cone has no depth", "prepare.settings.depth is file"]),
         ("invert: {given: true}", ["datasets/demo.csv: cone has no token", "invert.given"]),
         ("datasets_folder: elsewhere", ["datasets/demo.csv: cone.image is elsewhere/rgba.png, which is not there"]),
+        ("run: {seeds: [0]}\nrun: {seeds: [1]}", ["changes.yaml line 2", "the key 'run' stands twice"]),
+        ("run: {seeds: [yes]}", ["changes.yaml: run: seeds is [True], which is neither a number nor text", "reads yes, no"]),
+        ("view: {size: true}", ["changes.yaml: view: size is True"]),
+        ("view: {radius: .nan}", ["changes.yaml: view.radius is nan", "finite"]),
+        ("view: {sets: {ring: {first_azimuth: .inf}}}", ["changes.yaml: view.sets.ring.first_azimuth is inf", "finite"]),
+        ("view: {sets: {ring: {polar: 181}}}", ["view.sets.ring.polar is 181", "less than or equal to 180"]),
+        ("view: {fov: 180}", ["view.fov is 180", "less than 180"]),
+        ("view: {sets: {ring: {count: 1000000000}}}", ["view.sets.ring.count is 1000000000", "10000"]),
+        ("view: {sets: {Ring: {}}}", ["view.sets", "'ring' and 'Ring' differ in case alone"]),
+        ("view: {sets: {-rf: {}}}", ["'-rf' cannot name a view set"]),
+        (f"view: {{sets: {{{'a' * 65}: {{}}}}}}", ["cannot name a view set", "64 at most"]),
+        ("view: {sets: {é: {}}}", ["'é' cannot name a view set"]),
+        ("run: " + "[" * 3000 + "]" * 3000, ["changes.yaml: its lists or mappings are nested too deeply"]),
+        ("run: &r {seeds: [0], x: *r}", ["changes.yaml: its lists or mappings are nested too deeply"]),
+        ("run: {methods: &r [*r]}", ["changes.yaml: its lists or mappings are nested too deeply"]),
+        (f"run: {{seeds: [{'x' * 10_000}]}}", ["run.seeds.0 is 'xxx", "..."]),
     ],
 )  # fmt: skip
 def test_mistakes_in_the_configuration(suite_of, changes: str, parts: list[str]) -> None:
     sentence = refused(suite_of, changes)
     for part in parts:
         assert part in sentence
+    assert len(sentence) < 1000
+
+
+def test_what_yaml_repeats_by_an_alias_is_looked_at_once(suite_of) -> None:
+    """Nine levels of nine aliases are 387 million parts."""
+    levels = "".join(f", l{n + 1}: &l{n + 1} [{', '.join([f'*l{n}'] * 9)}]" for n in range(9))
+    sentence = refused(suite_of, f"{{l0: &l0 [x]{levels}}}")
+    assert "is not a known setting" in sentence
 
 
 @pytest.mark.parametrize(
