@@ -8,10 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from magic123.device import to_device
 from magic123.geometry.camera import Camera
 from magic123.optimise.views import ReferenceView, has_novel_view, is_front_step
 from magic123.optimise.watch import StageWatch
 from magic123.priors.clip_reference import ClipReference, clip_consistency, denoised_consistency, replaces_distillation
+from magic123.priors.latent_diffusion import LatentPrior
 from magic123.priors.prior import Prior
 from magic123.priors.sds import NoisePrediction, distil, predict_noise
 from magic123.settings.priors import ClipSettings, DenoisedClipSettings, DiffusionSettings, PromptedSettings
@@ -51,7 +53,7 @@ def guide(
 
     Args:
         name: of the prior in the stage.
-        rgb: rendered pictures [B, H, W, 3] in [0, 1].
+        rgb: rendered pictures [B, H, W, 3] in [0, 1]; with opacity as a fourth channel, all four stand in for latents.
         camera: the B cameras that they were rendered from.
         priors: all priors of the stage.
         reference: the reference view, if the stage renders it.
@@ -76,7 +78,11 @@ def guide(
     if reference and is_front_step(step, stage) and isinstance(settings, PromptedSettings):
         angles = {name: getattr(reference.camera, name).expand_as(camera.azimuth) for name in ("polar", "azimuth")}
         shown = replace(camera, **angles)
-    prediction = predict_noise(prior, rgb, shown, settings=settings, generator=generator)
+    latents = None
+    if rgb.shape[-1] == 4:
+        assert isinstance(prior, LatentPrior)  # the settings refuse others
+        latents, rgb = prior.stand_in(to_device(rgb, prior.alphas_cumprod.device)), rgb[..., :3]
+    prediction = predict_noise(prior, rgb, shown, settings=settings, generator=generator, latents=latents)
     if watch is not None and shows_guidance(step, stage):
         watch.guidance(name, rgb, prior, prediction)
     if replacing := replacing_prior(name, prediction, camera, priors, reference, stage):

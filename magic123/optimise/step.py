@@ -20,6 +20,7 @@ from magic123.optimise.views import (
     novel_shading,
     plain_if_possible,
     sees_reference,
+    shows_latents,
 )
 from magic123.optimise.watch import StageWatch
 from magic123.priors.offload import visit, without_networks
@@ -103,7 +104,7 @@ def novel_step(
     """
     camera = sample_novel(stage.cameras, 1, stage.resolution, generator)
     mode, ambient = novel_shading(stage, step / stage.steps, generator)
-    background = novel_background(scene, camera, stage, generator)
+    background = novel_background(scene, camera, stage, step, generator)
     offsets: dict[str, Tensor] = {}
     if stage.front_steps.ray_noise and is_front_step(step, stage):
         noise = stage.front_steps.ray_noise * torch.randn(2, 3, generator=generator)
@@ -116,15 +117,16 @@ def novel_step(
     )
     guidance: dict[str, Tensor] = {}
     logged: dict[str, dict[str, Tensor]] = {}
-    with on_streams(priors.values(), rendering.rgb) as stream_of:
+    shown = torch.cat([rendering.rgb, rendering.opacity], -1) if shows_latents(stage, step) else rendering.rgb
+    with on_streams(priors.values(), shown) as stream_of:
         for name, prior in priors.items():
             asked = [prior, *(priors[clip] for clip in replacements(name, stage) if clip in priors)]
             apart = any(model.offloaded is not None for model in asked)
-            rgb = rendering.rgb.detach().requires_grad_() if apart else rendering.rgb
+            rgb = shown.detach().requires_grad_() if apart else shown
             with stream_of(prior), visit(*(model.offloaded for model in asked)):
                 loss, logged_for, figures = guide(name, rgb, camera, priors, reference, stage, step, generator, watch)
                 if apart and loss is not None:
-                    loss = without_networks(loss, rgb, rendering.rgb)
+                    loss = without_networks(loss, rgb, shown)
             if loss is not None:
                 guidance[logged_for], logged[logged_for] = loss, figures
     return scene.regularizers(rendering, stage.losses), guidance, logged

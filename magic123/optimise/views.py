@@ -104,13 +104,21 @@ def plain_if_possible(mode: str, ambient: float, stage: OptimisedStage) -> str:
     return mode
 
 
-def novel_background(scene: Scene, camera: Camera, stage: OptimisedStage, generator: torch.Generator) -> Tensor:
+def shows_latents(stage: OptimisedStage, step: int) -> bool:
+    """Return whether the normal map of a step stands in for the priors' latents."""
+    return step < stage.shading.latent_until * stage.steps
+
+
+def novel_background(scene: Scene, camera: Camera, stage: OptimisedStage, step: int, generator: torch.Generator) -> Tensor:
     """Draw the background of novel views: a random colour, white, or the scene's background network, in their shares.
+
+    Normal maps that stand in for latents are in front of the network, or of white without one, as released.
 
     Args:
         scene: the scene.
         camera: the B novel views.
         stage: the settings.
+        step: of the stage.
         generator: draws four numbers, and one more if there is a background network.
 
     Returns:
@@ -118,8 +126,9 @@ def novel_background(scene: Scene, camera: Camera, stage: OptimisedStage, genera
     """
     colour, share = torch.rand(3, generator=generator), torch.rand((), generator=generator)
     network = stage.background if isinstance(stage, NeRFStage | DMTetStage) else None
-    if network is not None and torch.rand((), generator=generator) < network.share:
+    latent = shows_latents(stage, step)
+    if network is not None and torch.rand((), generator=generator) < (1 if latent else network.share):
         learned = scene.learned_background(camera)
         assert learned is not None  # the scene is built by the same settings
         return learned
-    return colour if share < stage.random_background else torch.ones(3)
+    return colour if share < stage.random_background and not latent else torch.ones(3)

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from magic123.device import to_device
+from magic123.priors.prior import Prior
 from magic123.priors.sds import add_noise
 from magic123.records.errors import InputError
 
@@ -294,3 +295,30 @@ def carry_gradient_through_half(inputs: Tensor, outputs: Tensor, largest: float 
 
     outputs.register_hook(normalise)
     inputs.register_hook(lambda gradient: gradient / scale[0])
+
+
+class LatentPrior(Prior):
+    """What priors with an autoencoder share.
+
+    Attributes:
+        vae: diffusers' AutoencoderKL.
+    """
+
+    vae: Network
+
+    def encode(self, rgb: Float[Tensor, "B H W 3"], generator: torch.Generator | None = None) -> Float[Tensor, "B C h w"]:
+        """Return scaled latents of pictures, see `Prior.encode`."""
+        return encode(self.vae, rgb, self.resolution, generator)
+
+    def decode(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B R R 3"]:
+        """Return pictures in [0, 1] of scaled latents, see `Prior.decode`."""
+        return decode(self.vae, latents)
+
+    def stand_in(self, shown: Float[Tensor, "B H W 4"]) -> Float[Tensor, "B 4 h w"]:
+        """Return 2 x - 1 of four channels in [0, 1] at the size of the latents, resized bilinearly; differentiable.
+
+        Normals as colours, with opacity, stand in for latents so in Stable-DreamFusion's first steps (nerf/utils.py:545 and
+        guidance/sd_utils.py:86 there), for which no autoencoder is asked.
+        """
+        side = self.resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return 2 * F.interpolate(shown.permute(0, 3, 1, 2).float(), (side, side), mode="bilinear", align_corners=False) - 1

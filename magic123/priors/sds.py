@@ -103,6 +103,7 @@ def predict_noise(
     *,
     settings: DiffusionSettings,
     generator: torch.Generator,
+    latents: Float[Tensor, "B C h w"] | None = None,
 ) -> NoisePrediction:
     """Add noise to the latents of rendered pictures, and predict it with a prior.
 
@@ -112,8 +113,9 @@ def predict_noise(
         camera: the B cameras that they were rendered from.
         settings: the prior's; steps are uniform in {floor(1000 t_min), ..., floor(1000 t_max)} for its t_range.
         generator: draws the latents from the autoencoder's posterior, then one step and one noise for each picture.
+        latents: in place of those of the pictures.
     """
-    latents = prior.encode(rgb, generator)
+    latents = prior.encode(rgb, generator) if latents is None else latents
     alphas = prior.alphas_cumprod.to(latents.device)
     first, last = timestep_bounds(settings.t_range, len(alphas))
     drawn = torch.randint(first, last + 1, (len(latents),), generator=generator, device=generator.device)

@@ -11,14 +11,21 @@ from torch import Tensor
 
 from magic123.geometry.camera import Camera
 from magic123.priors import latent_diffusion
-from magic123.priors.latent_diffusion import DTYPES, Network, Schedule, dtype_of, load_autoencoder_and_unet, load_component
-from magic123.priors.prior import Prior
+from magic123.priors.latent_diffusion import (
+    DTYPES,
+    LatentPrior,
+    Network,
+    Schedule,
+    dtype_of,
+    load_autoencoder_and_unet,
+    load_component,
+)
 from magic123.priors.prompts import PLAIN, Prompts
 from magic123.priors.tokens import add_token, load_token, prompt_ids
 from magic123.records.errors import InputError
 
 
-class StableDiffusion(Prior):
+class StableDiffusion(LatentPrior):
     """A text-to-image model as a prior."""
 
     name = "stable-diffusion"
@@ -96,14 +103,6 @@ class StableDiffusion(Prior):
         prior = cls(vae, unet, schedule, embeddings, resolution, prompts)
         prior.record = prompts.record(texts, schedule, resolution, dtype, device) | {"token": token}
         return prior
-
-    def encode(self, rgb: Float[Tensor, "B H W 3"], generator: torch.Generator | None = None) -> Float[Tensor, "B C h w"]:
-        """Return scaled latents of pictures, see `Prior.encode`."""
-        return latent_diffusion.encode(self.vae, rgb, self.resolution, generator)
-
-    def decode(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B R R 3"]:
-        """Return pictures in [0, 1] of scaled latents, see `Prior.decode`."""
-        return latent_diffusion.decode(self.vae, latents)
 
     def condition(self, camera: Camera) -> Float[Tensor, "B L D"]:
         """Return the text embeddings of the prompts at B cameras."""

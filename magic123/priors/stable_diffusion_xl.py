@@ -13,6 +13,7 @@ from magic123.geometry.camera import Camera
 from magic123.priors import latent_diffusion
 from magic123.priors.latent_diffusion import (
     DTYPES,
+    LatentPrior,
     Network,
     Schedule,
     dtype_of,
@@ -20,13 +21,12 @@ from magic123.priors.latent_diffusion import (
     load_component,
     read_json,
 )
-from magic123.priors.prior import Prior
 from magic123.priors.prompts import PLAIN, Prompts
 from magic123.priors.tokens import prompt_ids
 from magic123.records.errors import InputError
 
 
-class StableDiffusionXL(Prior):
+class StableDiffusionXL(LatentPrior):
     """The base model as a prior."""
 
     name = "stable-diffusion-xl"
@@ -117,14 +117,6 @@ class StableDiffusionXL(Prior):
         prior = cls(vae.float(), unet, schedule, embeddings, pooled, resolution, prompts)
         prior.record = prompts.record(texts, schedule, resolution, dtype, device)
         return prior
-
-    def encode(self, rgb: Float[Tensor, "B H W 3"], generator: torch.Generator | None = None) -> Float[Tensor, "B C h w"]:
-        """Return scaled latents of pictures, see `Prior.encode`."""
-        return latent_diffusion.encode(self.vae, rgb, self.resolution, generator)
-
-    def decode(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B R R 3"]:
-        """Return pictures in [0, 1] of scaled latents, see `Prior.decode`."""
-        return latent_diffusion.decode(self.vae, latents)
 
     @torch.no_grad()
     def noise(

@@ -16,6 +16,7 @@ from magic123.geometry.camera import Camera, angle_between
 from magic123.priors import latent_diffusion
 from magic123.priors.latent_diffusion import (
     DTYPES,
+    LatentPrior,
     Network,
     Schedule,
     dtype_of,
@@ -24,7 +25,6 @@ from magic123.priors.latent_diffusion import (
     posterior,
     read_json,
 )
-from magic123.priors.prior import Prior
 from magic123.priors.sds import guided_noise
 from magic123.records.errors import InputError
 from magic123.settings.cameras import ReferenceCamera
@@ -94,7 +94,7 @@ def conditioning_of(folder: Path) -> str:
     return named
 
 
-class Zero123(Prior):
+class Zero123(LatentPrior):
     """A view-conditioned model as a prior, conditioned on one or more reference pictures."""
 
     name = "zero123"
@@ -214,10 +214,6 @@ class Zero123(Prior):
         """Return scaled latents of pictures, see `Prior.encode`."""
         with latent_diffusion.autocast(self.reference_latents.device, self.autocast):
             return latent_diffusion.encode(self.vae, rgb, self.resolution, generator)
-
-    def decode(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B R R 3"]:
-        """Return pictures in [0, 1] of scaled latents, see `Prior.decode`."""
-        return latent_diffusion.decode(self.vae, latents)
 
     def condition(self, camera: Camera, index: int = 0) -> Float[Tensor, "B 1 D"]:
         """Return the context tokens for B views, conditioned on the reference picture `index`."""

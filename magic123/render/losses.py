@@ -248,6 +248,11 @@ def orientation_by_density(
     return orientation(-torch.expm1(-densities), normals, directions)
 
 
+def normal_difference(normals: Float[Tensor, "K 3"], others: Float[Tensor, "K 3"]) -> Float[Tensor, ""]:
+    """Return the mean absolute difference between the components of normals and others, 0 without any."""
+    return (normals - others).abs().sum() / max(normals.numel(), 1)
+
+
 def opacity(value: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """Return the mean squared opacity: space should be empty."""
     return value.square().mean()
@@ -366,6 +371,7 @@ NEEDS = {
     "weights": "weights of the samples along rays [M], and how many samples the mean is over",
     "sample_normals": "weights of the samples [M], their unit normals and viewing directions [M, 3], and the same number",
     "marched_normals": "densities [K] of all marched samples, their unit normals and viewing directions [K, 3]",
+    "normals_beside": "unit normals [K, 3] of all marched samples and, a random step of 0.01 away, others",
     "mesh": "vertices [V, 3], faces [F, 3] and Edges of the rendered surface",
     "opacity": "opacity [B, H, W, 1]",
     "normal_image": "normals as colours [B, H, W, 3]",
@@ -383,6 +389,7 @@ LOSSES: dict[str, Loss] = {
     "entropy": Loss(entropy, "weights", ramp=2.0),
     "orientation": Loss(orientation, "sample_normals", on_normals=True),
     "orientation_by_density": Loss(orientation_by_density, "marched_normals", on_normals=True),
+    "normal_nearby": Loss(normal_difference, "normals_beside", on_normals=True),
     "normal_consistency": Loss(normal_consistency, "mesh"),
     "laplacian": Loss(lambda vertices, faces, edges: laplacian(vertices, edges), "mesh"),
     "opacity": Loss(opacity, "opacity"),
@@ -420,12 +427,15 @@ def rendering_inputs(rendering: Rendering) -> LossInputs:
     }
 
 
-def sample_inputs(samples: Samples | None, regularized: str = "marched") -> LossInputs:
+def sample_inputs(
+    samples: Samples | None, regularized: str = "marched", generator: torch.Generator | None = None
+) -> LossInputs:
     """Return the inputs of losses that the samples of a volume rendering have, for `compute`.
 
     Args:
         samples: the samples, if there are any.
         regularized: samples that means are over, "marched" or "visible" (see `NeRFSettings.regularized`).
+        generator: draws the steps of `Samples.beside`.
     """
     if samples is None:
         return {}
@@ -436,4 +446,9 @@ def sample_inputs(samples: Samples | None, regularized: str = "marched") -> Loss
             None if samples.normals is None else (samples.weights, samples.normals, samples.directions, count)
         ),
         "marched_normals": lambda: None if samples.everywhere is None else samples.everywhere(),
+        "normals_beside": lambda: (
+            None
+            if samples.everywhere is None or samples.beside is None
+            else (samples.everywhere()[1], samples.beside(generator))
+        ),
     }

@@ -63,6 +63,8 @@ class Samples:
         marched: how many samples there were in occupied cells, before those that no light reaches were dropped; at least M.
         everywhere: returns the densities [K] (without gradient), unit normals [K, 3] and directions [K, 3] of all `marched`
             samples, which it computes; None if no normals were rendered.
+        beside: returns the unit normals [K, 3] a normally distributed step of deviation 0.01 along each axis away from these
+            samples; None likewise. Its argument draws the steps.
     """
 
     weights: Float[Tensor, " M"]
@@ -70,6 +72,7 @@ class Samples:
     directions: Float[Tensor, "M 3"]
     marched: int
     everywhere: Callable[[], tuple[Tensor, Tensor, Tensor]] | None = None
+    beside: Callable[[torch.Generator | None], Tensor] | None = None
 
 
 @dataclass(frozen=True)

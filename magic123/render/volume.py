@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -19,10 +19,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
+from magic123.device import to_device
 from magic123.render.rendering import Samples
 from magic123.render.samples import STOP, TAU_MAX, Density, Occupied, PackedSamples, ray_steps
 
 AT_ONCE, CHUNK = 2**20, 2**18  # points of a field with gradients: see `evaluate`
+
+BESIDE = 1e-2  # standard deviation of the steps of `Samples.beside`, as released
 
 # points -> density and albedo
 DensityAndAlbedo = Callable[[Float[Tensor, "K 3"]], tuple[Float[Tensor, " K"], Float[Tensor, "K 3"]]]
@@ -250,18 +253,26 @@ def render_volume(
     total, weights = combine(samples, sigma, rgb, normals, rays)
     opacity = total[:, 3:4]
 
-    def everywhere() -> tuple[Tensor, Tensor, Tensor]:
+    def normals_at(points: Tensor) -> Tensor:
         assert normal is not None
+        return evaluate(lambda x: (normal(x),), points)[0]
+
+    @cache  # two losses may ask
+    def everywhere() -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
             densities = density(marched.points)
-        (all_normals,) = evaluate(lambda x: (normal(x),), marched.points)
-        return densities, all_normals, normalize(directions.index_select(0, marched.ray), dim=-1)
+        return densities, normals_at(marched.points), normalize(directions.index_select(0, marched.ray), dim=-1)
 
+    def beside(generator: torch.Generator | None) -> Tensor:
+        shift = torch.randn(marched.points.shape, generator=generator)
+        return normals_at(marched.points + BESIDE * to_device(shift, marched.points.device))
+
+    asked: Any = (None, None) if normal is None else (everywhere, beside)
     shown = directions.index_select(0, samples.ray)
     return RayRendering(
         rgb=total[:, :3] + (1 - opacity) * background,
         opacity=opacity,
         depth=total[:, 4:5],
         normal=None if normals is None else total[:, 5:8],
-        samples=Samples(weights, normals, shown, len(marched.ray), None if normal is None else everywhere),
+        samples=Samples(weights, normals, shown, len(marched.ray), *asked),
     )

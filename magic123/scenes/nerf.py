@@ -161,7 +161,7 @@ class NeRF(Scene[NeRFStage]):
     def regularizers(self, rendering: Rendering, weights: Losses) -> dict[str, Tensor]:
         """Return the unweighted losses of the LOSSES table that this rendering allows (mode "albedo" has no normals)."""
         density = lambda: (self.field.density, self._generator, self.field.grid.table.device)  # noqa: E731
-        samples = losses.sample_inputs(rendering.samples, self.settings.regularized)
+        samples = losses.sample_inputs(rendering.samples, self.settings.regularized, self._generator)
         given = losses.rendering_inputs(rendering) | samples | {"density": density}
         return losses.compute(weights, given)
 

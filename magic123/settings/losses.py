@@ -12,7 +12,7 @@ from magic123.settings.common import OMITTED, KindSettings, is_strict
 class Losses(KindSettings):
     """Weights of the losses; 0 switches one off (it is then not computed)."""
 
-    recorded: ClassVar[dict[str, Any]] = {"orientation_by_density": OMITTED, "point_colour": OMITTED}
+    recorded: ClassVar[dict[str, Any]] = {"orientation_by_density": OMITTED, "normal_nearby": OMITTED, "point_colour": OMITTED}
     unused: ClassVar[frozenset[str]] = frozenset()  # what the scene has nothing to compute from
 
     rgb: NonNegativeFloat = 5.0
@@ -27,6 +27,7 @@ class Losses(KindSettings):
     opacity_entropy: NonNegativeFloat = 0.0
     normal_blur_detached: NonNegativeFloat = 0.0
     orientation_by_density: NonNegativeFloat = 0.0
+    normal_nearby: NonNegativeFloat = 0.0  # normals of marched samples against those a random 0.01 away, as Make-it-3D
     normal_smoothness: NonNegativeFloat = 0.5
     normal_blur: NonNegativeFloat = 0.5
     total_variation: NonNegativeFloat = 0.0  # of density on a jittered grid; ours, for the reconstruction-only row
@@ -53,7 +54,7 @@ class NeRFLosses(Losses):
 class DMTetLosses(Losses):
     """Weights of the losses of a DMTet, which has a surface instead of a density."""
 
-    unused = frozenset({"entropy", "orientation", "orientation_by_density", "total_variation", "point_colour"})
+    unused = frozenset({"entropy", "orientation", "orientation_by_density", "normal_nearby", "total_variation", "point_colour"})
 
 
 class PointsLosses(Losses):

@@ -38,10 +38,15 @@ from magic123.settings.scenes import (
 )
 
 
-class Shading(Settings):
+class Shading(KindSettings):
     """Shares of the shadings at novel views."""
 
+    recorded: ClassVar[dict[str, Any]] = {"latent_until": OMITTED}
+
     normal_until: float = Field(0.2, ge=0, le=1)  # share of the stage shown as normal maps
+    # share of the stage whose normal maps and opacity stand in for the latents of the priors, as Stable-DreamFusion's
+    # latent_iter_ratio; at most normal_until
+    latent_until: float = Field(0.0, ge=0, le=1)
     albedo_until: float = Field(0.0, ge=0, le=1)  # share of the stage, normal maps included, before any light falls
     textureless: float = Field(0.2, ge=0, le=1)
     albedo: float = Field(0.0, ge=0, le=1)  # colours alone, without light
@@ -51,6 +56,8 @@ class Shading(Settings):
     def _shares(self) -> Shading:
         if self.textureless + self.albedo > 1:
             raise ValueError("textureless and albedo are shares of one whole: together at most 1")
+        if self.latent_until > self.normal_until:
+            raise ValueError("latent_until is about normal maps, which are shown until normal_until: make it no larger")
         return self
 
 
@@ -169,6 +176,13 @@ class OptimisedStage(StageSettings):
                 raise ValueError(
                     f"losses.{name} is about the reference view, which reference_interval 0 never shows; set it to 0"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _latents_are_there(self) -> Self:
+        kinds = {prior.kind for prior in self.priors.values()} if self.shading.latent_until else set()
+        if other := kinds & {"deepfloyd-if", "clip"}:
+            raise ValueError(f"a prior of the kind {other.pop()} has no latents to stand in for: set shading.latent_until to 0")
         return self
 
     @model_validator(mode="after")

@@ -249,10 +249,49 @@ def test_the_background_of_novel_views_is_drawn_in_its_shares():
     stage = stage_settings(**SHORT | {"background": {"share": 0.3}, "random_background": 0.5})
     scene = loop_scene(stage)
     generator, camera = torch.Generator().manual_seed(0), Camera.orbit(90, 0, 1.8, 40, 2)
-    drawn = [views.novel_background(scene, camera, stage, generator) for _ in range(2000)]
+    drawn = [views.novel_background(scene, camera, stage, 0, generator) for _ in range(2000)]
     learned = [colour.dim() == 4 for colour in drawn]
     white = [colour.dim() == 1 and bool((colour == 1).all()) for colour in drawn]
     assert np.mean(learned) == pytest.approx(0.3, abs=0.03) and np.mean(white) == pytest.approx(0.35, abs=0.03)
+
+
+def test_normal_maps_stand_in_for_latents_in_the_first_steps(example, weights, tmp_path, monkeypatch):
+    """2 x - 1 of normals in front of the background network and of opacity, without the autoencoder; then pictures again."""
+    shown, given, encoded, pulls = [], [], [], []
+    render, predict_noise, encode = NeRF.render, guidance.predict_noise, StableDiffusion.encode
+
+    def keeping(self, camera, options=PLAIN):
+        seen = render(self, camera, options)
+        if torch.is_grad_enabled():
+            shown.append((options.mode, options.background, seen))
+        return seen
+
+    def noting(prior, rgb, camera, **options):
+        given.append(options["latents"])
+        if given[-1] is not None:
+            pulls.append(torch.autograd.grad(given[-1][:, 3].sum(), shown[-1][2].opacity, retain_graph=True)[0].sum().item())
+        return predict_noise(prior, rgb, camera, **options)
+
+    monkeypatch.setattr(NeRF, "render", keeping)
+    monkeypatch.setattr(guidance, "predict_noise", noting)
+    monkeypatch.setattr(StableDiffusion, "encode", lambda self, *given: encoded.append(len(shown)) or encode(self, *given))
+    stage = SHORT | {"steps": 6, "reference_warmup": 0, "reference_interval": 6, "background": {"hidden": 8, "share": 0}}
+    stage |= {"shading": {"normal_until": 0.5, "latent_until": 0.5}, "priors": {"text": PRIORS["text"]}}
+    reconstruct(example, stage_settings(**stage), 0, tmp_path / "out", weights=weights)
+    assert [mode for mode, _, _ in shown[1:3]] == ["normal", "normal"] and encoded == [4, 5, 6]
+    for (_, background, seen), latents in zip(shown[1:3], given[:2], strict=True):
+        assert background.shape == (1, 24, 24, 3)
+        four = torch.cat([seen.rgb, seen.opacity], -1).permute(0, 3, 1, 2)
+        wanted = 2 * torch.nn.functional.interpolate(four, (8, 8), mode="bilinear") - 1
+        torch.testing.assert_close(latents, wanted)
+    assert pulls == pytest.approx([128, 128])  # 2 for each of 64 latents
+    assert given[2:] == [None] * 3 and all(background.dim() == 1 for _, background, _ in shown[3:])
+    for wrong, sentence in (
+        ({"shading": {"normal_until": 0.1, "latent_until": 0.2}}, "make it no larger"),
+        ({"priors": {"if": {"kind": "deepfloyd-if", "weights": "x", "weight": 1, "guidance_scale": 2}}}, "no latents"),
+    ):
+        with pytest.raises(ValidationError, match=sentence):
+            stage_settings(**stage | wrong)
 
 
 def loop_scene(stage):

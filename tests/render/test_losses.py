@@ -247,6 +247,24 @@ def test_orientation_by_density_counts_what_no_light_reaches():
     assert losses.orientation(*losses.sample_inputs(seen.samples)["sample_normals"]()) < 0.05 * value
 
 
+def test_normals_nearby_differ_by_the_slope_of_their_field():
+    """Normals (x, 1, 0), not normalised: only x differs, by a normal step of 0.01, whose mean size is 0.01 sqrt(2 / pi)."""
+    slope = torch.tensor(3.0, requires_grad=True)
+    seen = render_volume(
+        lambda x: (torch.full_like(x[:, 0], 8.0), x),
+        torch.tensor([[0.0, 0, -3]]),
+        torch.tensor([[0.0, 0, 1]]),
+        occupied=None,
+        max_samples=20000,
+        background=torch.zeros(3),
+        normal=lambda x: torch.stack([slope * x[:, 0], torch.ones(len(x)), torch.zeros(len(x))], -1),
+    )
+    inputs = losses.sample_inputs(seen.samples, generator=torch.Generator().manual_seed(0))
+    value = losses.compute(Losses(normal_nearby=1), inputs)["normal_nearby"]
+    assert value.item() == pytest.approx(3 * 0.01 * math.sqrt(2 / math.pi) / 3, rel=0.03)
+    assert torch.autograd.grad(value, slope)[0].item() == pytest.approx(value.item() / 3, rel=1e-4)
+
+
 def test_smoothness():
     y, x = torch.meshgrid(torch.arange(6.0), torch.arange(8.0), indexing="ij")
     ramp = (2 * x + 3 * y)[None, ..., None].expand(2, 6, 8, 3)
