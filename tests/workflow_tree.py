@@ -181,13 +181,16 @@ def write_lines(path: Path, *lines: str) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-# Importing Snakemake takes far longer than planning a small run: it is imported once, in a process that forks for each run.
+# Importing Snakemake and what the Snakefile imports takes far longer than planning a small run: both are imported once, in a
+# process that forks for each run.
 SERVER = """
 import json, os, sys
 from functools import partial
 from pathlib import Path
 import docutils.core, markdown_it, numpy, requests, rich.logging, rich.markdown, smart_open  # which a run imports late
-import snakemake.cli, snakemake.report.html_reporter
+import argparse_dataclass, platformdirs, statistics
+import snakemake.cli, snakemake.report.html_reporter, snakemake.storage, snakemake_logger_plugin_rich.handler
+import magic123.run.jobs, magic123.run.accounting, magic123.run.estimate, magic123.run.progress, magic123.weights.prefetch
 from snakemake.common import get_function_params
 from snakemake.workflow import Workflow
 
@@ -208,6 +211,13 @@ def compared(workflow):  # in place of --dag: what Snakemake compares of each jo
     }
     print("COMPARED" + json.dumps({"jobs": jobs, "asked": asked}))
 
+REPOSITORY = Path.cwd()
+
+def use_the_trees_code():  # where it differs from the repository's, which is imported already
+    if any(file.stat().st_mtime_ns != (REPOSITORY / file).stat().st_mtime_ns for file in Path("magic123").glob("*/*.py")):
+        for name in [name for name in sys.modules if name.split(".")[0] == "magic123"]:
+            del sys.modules[name]
+
 def run(folder, do, environment, place):
     child = os.fork()
     if not child:
@@ -219,6 +229,7 @@ def run(folder, do, environment, place):
             for number, name in enumerate((os.devnull, "stdout" + place, "stderr" + place)):
                 os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
             Workflow.printdag = compared
+            use_the_trees_code()
             do()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 0 if end.code is None else print(end.code, file=sys.stderr) or 1
@@ -230,9 +241,8 @@ def run(folder, do, environment, place):
 for line in sys.stdin:
     request = json.loads(line)
     at = request["folder"], request["words"], request["environment"]
-    if "each" in request:  # several runs in the same tree: what the Snakefile imports is imported once for all of them
-        os.chdir(at[0]), sys.path.insert(0, at[0])
-        import magic123.run.jobs, magic123.run.accounting, magic123.run.estimate, magic123.weights.prefetch
+    if "each" in request:  # several runs in the same tree
+        os.chdir(at[0])
         parser, arguments = snakemake.cli.parse_args(at[1])
         def one(file):
             arguments.configfile = [Path(file)]
@@ -258,7 +268,8 @@ class Run:
 
 
 def _server() -> subprocess.Popen:
-    server = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    server = subprocess.Popen([sys.executable, "-c", SERVER], stdin=pipe, stdout=pipe, text=True, cwd=REPOSITORY)
     atexit.register(server.kill)
     return server
 

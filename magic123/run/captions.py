@@ -11,7 +11,7 @@ import gzip
 import importlib.util
 import json
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from magic123.records.errors import InputError
@@ -96,13 +96,13 @@ def _encoders(weights: Weights) -> list[tuple[Counter, int]]:
         return [(_t5_counter(folder / "tokenizer"), CLIP_TOKENS)]
     if weights.kind == "clip":
         config = _json(folder / "open_clip_config.json").get("model_cfg", {}).get("text_cfg", {})
-        return [(_clip_counter(folder / "tokenizer"), int(config.get("context_length", CLIP_TOKENS)))]
-    encoders = []
+        return [(partial(_clip_tokens, folder / "tokenizer"), int(config.get("context_length", CLIP_TOKENS)))]
+    encoders: list[tuple[Counter, int]] = []
     for number in ("", "_2") if weights.kind == "stable-diffusion-xl" else ("",):
         config = _json(folder / f"text_encoder{number}/config.json")
         limits = [config.get("max_position_embeddings", CLIP_TOKENS)]
         limits.append(_json(folder / f"tokenizer{number}/tokenizer_config.json").get("model_max_length", CLIP_TOKENS))
-        encoders.append((_clip_counter(folder / f"tokenizer{number}"), int(min(limits))))
+        encoders.append((partial(_clip_tokens, folder / f"tokenizer{number}"), int(min(limits))))
     return encoders
 
 
@@ -113,6 +113,11 @@ def _json(file: Path) -> dict:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _clip_tokens(folder: Path, text: str) -> int:
+    """Return the number of a text's tokens; the tokenizer is loaded for the first text that may have too many."""
+    return _clip_counter(folder)(text)
 
 
 @cache

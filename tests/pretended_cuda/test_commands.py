@@ -126,9 +126,9 @@ def test_offloaded_priors_in_every_scene(device, disc, tmp_path):
 
 def test_an_interrupted_stage_with_a_repeated_step(device, disc, tmp_path, monkeypatch):
     """A signal after five steps, then on; before it a step that is repeated in float32."""
-    from magic123.optimise import resume, stage
+    from magic123.optimise import resume, step
 
-    after_step, read, calls = resume.LoopCheckpoints.after_step, stage.read, []
+    after_step, read, calls = resume.LoopCheckpoints.after_step, step.read, []
 
     def interrupting(self, state):
         if len(self.rows) == 5 and not (tmp_path / "asked").exists():
@@ -139,11 +139,11 @@ def test_an_interrupted_stage_with_a_repeated_step(device, disc, tmp_path, monke
     def failing_once(losses, *rest):
         calls.append(losses)
         if len(calls) == 5:
-            raise stage.NonFinite("as if", ("stable_diffusion",))
+            raise step.NonFinite("as if", ("stable_diffusion",))
         return read(losses, *rest)
 
     monkeypatch.setattr(resume.LoopCheckpoints, "after_step", interrupting)
-    monkeypatch.setattr(stage, "read", failing_once)
+    monkeypatch.setattr(step, "read", failing_once)
     command = ["reconstruct", "--example", str(disc), "--stage", json.dumps(SHORT), *WEIGHTS, "--device", "cuda"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 75
     assert reconstruct(disc, SHORT, tmp_path / "out")["float32_retries"] == 1
