@@ -33,7 +33,11 @@ def level_rows(cell: Int[Tensor, "N 3"], layout: GridLayout, level: int) -> Int[
     corner = torch.arange(8, device=cell.device)
     node = cell[:, None] + torch.stack([corner & 1, corner >> 1 & 1, corner >> 2], -1)
     x, y, z = node.unbind(-1)
-    if layout.dense[level]:
+    if layout.tiled:
+        r, rows = layout.resolution[level], layout.size[level]
+        # as the released kernel (gridencoder.cu:72): an axis whose stride exceeds the number of rows is left out
+        row = (x + y * r + z * (r * r if r * r <= rows else 0)) % rows
+    elif layout.dense[level]:
         r = layout.resolution[level]
         # rows after the last one wrap around, as in tiny-cuda-nn
         row = (x + y * r + z * r * r) % layout.size[level]
@@ -44,7 +48,7 @@ def level_rows(cell: Int[Tensor, "N 3"], layout: GridLayout, level: int) -> Int[
 
 
 def encode_torch(
-    x: Float[Tensor, "N 3"], table: Float[Tensor, "rows F"], layout: GridLayout, active: int
+    x: Float[Tensor, "N 3"], table: Float[Tensor, "rows F"], layout: GridLayout, active: int, linear: bool = False
 ) -> Float[Tensor, "N C"]:
     """Return the features of points, C = levels * F, in plain torch; twice differentiable in the points and the table.
 
@@ -53,6 +57,7 @@ def encode_torch(
         table: F features per row.
         layout: where the levels are in the table.
         active: number of levels that are used; the features of the finer ones are zero.
+        linear: interpolate linearly, without the smoothstep.
     """
     unit = (x + 1) * 0.5
     features = []
@@ -60,7 +65,7 @@ def encode_torch(
         position = unit * layout.scale[level] + 0.5
         cell = position.detach().floor()
         w = position - cell
-        w = w * w * (3 - 2 * w)
+        w = w if linear else w * w * (3 - 2 * w)
         rows = level_rows(cell.long(), layout, level)
         wx, wy, wz = torch.stack([1 - w, w], 1).unbind(-1)  # [N, 2] each
         weight = (wz[:, :, None, None] * wy[:, None, :, None] * wx[:, None, None, :]).reshape(-1, 8)
@@ -102,10 +107,19 @@ class HashGrid(nn.Module):
             raise InputError(
                 "field.grid.backend is 'tinycudann', which is not installed; install it, or use 'auto' or 'torch'."
             )
+        if self.plain(s) and s.backend not in ("auto", "torch"):
+            raise InputError(
+                f"field.grid.backend is {s.backend!r}, which knows neither tiled nodes nor linear interpolation; use 'auto'."
+            )
         self.settings = settings
-        self.layout = grid_layout(s.levels, s.log2_entries, s.base_resolution, s.finest_resolution)
+        self.layout = grid_layout(s.levels, s.log2_entries, s.base_resolution, s.finest_resolution, s.nodes == "tiled")
         self.table = nn.Parameter(torch.empty(self.layout.rows, s.features).uniform_(-1e-4, 1e-4))
         self._tinycudann: list[Any] = []  # one encoding, made when first used; in a list it is no submodule with its own table
+
+    @staticmethod
+    def plain(settings: HashGridSettings) -> bool:
+        """Return whether only plain torch can evaluate a grid of these settings."""
+        return settings.nodes == "tiled" or settings.interpolation == "linear"
 
     @property
     def width(self) -> int:
@@ -117,6 +131,8 @@ class HashGrid(nn.Module):
         """The backend that `forward` uses on the table's device: 'torch', 'numba', 'triton' or 'tinycudann'."""
         if self.settings.backend != "auto":
             return self.settings.backend
+        if self.plain(self.settings):
+            return "torch"
         if self.table.device.type == "cuda":
             if triton_problem_on(self.table.device) is None:
                 return "triton"
@@ -151,7 +167,7 @@ class HashGrid(nn.Module):
             return encode_triton(x, self.table, self.layout, active)
         if backend == "tinycudann":
             return self._encode_tinycudann(x, active)
-        return encode_torch(x, self.table, self.layout, active)
+        return encode_torch(x, self.table, self.layout, active, self.settings.interpolation == "linear")
 
     def _encode_tinycudann(self, x: Tensor, active: int) -> Tensor:
         if self.table.device.type != "cuda":

@@ -17,6 +17,7 @@ class GridLayout:
         size: number of rows.
         offset: first row.
         dense: whether every node has its own row; nodes of the other levels are hashed.
+        tiled: whether no level is hashed: rows are taken in turn, x fastest, then from the first row on again.
     """
 
     scale: tuple[float, ...]
@@ -24,6 +25,7 @@ class GridLayout:
     size: tuple[int, ...]
     offset: tuple[int, ...]
     dense: tuple[bool, ...]
+    tiled: bool = False
 
     @property
     def rows(self) -> int:
@@ -32,13 +34,18 @@ class GridLayout:
 
 
 @cache
-def grid_layout(levels: int, log2_entries: int, base_resolution: int, finest_resolution: int) -> GridLayout:
-    """Return the layout of a grid whose resolution grows geometrically from the base to the finest level."""
+def grid_layout(
+    levels: int, log2_entries: int, base_resolution: int, finest_resolution: int, tiled: bool = False
+) -> GridLayout:
+    """Return the layout of a grid whose resolution grows geometrically from the base to the finest level.
+
+    A tiled level has one more node along each axis, as in RealFusion's grid (gridencoder/grid.py:123).
+    """
     growth = math.log2(finest_resolution / base_resolution) / max(levels - 1, 1)
     # rounded, because exp2 may miss an integer by 1e-15, and ceil would turn that into one more node along each axis
     scale = tuple(round(math.exp2(level * growth) * base_resolution - 1, 9) for level in range(levels))
-    resolution = tuple(math.ceil(s) + 1 for s in scale)
+    resolution = tuple(math.ceil(s) + 1 + tiled for s in scale)
     size = tuple(min(-(-(r**3) // 8) * 8, 2**log2_entries) for r in resolution)
     offset = tuple(sum(size[:level]) for level in range(levels))
     dense = tuple(r**3 <= n for r, n in zip(resolution, size, strict=True))
-    return GridLayout(scale, resolution, size, offset, dense)
+    return GridLayout(scale, resolution, size, offset, dense, tiled)

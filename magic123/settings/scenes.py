@@ -9,14 +9,20 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from magic123.settings.common import OMITTED, Growth, KindSettings, Settings
 
 
-class HashGridSettings(Settings):
+class HashGridSettings(KindSettings):
     """A multi-resolution hash grid (arXiv 2201.05989)."""
+
+    recorded: ClassVar[dict[str, Any]] = {"nodes": OMITTED, "interpolation": OMITTED}
 
     levels: PositiveInt = 16
     features: PositiveInt = 2
     log2_entries: PositiveInt = 19
     base_resolution: PositiveInt = 16
     finest_resolution: PositiveInt = 2048
+    # how the nodes of levels with more nodes than rows share them. tiled: in turn, as RealFusion, so that a level with more
+    # nodes in a plane than rows does not vary along z; plain torch only, as linear
+    nodes: Literal["hashed", "tiled"] = "hashed"
+    interpolation: Literal["smoothstep", "linear"] = "smoothstep"
     backend: Literal["auto", "torch", "numba", "triton", "tinycudann"] = "auto"
 
 

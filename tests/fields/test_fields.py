@@ -63,6 +63,32 @@ def test_every_row_of_a_dense_level_is_used():
     assert len(level_rows(cells, layout, 0).unique()) == 8**3
 
 
+def test_tiled_levels_take_rows_in_turn_and_may_leave_z_out():
+    """16 rows: 3 nodes wide, z has the stride 9; 6 nodes wide, 36 exceeds the rows, and z counts for nothing."""
+    layout = grid_layout(2, 4, 2, 5, tiled=True)
+    assert layout.resolution == (3, 6) and layout.size == (16, 16) and layout.offset == (0, 16)
+    cell = torch.tensor([[1, 0, 1], [1, 0, 0]])
+    coarse, fine = (level_rows(cell, layout, level) for level in (0, 1))
+    assert coarse[0].tolist() == [(10 + d) % 16 for d in (0, 1, 3, 4, 9, 10, 12, 13)]
+    assert fine[0].tolist() == [16 + (1 + d) % 16 for d in (0, 1, 6, 7) * 2] == fine[1].tolist()
+    values = torch.randn(layout.rows, 2, generator=torch.Generator().manual_seed(0))
+    a, b = torch.tensor([[0.1, -0.3, 0.8]]), torch.tensor([[0.1, -0.3, -0.4]])
+    near, far = (encode_torch(x, values, layout, 2, linear=True)[0] for x in (a, b))
+    assert torch.equal(near[2:], far[2:]) and not torch.allclose(near[:2], far[:2])
+
+
+def test_linear_interpolation_is_exact_for_linear_values():
+    layout = grid_layout(1, 12, 5, 5)
+    node = torch.cartesian_prod(*[torch.arange(5)] * 3)
+    values = torch.zeros(layout.rows, 1, dtype=torch.float64)
+    values[level_rows(node, layout, 0)[:, 0], 0] = (node.double() * torch.tensor([1.0, 2.0, -3.0]).double()).sum(-1)
+    x = torch.rand(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 1.4 - 0.9
+    place = (x + 1) / 2 * layout.scale[0] + 0.5
+    wanted = place @ torch.tensor([1.0, 2.0, -3.0]).double()
+    torch.testing.assert_close(encode_torch(x, values, layout, 1, linear=True)[:, 0], wanted)
+    assert not torch.allclose(encode_torch(x, values, layout, 1)[:, 0], wanted, atol=1e-2)
+
+
 def test_interpolates_the_nodes():
     """At a node only its own row counts; halfway between two, both do by half (the smoothstep of 1/2)."""
     layout = grid_layout(1, 12, 5, 5)
@@ -204,12 +230,18 @@ def test_initial_values_and_choice_of_backend():
     assert grid.backend_used == "numba" and grid.width == 12
     assert grid.table.abs().max() <= 1e-4 and grid.table.std() > 4e-5
     assert HashGrid(HashGridSettings(**SMALL, backend="torch")).backend_used == "torch"
+    tiled = HashGrid(HashGridSettings(**SMALL, nodes="tiled"))
+    assert tiled.backend_used == "torch" and torch.equal(tiled(points()), encode_torch(points(), tiled.table, tiled.layout, 6))
     assert list(grid.state_dict()) == ["table"]
 
 
 @pytest.mark.parametrize(
     "changes, word",
-    [({"finest_resolution": 2}, "finest_resolution"), ({"log2_entries": 1}, "log2_entries")],
+    [
+        ({"finest_resolution": 2}, "finest_resolution"),
+        ({"log2_entries": 1}, "log2_entries"),
+        ({"backend": "numba", "interpolation": "linear"}, "knows neither tiled nodes nor linear"),
+    ],
 )
 def test_contradictory_settings_are_refused(changes, word):
     with pytest.raises(InputError, match=word):
