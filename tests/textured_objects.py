@@ -1,5 +1,6 @@
 """Textured objects for tests: lopsided, so that no turn of them looks like another."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +81,23 @@ def write_ply(file: Path) -> Path:
 
 
 WRITERS = {"object.glb": write_glb, "object.obj": write_obj, "object.ply": write_ply}
+
+
+def scanned(folder: Path, without: str = "") -> dict[str, bytes]:
+    """Files in the layout of Google Scanned Objects: the texture lies in materials/textures, and not beside the mesh."""
+    folder.mkdir(parents=True)
+    write_obj(folder / "model.obj")
+    files = {
+        "meshes/model.obj": folder / "model.obj",
+        "meshes/two.mtl": folder / "two.mtl",
+        "materials/textures/pattern.png": folder / "pattern.png",
+    }
+    content = {name: file.read_bytes() for name, file in files.items() if name != without}
+    return content | {"metadata.pbtxt": b'name: "EGG"\n', "model.sdf": b"<sdf/>", "thumbnails/0.jpg": b"\xff\xd8\xff"}
+
+
+def pack(file: Path, content: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    return file

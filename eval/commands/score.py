@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--mesh", type=_path, default=None, help="the result's mesh, or none")
     parser.add_argument("--truth-mesh", type=_path, default=None, help="the true mesh in the same frame, or none")
     parser.add_argument(
-        "--protocol", nargs="+", default=["corrected"], help="corrected, as-published, or both (default: corrected)"
+        "--protocol", nargs="+", default=["corrected"], help="corrected, as-published, syncdreamer (default: corrected)"
     )
     for option, network in NETWORKS.items():
         parser.add_argument(f"--{option}", action="append", default=[], help=network.help)
@@ -67,12 +67,13 @@ def main(argv: list[str]) -> None:
         compare_poses(given.views, given.truth)
     repeats = repeats_of_reference(given.views)
     pictured = not is_caption(given.reference)
-    views = [view for view in read_views(given.views, given.truth, pictured) if view.name not in repeats]
+    every = read_views(given.views, given.truth, pictured)
+    views = [view for view in every if view.name not in repeats]
     shaded = read_shaded(given.views, given.truth, views)
     ring, no_ring = neighbours(views, read_poses(given.views))
     references = {}
     for protocol in protocols:
-        if not pictured and protocol.name != "corrected":
+        if not pictured and protocol.name == "as-published":
             raise InputError(
                 f"{protocol.name} compares with the input picture, and {given.reference} has none; leave this protocol out"
             )
@@ -86,7 +87,11 @@ def main(argv: list[str]) -> None:
     kernels, alignment, values = rendering_kernels(given.views), alignment_of(given.views), []
     for protocol in protocols:
         reference = references[protocol.name]
-        values += score_views(protocol, views, reference, models, kernels, captions, ring, alignment=alignment)
+        chosen = every if protocol.name == "syncdreamer" else views  # it counts the input's view among the others
+        values += score_views(protocol, chosen, reference, models, kernels, captions, ring, alignment=alignment)
+        if protocol.name == "syncdreamer" and given.truth_mesh is not None and mesh is not None:
+            mesh_values, mesh_gaps = score_mesh(protocol, mesh, given.truth_mesh, alignment)
+            values, models.gaps = values + mesh_values, models.gaps + mesh_gaps
         if protocol.name == "corrected":
             if shaded:
                 values += score_views(

@@ -69,12 +69,13 @@ def psnr(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = No
     return PSNR_CAP if mean <= 10 ** (-PSNR_CAP / 10) else -10 * float(np.log10(mean))
 
 
-def ssim(prediction: np.ndarray, truth: np.ndarray) -> float:
+def ssim(prediction: np.ndarray, truth: np.ndarray, data_range: float | None = 1.0) -> float:
     """Return the structural similarity (Wang et al. 2004), the mean over pixels and colours.
 
     Args:
         prediction: [H, W, 3], uint8 or floats in [0, 1], at least 11 pixels high and wide.
         truth: The same.
+        data_range: What values may span; None for the larger of the two pictures' own spans, torchmetrics' default.
 
     Raises:
         InputError: The pictures cannot be compared, or are too small.
@@ -84,8 +85,9 @@ def ssim(prediction: np.ndarray, truth: np.ndarray) -> float:
     first, second = _pair(prediction, truth)
     if min(first.shape[:2]) < 11:
         raise InputError(f"SSIM needs pictures of at least 11x11 px, got {first.shape[1]}x{first.shape[0]}")
+    span = max(float(np.ptp(first)), float(np.ptp(second))) or 1.0 if data_range is None else data_range
     return float(
         structural_similarity(
-            first, second, channel_axis=2, data_range=1.0, gaussian_weights=True, sigma=SSIM_SIGMA, use_sample_covariance=False
+            first, second, channel_axis=2, data_range=span, gaussian_weights=True, sigma=SSIM_SIGMA, use_sample_covariance=False
         )
     )

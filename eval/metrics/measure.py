@@ -13,7 +13,7 @@ import numpy as np
 
 from eval.metrics.mesh_metrics import surface_distances
 from eval.metrics.models import Models
-from eval.metrics.registry import METRICS, LoadedNetwork, Needs, name_with, rows
+from eval.metrics.registry import METRICS, LoadedNetwork, Metric, Needs, name_with, rows
 from eval.pictures.inputs import Captions, Reference
 from eval.pictures.meshes import load_mesh
 from eval.pictures.pictures import REFERENCE, View
@@ -120,7 +120,7 @@ def measure_pairs(protocol: Protocol, given: list[Pair], models: Models) -> list
         if row.compute is not None:
             start = time.perf_counter()
             images = {pair.view.name: row.compute(pair) for pair in given}
-            measured.append(_measured(name, images, row.needs, size, start))
+            measured.append(_measured(name, images, row.needs, size, start, row=row))
         for model in models.of(row.network):
             start = time.perf_counter()
             values = model.compare([pair.render for pair in given], [pair.truth for pair in given])
@@ -137,9 +137,10 @@ def _measured(
     start: float,
     model: LoadedNetwork | None = None,
     details: str | None = None,
+    row: Metric | None = None,
 ) -> Measured:
     """Return values of a family of METRICS with the facts of its row, and of the network where one computed them."""
-    row, seconds = METRICS[family], time.perf_counter() - start
+    row, seconds = row or METRICS[family], time.perf_counter() - start
     if model is None:
         details = str(row.details) if details is None else details
         return Measured(family, images, against, size, seconds, str(row.range), row.libraries, None, details)
@@ -280,19 +281,20 @@ class MeshPair:
         return "watertight" if self.mesh.is_watertight and self.truth.is_watertight else "not-watertight"
 
 
-def measure_mesh(mesh: Path, truth: Path) -> tuple[list[Measured], list[Gap]]:
+def measure_mesh(mesh: Path, truth: Path, protocol: str = "corrected") -> tuple[list[Measured], list[Gap]]:
     """Compute the metrics of meshes, in the frame that the files have.
 
     Args:
         mesh: File of the result's mesh.
         truth: File of the true mesh.
+        protocol: Decides which metrics, and how they are computed.
 
     Returns:
         The values, and a gap for each metric that is not defined for these meshes.
     """
     pair = MeshPair(load_mesh(mesh), load_mesh(truth))
     measured, gaps = [], []
-    for name, row in rows("true mesh").items():
+    for name, row in rows("true mesh", protocol).items():
         if row.compute is None:
             continue
         start = time.perf_counter()
@@ -302,7 +304,7 @@ def measure_mesh(mesh: Path, truth: Path) -> tuple[list[Measured], list[Gap]]:
             gaps.append(Gap(metric=name, reason=str(gap)))
         else:
             details = row.details(pair) if callable(row.details) else row.details
-            measured.append(_measured(name, images, row.needs, None, start, details=details))
+            measured.append(_measured(name, images, row.needs, None, start, details=details, row=row))
     return measured, gaps
 
 

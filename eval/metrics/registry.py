@@ -24,8 +24,26 @@ if TYPE_CHECKING:
 IMAGES = ("numpy", "opencv-python-headless")  # libraries behind every metric of pictures
 MESHES = ("numpy", "scipy", "trimesh")
 BOTH = ("corrected", "as-published")
+ALL = (*BOTH, "syncdreamer")
 
 Needs = Literal["truth", "reference picture", "caption", "captions", "ring", "true mesh"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a protocol computes in place of a metric's own definition.
+
+    Attributes:
+        compute: As in Metric.
+        details: As in Metric.
+        libraries: As in Metric.
+        range: As in Metric.
+    """
+
+    compute: Callable
+    details: str
+    libraries: tuple[str, ...]
+    range: str
 
 
 @dataclass(frozen=True)
@@ -42,6 +60,7 @@ class Metric:
         network: The family of networks in NETWORKS that computes it, or None.
         range: What the values of pixels or coordinates span at the comparison; None where each network has its own.
         protocols: The protocols (`eval.pictures.protocols`) under which it is computed.
+        variants: Protocols that compute it in another way.
         published_views: The view set that it concerns under `as-published`.
         libraries: Distributions whose versions go into the card, in addition to the network's own.
         details: Words for the card's full name, or a function of the pair that returns them.
@@ -58,6 +77,7 @@ class Metric:
     network: str | None = None
     range: str | None = "[0, 1]"
     protocols: tuple[str, ...] = ("corrected",)
+    variants: dict[str, Variant] = field(default_factory=dict)
     published_views: Literal["reference", "all"] = "reference"
     libraries: tuple[str, ...] = IMAGES
     details: str | Callable = ""
@@ -66,18 +86,37 @@ class Metric:
     unit: str = ""
 
 
+# Their module compiles, so it is imported when they are computed.
+def _seen_chamfer(pair: Any) -> float:
+    from eval.metrics.syncdreamer import seen_chamfer
+
+    return seen_chamfer(pair.mesh, pair.truth)
+
+
+def _parity_iou(pair: Any) -> float:
+    from eval.metrics.syncdreamer import parity_iou
+
+    return parity_iou(pair.mesh, pair.truth)
+
+
 # The longest name that fits wins: "psnr-mask-ring" is a psnr-mask over the set "ring", "lpips-mini" an LPIPS by the
 # miniature network. Values are written to scores.json in this order, CLIP's before other networks'.
 METRICS = {
     "psnr": Metric(
-        "PSNR", True, 2, "truth", lambda pair: psnr(pair.render, pair.truth), protocols=BOTH, unit="dB"
+        "PSNR", True, 2, "truth", lambda pair: psnr(pair.render, pair.truth), protocols=ALL, unit="dB"
     ),
     "psnr-mask": Metric("PSNR (mask)", True, 2, "truth", lambda pair: psnr(pair.render, pair.truth, pair.mask), unit="dB"),
     "ssim": Metric(
         "SSIM", True, 3, "truth", lambda pair: ssim(pair.render, pair.truth),
-        libraries=(*IMAGES, "scikit-image"), details=f"gaussian-{SSIM_SIGMA}",
+        libraries=(*IMAGES, "scikit-image"), details=f"gaussian-{SSIM_SIGMA}", protocols=("corrected", "syncdreamer"),
+        variants={
+            "syncdreamer": Variant(
+                lambda pair: ssim(pair.render, pair.truth, None), f"gaussian-{SSIM_SIGMA}.own-range", (*IMAGES, "scikit-image"),
+                "[0, 1]",
+            )
+        },
     ),
-    "lpips": Metric("LPIPS", False, 3, "truth", network="lpips", range="[-1, 1]", protocols=BOTH),
+    "lpips": Metric("LPIPS", False, 3, "truth", network="lpips", range="[-1, 1]", protocols=ALL),
     "clip": Metric(
         "CLIP-similarity", True, 3, "reference picture", network="clip", range=None, protocols=BOTH, published_views="all",
         details="image-image",
@@ -88,7 +127,13 @@ METRICS = {
     ),
     "chamfer": Metric(
         "Chamfer", False, 4, "true mesh", lambda pair: pair.distances["chamfer"], range="world units", libraries=MESHES,
-        details=f"unaligned.{SAMPLES}-samples",
+        details=f"unaligned.{SAMPLES}-samples", protocols=("corrected", "syncdreamer"),
+        variants={
+            "syncdreamer": Variant(
+                _seen_chamfer, "unaligned.seen-by-16-cameras",
+                ("numpy", "scipy", "trimesh", "numba"), "the true mesh's box, longest side 1",
+            )
+        },
     ),
     "f-score": Metric(
         "F-score", True, 3, "true mesh", lambda pair: pair.distances["f-score"], range="world units", libraries=MESHES,
@@ -97,6 +142,13 @@ METRICS = {
     "volume-iou": Metric(
         "Volume IoU", True, 3, "true mesh", lambda pair: volume_iou(pair.mesh, pair.truth), range="world units",
         libraries=MESHES, details=lambda pair: f"unaligned.{VOXELS}-voxels-filled.{pair.closed}",
+        protocols=("corrected", "syncdreamer"),
+        variants={
+            "syncdreamer": Variant(
+                _parity_iou, "unaligned.64-points-by-parity",
+                ("numpy", "trimesh", "numba"), "the true mesh's box, longest side 1",
+            )
+        },
     ),
     "contextual": Metric(
         "Contextual", False, 3, "reference picture", network="contextual", range="[-1, 1]", gaps={"mini": "lpips-mini"}
@@ -133,8 +185,23 @@ def describe(name: str) -> Metric:
 
 
 def rows(needs: Needs, protocol: str = "corrected") -> dict[str, Metric]:
-    """Return the rows of METRICS that need the same thing and are computed under a protocol."""
-    return {name: row for name, row in METRICS.items() if row.needs == needs and protocol in row.protocols}
+    """Return the rows of METRICS that need the same thing and are computed under a protocol, as it computes them."""
+    found = {name: row for name, row in METRICS.items() if row.needs == needs and protocol in row.protocols}
+    return {name: as_under(row, protocol) for name, row in found.items()}
+
+
+def as_under(row: Metric, protocol: str) -> Metric:
+    """Return the row of a metric as a protocol computes it."""
+    if (variant := row.variants.get(protocol)) is None:
+        return row
+    return replace(row, compute=variant.compute, details=variant.details, libraries=variant.libraries, range=variant.range)
+
+
+def default_views(metric: Metric, protocol: str) -> Literal["reference", "novel", "all"]:
+    """Return the views that a column concerns that names none."""
+    if protocol == "as-published":
+        return metric.published_views
+    return "all" if protocol == "syncdreamer" and metric.needs != "true mesh" else "novel"
 
 
 def name_with(family: str, model: LoadedNetwork) -> str:

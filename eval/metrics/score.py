@@ -96,6 +96,8 @@ def _value(
 def _split(protocol: Protocol, measured: Measured, setup: ScoringSetup) -> list[Value]:
     """Return the values of the reference view, of all novel views and of each set; or of all views, as the protocol says."""
     images = measured.images
+    if protocol.name == "syncdreamer" and "" not in images:
+        return [_value(protocol, measured, "all", None, images, setup)]
     if protocol.clip_views == "all" and describe(measured.metric).published_views == "all":
         return [_value(protocol, measured, "all", None, images, setup)]
     groups: list[tuple[ViewSet, str | None, dict[str, float]]] = [
@@ -123,7 +125,8 @@ def score_views(
     """Compute all metrics of pictures under one protocol.
 
     Args:
-        protocol: `as-published` has PSNR and LPIPS of the reference view and CLIP similarity of all views.
+        protocol: `as-published` has PSNR and LPIPS of the reference view and CLIP similarity of all views; `syncdreamer` PSNR,
+            SSIM and LPIPS of all views with a truth.
         views: All views.
         reference: The reference picture; None for a result made from a caption alone.
         models: Loaded networks; gaps are added to its list.
@@ -133,6 +136,10 @@ def score_views(
         shaded: Whether the views are shaded, which their metrics' names then state.
         alignment: How another system's mesh came into the project's frame, or None.
     """
+    if protocol.name == "syncdreamer":
+        measured = measure_pairs(protocol, pairs(protocol, [view for view in views if view.truth is not None], None), models)
+        setup = ScoringSetup(models.device, kernels or {}, alignment)
+        return [value for each in measured for value in _split(protocol, each, setup)]
     if protocol.clip_views == "all":  # as published, no novel view has a truth
         views = [View(view.set, view.index, view.render) for view in views]
     measured = measure_pairs(protocol, pairs(protocol, views, reference), models)
@@ -153,6 +160,6 @@ def score_mesh(
     Returns:
         The values, and a gap for each metric that is not defined for these meshes.
     """
-    measured, gaps = measure_mesh(mesh, truth)
+    measured, gaps = measure_mesh(mesh, truth, protocol.name)
     setup = ScoringSetup("cpu", {}, alignment)
     return [value for each in measured for value in _split(protocol, each, setup)], gaps

@@ -1,9 +1,11 @@
-"""The two protocols by which pictures are made comparable. Their numbers never share a column of a table.
+"""The protocols by which results are made comparable. Their numbers never share a column of a table.
 
 `as-published` reproduces Magic123's released metric script and the way it saves renders, including their flaws: the
 reference picture keeps the raw colour of every pixel whose alpha is not exactly 0 and is squashed to a square; renders are
 stretched to their own minimum and maximum and saved as JPEG. Use it to compare with published numbers, not to rank.
 `corrected` blends by the alpha convention of the picture, pads it to a square, and does not change renders.
+`syncdreamer` is the evaluation of SyncDreamer on 30 Google Scanned Objects: pictures as `corrected` has them, the mean over all
+views that have a truth, that of the input included, and metrics of meshes of its own (`eval.metrics.syncdreamer`).
 
 Pictures are uint8 arrays [H, W, 3] (RGB) or [H, W, 4] (RGBA); area resizing is OpenCV's INTER_AREA, which
 averages when it shrinks and interpolates linearly when it enlarges.
@@ -48,7 +50,8 @@ class Protocol:
 
 AS_PUBLISHED = Protocol("as-published", "zero-is-white", "squash", True, 75, 800, "all")
 CORRECTED = Protocol("corrected", "declared", "pad", False, None, None, "novel")
-PROTOCOLS = {protocol.name: protocol for protocol in (AS_PUBLISHED, CORRECTED)}
+SYNCDREAMER = Protocol("syncdreamer", "declared", "pad", False, None, None, "novel")
+PROTOCOLS = {protocol.name: protocol for protocol in (AS_PUBLISHED, CORRECTED, SYNCDREAMER)}
 
 
 def protocol_named(name: str) -> Protocol:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.metrics.registry import describe, explained_by
+from eval.metrics.registry import default_views, describe, explained_by
 from eval.pictures.protocols import PROTOCOLS
 from magic123.records.cards import Gap, Scores, Value, read_scores
 from magic123.records.errors import InputError
@@ -82,8 +82,8 @@ class Entry:
 def parse_column(key: str) -> Column:
     """Parse METRIC[@VIEW_SET][:PROTOCOL].
 
-    Without a view set, it is `novel` under the corrected protocol, and the published one under `as-published` (the reference
-    view for PSNR and LPIPS, all views for CLIP). The default protocol is `corrected`.
+    Without a view set, it is `novel` under the corrected protocol, the published one under `as-published` (the reference view
+    for PSNR and LPIPS, all views for CLIP), and `all` for pictures under `syncdreamer`. The default protocol is `corrected`.
 
     Raises:
         InputError: The metric, the view set or the protocol is unknown.
@@ -95,7 +95,7 @@ def parse_column(key: str) -> Column:
     if protocol not in PROTOCOLS:
         raise InputError(f"column {key!r}: unknown protocol {protocol!r}, choose one of {', '.join(PROTOCOLS)}")
     if not view_set:
-        view_set = "novel" if protocol == "corrected" else metric_facts.published_views
+        view_set = default_views(metric_facts, protocol)
     if view_set not in VIEW_SETS:
         raise InputError(f"column {key!r}: unknown view set {view_set!r}, choose one of {', '.join(VIEW_SETS)}")
     return Column(metric, view_set, protocol)

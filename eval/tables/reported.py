@@ -2,7 +2,8 @@
 
 Confidence: T read in the paper's own text, C read in or run from source code, I read off an image, N third-party notes,
 D derived here, M memory, unverified. `protocol` is `as-published` only for numbers made by Magic123's own metric script;
-any other paper's protocol has that paper's name, and so never stands in one of our columns.
+any other paper's protocol has that paper's name, and so never stands in one of our columns, but for SyncDreamer's metrics of
+meshes, which we compute in its way (its pictures are lit, and ours are not).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.metrics.registry import describe
+from eval.metrics.registry import default_views, describe
 from magic123.records.errors import InputError
 from magic123.records.files import need_file
 
@@ -86,6 +87,8 @@ def read_reported(path: Path) -> list[Reported]:
 
 def is_comparable(reported: Reported, metric: str, view_set: str, protocol: str) -> bool:
     """Tell whether a published number may be printed below a column of ours: same metric, same protocol, same views."""
-    if protocol != "as-published" or (reported.metric, reported.protocol) != (metric, protocol):
+    row = describe(metric)
+    shared = protocol == "as-published" or (protocol == "syncdreamer" and row.needs == "true mesh")
+    if not shared or (reported.metric, reported.protocol) != (metric, protocol):
         return False
-    return view_set == describe(metric).published_views
+    return view_set == default_views(row, protocol)

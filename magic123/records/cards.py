@@ -47,7 +47,7 @@ class MetricCard(Strict):
 
 
 class Value(Strict):
-    """One number. `reference` and `novel` views never mix; `all` exists under as-published only (its mean CLIP similarity)."""
+    """One number. `reference` and `novel` views never mix, but under as-published (CLIP similarity) and syncdreamer."""
 
     metric: str
     protocol: str
@@ -64,8 +64,8 @@ class Value(Strict):
             raise ValueError(f"{self.metric}: a reference view is counted as novel")
         if self.view_set == "reference" and any(not name.startswith("reference/") for name in self.images):
             raise ValueError(f"{self.metric}: a novel view is counted as reference")
-        if self.view_set == "all" and self.protocol != "as-published":
-            raise ValueError(f"{self.metric}: only the as-published protocol mixes the reference view with novel ones")
+        if self.view_set == "all" and self.protocol not in ("as-published", "syncdreamer"):
+            raise ValueError(f"{self.metric}: only as-published and syncdreamer mix the reference view with novel ones")
         return self
 
 

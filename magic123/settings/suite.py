@@ -66,7 +66,7 @@ class InvertStep(Settings):
 class ScoreStep(Settings):
     """The `score` command: protocols and networks of the metrics."""
 
-    protocols: list[Literal["corrected", "as-published"]] = Field(["corrected"], min_length=1)
+    protocols: list[Literal["corrected", "as-published", "syncdreamer"]] = Field(["corrected"], min_length=1)
     weights: list[str] = Field([], description="the networks behind CLIP similarity and perceptual distance")
 
 

@@ -7,30 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from textured_objects import write_glb, write_obj
+from textured_objects import pack, scanned, write_glb
 
 from magic123.geometry.textured import read_parts
 from magic123.records.errors import InputError
-
-
-def scanned(folder: Path, without: str = "") -> dict[str, bytes]:
-    """Files in the layout of Google Scanned Objects: the texture lies in materials/textures, and not beside the mesh."""
-    folder.mkdir(parents=True)
-    write_obj(folder / "model.obj")
-    files = {
-        "meshes/model.obj": folder / "model.obj",
-        "meshes/two.mtl": folder / "two.mtl",
-        "materials/textures/pattern.png": folder / "pattern.png",
-    }
-    content = {name: file.read_bytes() for name, file in files.items() if name != without}
-    return content | {"metadata.pbtxt": b'name: "EGG"\n', "model.sdf": b"<sdf/>", "thumbnails/0.jpg": b"\xff\xd8\xff"}
-
-
-def pack(file: Path, content: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in content.items():
-            archive.writestr(name, data)
-    return file
 
 
 def test_a_scanned_object_reads_as_its_files_do(tmp_path: Path) -> None:

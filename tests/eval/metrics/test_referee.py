@@ -44,6 +44,16 @@ def test_ssim(pair):
     assert ssim(first, second) == pytest.approx(float(each[..., 5:-5, 5:-5].mean()), abs=1e-7)
 
 
+def test_ssim_of_the_pictures_own_range(pair):
+    """As torchmetrics has it without a range; its versions of 2023, which SyncDreamer used, left out the border as well."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    first, second = (np.uint8(60 + picture / 4) for picture in pair)
+    _, each = structural_similarity_index_measure(batch(first), batch(second), sigma=1.5, return_full_image=True)
+    assert ssim(first, second, None) == pytest.approx(float(each[..., 5:-5, 5:-5].mean()), abs=1e-7)
+    assert abs(ssim(first, second, None) - ssim(first, second)) > 1e-3
+
+
 @pytest.mark.parametrize(("net", "trunk"), [("alex", "alexnet"), ("vgg", "vgg16")])
 def test_lpips_on_the_same_trunk(net, trunk, pair, tmp_path):
     import torchvision

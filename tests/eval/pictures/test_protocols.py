@@ -270,7 +270,7 @@ def test_values_that_contradict_themselves_do_not_fit_the_schema(result):
             Scores.model_validate(content)
     content = json.loads(whole)
     content["values"][0]["view_set"] = content["values"][0]["card"]["view_set"] = "all"
-    with pytest.raises(ValueError, match="only the as-published protocol"):
+    with pytest.raises(ValueError, match="only as-published and syncdreamer"):
         Scores.model_validate(content)
 
 
