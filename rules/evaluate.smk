@@ -45,6 +45,8 @@ rule external:
         "benchmarks/{dataset}/{example}/{method}/seed{seed}/{stage}/external.jsonl"
     wildcard_constraints:
         method=one_of(jobs.command_methods),
+    conda:
+        lambda wildcards: jobs.external_conda(wildcards)
     threads: lambda wildcards: jobs.external(wildcards).threads
     resources:
         gpu=lambda wildcards: compute.gpu if jobs.external(wildcards).gpu else 0,

@@ -18,6 +18,7 @@ import unicodedata
 from dataclasses import dataclass
 from html import escape
 
+from eval.metrics.mesh_metrics import SAMPLES
 from eval.metrics.registry import describe
 from eval.tables.build import ResultTable, Summary, frame
 from eval.tables.flag_table import flag_notes
@@ -174,6 +175,11 @@ def _notes(table: ResultTable, any_published: bool) -> list[str]:
     if lower:
         notes.append(f"Memory ran out; made with smaller settings, on a lower rung of the stage's ladder: {'; '.join(lower)}.")
     notes += flag_notes(table)
+    if any((column.metric, column.protocol) == ("chamfer", "corrected") for column in table.columns):
+        notes.append(
+            f"Chamfer has a floor, because both surfaces are sampled: a mesh and itself have 0.5 sqrt(area / {SAMPLES:,}), "
+            "0.003 where the area is 1.8."
+        )
     if any(column.protocol == "as-published" for column in table.columns):
         notes.append("as-published repeats the flaws of the released metric code: for comparison with print, not to rank.")
     if table.reported and any_published:

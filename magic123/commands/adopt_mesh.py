@@ -2,7 +2,7 @@
 
 Reads   --mesh (GLB, glTF, OBJ with MTL and textures, PLY), --example (its picture and its camera), --truth-mesh if there is one
 Writes  --out:      {set}/NNN.png on white; alpha/, normal/, depth/{set}/NNN.png; cameras.json, which also says how the mesh
-                    came into the project's frame
+                    came into the project's frame; turntable.mp4; contact.png
         --mesh-out: mesh.obj (the surface in the project's frame, without colours), mesh.json
 Both folders appear complete or not at all. Colours are albedo.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from magic123.commands.options import add_settings, command_parser, say
-from magic123.commands.view import CONVENTIONS, describe, read_cameras
+from magic123.commands.view import CONVENTIONS, describe, read_cameras, to_bytes, write_frames
 from magic123.records.errors import InputError
 from magic123.records.files import output_folder
 from magic123.settings.frames import Placement
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from magic123.geometry import registration
     from magic123.geometry.camera import Camera
     from magic123.geometry.textured import Part
-    from magic123.render.textured import TexturedMesh
+    from magic123.render.textured import MeshPicture, TexturedMesh
 
 SMALL = 64  # pixels of a side at which turns are compared with the picture
 LONGEST = 1e4  # world units; a mesh that reaches farther is in another unit
@@ -59,9 +59,10 @@ def main(argv: list[str] | None = None) -> None:
     placed = place(parts, options.settings, options.truth_mesh, example, options.mesh)
     mesh = TexturedMesh([part.moved(np.array(placed["transform"])) for part in parts])
     cameras = view_cameras(options.views, example.camera if example.pictured else None, given)
-    del cameras["turntable"]
+    circle = cameras.pop("turntable")
     with output_folder(options.out, "cameras.json") as views, output_folder(options.mesh_out, "mesh.json") as folder:
         write_views(mesh, cameras, views, example, placed)
+        write_turntable(mesh, circle, views, example)
         write_surface(*joined(mesh.parts), folder, placed)
     say(f"adopt-mesh: {len(mesh.faces)} faces, {sum(map(len, cameras.values()))} views; frame: {placed['method']}")
 
@@ -177,13 +178,11 @@ def write_views(mesh: TexturedMesh, cameras: dict[str, Camera], folder: Path, ex
         for index in range(len(camera)):
             single, file = camera[index], f"{name}/{index:03d}.png"
             picture = mesh.render(single)
-            # blended as the truth is, from bytes, so that a perfect mesh has a perfect score
-            rgba = np.rint(picture.rgba * 255) / 255
-            alpha = rgba[..., 3:]
-            depth = np.where(alpha[..., 0] >= 0.5, picture.depth * depth_scale, 0)
-            save(rgba[..., :3] * alpha + 1 - alpha, folder / file)
-            save(alpha[..., 0], folder / "alpha" / file)
-            save((picture.normal + alpha) / 2 + 1 - alpha, folder / "normal" / file)
+            colour, normal, alpha = on_white(picture)
+            depth = np.where(alpha >= 0.5, picture.depth * depth_scale, 0)
+            save(colour, folder / file)
+            save(alpha, folder / "alpha" / file)
+            save(normal, folder / "normal" / file)
             Image.fromarray(np.rint(depth.clip(0, 65535)).astype(np.uint16)).save(folder / "depth" / file)
             listed[name].append({"file": file, **describe(single)})
     content = {
@@ -199,9 +198,28 @@ def write_views(mesh: TexturedMesh, cameras: dict[str, Camera], folder: Path, ex
     (folder / "cameras.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
+def on_white(picture: MeshPicture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return colours [H, W, 3] and normals [H, W, 3] (as (n + 1) / 2) on white, and alpha [H, W]."""
+    # blended as the truth is, from bytes, so that a perfect mesh has a perfect score
+    rgba = np.rint(picture.rgba * 255) / 255
+    alpha = rgba[..., 3:]
+    return rgba[..., :3] * alpha + 1 - alpha, (picture.normal + alpha) / 2 + 1 - alpha, alpha[..., 0]
+
+
+def write_turntable(mesh: TexturedMesh, circle: Camera, folder: Path, example: Example) -> None:
+    """Write turntable.mp4 and contact.png: once around the object at the reference picture's height, as of our own rows."""
+    from magic123.render.showcase import Frame
+
+    frames = []
+    for index in range(len(circle)):
+        colour, normal, _ = on_white(mesh.render(circle[index], samples=2))
+        frames.append(Frame(float(circle.azimuth[index]), to_bytes(colour), to_bytes(normal)))
+    write_frames(frames, example, [example.prompt, "another system's mesh", f"mesh of {len(mesh.faces):,} faces"], folder)
+
+
 def save(values: np.ndarray, file: Path) -> None:
     """Write values in [0, 1] as an 8 bit picture."""
-    Image.fromarray(np.rint(values.clip(0, 1) * 255).astype(np.uint8)).save(file)
+    Image.fromarray(to_bytes(values)).save(file)
 
 
 def write_surface(vertices: np.ndarray, faces: np.ndarray, folder: Path, placed: dict[str, Any]) -> None:

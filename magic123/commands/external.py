@@ -56,6 +56,8 @@ def main(argv: list[str] | None = None) -> None:
             "out": folder,
         }
         words = command_words(options.settings, values)
+        if options.settings.conda is not None and "CONDA_PREFIX" not in os.environ:
+            raise InputError(f"{options.settings.conda} is an environment for conda: run Snakemake with --sdm conda")
         began = time.monotonic()
         run(words, Path(options.settings.folder), options.settings.minutes * 60)
         seconds = time.monotonic() - began
@@ -93,6 +95,8 @@ def run(words: list[str], folder: Path, seconds: float) -> None:
     """
     # weights may be fetched by other people's programs, and their environment is not ours
     environment = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "VIRTUAL_ENV")}
+    if conda := environment.get("CONDA_PREFIX"):  # the rule puts our programs before those of the environment
+        environment["PATH"] = os.pathsep.join([f"{conda}/bin", environment.get("PATH", "")])
     print("+", shlex.join(words), flush=True)
 
     def stop(number: int, _: FrameType | None) -> None:

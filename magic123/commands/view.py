@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from magic123.example.example import Example
     from magic123.geometry.camera import Camera
+    from magic123.render.showcase import Frame
     from magic123.scenes.scene import Scene
     from magic123.settings.cameras import ReferenceCamera
 
@@ -230,7 +231,7 @@ def write_showcase(
     figures: dict[str, Any],
     assumed: ReferenceCamera | None = None,
 ) -> None:
-    """Write turntable.mp4 and contact.png: once around the object at the reference picture's height.
+    """Render once around the object at the reference picture's height, for turntable.mp4 and contact.png.
 
     Args:
         scene: what is rendered.
@@ -242,7 +243,7 @@ def write_showcase(
         assumed: as in `view`.
     """
     from magic123.geometry.camera import as_assumed, view_cameras
-    from magic123.render.showcase import Frame, contact_sheet, write_film
+    from magic123.render.showcase import Frame
 
     circle = view_cameras(settings, example.camera if example.pictured else None)["turntable"]
     if assumed is not None:
@@ -251,13 +252,25 @@ def write_showcase(
     for index in range(count):
         picture = look(scene, circle[index])
         frames.append(Frame(float(circle.azimuth[index]), to_bytes(picture["colour"]), to_bytes(picture["normal"])))
-    write_film(folder / "turntable.mp4", frames)
     surface = f"mesh of {figures['faces']:,} faces" if "faces" in figures else f"no mesh: {figures['reason']}"
-    words = [about[key] for key in ("prompt", "label", "scene") if about.get(key)]
-    reference = None if example.rgb is None else to_bytes(example.rgb.cpu().numpy())
-    sheet = contact_sheet(example.name, "  ·  ".join([*words, surface]), reference, frames)
-    sheet.save(folder / "contact.png", optimize=True)
+    write_frames(frames, example, [about[key] for key in ("prompt", "label", "scene") if about.get(key)] + [surface], folder)
     say(f"view: turntable of {count} frames, contact sheet")
+
+
+def write_frames(frames: list[Frame], example: Example, words: list[str], folder: Path) -> None:
+    """Write turntable.mp4 and contact.png.
+
+    Args:
+        frames: once around the object.
+        example: gives the name and the picture.
+        words: parts of the sheet's second line.
+        folder: where both files are written.
+    """
+    from magic123.render.showcase import contact_sheet, write_film
+
+    write_film(folder / "turntable.mp4", frames)
+    reference = None if example.rgb is None else to_bytes(example.rgb.cpu().numpy())
+    contact_sheet(example.name, "  ·  ".join(words), reference, frames).save(folder / "contact.png", optimize=True)
 
 
 def write_mesh_folder(

@@ -44,7 +44,7 @@ class AdoptJobs(PrepareJobs):
     def external_files(self, wildcards: StageWildcards) -> list[str]:
         """Return the files and folders whose contents decide what a command makes."""
         command = self.external(wildcards)
-        environment = f"{command.project}/pyproject.toml" if command.project else command.requirements
+        environment = f"{command.project}/pyproject.toml" if command.project else command.requirements or command.conda
         return [*command.files, *([environment] if environment else [])]
 
     def external_inputs(self, wildcards: StageWildcards) -> list[str]:
@@ -58,9 +58,15 @@ class AdoptJobs(PrepareJobs):
         """Return the hashes of these files."""
         return [self.suite.contents.of(file) for file in self.external_files(wildcards)]
 
+    def external_conda(self, wildcards: StageWildcards) -> str | None:
+        """Return the conda file of a command, for Snakemake; None for a command with another environment."""
+        conda = self.external(wildcards).conda
+        return None if conda is None else str(Path(conda).resolve())  # otherwise Snakemake looks for it in rules/
+
     def external_options(self, wildcards: StageWildcards) -> str:
         """Return the options of `external`, but for the example and the output."""
-        words = ["--settings", self.external(wildcards).model_dump_json(), "--seed", wildcards.seed]
+        command = self.external(wildcards)
+        words = ["--settings", command.model_dump_json(exclude=None if command.conda else {"conda"}), "--seed", wildcards.seed]
         return shell_words(*words, "--cameras", self.view_cameras("size"))
 
     def made_here(self, wildcards: StageWildcards) -> list[str]:
@@ -116,4 +122,4 @@ class AdoptJobs(PrepareJobs):
         words = ["--mesh", self.foreign_mesh(wildcards)]
         words += ["--settings", Placement(frame=method.frame, align=method.align).model_dump_json()]
         words += [word for file in self.true_mesh(wildcards) for word in ("--truth-mesh", file)]
-        return shell_words(*words, "--views", self.view_cameras("size"))
+        return shell_words(*words, "--views", self.view_cameras("size", "turntable_frames"))

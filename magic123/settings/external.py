@@ -32,9 +32,11 @@ class External(Settings):
     makes: str  # `renders`: SET/NNN.png as `adopt` reads them; or the file name of a mesh below {out}
     folder: str = "."  # where it starts, relative to the project
     # at most one environment: a folder with pyproject.toml (uv run --project), a file of requirements (uv run
-    # --with-requirements), an image for apptainer; without one, the project's own
+    # --with-requirements), a conda file (made by Snakemake, which needs --sdm conda), an image for apptainer; without one,
+    # the project's own
     project: str | None = None
     requirements: str | None = None
+    conda: str | None = None
     container: str | None = None
     files: tuple[str, ...] = ()  # programs, weights, ...: files and folders whose contents decide the result
     minutes: float = Field(default=60.0, gt=0)  # longer, and it is stopped
@@ -64,9 +66,16 @@ class External(Settings):
             raise ValueError(f"write renders, or the name of a mesh below {{out}} that ends in {', '.join(MESHES)}")
         return makes
 
+    @field_validator("conda")
+    @classmethod
+    def _conda_file(cls, conda: str | None) -> str | None:
+        if conda is not None and PurePosixPath(conda).suffix not in (".yaml", ".yml"):
+            raise ValueError("name a conda file that ends in .yaml or .yml; an environment by its name could not be made again")
+        return conda
+
     @model_validator(mode="after")
     def _one_environment(self) -> External:
-        given = [name for name in ("project", "requirements", "container") if getattr(self, name) is not None]
+        given = [name for name in ("project", "requirements", "conda", "container") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{given[0]} and {given[1]} are two environments; name one")
         return self

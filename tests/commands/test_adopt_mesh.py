@@ -2,9 +2,11 @@
 
 import json
 
+import imageio.v2 as imageio
 import numpy as np
 import pytest
 import trimesh
+from PIL import Image
 from textured_objects import WRITERS
 
 from magic123.__main__ import main
@@ -12,7 +14,7 @@ from magic123.records.cards import read_scores
 from magic123.settings.settings_file import validate
 from magic123.settings.stage import Method
 
-VIEWS = json.dumps({"size": 64, "sets": {"ring": {"polar": 80, "first_azimuth": 15, "count": 3}}})
+VIEWS = json.dumps({"size": 64, "turntable_frames": 4, "sets": {"ring": {"polar": 80, "first_azimuth": 15, "count": 3}}})
 TURN = trimesh.transformations.rotation_matrix(np.pi / 2, [1, 0, 0])  # y up becomes z up, and z front -y
 
 
@@ -76,6 +78,8 @@ def test_the_truth_in_its_declared_frame_is_perfect(truth):
     # the sampling floor of the metric, which identical surfaces have too
     assert values["chamfer", "novel"].value < 0.004
     assert not [flag.name for flag in found.flags if flag.state == "raised"]
+    with imageio.get_reader(truth / "views/turntable.mp4") as film, Image.open(truth / "views/contact.png") as sheet:
+        assert film.count_frames() == 4 and film.get_data(0).shape == (64, 128, 3) and sheet.width > 600
     alignment = values["psnr", "novel"].card.alignment
     assert alignment["align"] == "none" and alignment["frame"] == frame and "sphere of the true mesh" in alignment["method"]
     assert "unaligned" in values["chamfer", "novel"].card.full_name

@@ -60,6 +60,23 @@ def test_what_a_program_makes_is_kept_with_its_words(example, tmp_path):
     assert read_status(out) == {"status": "ok", "reason": ""}
 
 
+def test_a_conda_environment_is_snakemakes_and_its_programs_come_first(example, tmp_path, monkeypatch, capsys):
+    out, env = tmp_path / "made", tmp_path / "env"
+    call = words(example, out, "", run="its-python {out}", conda="environment.yml")
+    monkeypatch.delenv("CONDA_PREFIX", raising=False)
+    assert main(call) == 1
+    assert "run Snakemake with --sdm conda" in capsys.readouterr().err and not out.exists()
+    (env / "bin").mkdir(parents=True)
+    (env / "bin/its-python").write_text("#!/bin/sh\necho $0 > $1/mesh.ply\n")
+    (env / "bin/its-python").chmod(0o755)
+    monkeypatch.setenv("CONDA_PREFIX", str(env))
+    assert main(call) == 0
+    assert (out / "mesh.ply").read_text() == f"{env}/bin/its-python\n"
+    for wrong in ({"conda": "base"}, {"conda": "e.yml", "project": "."}):
+        with pytest.raises(ValidationError):
+            External(run="x {out}", makes="mesh.ply", **wrong)
+
+
 @pytest.mark.parametrize(
     ("program", "settings", "status", "sentence"),
     [
