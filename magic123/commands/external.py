@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--example", type=Path, required=True, help="example folder written by prepare")
     parser.add_argument("--cameras", required=True, type=json.loads, help="the cameras of the pictures to make, as JSON")
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--views", type=Path, help="the views of another row, where the command asks for them")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     options = parser.parse_args(argv)
     record = read_json(options.example / "example.json", "example")
@@ -53,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
             "prompt": record.get("prompt", ""),
             "seed": options.seed,
             "cameras": cameras,
+            "views": options.views and options.views.resolve(),
             "out": folder,
         }
         words = command_words(options.settings, values)
@@ -80,7 +82,11 @@ def command_words(settings: External, values: dict[str, Any]) -> list[str]:
     if settings.requirements is not None:
         return ["uv", "run", "--no-project", "--with-requirements", str(Path(settings.requirements).resolve()), "--", *words]
     if settings.container is not None:
-        bound = [f"--bind={folder}" for folder in (values["example"], values["out"], Path(values["cameras"]).parent)]
+        bound = [
+            f"--bind={folder}"
+            for folder in (values["example"], values["out"], Path(values["cameras"]).parent, values.get("views"))
+            if folder
+        ]
         return ["apptainer", "exec", *(["--nv"] if settings.gpu else []), *bound, settings.container, *words]
     return words
 

@@ -11,6 +11,7 @@ from magic123.records.errors import InputError
 from magic123.records.mesh_files import files_of_mesh
 from magic123.run.jobs_base import ExampleWildcards, StageWildcards, inputs_among, shell_words
 from magic123.run.jobs_prepare import PrepareJobs
+from magic123.run.plan import cell_folder
 from magic123.settings.external import External
 from magic123.settings.frames import Placement
 
@@ -52,7 +53,14 @@ class AdoptJobs(PrepareJobs):
         for file in self.external_files(wildcards):
             if not Path(file).exists():
                 raise InputError(f"{file} is missing, which the command of {wildcards.method} needs (config/methods.yaml).")
-        return inputs_among(self.external_files(wildcards))
+        return [*inputs_among(self.external_files(wildcards)), *self.external_views(wildcards)]
+
+    def external_views(self, wildcards: StageWildcards) -> list[str]:
+        """Return the folder of another row's views that a command sees, if it sees any."""
+        if (views := self.external(wildcards).views) is None:
+            return []
+        method, stage = views.split("/")
+        return [f"{cell_folder(wildcards.dataset, wildcards.example, method, wildcards.seed, stage)}/views"]
 
     def external_contents(self, wildcards: StageWildcards) -> list[str]:
         """Return the hashes of these files."""
@@ -66,7 +74,9 @@ class AdoptJobs(PrepareJobs):
     def external_options(self, wildcards: StageWildcards) -> str:
         """Return the options of `external`, but for the example and the output."""
         command = self.external(wildcards)
-        words = ["--settings", command.model_dump_json(exclude=None if command.conda else {"conda"}), "--seed", wildcards.seed]
+        absent = {name for name in ("conda", "views") if getattr(command, name) is None}
+        words = ["--settings", command.model_dump_json(exclude=absent), "--seed", wildcards.seed]
+        words += [word for folder in self.external_views(wildcards) for word in ("--views", folder)]
         return shell_words(*words, "--cameras", self.view_cameras("size"))
 
     def made_here(self, wildcards: StageWildcards) -> list[str]:

@@ -218,6 +218,7 @@ def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
         )
     suite = Suite(settings, methods, weights, tables, manifests, examples)
     _check_rows(suite, source)
+    _check_viewed_rows(suite)
     _check_weights(suite, source)
     _check_references(suite)
     _check_programs(suite)
@@ -338,6 +339,24 @@ def _check_rows(suite: Suite, source: SourceOf) -> None:
     if hidden := [method for method in run.methods if method not in shown]:
         where = f"{source(('run', 'methods'))}: run.methods"
         raise InputError(f"{where} names {hidden[0]!r}, but no table of this run has a row for it; add one to {file}.")
+
+
+def _check_viewed_rows(suite: Suite) -> None:
+    """Check that the rows whose views other programs of the run see are in the run, and see no views themselves."""
+    file = named_files(suite.settings.registries.methods)
+    for name in suite.settings.run.methods:
+        command = suite.methods[name].command
+        if command is None or command.views is None:
+            continue
+        method, stage = command.views.split("/")
+        at = f"{file}: {name}.command.views is {command.views!r}"
+        if method not in suite.settings.run.methods:
+            raise InputError(f"{at}, and run.methods has no {method!r}; add it to the run.")
+        if stage not in suite.methods[method].stages:
+            raise InputError(f"{at}; {choose_from(stage, list(suite.methods[method].stages))}.")
+        other = suite.methods[method].command
+        if other is not None and other.views is not None:
+            raise InputError(f"{at}, a row that itself sees another row's views; name one that does not.")
 
 
 def _random_weights(suite: Suite) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import string
 from pathlib import PurePosixPath
@@ -17,6 +18,7 @@ PLACEHOLDERS = {
     "prompt": "the caption",
     "seed": "the seed",
     "cameras": "a JSON file with the cameras of the pictures to make, by set",
+    "views": "the views of another row (`views`): cameras.json, SET/NNN.png on white, alpha/SET/NNN.png",
     "out": "an empty folder to write into",
 }
 MESHES = (".glb", ".gltf", ".obj", ".ply")
@@ -38,6 +40,7 @@ class External(Settings):
     requirements: str | None = None
     conda: str | None = None
     container: str | None = None
+    views: str | None = None  # METHOD/STAGE of the row whose views of the same example and seed {views} stands for
     files: tuple[str, ...] = ()  # programs, weights, ...: files and folders whose contents decide the result
     minutes: float = Field(default=60.0, gt=0)  # longer, and it is stopped
     gpu: bool = False  # whether it waits for a GPU of its own
@@ -72,6 +75,14 @@ class External(Settings):
         if conda is not None and PurePosixPath(conda).suffix not in (".yaml", ".yml"):
             raise ValueError("name a conda file that ends in .yaml or .yml; an environment by its name could not be made again")
         return conda
+
+    @model_validator(mode="after")
+    def _views_of_a_row(self) -> External:
+        if ("{views}" in self.run) != (self.views is not None):
+            raise ValueError("{views} in run and the key views (METHOD/STAGE) belong together")
+        if self.views is not None and not re.fullmatch("[^/]+/[^/]+", self.views):
+            raise ValueError(f"views is {self.views!r}; name a row as METHOD/STAGE")
+        return self
 
     @model_validator(mode="after")
     def _one_environment(self) -> External:
