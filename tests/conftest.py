@@ -118,3 +118,12 @@ def pytest_pyfunc_call() -> None:
 def repository() -> Path:
     """The root of this checkout."""
     return REPOSITORY
+
+
+@pytest.fixture
+def suite_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Loads a suite over the repository's configuration and a dataset of three, with changes laid over it."""
+    from written_settings import suite_loader
+
+    monkeypatch.chdir(tmp_path)
+    return suite_loader(tmp_path)

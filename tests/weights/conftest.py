@@ -1,13 +1,16 @@
-"""A server of files on this machine, and an empty list of lines."""
+"""A server of files on this machine, an empty list of lines, and a small Zero-1-to-3 before and after its conversion."""
 
 import hashlib
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from download_server import Server
 
+from magic123.measure.original_layouts import SMALL, save, zero123_checkpoint
 from magic123.weights import download as download_module
+from magic123.weights import zero123
 
 
 @pytest.fixture
@@ -74,3 +77,18 @@ def server(monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture
 def lines() -> list[str]:
     return []
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """A small Zero-1-to-3 in the original layout, and its content."""
+    content = zero123_checkpoint(SMALL)
+    return save(content, tmp_path_factory.mktemp("original") / "small.ckpt"), content
+
+
+@pytest.fixture(scope="session")
+def converted(small: tuple[Path, dict], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("converted")
+    record = zero123.convert(small[0], folder, "distance", lambda line: None)
+    assert record == {"unet": "moving average", "conditioning": "distance"}
+    return folder
