@@ -18,12 +18,12 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
-from magic123.run.accounting import estimate, in_words, jobs as jobs_done
 from magic123.records.errors import InputError
 from magic123.records.files import remove_left_over
 from magic123.run.captions import check_captions
 from magic123.run.estimate import cost_of, load_times
 from magic123.run.progress import show_progress
+from magic123.run.remaining import RemainingTime
 from magic123.weights.prefetch import check_space, listing, missing_weights
 from magic123.run.suite import load_suite
 
@@ -101,9 +101,15 @@ onstart:
     ahead = [
         job for job in workflow.dag.needrun_jobs() if job.rule.name in ("prepare", "invert", "reconstruct", "view", "score")
     ]
-    kinds = [(job.rule.name, *(job.wildcards_dict.get(name, "") for name in ("method", "stage"))) for job in ahead]
     if ahead:
-        print(f"{len(ahead)} jobs of networks and metrics: {in_words(*estimate(kinds, jobs_done()))}.", file=sys.stderr)
+        names = ("dataset", "example", "method", "seed", "stage")
+        wanted = [(*(job.wildcards_dict.get(name, "") for name in names), job.rule.name) for job in ahead]
+        at_once = workflow.nodes or (workflow.cores or 1) // compute.threads
+        if compute.gpu and "gpu" in workflow.global_resources:
+            at_once = min(at_once, workflow.global_resources["gpu"].value // compute.gpu)
+        remaining = RemainingTime(wanted, suite, weights_used(suite), max(1, at_once))
+        print(remaining.sentence(), file=sys.stderr)
+        workflow.logger_manager.logger.addHandler(remaining)
 
 
 onerror:

@@ -15,6 +15,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+from magic123.records.collector import collect_rarely
 from magic123.records.errors import InputError, MetricGap, Stopped
 from magic123.records.status import noted
 
@@ -110,6 +111,8 @@ def main(argv: list[str] | None = None) -> int:
         The exit status. 0: done. 1: bad input, or an output that cannot be written; the reason is one line on stderr.
         75 (EX_TEMPFAIL, "try again later"): a signal asked to stop, progress is saved, and the same command resumes.
     """
+    if argv is None:
+        collect_rarely()
     try:
         options = build_parser().parse_args(sys.argv[1:] if argv is None else argv)
         return _run(options.command, options.arguments, options.directory)

@@ -12,7 +12,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -179,20 +179,35 @@ class ClipModel:
         return tokens[:, :length]
 
 
-def import_open_clip() -> ModuleType:
-    """Import open_clip without transformers, unless something has imported that already.
+def import_open_clip(plain: bool) -> ModuleType:
+    """Import open_clip without what it does not need for a model, unless something has imported that already.
 
-    open_clip takes transformers for text towers that it can do without, and none of ours; the import takes as long as torch's.
+    open_clip takes transformers, and timm for towers that are not its own; torchvision takes the front end of `torch.compile`
+    for one question. None of our models asks for these, and they take twice as long to import as torch does.
+
+    Args:
+        plain: Whether the model has open_clip's own two towers; another one needs timm.
     """
-    hide = "transformers" not in sys.modules
-    if hide:
-        sys.modules["transformers"] = None  # type: ignore[assignment]  # which makes its import fail
+    stand_ins: dict[str, Any] = {"transformers": None}  # None makes an import fail
+    if plain:
+        compiler: Any = ModuleType("torch._dynamo.utils")
+        compiler.is_compile_supported = _is_compile_supported
+        stand_ins |= {"timm": None, "torch._dynamo": ModuleType("torch._dynamo"), "torch._dynamo.utils": compiler}
+    stand_ins = {name: module for name, module in stand_ins.items() if name not in sys.modules}
+    sys.modules.update(stand_ins)
     try:
         import open_clip
     finally:
-        if hide:
-            del sys.modules["transformers"]
+        for name in stand_ins:
+            del sys.modules[name]
     return open_clip
+
+
+def _is_compile_supported(device: Any) -> bool:
+    """Ask the function that this one stands in for, which torchvision calls in detection models alone."""
+    from torch._dynamo.utils import is_compile_supported
+
+    return is_compile_supported(device)
 
 
 def _is_plain(architecture: dict) -> bool:
@@ -204,6 +219,8 @@ def _is_plain(architecture: dict) -> bool:
 def _mapped(architecture: dict, preprocess: dict, file: Path) -> open_clip.CLIP:
     """Build a model on the meta device and give it the parameters of a safetensors file, which stay in the file until used.
 
+    A small model is built on the CPU: random numbers on the meta device import the front end of `torch.compile`.
+
     Raises:
         RuntimeError: The parameters are not those of the architecture.
     """
@@ -213,7 +230,8 @@ def _mapped(architecture: dict, preprocess: dict, file: Path) -> open_clip.CLIP:
     from open_clip.transform import PreprocessCfg, merge_preprocess_dict
     from safetensors.torch import load_file
 
-    with torch.device("meta"):
+    small = file.stat().st_size < 4 * MINIATURE_PARAMETERS
+    with torch.random.fork_rng(devices=[]), torch.device("cpu" if small else "meta"):
         model = CLIP(**architecture)
     model.load_state_dict(load_file(file), assign=True)  # strict
     model.float()  # a copy of what is in half precision, as the miniature is
@@ -244,8 +262,8 @@ def load_clip(place: str, device: str = "cpu", prove: bool = True) -> ClipModel:
         file, source, options = Path(place) / WEIGHTS, f"local-dir:{place}", {}
     if not file.is_file():
         raise MetricGap(f"needs CLIP weights at {file}: {FETCH}")
-    open_clip = import_open_clip()
     if equals:
+        open_clip = import_open_clip(plain=False)
         architecture = open_clip.get_model_config(name)
         if architecture is None:
             raise InputError(f"open_clip knows no architecture {name!r}; see open_clip.list_models()")
@@ -254,6 +272,7 @@ def load_clip(place: str, device: str = "cpu", prove: bool = True) -> ClipModel:
         architecture = config.get("model_cfg")
         if not isinstance(architecture, dict) or "vision_cfg" not in architecture:
             raise InputError(f"{Path(place) / CONFIG} has no model_cfg with a vision_cfg")
+        open_clip = import_open_clip(_is_plain(architecture))
     try:
         if equals or not _is_plain(architecture):
             # without `require_pretrained` a missing checkpoint leaves random weights and only a line in the log

@@ -14,6 +14,7 @@ from magic123.optimise.resume import LoopCheckpoints, loop_state, restore_loop
 from magic123.optimise.step import differentiate, differentiate_again
 from magic123.optimise.views import reference_view
 from magic123.optimise.watch import StageWatch
+from magic123.records.collector import collect_as_usual
 from magic123.records.errors import NonFinite
 from magic123.scenes.scene import Scene
 from magic123.settings.stage import OptimisedStage, Stage
@@ -73,6 +74,7 @@ def optimise(
         return {**scene.state_dict(), **{f"average.{i}": a for i, a in enumerate(average)}, "retries": retries}
 
     restore_loop(checkpoints.load(), tensors(), optimizer, generator)
+    collect_as_usual()
     for step in range(len(checkpoints.rows), stage.steps):
         scene.before_step(step, stage.steps, generator)
         random_state = generator.get_state()

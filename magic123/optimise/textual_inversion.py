@@ -24,6 +24,7 @@ from magic123.priors.latent_diffusion import DTYPES, Network, Schedule, dtype_of
 from magic123.priors.precision import in_float32
 from magic123.priors.sds import NonFiniteGradient
 from magic123.priors.tokens import add_token, prompt_ids, word_ids
+from magic123.records.collector import collect_as_usual
 from magic123.records.errors import InputError
 from magic123.settings.inversion import IMAGENET_TEMPLATES, InversionSettings
 
@@ -178,6 +179,7 @@ def learn_token(
     live = {"row": row.detach(), "retries": torch.zeros((), dtype=torch.int64)}
     if checkpoints is not None:
         restore_loop(checkpoints.load(), live, optimizer, generator)
+    collect_as_usual()
     for step in range(len(losses), settings.steps):
         if cached is None:
             latents = encode_variants(model, picture, settings.batch, settings, generator)

@@ -9,7 +9,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,7 +21,9 @@ COLUMNS = (
     "dataset", "example", "method", "seed", "stage", "step", "wall_s", "cpu_s", "peak_rss_mib", "peak_device_mib", "resumes",
     "rung", "gpu_joules", "cpu_joules",
 )  # fmt: skip
-Job = dict[str, Any]  # a job that has ended, with the keys COLUMNS
+Job = dict[str, Any]  # a job that has ended, with the keys COLUMNS and "written"
+Kind = tuple[str, str, str]  # step, method, stage
+LAST = 8  # jobs, at least, that show how fast the machine is now
 
 
 def benchmark(file: Path) -> dict[str, Any]:
@@ -40,7 +42,8 @@ def jobs(root: Path = Path(".")) -> list[Job]:
         root: the folder of the run, with benchmarks/ and results/.
 
     Returns:
-        A dictionary with the keys COLUMNS for each job; None where nothing was recorded.
+        A dictionary with the keys COLUMNS for each job, None where nothing was recorded, and "written": when its benchmark was,
+        in seconds since 1970.
     """
     ended = []
     for file in sorted((root / "benchmarks").rglob("*.jsonl")):
@@ -60,7 +63,7 @@ def jobs(root: Path = Path(".")) -> list[Job]:
             _largest(cost.get("max_rss"), record.get("peak_memory_mib")),
             record.get("peak_gpu_memory_mib"), record.get("resumes"), rung, *read_energy(_output(at, step)).values(),
         )  # fmt: skip
-        ended.append(dict(zip(COLUMNS, values, strict=True)))
+        ended.append({**dict(zip(COLUMNS, values, strict=True)), "written": file.stat().st_mtime})
     return ended
 
 
@@ -83,37 +86,96 @@ def _json(file: Path | None) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def estimate(wanted: Iterable[tuple[str, str, str]], ended: list[Job]) -> tuple[float, int]:
-    """Estimate the time of jobs by the mean time of similar jobs that have ended.
+def estimate(
+    wanted: Iterable[Kind],
+    earlier: Sequence[Job],
+    ended: Sequence[Job] = (),
+    reference: Callable[[Kind], float | None] = lambda kind: None,
+) -> tuple[float, int]:
+    """Estimate the time of jobs by the mean time of such jobs in this run; without one, by what is known, corrected.
 
-    Similar jobs have the same step, method and stage; if there are none, the same step and stage; if none, the same step.
+    Known is the mean of earlier jobs with the same step, method and stage; if there are none, the reference; if none, the mean
+    of the same step and stage, or of the same step. It is multiplied by how much longer than known the jobs of this run took:
+    those of the same step, or all. All of it is multiplied by how much longer the last jobs took than those before them,
+    because other work may have begun or ended on the machine.
 
     Args:
-        wanted: (step, method, stage) of each job.
-        ended: what `jobs` returned.
+        wanted: the jobs.
+        earlier: those that ended before this run.
+        ended: those of this run that have ended.
+        reference: the seconds of a kind of job on the machine where that was measured; None for an unknown kind.
 
     Returns:
-        Seconds of work, and the number of jobs for which no similar job has ended.
+        Seconds of work, and the number of jobs about which nothing is known.
     """
-    times: dict[tuple[str, ...], list[float]] = {}
-    for job in ended:
-        for key in ((job["step"], job["method"], job["stage"]), (job["step"], "", job["stage"]), (job["step"],)):
-            times.setdefault(key, []).append(job["wall_s"])
+    before, now = _mean_times(earlier), _mean_times(ended)
+    taken: dict[str, list[tuple[float, float]]] = {
+        "": []
+    }  # step, or "" for all: the seconds of this run's jobs, and those known
+    for job in sorted(ended, key=lambda job: job["written"]):
+        kind = (job["step"], job["method"], job["stage"])
+        expected = _known(kind, before, reference)
+        taken[""].append((job["wall_s"], now[kind] if expected is None else expected))
+        if expected:
+            taken.setdefault(job["step"], []).append((job["wall_s"], expected))
+    slower = {step: _ratio(pairs) for step, pairs in taken.items()}
+    lately = _ratio(taken[""][-max(LAST, len(ended) // 4) :]) / slower[""]
     seconds, unknown = 0.0, 0
-    for step, method, stage in wanted:
-        similar: tuple[tuple[str, ...], ...] = ((step, method, stage), (step, "", stage), (step,))
-        if keys := [key for key in similar if key in times]:
-            seconds += fmean(times[keys[0]])
+    for kind in wanted:
+        step, _, stage = kind
+        if kind in now:
+            seconds += now[kind] * lately
+        elif (expected := _known(kind, before, reference)) is not None:
+            seconds += expected * slower.get(step, slower[""]) * lately
+        elif similar := [key for key in ((step, "", stage), (step,)) if key in now]:
+            seconds += now[similar[0]] * lately
         else:
             unknown += 1
     return seconds, unknown
 
 
-def in_words(seconds: float, unknown: int) -> str:
-    """Return an estimate in words; see `estimate` for the arguments."""
-    words = f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{seconds / 60:.0f} minutes"
+def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
+    """Return the sum of the first numbers by that of the second; 1 where one of them is 0."""
+    first, second = (sum(numbers) for numbers in zip(*pairs, strict=True)) if pairs else (0.0, 0.0)
+    return first / second if first and second else 1.0
+
+
+def _mean_times(ended: Iterable[Job]) -> dict[tuple[str, ...], float]:
+    """Return the mean seconds of jobs by (step, method, stage), by (step, "", stage) and by (step,)."""
+    times: dict[tuple[str, ...], list[float]] = {}
+    for job in ended:
+        for key in {(job["step"], job["method"], job["stage"]), (job["step"], "", job["stage"]), (job["step"],)}:
+            times.setdefault(key, []).append(job["wall_s"])
+    return {key: fmean(seconds) for key, seconds in times.items()}
+
+
+def _known(kind: Kind, before: dict[tuple[str, ...], float], reference: Callable[[Kind], float | None]) -> float | None:
+    """Return the seconds of a kind of job by earlier ones and the reference, as `estimate` says; None without either."""
+    step, _, stage = kind
+    if kind in before:
+        return before[kind]
+    if (seconds := reference(kind)) is not None:
+        return seconds
+    return before.get((step, "", stage), before.get((step,)))
+
+
+def in_words(seconds: float, unknown: int, at_once: int = 1) -> str:
+    """Return an estimate in words; see `estimate` for the arguments.
+
+    Args:
+        seconds: seconds of work.
+        unknown: number of jobs that are not in it.
+        at_once: how many jobs run at the same time.
+    """
+    shared = f", {_duration(seconds / at_once)} with {at_once} at once" if at_once > 1 else ""
     more = f", and {unknown} jobs of a kind that has not run here yet" if unknown else ""
-    return f"about {words} of work by what such jobs took before{more}"
+    return f"about {_duration(seconds)} of work{shared}, by what such jobs took{more}"
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in minutes, or in hours from an hour and a half on."""
+    minutes = round(seconds / 60)
+    return f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{minutes} minute{'s' * (minutes != 1)}"
 
 
 def progress(cells: list[dict[str, Any]], root: Path = Path(".")) -> dict[str, Any]:
@@ -168,5 +230,5 @@ def table(lines: list[Job]) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: "" if value is None else value for key, value in line.items()} for line in lines)
+    writer.writerows({key: "" if line[key] is None else line[key] for key in COLUMNS} for line in lines)
     return stream.getvalue()

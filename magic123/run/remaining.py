@@ -1,0 +1,102 @@
+"""How long a run still takes: by what such jobs took before, corrected by what the jobs of this run took. No torch."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from magic123.run.accounting import Job, Kind, estimate, in_words, jobs
+from magic123.run.suite import Suite
+from magic123.settings.stage import OptimisedStage
+
+FIRST = 5  # jobs that have ended when the estimate is made again; after that at every doubling
+MINIATURE = "miniature-"  # what the names of the demo's weights begin with
+
+# Seconds of a job of the demo on one core of a quiet machine, 2026-11-26. Their proportions matter: the level is the machine's.
+PREPARE, SCORE = 8.0, 7.0
+VIEW = {"nerf": 14.0}  # whose mesh is extracted from a density
+VIEW_OTHERS = 6.0
+START, START_OF_PRIOR = 4.0, 2.0
+STEP, STEP_OF_PRIOR = 0.046, 0.03
+INVERT_STEP = 0.085
+
+Name = tuple[str, str, str, str, str, str]  # dataset, example, method, seed, stage, step
+
+
+def reference_seconds(suite: Suite, networks: Iterable[str]) -> Callable[[Kind], float | None]:
+    """Return a function from a kind of job to the seconds that it takes on one core of a quiet machine.
+
+    It returns None for every job of a run with other networks than the miniatures, and for other people's programs.
+
+    Args:
+        suite: the run.
+        networks: the names of the weights that it uses.
+    """
+    small = all(name.startswith(MINIATURE) for name in networks)
+
+    def seconds(kind: Kind) -> float | None:
+        step, method, stage = kind
+        if not small:
+            return None
+        if step in ("prepare", "score"):
+            return PREPARE if step == "prepare" else SCORE
+        if step == "invert":
+            return START + 2 * START_OF_PRIOR + INVERT_STEP * suite.settings.invert.settings.steps
+        settings = suite.methods[method].stages.get(stage) if method in suite.methods else None
+        if settings is None:
+            return None
+        if step == "view":
+            return VIEW.get(settings.scene, VIEW_OTHERS)
+        if not isinstance(settings, OptimisedStage):
+            return START
+        priors = sum(bool(prior.weight) for prior in settings.priors.values())
+        return START + START_OF_PRIOR * priors + (STEP + STEP_OF_PRIOR * priors) * settings.steps
+
+    return seconds
+
+
+class RemainingTime(logging.Handler):
+    """Say at a run's start how long it takes, and again when its first jobs have ended.
+
+    Attached to Snakemake's logger, whose records say when a job has ended. What the job took is in its benchmark file.
+    """
+
+    def __init__(self, wanted: Iterable[Name], suite: Suite, networks: Iterable[str], at_once: int, root: Path = Path(".")):
+        """Read what the jobs of earlier runs took.
+
+        Args:
+            wanted: the jobs of this run, of the steps that accounting knows.
+            suite: the run.
+            networks: the names of the weights that it uses.
+            at_once: how many jobs run at the same time.
+            root: the folder of the run, with benchmarks/ and results/.
+        """
+        super().__init__()
+        self.wanted, self.at_once, self.root = set(wanted), at_once, root
+        self.reference, self.earlier, self.started = reference_seconds(suite, networks), jobs(root), time.time()
+        self.ended, self.next = 0, FIRST
+
+    def sentence(self) -> str:
+        """Return what is left, in words."""
+        ended = [job for job in jobs(self.root) if job["written"] >= self.started and name_of(job) in self.wanted]
+        left = self.wanted - {name_of(job) for job in ended}
+        kinds = [(step, method, stage) for _, _, method, _, stage, step in left]
+        seconds, unknown = estimate(kinds, self.earlier, ended, self.reference)
+        return f"{len(left)} jobs of networks and metrics: {in_words(seconds, unknown, self.at_once)}."
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count a job that has ended, and print what is left after FIRST of them and at every doubling."""
+        if getattr(record, "event", None) != "job_finished":
+            return
+        self.ended += 1
+        if self.ended == self.next:
+            self.next *= 2
+            print(self.sentence(), file=sys.stderr, flush=True)
+
+
+def name_of(job: Job) -> Name:
+    """Return the name of a job that has ended."""
+    return (job["dataset"], job["example"], job["method"], job["seed"], job["stage"], job["step"])
