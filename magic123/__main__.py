@@ -82,6 +82,12 @@ DISK = {
     errno.EROFS: "name an output that can be written",
     errno.EACCES: "change its permissions, or name another",
     errno.EPERM: "change its permissions, or name another",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.ENAMETOOLONG: "name a shorter path",
+    errno.ENOTDIR: "name another path",
+    errno.EISDIR: "name another path",
+    errno.ELOOP: "name another path",
+    errno.EIO: "check the disk",
 }
 
 

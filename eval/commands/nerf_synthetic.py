@@ -8,9 +8,9 @@ import os
 import shutil
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from eval.pictures.adopt import save_picture
 from eval.pictures.nerf_synthetic import SET, check_file, read_frames, read_hashes, turned_camera, unroll
 from eval.pictures.pictures import read_picture
 from magic123.records.errors import InputError
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
             place, roll = turned_camera(pose, poses[given.reference], given.polar, given.radius)
             rgba = unroll(read_picture(check(f"{name}.png"), 4), roll)
             file = f"{SET}/{len(cameras):03d}.png"
-            cv2.imwrite(str(part / file), rgba[..., [2, 1, 0, 3]])
+            save_picture(part / file, rgba[..., [2, 1, 0, 3]])
             degrees = round(float(np.degrees(roll)), 4)
             cameras.append({"file": file, **place, "fov": given.fov, "frame": name, "roll": degrees})
         content = {"sets": {SET: cameras}, "reference": given.reference, "hashes": str(given.hashes) if given.hashes else None}

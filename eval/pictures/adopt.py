@@ -97,9 +97,9 @@ def adopt_views(folder: Path, planned: dict[str, list[dict]], out: Path) -> None
             if rgba.shape[0] != rgba.shape[1]:
                 raise InputError(f"{file} has {rgba.shape[1]}x{rgba.shape[0]} px; views are square")
             sizes.add(len(rgba))
-            _save(out / camera["file"], read_picture(file, 3)[..., ::-1])
+            save_picture(out / camera["file"], read_picture(file, 3)[..., ::-1])
             if rgba[..., 3].min() < 255:
-                _save(out / "alpha" / camera["file"], rgba[..., 3])
+                save_picture(out / "alpha" / camera["file"], rgba[..., 3])
         if len(sizes) > 1:
             raise InputError(f"{folder / name} holds pictures of {min(sizes)} and {max(sizes)} px; give a set one size")
         alphas = out / "alpha" / name
@@ -107,7 +107,8 @@ def adopt_views(folder: Path, planned: dict[str, list[dict]], out: Path) -> None
             raise InputError(f"{folder / name} holds pictures with alpha and pictures without; save them alike")
 
 
-def _save(path: Path, picture: np.ndarray) -> None:
+def save_picture(path: Path, picture: np.ndarray) -> None:
+    """Write a picture in the order blue, green, red, alpha. Raises InputError where it cannot be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), picture):
         raise InputError(f"{path} cannot be written; check the free space and the permissions")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import struct
 import tokenize
 import warnings
@@ -122,11 +123,11 @@ def read_bytes(path: Path, what: str) -> bytes:
         InputError: the file is missing, empty, not a regular file or not readable.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path's, these answer for any name
         raise InputError(f"{what} {path} is a folder; give the file inside it")
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"{what} {path} does not exist; check the path")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{what} {path} is not a regular file; give a picture file")
     try:
         data = path.read_bytes()

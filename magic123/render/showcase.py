@@ -5,12 +5,15 @@ All images are uint8, [H, W, 3].
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
+
+from magic123.records.errors import InputError
 
 FRAMES_PER_SECOND = 24
 INK, FAINT, PAPER, FRAME = (28, 30, 34), (120, 124, 132), (255, 255, 255), (222, 224, 228)
@@ -33,7 +36,11 @@ class Frame:
 
 
 def write_film(file: Path, frames: list[Frame]) -> None:
-    """Write the frames as an MP4 video (H.264), colours and normals side by side, 24 per second."""
+    """Write the frames as an MP4 video (H.264), colours and normals side by side, 24 per second.
+
+    Raises:
+        InputError: the file was not written to its end; the encoder, a process of its own, does not say so.
+    """
     import imageio.v2 as imageio
 
     # one thread, because the output of the encoder depends on the number of threads
@@ -43,6 +50,21 @@ def write_film(file: Path, frames: list[Frame]) -> None:
     with writer:
         for frame in frames:
             writer.append_data(np.concatenate([frame.colour, frame.normal], 1))
+    if not is_whole_film(file):
+        raise InputError(f"the film {file} could not be written to its end; make room, and run the command again")
+
+
+def is_whole_film(file: Path) -> bool:
+    """Return whether an MP4 file ends where its last box does (ISO 14496-12, 4.2), and has the box that lists its frames."""
+    data = file.read_bytes() if file.is_file() else b""
+    at, kinds = 0, set()
+    while at + 8 <= len(data):
+        size, kind = struct.unpack(">I4s", data[at : at + 8])
+        kinds.add(kind)
+        if size < 8:  # 1: in 64 bits behind it, of films above 4 GiB; 0: to the end
+            return size == 1 or b"moov" in kinds
+        at += size
+    return at == len(data) and b"moov" in kinds
 
 
 def contact_sheet(

@@ -186,10 +186,19 @@ def check_complete(state: dict[str, Tensor], shapes: dict[str, torch.Size], what
 
 
 def save_tensors(state: dict[str, Tensor], file: Path) -> None:
-    """Write a safetensors file in the stored precision, except that float64 becomes float32."""
+    """Write a safetensors file in the stored precision, except that float64 becomes float32.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     file.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: (value.float() if value.dtype == torch.float64 else value).contiguous() for name, value in state.items()}
-    save_file(tensors, file, metadata={"format": "pt"})
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})
+    except SafetensorError as error:  # it has no OSError of its own
+        file.unlink(missing_ok=True)
+        raise InputError(f"{file} cannot be written ({error}); make room, and run the same command again") from error
     file.chmod(0o666 & ~umask())  # save_file creates a file that only its owner can read

@@ -26,6 +26,7 @@ from prepared import (
 from magic123.example.example import load_example
 from magic123.example.picture_file import read_picture
 from magic123.records import alpha as alpha_convention
+from magic123.records.errors import InputError
 
 
 def write_deep_png(file: Path, values: np.ndarray, colour_type: int) -> None:
@@ -169,3 +170,10 @@ def test_alpha_of_the_19_published_pictures():
         reading = alpha_convention.detect(picture.rgb, picture.alpha, "detect", 0.99)
         want = "straight" if name in STRAIGHT else "hard" if name in HARD else "premultiplied"
         assert (reading.convention, reading.certain) == (want, True), name
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "a\0b.png", "loop.png", "/dev/null", "nowhere/picture.png"])
+def test_paths_that_are_no_file_are_one_sentence(name, tmp_path):
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    with pytest.raises(InputError, match=r"does not exist|is not a regular file"):
+        read_picture(tmp_path / name, LIMIT)

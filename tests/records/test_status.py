@@ -85,7 +85,10 @@ def test_a_damaged_note_is_a_failure_and_none_is_none(here):
         assert read_status("views")["status"] == "failed"
 
 
-@pytest.mark.parametrize(("number", "advice"), [(errno.ENOSPC, "make room"), (errno.EROFS, "can be written")])
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOSPC, "make room"), (errno.EROFS, "can be written"), (errno.ENAMETOOLONG, "shorter"), (errno.ENOTDIR, "another")],
+)
 def test_a_disk_that_takes_nothing_is_one_sentence(here, monkeypatch, capsys, number, advice):
     from magic123.commands import view
 
