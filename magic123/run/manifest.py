@@ -135,7 +135,7 @@ def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
 
     Raises:
         InputError: the file cannot be read as UTF-8 (a byte order mark is skipped), a quote is never closed, cells are not
-            separated by commas, or two columns have one name.
+            separated by commas, some lines end otherwise than others, or two columns have one name.
     """
     lines: list[tuple[int, list[str]]] = []
     begins = 1
@@ -150,6 +150,8 @@ def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
                         f"{path} line {begins}: a quote that opens here closes on line {reader.line_num}; close it on its line."
                     )
                 begins = reader.line_num + 1
+            if isinstance(file.newlines, tuple) and "\r" in file.newlines:
+                raise InputError(f"{path}: has carriage returns within its lines; save it with one kind of line ends.")
     except csv.Error as error:
         if "unexpected end" in str(error):
             raise InputError(f"{path} line {begins}: a quote that opens here is never closed; close it on its line.") from error
@@ -187,6 +189,7 @@ def load_manifest(path: Path) -> dict[str, ManifestRow]:
         InputError: the file cannot be read, or a line is wrong; the message names the file and the line.
     """
     rows: dict[str, ManifestRow] = {}
+    lowered: dict[str, str] = {}  # names as file systems see them that do not distinguish case
     header, *lines = _read_lines(path)
     for number, line in lines:
         place = f"{path} line {number}"
@@ -206,8 +209,7 @@ def load_manifest(path: Path) -> dict[str, ManifestRow]:
             raise InputError(
                 f"{place}: the name {row.name!r} must be letters, digits, - and _, a letter or digit first, 64 at most."
             )
-        if same := next((name for name in rows if name.lower() == row.name.lower()), None):
-            # some file systems do not distinguish case, and both would share a folder there
+        if (same := lowered.setdefault(row.name.lower(), row.name)) in rows:
             raise InputError(f"{place}: the example {same!r} is there already; give every line a name of its own, in any case.")
         rows[row.name] = row
     if not rows:

@@ -169,8 +169,10 @@ def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
         InputError: a setting is wrong, names something that does not exist, or asks for a file that is missing.
     """
     for file in files:  # Snakemake's reader takes the last of several keys, and reads JSON, some of which is no YAML
-        if not file.endswith(".json"):
-            read_yaml(file)
+        if not file.endswith(".json") and "__use_yte__" in read_yaml(file):
+            raise InputError(
+                f"{file}: has __use_yte__, so Snakemake runs its expressions as code; write plain values, and remove the key."
+            )
     source = partial(_source_of, config=config, files=files)
     settings = validate(SuiteSettings, config, source)
     run = settings.run
@@ -211,7 +213,8 @@ def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
     manifests = {dataset: load_manifest(MANIFESTS / f"{dataset}.csv") for dataset in run.datasets}
     every = [name for manifest in manifests.values() for name in manifest]
     chosen = every if run.examples == "all" else select(run.examples, every, "examples")
-    examples = {dataset: [name for name in manifest if name in chosen] for dataset, manifest in manifests.items()}
+    wanted = set(chosen)
+    examples = {dataset: [name for name in manifest if name in wanted] for dataset, manifest in manifests.items()}
     for dataset in (dataset for dataset, names in examples.items() if not names):
         raise InputError(
             f"{source(('run', 'datasets'))}: run.datasets names {dataset!r}, but run.examples has none of its examples."

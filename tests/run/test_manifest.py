@@ -48,6 +48,7 @@ def test_what_spreadsheets_write_is_read(tmp_path, encoding, end):
         (HEAD + "$(touch x),a lamp,b.jpg\n", "must be letters"),
         (HEAD + "{lamp},a lamp,b.jpg\n", "must be letters"),
         (HEAD + "lamp,a\0lamp,b.jpg\n", "has a control character"),
+        (HEAD + "lamp,a lamp\rb.jpg,c.jpg\n", "carriage returns within its lines"),
         ("", "is empty"),
         (HEAD, "lists no examples"),
     ],

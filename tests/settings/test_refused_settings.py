@@ -91,6 +91,7 @@ def test_missing_file(tmp_path: Path) -> None:
         ("invert: {given: true}", ["datasets/demo.csv: cone has no token", "invert.given"]),
         ("datasets_folder: elsewhere", ["datasets/demo.csv: cone.image is elsewhere/rgba.png, which is not there"]),
         ("run: {seeds: [0]}\nrun: {seeds: [1]}", ["changes.yaml line 2", "the key 'run' stands twice"]),
+        ("__use_yte__: true", ["changes.yaml: has __use_yte__", "plain values"]),
         ("run: {seeds: [yes]}", ["changes.yaml: run: seeds is [True], which is neither a number nor text", "reads yes, no"]),
         ("view: {size: true}", ["changes.yaml: view: size is True"]),
         ("view: {radius: .nan}", ["changes.yaml: view.radius is nan", "finite"]),
