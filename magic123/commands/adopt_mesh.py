@@ -10,15 +10,13 @@ Both folders appear complete or not at all. Colours are albedo.
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from magic123.commands.options import add_settings, command_parser, say
-from magic123.commands.view import CONVENTIONS, describe, read_cameras, to_bytes, write_frames
+from magic123.records.cameras import read_cameras
 from magic123.records.errors import InputError
 from magic123.records.files import output_folder
 from magic123.settings.frames import Placement
@@ -168,34 +166,16 @@ def align(
 
 def write_views(mesh: TexturedMesh, cameras: dict[str, Camera], folder: Path, example: Example, placed: dict[str, Any]) -> None:
     """Write the pictures of all view sets, and cameras.json."""
-    farthest = max(float(camera.radius.max()) for camera in cameras.values()) + math.sqrt(3)
-    depth_scale = math.floor(65535 / farthest)
-    listed: dict[str, list[dict]] = {}
-    for name, camera in cameras.items():
-        for kind in ("", "alpha", "normal", "depth"):
-            (folder / kind / name).mkdir(parents=True)
-        listed[name] = []
-        for index in range(len(camera)):
-            single, file = camera[index], f"{name}/{index:03d}.png"
-            picture = mesh.render(single)
-            colour, normal, alpha = on_white(picture)
-            depth = np.where(alpha >= 0.5, picture.depth * depth_scale, 0)
-            save(colour, folder / file)
-            save(alpha, folder / "alpha" / file)
-            save(normal, folder / "normal" / file)
-            Image.fromarray(np.rint(depth.clip(0, 65535)).astype(np.uint16)).save(folder / "depth" / file)
-            listed[name].append({"file": file, **describe(single)})
-    content = {
-        "result": {"example": example.name, "prompt": example.prompt, "scene": "another system's mesh"},
-        "version": VERSIONS["adopt-mesh"],
-        "conventions": CONVENTIONS,
-        "kernels": {"mesh": "z-buffer, 4 x 4 points a pixel"},
-        "background": [1, 1, 1],
-        "depth_scale": depth_scale,
-        "alignment": placed,
-        "sets": listed,
-    }
-    (folder / "cameras.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    from magic123.scenes.views import write_view_sets
+
+    def shown(camera: Camera) -> dict[str, np.ndarray]:
+        picture = mesh.render(camera)
+        colour, normal, alpha = on_white(picture)
+        return {"colour": colour, "alpha": alpha, "normal": normal, "depth": picture.depth}
+
+    result = {"example": example.name, "prompt": example.prompt, "scene": "another system's mesh"}
+    about = {"result": result, "version": VERSIONS["adopt-mesh"]}
+    list(write_view_sets(folder, cameras, cameras, shown, about, {"mesh": "z-buffer, 4 x 4 points a pixel"}, placed))
 
 
 def on_white(picture: MeshPicture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -209,17 +189,13 @@ def on_white(picture: MeshPicture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def write_turntable(mesh: TexturedMesh, circle: Camera, folder: Path, example: Example) -> None:
     """Write turntable.mp4 and contact.png: once around the object at the reference picture's height, as of our own rows."""
     from magic123.render.showcase import Frame
+    from magic123.scenes.views import to_bytes, write_frames
 
     frames = []
     for index in range(len(circle)):
         colour, normal, _ = on_white(mesh.render(circle[index], samples=2))
         frames.append(Frame(float(circle.azimuth[index]), to_bytes(colour), to_bytes(normal)))
     write_frames(frames, example, [example.prompt, "another system's mesh", f"mesh of {len(mesh.faces):,} faces"], folder)
-
-
-def save(values: np.ndarray, file: Path) -> None:
-    """Write values in [0, 1] as an 8 bit picture."""
-    Image.fromarray(to_bytes(values)).save(file)
 
 
 def write_surface(vertices: np.ndarray, faces: np.ndarray, folder: Path, placed: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from magic123.commands.options import add_settings, command_parser, say
+from magic123.records.cameras import POSE
 from magic123.records.errors import InputError
 from magic123.records.files import output_folder
 from magic123.records.mesh_files import files_of_mesh
@@ -99,6 +100,7 @@ def remarks(mesh: TexturedMesh, views: dict[str, Camera]) -> list[str]:
 def write_input(folder: Path, picture: MeshPicture, camera: Camera) -> None:
     """Write the input picture, its inverse depth and its normals in camera space (x right, y up, z towards the camera)."""
     from magic123.render.textured import covered
+    from magic123.scenes.views import to_bytes
 
     Image.fromarray(to_bytes(picture.rgba)).save(folder / "rgba.png")
     inside = covered(picture)
@@ -115,6 +117,8 @@ def write_input(folder: Path, picture: MeshPicture, camera: Camera) -> None:
 
 def write_truth(folder: Path, mesh: TexturedMesh, sets: dict[str, Camera], settings: MeshExampleSettings) -> None:
     """Write the true views of all sets with alpha and depth, and cameras.json."""
+    from magic123.scenes.views import to_bytes
+
     farthest = max(float(cameras.radius.max()) for cameras in sets.values()) + float(
         np.linalg.norm(mesh.vertices, axis=1).max()
     )
@@ -130,7 +134,7 @@ def write_truth(folder: Path, mesh: TexturedMesh, sets: dict[str, Camera], setti
             Image.fromarray(to_bytes(picture.rgba)).save(folder / file)
             depth = np.where(picture.rgba[..., 3] >= 0.5, picture.depth * depth_scale, 0)
             Image.fromarray(np.rint(depth.clip(0, 65535)).astype(np.uint16)).save(folder / "depth" / file)
-            pose = {key: round(float(getattr(single, key)[0]), 6) for key in ("polar", "azimuth", "radius", "fov")}
+            pose = {key: round(float(getattr(single, key)[0]), 6) for key in POSE}
             listed[name].append({"file": file, **pose})
     content = {"depth_scale": depth_scale, "depth": "along the optical axis; 0 is background", "sets": listed}
     (folder / "cameras.json").write_text(json.dumps(content, indent=1) + "\n")
@@ -142,8 +146,3 @@ def write_surface(file: Path, vertices: np.ndarray, faces: np.ndarray) -> None:
     from trimesh.exchange.ply import export_ply
 
     file.write_bytes(export_ply(trimesh.Trimesh(vertices, faces, process=False), vertex_normal=False))
-
-
-def to_bytes(values: np.ndarray) -> np.ndarray:
-    """Return values in [0, 1] as 8 bit, rounded."""
-    return np.rint(values.clip(0, 1) * 255).astype(np.uint8)

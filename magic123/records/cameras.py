@@ -7,6 +7,8 @@ Angles are degrees. A folder without cameras.json is not checked.
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ from magic123.records.errors import InputError
 from magic123.records.files import read_json
 
 Pose = tuple[float, float, float, float]  # polar, azimuth, radius, fov
+ViewSets = dict[str, list[dict[str, float]]]  # name -> cameras, each {"polar", "azimuth", "radius", "fov"}
 POSE = ("polar", "azimuth", "radius", "fov")
 TOLERANCE = 1e-3  # degrees and world units
 NOT_VIEWS = {"alpha", "normal", "depth", "mask", "shaded"}  # folders beside the view sets that hold other quantities
@@ -46,6 +49,37 @@ def planned_poses(settings: Mapping[str, Any], camera: Mapping[str, Any] | None)
 def ring_azimuths(first: float, count: int) -> list[float]:
     """Return `count` azimuths in degrees, evenly spaced around a circle from `first` on."""
     return [first + 360 * index / count for index in range(count)]
+
+
+def read_cameras(file: Path) -> ViewSets:
+    """Read the cameras.json beside true views.
+
+    Returns:
+        Name of a view set -> its cameras in order, each {"polar", "azimuth", "radius", "fov"} in degrees and world units.
+
+    Raises:
+        InputError: the file does not give a complete camera for every view, or a set has a reserved name.
+    """
+    try:
+        sets = json.loads(file.read_text(encoding="utf-8"))["sets"]
+        cameras = {
+            name: [{key: float(camera[key]) for key in POSE} for camera in listed]
+            for name, listed in sets.items()
+            if name != "reference"
+        }
+        for one in (camera for listed in cameras.values() for camera in listed):
+            if not (0 <= one["polar"] <= 180 and 0 < one["fov"] < 180 and 0 < one["radius"] + 0 * one["azimuth"] < math.inf):
+                raise ValueError(f"no camera is at {one}")
+        in_order = all(camera["file"] == f"{name}/{i:03d}.png" for name in cameras for i, camera in enumerate(sets[name]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{file}: gives no polar, azimuth, radius and fov of every view ({error!r}); make it again") from error
+    unusable = [name for name in cameras if name in RESERVED or not SET_NAME.fullmatch(name)]
+    if not in_order or not cameras or not all(cameras.values()) or unusable:
+        taken = ", ".join(sorted(RESERVED))
+        raise InputError(
+            f"{file}: must list SET/000.png, SET/001.png, ... in their order, in sets whose names are plain and none of {taken}"
+        )
+    return cameras
 
 
 def read_poses(folder: Path) -> dict[str, Pose]:

@@ -15,8 +15,10 @@ from magic123.commands import view as command
 from magic123.commands.options import settings_type
 from magic123.example.example import Example
 from magic123.geometry.camera import Camera
+from magic123.records.cameras import read_cameras
 from magic123.records.errors import InputError
 from magic123.render.rendering import RenderOptions
+from magic123.scenes import views
 from magic123.scenes.dmtet import DMTet
 from magic123.scenes.nerf import NeRF
 from magic123.scenes.picture import Picture
@@ -62,7 +64,7 @@ def scene():
 def shown(scene, tmp_path_factory):
     folder = tmp_path_factory.mktemp("view")
     about = {"example": "toy", "prompt": "a red toy", "scene": "dmtet", "steps": 0}
-    command.view(scene, make_example(), SETTINGS, folder / "views", folder / "mesh", about)
+    views.view(scene, make_example(), SETTINGS, folder / "views", folder / "mesh", about)
     return folder
 
 
@@ -155,16 +157,16 @@ def test_cameras_of_a_truth_take_the_place_of_the_sets(scene, tmp_path):
     keys = ("polar", "azimuth", "radius", "fov")
     listed = [dict(zip(keys, pose, strict=True), file=f"test/{i:03d}.png", frame="r_1") for i, pose in enumerate(poses)]
     (tmp_path / "cameras.json").write_text(json.dumps({"sets": {"test": listed}}))
-    cameras = command.read_cameras(tmp_path / "cameras.json")
+    cameras = read_cameras(tmp_path / "cameras.json")
     about = {"example": "toy", "prompt": "a red toy", "scene": "dmtet", "steps": 0}
-    command.view(scene, make_example(), SETTINGS, tmp_path / "views", tmp_path / "mesh", about, cameras)
+    views.view(scene, make_example(), SETTINGS, tmp_path / "views", tmp_path / "mesh", about, cameras)
     written = json.loads((tmp_path / "views/cameras.json").read_text())["sets"]
     assert set(written) == {"reference", "test"}
     assert [tuple(one[key] for key in keys) for one in written["test"]] == poses
     with torch.no_grad():
-        expected = command.look(scene, Camera.orbit(110.0, -120.0, 2.0, 40.0, SIZE))["colour"]
+        expected = views.look(scene, Camera.orbit(110.0, -120.0, 2.0, 40.0, SIZE))["colour"]
     shown = np.asarray(Image.open(tmp_path / "views/test/001.png"))
-    assert np.abs(shown - command.to_bytes(expected).astype(int)).max() <= 1
+    assert np.abs(shown - views.to_bytes(expected).astype(int)).max() <= 1
     for name, spoiled in (
         ("test", [{**listed[0], "file": "test/007.png"}]),
         ("test", [{"file": "test/000.png", "polar": 90}]),
@@ -175,13 +177,13 @@ def test_cameras_of_a_truth_take_the_place_of_the_sets(scene, tmp_path):
     ):
         (tmp_path / "cameras.json").write_text(json.dumps({"sets": {name: spoiled}}))
         with pytest.raises(InputError, match=r"cameras\.json"):
-            command.read_cameras(tmp_path / "cameras.json")
+            read_cameras(tmp_path / "cameras.json")
 
 
 def test_a_second_run_replaces_the_first_and_changes_nothing(shown, scene):
     before = {p: p.read_bytes() for p in shown.rglob("*") if p.is_file()}
     about = {"example": "toy", "prompt": "a red toy", "scene": "dmtet", "steps": 0}
-    command.view(scene, make_example(), SETTINGS, shown / "views", shown / "mesh", about)
+    views.view(scene, make_example(), SETTINGS, shown / "views", shown / "mesh", about)
     after = {p: p.read_bytes() for p in shown.rglob("*") if p.is_file()}
     assert before.keys() == after.keys()
     assert [p.name for p in before if before[p] != after[p]] == []
@@ -191,16 +193,16 @@ def test_nothing_is_left_when_it_fails(scene, tmp_path, monkeypatch):
     def full_disk(*args):
         raise OSError("no space left")
 
-    monkeypatch.setattr(command, "write_showcase", full_disk)
+    monkeypatch.setattr(views, "write_showcase", full_disk)
     with pytest.raises(OSError, match="no space"):
-        command.view(scene, make_example(), SETTINGS, tmp_path / "views", tmp_path / "mesh", {"scene": "dmtet"})
+        views.view(scene, make_example(), SETTINGS, tmp_path / "views", tmp_path / "mesh", {"scene": "dmtet"})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_picture_has_no_mesh_and_says_so(tmp_path):
     example = make_example()
     scene = Picture(example.rgb, example.alpha)
-    command.view(scene, example, SETTINGS, tmp_path / "views", tmp_path / "mesh", {"scene": "picture"})
+    views.view(scene, example, SETTINGS, tmp_path / "views", tmp_path / "mesh", {"scene": "picture"})
     assert {p.name for p in (tmp_path / "mesh").iterdir()} == {"none.json", "mesh.json"}
     assert "no surface" in json.loads((tmp_path / "mesh" / "none.json").read_text())["reason"]
     shown = np.asarray(Image.open(tmp_path / "views" / "ring" / "002.png")) / 255
@@ -212,7 +214,7 @@ def test_a_nerf_is_shown_with_normals_and_marching_cubes(tmp_path):
     nerf = NeRF(FIELD, NeRFSettings(occupancy_resolution=16, max_samples=96))
     nerf.occupancy.update(nerf.field.density)
     small = SETTINGS.model_copy(update={"sets": {}, "turntable_frames": 2})
-    command.view(nerf, make_example(), small, tmp_path / "views", tmp_path / "mesh", {"scene": "nerf"})
+    views.view(nerf, make_example(), small, tmp_path / "views", tmp_path / "mesh", {"scene": "nerf"})
     normal = np.asarray(Image.open(tmp_path / "views" / "normal" / "reference" / "000.png")) / 127.5 - 1
     toward = Camera.orbit(80.0, 10.0, 1.8, 40.0, 1).position[0].numpy() / 1.8
     assert normal[SIZE // 2, SIZE // 2] @ toward > 0.9
@@ -221,7 +223,7 @@ def test_a_nerf_is_shown_with_normals_and_marching_cubes(tmp_path):
     # a scene without anything in it still has pictures, and says why it has no mesh
     nerf.field.blob = lambda x: torch.full((len(x),), -50.0)
     nerf.occupancy.density.fill_(1.0)
-    command.view(nerf, make_example(), small, tmp_path / "views", tmp_path / "mesh", {"scene": "nerf"})
+    views.view(nerf, make_example(), small, tmp_path / "views", tmp_path / "mesh", {"scene": "nerf"})
     assert "empty" in json.loads((tmp_path / "mesh" / "none.json").read_text())["reason"]
     assert not (tmp_path / "mesh" / "mesh.obj").exists()
 
