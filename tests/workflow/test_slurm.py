@@ -89,16 +89,16 @@ def test_the_main_process_killed_and_started_again_picks_up(tmp_path: Path) -> N
 def test_a_row_that_is_a_program_runs_on_a_node_and_its_failure_is_a_gap(tmp_path: Path) -> None:
     root = tree(tmp_path)
     with open(root / "config/methods.yaml", "a") as file:
-        command = "run: python infer.py {image} {out} {seed}, makes: mesh.glb, minutes: 3"
+        command = "run: 'python infer.py {image} {out} {seed}', makes: mesh.glb, minutes: 3"
         file.write(f"\ntheirs: {{label: theirs, command: {{{command}}}}}\n")
     write_lines(
         root / "config/small.yaml",
-        "run: {datasets: [demo], examples: [cone, dog], methods: [theirs], seeds: [0], tables: [demo]}",
+        "run: {datasets: [demo], examples: [cone], methods: [theirs], seeds: [0], tables: [demo]}",
         "compute: {mem_mb: 600, runtime: 5}",
     )
     assert start(root, FAIL="external --settings", MARK="1").wait(timeout=600) == 1
     said = (root / "log").read_text()
-    assert said.count("Trying to restart job") == 4 and "SLURM jobid" in said
+    assert said.count("Trying to restart job") == 2 and "SLURM jobid" in said
     assert all(line.endswith("external: external was told to fail") for line in table(root, "demo-unfinished"))
     assert start(root, MARK="1").wait(timeout=600) == 0
-    assert len(lines := table(root)) == 2 and all(line.endswith(": ok") for line in lines)
+    assert [line.rpartition(": ")[2] for line in table(root)] == ["ok"]
