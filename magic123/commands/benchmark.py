@@ -5,6 +5,7 @@
     magic123 benchmark --stage invert --out ...                          textual inversion, at its published settings
     magic123 benchmark --stage coarse --size small --out ...             a minute on a CPU
     magic123 benchmark --stage coarse --predict --out ...                counted at full size, without a card: memory, times
+    magic123 benchmark --all --out ...                                   every stage, and textual inversion, in one report
 
 Writes METHOD-STAGE-SIZE.json and .md into the folder --out; METHOD-STAGE-predicted with --predict.
 """
@@ -12,6 +13,7 @@ Writes METHOD-STAGE-SIZE.json and .md into the folder --out; METHOD-STAGE-predic
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -21,12 +23,15 @@ from magic123.records.files import write_json, write_whole
 from magic123.settings.inversion import InversionSettings
 from magic123.settings.priors import Speed
 from magic123.settings.settings_file import choose_from, load_methods, validate
+from magic123.settings.stage import Stage
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line, measure, and write the figures. Raises InputError for bad input."""
     parser = command_parser("benchmark", __doc__)
-    parser.add_argument("--stage", required=True, help="a stage of the method: coarse, fine; or invert, textual inversion")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--stage", help="a stage of the method: coarse, fine; or invert, textual inversion")
+    which.add_argument("--all", action="store_true", help="every stage of the method, and invert, in one report")
     parser.add_argument("--method", default="magic123", help="an entry of the methods file; default: magic123")
     parser.add_argument("--memory", choices=["12", "24", "40"], help="GB of the card: METHOD-12gb, METHOD-24gb, METHOD itself")
     add_settings(parser, Speed, "--speed", "as compute.speed")
@@ -40,7 +45,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--predict", action="store_true", help="count instead of measuring, and predict times on named cards")
     add_device(parser, "as reconstruct would choose")
     parser.add_argument("--out", required=True, type=Path, help="folder to write into")
-    options = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    options = parser.parse_args(words)
     if options.steps < 4 or options.warmup < 0 or not 0 <= options.at < 1:
         raise InputError(
             "--steps must be 4 or more (each fourth sees the known view), --warmup 0 or more, --at from 0 to below 1"
@@ -48,18 +54,18 @@ def main(argv: list[str] | None = None) -> None:
     speed = options.speed
     if options.compile:
         speed = validate(Speed, speed.model_dump(exclude_none=True) | {"compile": options.compile}, "--speed")
+    if options.all:
+        return measure_all(options, [word for word in words if word != "--all"])
     measured = {"method": options.method, "stage": options.stage, "date": time.strftime("%Y-%m-%d", time.gmtime())}
     if options.predict and options.stage == "invert":
-        raise InputError("--predict counts the stages of a method, not textual inversion: give --stage coarse or fine")
+        from magic123.measure.ledger import predict_inversion
+
+        half = {"dtype": "float16"} | options.inversion.model_dump(exclude_unset=True)  # as published
+        return write_prediction(measured, predict_inversion(InversionSettings(**half)), options.out)
     if options.stage == "invert":
         return report(measured | inversion(options, speed), options.out, None)
-    if options.memory and options.memory != "40":
-        options.method += f"-{options.memory}gb"
-        measured["method"] = options.method
-    methods = load_methods(options.methods)
-    if options.method not in methods:
-        raise InputError(f"{options.methods} has no method {options.method!r}; {choose_from(options.method, list(methods))}")
-    stages = methods[options.method].stages
+    measured["method"], stages = method_and_stages(options)
+    options.method = measured["method"]
     if options.stage not in stages:
         raise InputError(
             f"the method {options.method} has no stage {options.stage!r}; {choose_from(options.stage, list(stages))}"
@@ -67,12 +73,9 @@ def main(argv: list[str] | None = None) -> None:
     stage = stages[options.stage]
 
     if options.predict:
-        from magic123.measure.ledger import predict, table
+        from magic123.measure.ledger import predict
 
-        name, predicted = f"{options.method}-{options.stage}-predicted", predict(stage)
-        write_json(options.out / f"{name}.json", measured | predicted)
-        write_whole(options.out / f"{name}.md", (text := table(predicted, f"{options.method}, {options.stage}")).encode())
-        return print(text)
+        return write_prediction(measured, predict(stage), options.out)
 
     from magic123.measure.benchmark import measure
 
@@ -88,6 +91,48 @@ def main(argv: list[str] | None = None) -> None:
         device = device_or_default(options.device)
     measured |= measure(stage, options.size, device, steps=options.steps, warmup=options.warmup, at=options.at, speed=speed)
     report(measured, options.out, options.memory)
+
+
+def write_prediction(about: dict, predicted: dict, out: Path) -> None:
+    """Write a ledger as JSON and Markdown, and print it.
+
+    Args:
+        about: method, stage and date.
+        predicted: what `predict` or `predict_inversion` returned.
+        out: the folder to write.
+    """
+    from magic123.measure.ledger import table
+
+    text = table(predicted, f"{about['method']}, {about['stage']}")
+    write_json(out / f"{about['method']}-{about['stage']}-predicted.json", about | predicted)
+    write_whole(out / f"{about['method']}-{about['stage']}-predicted.md", text.encode())
+    print(text)
+
+
+def method_and_stages(options: argparse.Namespace) -> tuple[str, dict[str, Stage]]:
+    """Return the name of the method that --method and --memory ask for, and its stages. Raises InputError without it."""
+    profile = f"-{options.memory}gb" if options.memory and options.memory != "40" else ""
+    name, methods = options.method + profile, load_methods(options.methods)
+    if name not in methods:
+        raise InputError(f"{options.methods} has no method {name!r}; {choose_from(name, list(methods))}")
+    return name, methods[name].stages
+
+
+def measure_all(options: argparse.Namespace, words: list[str]) -> None:
+    """Measure or predict every stage of the method, and textual inversion, and write them into one report as well.
+
+    Args:
+        options: the options of `main`.
+        words: its command line without --all.
+    """
+    name, stages = method_and_stages(options)
+    kind = "predicted" if options.predict else options.size
+    texts = []
+    for stage in (*stages, "invert"):
+        main([*words, "--stage", stage])
+        method = options.method if stage == "invert" else name
+        texts.append((options.out / f"{method}-{stage}-{kind}.md").read_text(encoding="utf-8"))
+    write_whole(options.out / f"{name}-all-{kind}.md", "\n".join(texts).encode())
 
 
 def inversion(options: argparse.Namespace, speed: Speed) -> dict:

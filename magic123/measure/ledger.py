@@ -8,11 +8,12 @@ longer than predicted, and nothing here is measured on a card.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from unittest import mock
 
 import torch
@@ -25,12 +26,14 @@ from torch.utils.flop_counter import flop_registry
 from magic123.fields.field import Field
 from magic123.geometry.camera import Camera
 from magic123.measure.benchmark import ball
-from magic123.measure.random_weights import RANDOM, UNET, networks
+from magic123.measure.random_weights import RANDOM, UNET, networks, random_text_to_image
+from magic123.optimise.textual_inversion import splice_row
 from magic123.priors.latent_diffusion import encode
 from magic123.records.errors import InputError
 from magic123.render import volume
 from magic123.scenes.kinds import build_scene
 from magic123.scenes.nerf import NeRF
+from magic123.settings.inversion import InversionSettings
 from magic123.settings.stage import NeRFStage, OptimisedStage, Stage
 
 VIEWS = (
@@ -291,12 +294,56 @@ def predict(stage: Stage) -> dict[str, Any]:
         as_repeated = {"encode": costs["encode"], "noise": Part([], costs["noise"].peak + more["noise"])}
         repeating = held + fields["novel view"].peak + more["encode"] + _peak_of(asked | {name: (as_repeated, weights)})
         peak["repeated in float32"] = max(repeating, peak.get("repeated in float32", 0.0))
+    interval = stage.reference_interval
+    known = stage.reference_warmup + ((stage.steps - stage.reference_warmup) // interval if interval else 0)
+    return _summary(views, {"reference view": known, "novel view": stage.steps - known}, held, peak)
+
+
+def predict_inversion(settings: InversionSettings) -> dict[str, Any]:
+    """Return the ledger of textual inversion at full size, as plain data.
+
+    Left out are the augmentations, the comparison at the end and the few operations of the optimiser.
+
+    Args:
+        settings: the settings.
+    """
+    with torch.device("meta"):
+        model = random_text_to_image("full", dtype=settings.dtype, device="meta")
+        side, latent = settings.resolution or model.resolution, model.unet.config.sample_size
+        latent = latent * side // model.resolution
+        table = cast(Any, model.text_encoder).get_input_embeddings().weight
+        row = torch.nn.Parameter(torch.empty(table.shape[1]))
+        handle = splice_row(model.text_encoder, len(table) - 1, row)
+        chunk = min(settings.chunk or settings.batch, settings.batch)
+        with counting() as denoising:
+            latents, noise = (torch.empty(chunk, 4, latent, latent) for _ in range(2))
+            t, ids = torch.zeros(chunk, dtype=torch.int64), torch.zeros(chunk, 77, dtype=torch.int64)
+            model.denoising_loss(latents, noise, t, ids).sum().backward()
+        handle.remove()
+        with counting() as encoding, torch.no_grad():
+            encode(model.vae, torch.empty(min(settings.batch, 32), side, side, 3), side)
+    parts = {"text encoder and UNet": Part(denoising.operations * math.ceil(settings.batch / chunk), denoising.peak)}
+    if not settings.cached_latents:
+        parts["VAE"] = Part(encoding.operations * math.ceil(settings.batch / 32), encoding.peak)
+    networks_of = (model.vae, model.unet, model.text_encoder)
+    held = float(sum(parameter.nbytes for network in networks_of for parameter in network.parameters()))
+    peak = held + max(part.peak for part in parts.values())
+    return _summary({"step": parts}, {"step": settings.steps}, held, {"step": peak})
+
+
+def _summary(views: dict[str, dict[str, Part]], steps: dict[str, int], held: float, peak: dict[str, float]) -> dict[str, Any]:
+    """Return a ledger as plain data.
+
+    Args:
+        views: the kinds of steps, with their parts.
+        steps: how often each kind is run.
+        held: bytes of weights and state.
+        peak: the largest number of bytes alive, by kind of step and of what repeats one.
+    """
     seconds = {
         name: {view: {part: cost.seconds(card) for part, cost in costs.items()} for view, costs in views.items()}
         for name, card in CARDS.items()
     }
-    interval = stage.reference_interval
-    known = stage.reference_warmup + ((stage.steps - stage.reference_warmup) // interval if interval else 0)
     return {
         "weights_and_state_bytes": held,
         "peak_bytes": peak,
@@ -313,8 +360,7 @@ def predict(stage: Stage) -> dict[str, Any]:
         },
         "seconds": seconds,
         "stage_minutes": {
-            name: (known * sum(by["reference view"].values()) + (stage.steps - known) * sum(by["novel view"].values())) / 60
-            for name, by in seconds.items()
+            name: sum(count * sum(by[view].values()) for view, count in steps.items()) / 60 for name, by in seconds.items()
         },
     }
 
@@ -327,7 +373,8 @@ def table(predicted: dict[str, Any], title: str) -> str:
         title: of the table.
     """
     again = predicted["peak_bytes"].get("repeated in float32")
-    lines = [f"# {title}: predicted, not measured", "", "| | reference view | novel view |", "|---|---|---|"]
+    views = list(predicted["operations"])
+    lines = [f"# {title}: predicted, not measured", "", f"| | {' | '.join(views)} |", "|---" * (len(views) + 1) + "|"]
     rows: dict[str, Callable[[str], str]] = {
         "peak alive": lambda view: f"{predicted['peak_bytes'][view] / 2**30:.1f} GiB",
         "TFLOP, half / single": lambda view: (
@@ -336,15 +383,15 @@ def table(predicted: dict[str, Any], title: str) -> str:
         "operations of the networks": lambda view: f"{predicted['operations'][view]}",
         "bytes moved": lambda view: f"{predicted['moved_bytes'][view] / 1e9:.1f} GB",
     }
-    lines += [f"| {name} | {value('reference view')} | {value('novel view')} |" for name, value in rows.items()]
+    lines += [f"| {name} | {' | '.join(value(view) for view in views)} |" for name, value in rows.items()]
     if again is not None:
         lines.append(f"| peak of a step repeated in float32 | | {again / 2**30:.1f} GiB |")
-    lines += ["", "| card | reference view | novel view | dominated by | stage |", "|---|---|---|---|---|"]
+    lines += ["", f"| card | {' | '.join(views)} | dominated by | stage |", "|---" * (len(views) + 3) + "|"]
     for name, by in predicted["seconds"].items():
-        known, novel = (sum(by[view].values()) for view in ("reference view", "novel view"))
-        most = max(by["novel view"], key=by["novel view"].__getitem__)
-        minutes = predicted["stage_minutes"][name]
-        lines.append(f"| {name} | {known * 1e3:.0f} ms | {novel * 1e3:.0f} ms | {most} | {minutes:.1f} minutes |")
+        times = " | ".join(f"{sum(by[view].values()) * 1e3:.0f} ms" for view in views)
+        most = max(by[views[-1]], key=by[views[-1]].__getitem__)
+        lines.append(f"| {name} | {times} | {most} | {predicted['stage_minutes'][name]:.1f} minutes |")
     lines += ["", f"Weights and the optimiser's state: {predicted['weights_and_state_bytes'] / 2**30:.1f} GiB. Left out: "]
-    lines[-1] += "the extraction and rasterisation of a surface, and memory that the allocator reserves beyond what is alive."
+    lines[-1] += "the extraction and rasterisation of a surface, augmentations, "
+    lines[-1] += "and memory that the allocator reserves beyond what is alive."
     return "\n".join(lines) + "\n"

@@ -99,6 +99,19 @@ def test_a_memory_profile_is_chosen_by_its_gigabytes(tmp_path, monkeypatch, repo
     assert "compute.speed.compile is max-autotune" in capsys.readouterr().err
 
 
+def test_all_stages_are_measured_into_one_report(tmp_path, monkeypatch, repository, capsys):
+    monkeypatch.chdir(repository)
+    words = ["benchmark", "--all", "--memory", "12", "--size", "small", "--steps", "4", "--warmup", "0", "--device", "cpu"]
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    report = (tmp_path / "magic123-12gb-all-small.md").read_text()
+    titles = [line.split(",")[:2] for line in report.splitlines() if line.startswith("# ")]
+    assert titles == [
+        ["# magic123-12gb", " coarse stage"], ["# magic123-12gb", " fine stage"], ["# magic123", " invert stage"],
+    ]  # fmt: skip
+    assert main([*words, "--stage", "coarse", "--out", str(tmp_path)]) == 2
+    assert "not allowed with" in capsys.readouterr().err
+
+
 def test_half_precision_at_full_size_needs_a_gpu(tmp_path, monkeypatch, repository, capsys):
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")

@@ -6,7 +6,19 @@ import pytest
 import torch
 
 from magic123.__main__ import main
-from magic123.measure.ledger import CARDS, LAUNCH, REACHED, Card, Operation, Part, counting, field_part, prior_parts
+from magic123.measure.ledger import (
+    CARDS,
+    LAUNCH,
+    REACHED,
+    Card,
+    Operation,
+    Part,
+    counting,
+    field_part,
+    predict_inversion,
+    prior_parts,
+)
+from magic123.settings.inversion import InversionSettings
 from magic123.settings.settings_file import load_methods
 
 
@@ -61,4 +73,17 @@ def test_the_command_writes_what_it_predicts_and_says_so(tmp_path, monkeypatch, 
     found = json.loads((tmp_path / "magic123-12gb-fine-predicted.json").read_text())
     peaks = found["peak_bytes"]
     assert peaks["reference view"] < peaks["novel view"] < peaks["repeated in float32"] < 11 * 2**30
-    assert main(["benchmark", "--stage", "invert", "--predict", "--out", str(tmp_path)]) != 0
+
+
+def test_textual_inversion_is_predicted_too(tmp_path, monkeypatch, repository, capsys):
+    """Chunks and cached latents lower what they should: memory, and the autoencoder's time."""
+    monkeypatch.chdir(repository)
+    assert main(["benchmark", "--stage", "invert", "--predict", "--out", str(tmp_path)]) == 0
+    assert "| card | step | dominated by | stage |" in capsys.readouterr().out
+    whole = json.loads((tmp_path / "magic123-invert-predicted.json").read_text())
+    chunked = predict_inversion(InversionSettings(dtype="float16", chunk=4, cached_latents=64))
+    held = whole["weights_and_state_bytes"]
+    assert chunked["weights_and_state_bytes"] == held
+    assert chunked["peak_bytes"]["step"] - held < (whole["peak_bytes"]["step"] - held) / 3
+    assert chunked["operations"]["step"] > 3 * whole["operations"]["step"]
+    assert whole["seconds"]["H100"]["step"].keys() - chunked["seconds"]["H100"]["step"].keys() == {"VAE"}
