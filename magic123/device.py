@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -38,6 +40,35 @@ def to_host(*tensors: Tensor) -> list[Tensor]:
     if tensors and tensors[0].device.type == "cuda":
         torch.cuda.current_stream(tensors[0].device).synchronize()
     return host
+
+
+class Capacities:
+    """How much room to give tensors whose sizes only the device knows, by the sizes that were needed before.
+
+    Reading a size waits for the device. With room for a quarter more than was needed of late, work is queued without knowing
+    the sizes, and all of them are read at once afterwards. Where one did not fit, the caller does the work again with exact
+    sizes: results never depend on the capacities, only the time does.
+
+    Attributes:
+        sizes: the capacities; empty before the first sizes are known.
+    """
+
+    def __init__(self) -> None:
+        self.sizes: tuple[int, ...] = ()
+
+    def fit(self, needed: Sequence[int]) -> bool:
+        """Return whether these sizes fit."""
+        return len(needed) == len(self.sizes) and all(map(int.__le__, needed, self.sizes))
+
+    def adapt(self, needed: Sequence[int]) -> None:
+        """Adapt the capacities to these sizes: they grow at once, and shrink slowly."""
+        pairs = zip_longest(needed, self.sizes, fillvalue=0)
+        self.sizes = tuple(max(size + -(-size // 4), room - room // 64) for size, room in pairs)
+
+
+def marked(mask: Tensor, room: int) -> Tensor:
+    """Return the places of the first `room` true values of a mask [N], and 0 behind the last: [room] int64, without a wait."""
+    return torch.nonzero_static(mask, size=room, fill_value=0)[:, 0]
 
 
 def set_determinism(device: torch.device | str) -> None:

@@ -12,8 +12,8 @@ COMPOSITE = "*i64 *fp32 *fp32 *fp32 *fp32"
 # the types of a kernel's arguments, in order; its constants; options
 KERNELS = {
     "count steps": (MARCHING, "_count_steps", f"{RAYS} *i8 *i8 *i64 i32", {"RESOLUTION": 128, "BLOCK": 128}),
-    "write samples": (MARCHING, "_write_samples", f"{RAYS} *i8 *i64 *i64 *fp32 *fp32 *fp32 i32", {"BLOCK": 128}),
-    "visible": (MARCHING, "_accumulate", "*i64 *i64 *fp32 *fp32 *fp64 *i64", {"BLOCK": 128}),
+    "write samples": (MARCHING, "_write_samples", f"{RAYS} *i8 *i64 *i64 *fp32 *fp32 *fp32 i32 i32", {"BLOCK": 128}),
+    "visible": (MARCHING, "_accumulate", "*i64 *i64 *fp32 *fp32 *fp64 *i64 i32", {"BLOCK": 128}),
     "composite": (COMPOSITING, "_forward", f"{COMPOSITE} *fp32 *fp32 *fp32", {"COLUMNS": 8, "BLOCK": 128}),
     "composite, no normals": (COMPOSITING, "_forward", f"{COMPOSITE} *fp32 *fp32 *fp32", {"COLUMNS": 5, "BLOCK": 128}),
     "composite, backward": (

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from magic123.device import marked
+
 
 @dataclass(frozen=True)
 class Edges:
@@ -98,23 +100,53 @@ def edges_by_sorting(faces: Int[Tensor, "F 3"]) -> Edges:
     if not len(faces):
         none = torch.empty(0, 2, dtype=torch.int64, device=device)
         return Edges(none, none, none, closed=True)
-    ends = faces.roll(-1, 1), faces.roll(-2, 1)  # of the edge opposite to each corner
-    low, high = torch.minimum(*ends).reshape(-1), torch.maximum(*ends).reshape(-1)
+    partner = _partners(faces)
+    first = torch.nonzero(partner > -2)[:, 0]
+    return Edges(*_rows(faces, first, partner), closed=2 * len(first) == 3 * len(faces))
+
+
+@torch.no_grad()
+def edges_within(
+    faces: Int[Tensor, "F 3"], count: Int[Tensor, ""], room: int
+) -> tuple[Int[Tensor, "room 2"], Int[Tensor, "room 2"], Int[Tensor, "room 2"], Int[Tensor, ""]]:
+    """Return the tables of `find_edges` without waiting for the device, padded to a given size, and the number of edges.
+
+    Args:
+        faces: vertex numbers >= 0, and padding whose vertex numbers are greater.
+        count: number of faces without the padding.
+        room: number of rows for the edges.
+    """
+    partner = _partners(faces)
+    opens = (partner > -2) & (torch.arange(len(partner), device=faces.device) < 3 * count)
+    return *_rows(faces, marked(opens, room), partner), opens.sum()
+
+
+def _partners(faces: Tensor) -> Tensor:
+    """Return for each corner of each face [3 F], of the edge opposite to it: the corner beyond; -1: none; -2: listed there."""
+    low, high = _ends(faces)
     # the mentions of an edge, side by side in the order of the faces
     key, order = torch.sort(low * (faces.amax() + 1) + high, stable=True)
-    place = torch.arange(len(key), device=device)
+    place = torch.arange(len(key), device=faces.device)
     starts = torch.ones_like(key, dtype=torch.bool)
     starts[1:] = key[1:] != key[:-1]
     rank = place - torch.where(starts, place, 0).cummax(0).values
     opens = rank % 2 == 0  # every other mention opens an edge, which the next one of the same ends closes
     partner = torch.full_like(key, -1)
     partner[:-1] = torch.where(opens[:-1] & ~starts[1:], order[1:], -1)
-    of_mention = torch.full_like(key, -2).scatter_(0, order, torch.where(opens, partner, -2))
-    first = torch.nonzero(of_mention > -2)[:, 0]
-    second = of_mention.index_select(0, first)
-    corners = faces.reshape(-1)
+    return torch.full_like(key, -2).scatter_(0, order, torch.where(opens, partner, -2))
+
+
+def _ends(faces: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the smaller and the larger end of the edge opposite to each corner, [3 F] each."""
+    ends = faces.roll(-1, 1), faces.roll(-2, 1)
+    return torch.minimum(*ends).reshape(-1), torch.maximum(*ends).reshape(-1)
+
+
+def _rows(faces: Tensor, first: Tensor, partner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ends, faces and opposite corners of the edges that these corners open, [E, 2] each."""
+    second = partner.index_select(0, first)
+    corners, (low, high) = faces.reshape(-1), _ends(faces)
     sides = torch.stack([first // 3, torch.where(second < 0, -1, second // 3)], 1)
     opposite = torch.stack([corners.index_select(0, first), corners.index_select(0, second.clamp_min(0))], 1)
     opposite[:, 1] = torch.where(second < 0, -1, opposite[:, 1])
-    vertices = torch.stack([low.index_select(0, first), high.index_select(0, first)], 1)
-    return Edges(vertices, sides, opposite, closed=2 * len(first) == len(key))
+    return torch.stack([low.index_select(0, first), high.index_select(0, first)], 1), sides, opposite

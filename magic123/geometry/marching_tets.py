@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from magic123.device import to_device
+from magic123.device import marked, to_device
 
 _EDGES = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
 
@@ -56,6 +56,13 @@ def _tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     return to_device(_TRIANGLES, device), to_device(_COUNT, device), to_device(_EDGE_CORNERS, device)
 
 
+def _cases(sdf: Tensor, tets: Tensor) -> Tensor:
+    """Return the number of each tetrahedron's case, [T] uint8."""
+    inside = (sdf > 0).to(torch.uint8)
+    corner_inside = inside.index_select(0, tets.reshape(-1)).reshape(-1, 4)
+    return corner_inside[:, 0] + 2 * corner_inside[:, 1] + 4 * corner_inside[:, 2] + 8 * corner_inside[:, 3]
+
+
 def marching_tets(
     vertices: Float[Tensor, "V 3"], sdf: Float[Tensor, " V"], tets: Int[Tensor, "T 4"]
 ) -> tuple[Float[Tensor, "M 3"], Int[Tensor, "F 3"]]:
@@ -75,9 +82,7 @@ def marching_tets(
     device, count = vertices.device, len(vertices)
     triangles_of, count_of, corners_of = _tables(device)
     with torch.no_grad():
-        inside = (sdf > 0).to(torch.uint8)
-        corner_inside = inside.index_select(0, tets.reshape(-1)).reshape(-1, 4)
-        number = corner_inside[:, 0] + 2 * corner_inside[:, 1] + 4 * corner_inside[:, 2] + 8 * corner_inside[:, 3]
+        number = _cases(sdf, tets)
         cut = torch.nonzero((number > 0) & (number < 15))[:, 0]
         number = number.index_select(0, cut).long()
         corners = tets.index_select(0, cut).long()
@@ -90,10 +95,65 @@ def marching_tets(
         key = ends.amin(1) * count + ends.amax(1)
         edges, faces = torch.unique(key, return_inverse=True)
         a, b = edges // count, edges % count
+    return crossings(vertices, sdf, a, b), faces.reshape(-1, 3)
+
+
+def crossings(
+    vertices: Float[Tensor, "V 3"], sdf: Float[Tensor, " V"], a: Int[Tensor, " M"], b: Int[Tensor, " M"]
+) -> Float[Tensor, "M 3"]:
+    """Return where the signed distance vanishes on lattice edges, differentiable in both.
+
+    Args:
+        vertices: the lattice.
+        sdf: signed distances, of opposite signs at the two ends of each edge.
+        a: vertex numbers of the first ends.
+        b: vertex numbers of the second ends.
+    """
     sdf_a, sdf_b = sdf.index_select(0, a), sdf.index_select(0, b)
     difference = sdf_a - sdf_b
     # opposite signs: the difference cannot vanish, but it can be too small to divide by
     difference = torch.where(difference >= 0, difference.clamp_min(1e-10), difference.clamp_max(-1e-10))
     share = (sdf_a / difference)[:, None]
-    points = torch.lerp(vertices.index_select(0, a), vertices.index_select(0, b), share)
-    return points, faces.reshape(-1, 3)
+    return torch.lerp(vertices.index_select(0, a), vertices.index_select(0, b), share)
+
+
+@torch.no_grad()
+def topology_within(
+    sdf: Float[Tensor, " V"], tets: Int[Tensor, "T 4"], face_room: int, edge_room: int
+) -> tuple[Int[Tensor, " edges"], Int[Tensor, " edges"], Int[Tensor, "faces 3"], Int[Tensor, ""], Int[Tensor, ""]]:
+    """Return the triangles of `marching_tets` without waiting for the device, padded to given sizes.
+
+    Args:
+        sdf: as in `marching_tets`.
+        tets: as in `marching_tets`.
+        face_room: number of rows for the faces; what pads them has one vertex three times, behind all others.
+        edge_room: number of rows for the crossed lattice edges.
+
+    Returns:
+        The ends a and b of the crossed lattice edges, in the order of the points; the faces; and their true numbers: of faces,
+        and of edges if the faces fit.
+    """
+    count = len(sdf)
+    triangles_of, count_of, corners_of = _tables(sdf.device)
+    number = _cases(sdf, tets)
+    cut = (number > 0) & (number < 15)
+    cut_count, place = cut.sum(), torch.arange(face_room, device=sdf.device)
+    cut = marked(cut, face_room)  # a cut tetrahedron has at least one face
+    number = torch.where(place < cut_count, number.index_select(0, cut), 0).long()
+    two = count_of.index_select(0, number) == 2
+    face_count = cut_count + two.sum()
+    # first one triangle of each cut tetrahedron, then the second ones of those that have two
+    second = place >= cut_count
+    owner = torch.where(second, marked(two, face_room).index_select(0, (place - cut_count).clamp_min(0)), place)
+    triangles = triangles_of.index_select(0, number.index_select(0, owner))
+    local = torch.where(second[:, None], triangles[:, 1], triangles[:, 0]).clamp_min(0)
+    corners = tets.index_select(0, cut.index_select(0, owner)).long()
+    ends = corners[:, None].expand(-1, 3, -1).gather(2, corners_of.index_select(0, local.reshape(-1)).reshape(-1, 3, 2))
+    key = torch.where((place < face_count)[:, None], ends.amin(2) * count + ends.amax(2), count * count).reshape(-1)
+    key, order = torch.sort(key)
+    starts = torch.ones_like(key, dtype=torch.bool)
+    starts[1:] = key[1:] != key[:-1]
+    faces = torch.empty_like(key).scatter_(0, order, starts.cumsum(0) - 1)
+    starts &= key < count * count
+    edges = key.index_select(0, marked(starts, edge_room))
+    return edges // count, edges % count, faces.reshape(-1, 3), face_count, starts.sum()

@@ -4,13 +4,14 @@ They return bit for bit the samples of `volume`: fused multiply-add is disabled 
 program processes one ray, BLOCK steps at a time.
 
 The host waits for the device where it needs the size of a packed tensor: once in `march`, once for each round and once at the
-end of `visible` (at most 10 times for 1024 steps). A fixed capacity would save these waits, of about 20 microseconds each, but
-lose samples where it overflows.
+end of `visible` (at most 10 times for 1024 steps). `marching_ahead` waits once, where the capacities of earlier calls suffice.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -19,11 +20,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from magic123.device import device_guard
+from magic123.render.marching_ahead import Marcher, gather
 from magic123.render.ray_triton import BLOCK, optical_depth, ray_starts, running, total
-from magic123.render.samples import STOP, Density, PackedSamples, ray_steps
+from magic123.render.samples import LIMIT, Density, PackedSamples, ray_steps
 
-LIMIT = -math.log(STOP)  # optical depth at which a ray has ended
 _LIMIT = tl.constexpr(LIMIT)
+_EXACT = {"num_warps": 4, "enable_fp_fusion": False}  # for kernels that compute positions
 
 
 @triton.jit
@@ -76,16 +78,17 @@ def _count_steps(
 @triton.jit
 def _write_samples(
     origin_ptr, direction_ptr, near_ptr, far_ptr, first_ptr, steps_ptr, share_ptr, step_ptr, flag_ptr, start_ptr,
-    ray_ptr, distance_ptr, width_ptr, points_ptr, capacity, BLOCK: tl.constexpr,
+    ray_ptr, distance_ptr, width_ptr, points_ptr, capacity, size, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write the flagged samples of a ray from index start[ray] on."""
+    """Write the flagged samples of a ray from index start[ray] on, as far as they fit in `size`."""
     ray = tl.program_id(0).to(tl.int64)
     steps = tl.load(steps_ptr + ray)
     next_index = tl.load(start_ptr + ray)
     for base in range(0, steps, BLOCK):
         k = base + tl.arange(0, BLOCK)
         flag = tl.load(flag_ptr + ray * capacity + k, mask=k < steps, other=0).to(tl.int64)
-        index, kept = next_index + running(flag) - flag, flag > 0
+        index = next_index + running(flag) - flag
+        kept = (flag > 0) & (index < size)
         width, distance = _step(ray, k, near_ptr, far_ptr, first_ptr, share_ptr, step_ptr)
         x, y, z = _point(ray, distance, origin_ptr, direction_ptr)
         tl.store(ray_ptr + index, ray + 0 * flag, mask=kept)
@@ -108,6 +111,7 @@ def march(
     box: Float[Tensor, "2 3"] | None = None,
     nearest: float = 0.1,
     whole: bool = False,
+    numbers: list[int] | None = None,
 ) -> PackedSamples:
     """Return the samples of rays that are in occupied cells, as `volume.march` does.
 
@@ -120,10 +124,40 @@ def march(
         box: as in `volume.march`.
         nearest: as in `volume.march`.
         whole: as in `volume.march`.
+        numbers: gets the number of samples.
 
     Raises:
         ValueError: the number of cells is not a cube.
     """
+    steps: Any = {"max_samples": max_samples, "generator": generator, "box": box, "nearest": nearest, "whole": whole}
+    counted = _counted(origins, directions, cells=cells, **steps)
+    size = int(counted[-1].sum())
+    if numbers is not None:
+        numbers.append(size)
+    return _written(*counted, size)
+
+
+@torch.no_grad()
+def march_within(
+    room: Sequence[int], origins: Float[Tensor, "N 3"], directions: Float[Tensor, "N 3"], **steps: Any
+) -> tuple[PackedSamples, list[Tensor]]:
+    """Return the samples of `march`, padded or cut off to `room[0]`, and their number, without waiting for the device."""
+    counted = _counted(origins, directions, **steps)
+    return _written(*counted, max(1, room[0])), [counted[-1].sum()]
+
+
+def _counted(
+    origins: Tensor,
+    directions: Tensor,
+    *,
+    cells: Tensor,
+    max_samples: int | float,
+    generator: torch.Generator | None,
+    box: Tensor | None,
+    nearest: float,
+    whole: bool,
+) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+    """Return what describes the rays, which of their steps are in occupied cells, and how many of each ray, [N]."""
     count, device, kind = len(origins), origins.device, origins.dtype
     resolution = round(len(cells) ** (1 / 3))
     if resolution**3 != len(cells):
@@ -138,42 +172,31 @@ def march(
     counts = torch.zeros(count, dtype=torch.int64, device=device)
     if count:
         with device_guard(device):
-            options = {"num_warps": 4, "enable_fp_fusion": False}
-            _count_steps[(count,)](*rays, cells.view(torch.int8), flags, counts, capacity, resolution, BLOCK, **options)
-    start, size = _packed(counts)
-    samples = PackedSamples(
-        torch.empty(size, dtype=torch.int64, device=device),
-        *(torch.empty(size, *shape, dtype=kind, device=device) for shape in ((), (), (3,))),
-    )
-    if size:
+            _count_steps[(count,)](*rays, cells.view(torch.int8), flags, counts, capacity, resolution, BLOCK, **_EXACT)
+    return rays, flags, counts
+
+
+def _written(rays: tuple[Tensor, ...], flags: Tensor, counts: Tensor, size: int) -> PackedSamples:
+    """Return the flagged samples, padded with samples of ray N at the origin or cut off to a size."""
+    count, device, kind = len(counts), counts.device, rays[0].dtype
+    ray = torch.full((size,), count, dtype=torch.int64, device=device)
+    distance, width, points = (torch.zeros(size, *shape, dtype=kind, device=device) for shape in ((), (), (3,)))
+    if size and count:
         with device_guard(device):
-            out = (samples.ray, samples.distance, samples.width, samples.points)
-            _write_samples[(count,)](*rays, flags, start, *out, capacity, BLOCK, **options)
-    return samples
-
-
-def _packed(counts: Tensor) -> tuple[Tensor, int]:
-    """Return the start of each of `counts` [N] when packed, [N], and their sum. Waits for the device."""
-    ends = counts.cumsum(0)
-    return ends - counts, int(ends[-1]) if len(ends) else 0
-
-
-def _gather(start: Tensor, counts: Tensor) -> Tensor:
-    """Return the indices start[i] to start[i] + counts[i] - 1 of every ray i, packed."""
-    packed, size = _packed(counts)
-    ray = torch.repeat_interleave(counts, output_size=size)
-    return torch.arange(size, device=ray.device) + (start - packed).index_select(0, ray)
+            out = (ray, distance, width, points, flags.shape[1], size)
+            _write_samples[(count,)](*rays, flags, counts.cumsum(0) - counts, *out, BLOCK, **_EXACT)
+    return PackedSamples(ray, distance, width, points)
 
 
 @triton.jit
-def _accumulate(start_ptr, counts_ptr, sigma_ptr, width_ptr, depth_ptr, kept_ptr, BLOCK: tl.constexpr):
-    """Add the next samples of a ray to its optical depth, and the number of visible ones to `kept`."""
+def _accumulate(start_ptr, counts_ptr, sigma_ptr, width_ptr, depth_ptr, kept_ptr, size, BLOCK: tl.constexpr):
+    """Add the next samples of a ray that fit in `size` to its optical depth, and the number of visible ones to `kept`."""
     ray = tl.program_id(0).to(tl.int64)
     count, start = tl.load(counts_ptr + ray), tl.load(start_ptr + ray)
     depth, kept = tl.load(depth_ptr + ray), tl.load(kept_ptr + ray)
     for base in range(0, count, BLOCK):
         k = base + tl.arange(0, BLOCK)
-        valid = k < count
+        valid = (k < count) & (start + k < size)
         sigma = tl.load(sigma_ptr + start + k, mask=valid, other=0.0)
         tau = optical_depth(sigma, tl.load(width_ptr + start + k, mask=valid, other=0.0))
         before = depth + running(tau) - tau
@@ -185,7 +208,9 @@ def _accumulate(start_ptr, counts_ptr, sigma_ptr, width_ptr, depth_ptr, kept_ptr
 
 
 @torch.no_grad()
-def visible(samples: PackedSamples, density: Density, count: int, first: int = 8) -> PackedSamples:
+def visible(
+    samples: PackedSamples, density: Density, count: int, first: int = 8, numbers: list[int] | None = None
+) -> PackedSamples:
     """Return the samples with a transmittance of more than 1e-4, as `volume.visible` does, in the same rounds."""
     # the visible samples are the first ones of each ray, so one number per ray describes them
     starts = ray_starts(samples.ray, count)
@@ -194,11 +219,22 @@ def visible(samples: PackedSamples, density: Density, count: int, first: int = 8
     kept, done = torch.zeros_like(length), 0
     while True:
         counts = (length - done).clamp(0, first - done) * (depth < LIMIT)
-        index = _gather(start + done, counts)
-        if not len(index):
+        size = int(counts.sum())
+        if not size:
             break
+        if numbers is not None:
+            numbers.append(size)
+        index, ray = gather(start + done, counts, size)
         sigma, width = density(samples.points.index_select(0, index)).contiguous(), samples.width.index_select(0, index)
-        with device_guard(length.device):
-            _accumulate[(count,)](counts.cumsum(0) - counts, counts, sigma, width, depth, kept, BLOCK)
+        accumulate(ray, counts, sigma, width, depth, kept)
         done, first = first, 2 * first
-    return samples[_gather(start, kept)]
+    return samples[gather(start, kept, int(kept.sum()))[0]]
+
+
+def accumulate(ray: Tensor, counts: Tensor, sigma: Tensor, width: Tensor, depth: Tensor, kept: Tensor) -> None:
+    """Add a round of samples to their rays, for `visible` and `visible_ahead`."""
+    with device_guard(counts.device):
+        _accumulate[(len(counts),)](counts.cumsum(0) - counts, counts, sigma, width, depth, kept, len(sigma), BLOCK)
+
+
+MARCHER = Marcher(march, march_within, visible, accumulate)

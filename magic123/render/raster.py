@@ -21,6 +21,7 @@ from magic123.device import to_device, to_host
 from magic123.geometry.camera import Camera
 from magic123.geometry.edges import Edges, find_edges
 from magic123.geometry.mesh import vertex_normals
+from magic123.geometry.surface import HostMesh
 from magic123.geometry.zbuffer import silhouette_crossings, triangle_ids
 from magic123.records.errors import InputError
 from magic123.render.rendering import Rendering
@@ -66,6 +67,7 @@ def render_mesh(
     background: Float[Tensor, "*pixels 3"],
     rasterizer: str = "auto",
     edges: Edges | None = None,
+    host: HostMesh | None = None,
     uncovered: float = 0.0,
 ) -> Rendering:
     """Render a mesh from B cameras, differentiable in the vertices and in the parameters of `shade`.
@@ -81,6 +83,7 @@ def render_mesh(
         background: rgb, one colour, or [B, 1 or H, 1 or W, 3].
         rasterizer: "auto", "numba" or "nvdiffrast".
         edges: the edge table of the mesh, if it is known already.
+        host: the mesh on the CPU, if it is there already.
         uncovered: colour of the pixels without a surface, to which the background is added.
 
     Raises:
@@ -88,11 +91,12 @@ def render_mesh(
     """
     backend = RASTERIZERS[choose_rasterizer(rasterizer, vertices.device)]
     height, width = camera.height, camera.width
+    matrices = camera.clip_matrices()
     with torch.autocast(vertices.device.type, enabled=False):  # positions on the screen need all their digits
-        matrices = to_device(camera.clip_matrices(), vertices.device)
-        clip = torch.nn.functional.pad(vertices, (0, 1), value=1.0) @ matrices.mT  # [B, V, 4]
+        clip = _clip(vertices, to_device(matrices, vertices.device))
+        on_host = None if host is None or clip.device.type == "cpu" else (_clip(host.vertices, matrices.cpu()), host)
     attributes = torch.cat([vertices, vertex_normals(vertices, faces)], -1)
-    visible = backend(clip, faces, height, width, edges)
+    visible = backend(clip, faces, height, width, edges, on_host)
     pixel, surface = visible.interpolate(attributes)
     points, normals, distance = surface[:, :3], surface[:, 3:6], surface[:, 6:]
     normals = torch.nn.functional.normalize(normals, dim=-1)
@@ -105,10 +109,20 @@ def render_mesh(
     return Rendering(rgb + (1 - opacity) * background, opacity, depth, normal)
 
 
+def _clip(vertices: Tensor, matrices: Tensor) -> Tensor:
+    """Return vertices in the clip spaces of B cameras, [B, V, 4]."""
+    return torch.nn.functional.pad(vertices, (0, 1), value=1.0) @ matrices.mT
+
+
+_OnHost = tuple[Tensor, HostMesh]  # vertices in clip space on the CPU, and the mesh there
+
+
 class _Rasterizer(Protocol):
     """The visibility of a mesh from B cameras, and the operations that depend on it."""
 
-    def __init__(self, clip: Tensor, faces: Tensor, height: int, width: int, edges: Edges | None): ...
+    def __init__(
+        self, clip: Tensor, faces: Tensor, height: int, width: int, edges: Edges | None, host: _OnHost | None = None
+    ): ...
 
     def interpolate(self, attributes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the N covered pixels and the attributes of the surface there.
@@ -132,15 +146,19 @@ def _marked(image: Tensor, device: torch.device) -> tuple[tuple[Tensor, Tensor, 
 
 
 class _ZBuffer:
-    """Visibility from `zbuffer`; for tensors on a GPU, screen positions are copied to the CPU and the results back."""
+    """Visibility from `zbuffer`; for tensors on a GPU, the mesh is copied to the CPU if it is not there, the results back."""
 
-    def __init__(self, clip: Tensor, faces: Tensor, height: int, width: int, edges: Edges | None):
+    def __init__(self, clip: Tensor, faces: Tensor, height: int, width: int, edges: Edges | None, host: _OnHost | None = None):
         self.clip, self.faces, self.shape = clip, faces.long(), (len(clip), height, width)
         self.edges = find_edges(faces) if edges is None else edges
-        host, host_faces, ends, opposite = to_host(clip, self.faces, self.edges.vertices, self.edges.opposite)
-        host = host.double()
-        inverse = 1 / host[..., 3]
-        x, y = (((host[..., k] * inverse + 1) * size / 2).numpy() for k, size in ((0, width), (1, height)))
+        if host is None:
+            copies = to_host(clip, self.faces, self.edges.vertices, self.edges.opposite)
+        else:
+            copies = [host[0], *host[1][1:]]
+        positions, host_faces, ends, opposite = copies
+        positions = positions.double()
+        inverse = 1 / positions[..., 3]
+        x, y = (((positions[..., k] * inverse + 1) * size / 2).numpy() for k, size in ((0, width), (1, height)))
         mesh, nearness = (host_faces.numpy(), ends.numpy(), opposite.numpy()), inverse.numpy()
         views = []
         for b in range(len(clip)):
@@ -208,7 +226,7 @@ def _nvdiffrast_context(device: torch.device) -> Any:
 class _Nvdiffrast:
     """Visibility, interpolation and antialiasing by nvdiffrast (written from its public documentation)."""
 
-    def __init__(self, clip: Tensor, faces: Tensor, height: int, width: int, edges: Edges | None):
+    def __init__(self, clip: Tensor, faces: Tensor, height: int, width: int, edges: Edges | None, host: _OnHost | None = None):
         import nvdiffrast.torch
 
         self.ops, self.clip, self.faces = nvdiffrast.torch, clip.contiguous(), faces.int().contiguous()

@@ -18,6 +18,7 @@ from torch import Tensor
 from magic123.device import to_device
 
 STOP = 1e-4  # transmittance below which a ray has ended
+LIMIT = -math.log(STOP)  # its optical depth there
 TAU_MAX = 100.0  # exp(-100) is 0 in float32, so clamping changes neither values nor gradients, and keeps sums finite
 
 Density = Callable[[Float[Tensor, "K 3"]], Float[Tensor, " K"]]  # points -> density per world unit

@@ -8,8 +8,8 @@ tau = sigma * width, T = exp(-sum of tau before), weight w = T (1 - exp(-tau)).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
-from magic123.device import to_device
+from magic123.device import Capacities, marked, to_device
+from magic123.render.marching_ahead import Marcher, gather, march_visible
 from magic123.render.rendering import Samples
-from magic123.render.samples import STOP, TAU_MAX, Density, Occupied, PackedSamples, ray_steps
+from magic123.render.samples import LIMIT, STOP, TAU_MAX, Density, Occupied, PackedSamples, ray_steps
 
 AT_ONCE, CHUNK = 2**20, 2**18  # points of a field with gradients: see `evaluate`
 
@@ -63,6 +64,7 @@ def march(
     box: Float[Tensor, "2 3"] | None = None,
     nearest: float = 0.1,
     whole: bool = False,
+    numbers: list[int] | None = None,
 ) -> PackedSamples:
     """Return the samples of rays inside [-1, 1]^3 that are in occupied cells.
 
@@ -76,19 +78,54 @@ def march(
         box: lower and upper corner of a box that holds all occupied cells; steps outside it are skipped.
         nearest: smallest distance from the origin, in world units.
         whole: as in `ray_steps`.
+        numbers: gets the number of steps inside the box and that of the samples.
     """
-    step = 2 * math.sqrt(3) / max_samples
     near, far, first, count, share = ray_steps(origins, directions, max_samples, generator, box, nearest, whole)
     rays = torch.arange(len(origins), device=origins.device)
     ray = torch.repeat_interleave(rays, count)
     start = count.cumsum(0) - count
     index = torch.arange(len(ray), device=origins.device) - start.index_select(0, ray)
-    begin = near.index_select(0, ray) + (index + first.index_select(0, ray)) * step
-    width = (far.index_select(0, ray) - begin).clamp(0, step)
-    distance = begin + width * share.index_select(0, ray)
-    points = origins.index_select(0, ray) + distance[:, None] * directions.index_select(0, ray)
-    samples = PackedSamples(ray, distance, width, points)
-    return samples if occupied is None else samples[occupied(points).nonzero()[:, 0]]
+    samples = _samples_at(ray, index, (origins, directions, near, far, first, share), max_samples)
+    kept = samples if occupied is None else samples[occupied(samples.points).nonzero()[:, 0]]
+    if numbers is not None:
+        numbers += [len(ray), len(kept.ray)]
+    return kept
+
+
+def _samples_at(ray: Tensor, index: Tensor, rays: tuple[Tensor, ...], max_samples: int | float) -> PackedSamples:
+    """Return the samples in these steps of rays, given as origins, directions, near, far, first step and share."""
+    step = 2 * math.sqrt(3) / max_samples
+    origins, directions, near, far, first, share = (part.index_select(0, ray) for part in rays)
+    begin = near + (index + first) * step
+    width = (far - begin).clamp(0, step)
+    distance = begin + width * share
+    return PackedSamples(ray, distance, width, origins + distance[:, None] * directions)
+
+
+@torch.no_grad()
+def march_within(
+    room: Sequence[int],
+    origins: Float[Tensor, "N 3"],
+    directions: Float[Tensor, "N 3"],
+    *,
+    occupied: Occupied | None,
+    **steps: Any,
+) -> tuple[PackedSamples, list[Tensor]]:
+    """Return the samples of `march`, padded or cut off to `room[1]`, and its numbers, without waiting for the device.
+
+    The steps inside the box are padded or cut off to `room[0]`.
+    """
+    near, far, first, count, share = ray_steps(origins, directions, **steps)
+    index, ray = gather(torch.zeros_like(count), count, room[0])
+    padded = [torch.cat([part, torch.zeros_like(part[:1])]) for part in (origins, directions, near, far, first, share)]
+    samples = _samples_at(ray, index, tuple(padded), steps["max_samples"])
+    kept = ray < len(origins)
+    if occupied is not None:
+        kept = kept & occupied(samples.points)
+    number, size = kept.sum(), max(1, room[1])
+    samples = samples[marked(kept, size)]
+    padding = torch.arange(size, device=ray.device) >= number
+    return replace(samples, ray=samples.ray.masked_fill(padding, len(origins))), [count.sum(), number]
 
 
 def transmittance(tau: Float[Tensor, " M"], ray: Int[Tensor, " M"], count: int) -> Float[Tensor, " M"]:
@@ -110,7 +147,9 @@ def _start(ray: Tensor, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def visible(samples: PackedSamples, density: Density, count: int, first: int = 8) -> PackedSamples:
+def visible(
+    samples: PackedSamples, density: Density, count: int, first: int = 8, numbers: list[int] | None = None
+) -> PackedSamples:
     """Return the samples with a transmittance of more than 1e-4.
 
     Works front to back in rounds over all rays (samples 0 to 7 of each ray, 8 to 15, 16 to 31, ...), so that the density is
@@ -121,6 +160,7 @@ def visible(samples: PackedSamples, density: Density, count: int, first: int = 8
         density: density per world unit at points.
         count: number of rays.
         first: number of samples of each ray in the first round.
+        numbers: gets the number of samples of each round.
     """
     rank = torch.arange(len(samples.ray), device=samples.ray.device) - _start(samples.ray, count)
     depth = torch.zeros(count, dtype=torch.float64, device=rank.device)  # optical depth of each ray so far
@@ -130,14 +170,27 @@ def visible(samples: PackedSamples, density: Density, count: int, first: int = 8
         near = rank.index_select(0, pending) < first
         here = pending[near]
         part = samples[here]
+        if numbers is not None:
+            numbers.append(len(here))
         tau = (density(part.points) * part.width).clamp_max(TAU_MAX)
         light = transmittance(tau, part.ray, count) * torch.exp(-depth).index_select(0, part.ray)
         kept[here] = ~(light <= STOP)  # NaNs are kept, so that they show in the image
         depth.index_add_(0, part.ray, tau.double())
-        seen = depth.index_select(0, samples.ray.index_select(0, pending)) < -math.log(STOP)
+        seen = depth.index_select(0, samples.ray.index_select(0, pending)) < LIMIT
         pending = pending[~near & seen]
         first *= 2
     return samples[kept.nonzero()[:, 0]]
+
+
+def accumulate(ray: Tensor, counts: Tensor, sigma: Tensor, width: Tensor, depth: Tensor, kept: Tensor) -> None:
+    """Add a round of samples to their rays, for `visible_ahead`."""
+    tau = (sigma * width).clamp_max(TAU_MAX).masked_fill(ray == len(counts), 0)
+    light = transmittance(tau, ray, len(depth)) * torch.exp(-depth).index_select(0, ray)
+    kept.index_add_(0, ray, (~(light <= STOP)).to(kept.dtype))  # NaNs are kept, as in `visible`
+    depth.index_add_(0, ray, tau.double())
+
+
+MARCHER = Marcher(march, march_within, visible, accumulate)
 
 
 def composite(
@@ -212,6 +265,7 @@ def render_volume(
     whole: bool = False,
     cells: Bool[Tensor, " cells"] | None = None,
     normals_move_density: bool = False,
+    capacities: Capacities | None = None,
 ) -> RayRendering:
     """Render rays through [-1, 1]^3.
 
@@ -234,20 +288,23 @@ def render_volume(
         whole: as in `march`.
         cells: the R^3 cells of the occupancy grid behind `occupied`; if given, the Triton kernels march and composite.
         normals_move_density: as in `composite`, which then sums in torch.
+        capacities: of earlier renderings of as many rays; with them the host waits for the device once, to read how many
+            samples there are, or as often as without them where they do not suffice. The samples are the same.
     """
     rays = len(origins)
     steps: Any = {"max_samples": max_samples, "generator": generator, "box": box, "nearest": nearest, "whole": whole}
     density = density or (lambda x: density_and_albedo(x)[0])
     combine: Callable[..., tuple[Tensor, Tensor]] = partial(composite, normals_move_density=normals_move_density)
     if cells is None:
-        marched = march(origins, directions, occupied=occupied, **steps)
-        samples = visible(marched, density, rays)
+        marcher = MARCHER
+        steps["occupied"] = occupied
     else:
         from magic123.render import compositing_triton, marching_triton  # Triton is installed only with CUDA builds of torch
 
-        marched = marching_triton.march(origins, directions, cells=cells, **steps)
-        samples = marching_triton.visible(marched, density, rays)
+        marcher = marching_triton.MARCHER
+        steps["cells"] = cells
         combine = combine if normals_move_density else compositing_triton.composite
+    samples, marched = march_visible(marcher, origins, directions, density, capacities, **steps)
     sigma, albedo, normals = evaluate(lambda x: (*density_and_albedo(x), None if normal is None else normal(x)), samples.points)
     rgb = albedo if shade is None else shade(albedo, normals, samples.ray)
     total, weights = combine(samples, sigma, rgb, normals, rays)

@@ -14,14 +14,16 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from magic123.device import Capacities
 from magic123.example.example import Example
 from magic123.fields.background import Background
 from magic123.fields.field import Field
 from magic123.geometry.camera import Camera
-from magic123.geometry.edges import Edges, find_edges
+from magic123.geometry.edges import Edges
 from magic123.geometry.lattice import build_lattice
 from magic123.geometry.marching_tets import marching_tets
 from magic123.geometry.mesh import mesh_problem
+from magic123.geometry.surface import Surface, extract_surface
 from magic123.records.errors import InputError
 from magic123.render import losses
 from magic123.render.raster import choose_rasterizer, render_mesh
@@ -63,9 +65,9 @@ class DMTet(Scene[DMTetStage]):
         self.sdf = nn.Parameter(0.5 - lattice.vertices.norm(dim=-1))
         self.deform = nn.Parameter(torch.zeros_like(lattice.vertices))
         self._step = 0
-        self._last: tuple[weakref.ref[Rendering], tuple[Tensor, Tensor, Edges]] | None = (
-            None  # (weak reference to a rendering, the mesh that it shows)
-        )
+        # (weak reference to a rendering, the mesh that it shows)
+        self._last: tuple[weakref.ref[Rendering], Surface] | None = None
+        self._capacities = Capacities()
 
     @classmethod
     def build(cls, stage: DMTetStage, given: dict[str, Tensor]) -> DMTet:
@@ -81,20 +83,21 @@ class DMTet(Scene[DMTetStage]):
         """Return the state to copy or pickle, without the mesh of the last rendering."""
         return {**self.__dict__, "_last": None}
 
-    def _surface(self) -> tuple[Tensor, Tensor, Edges]:
+    def _surface(self) -> Surface:
         # tanh keeps an offset within half the distance between two planes of the unscaled lattice
         offset = torch.tanh(self.deform) / self.settings.grid_resolution
         scaled = self.settings.scaled_offsets
         places = self.scale * (self.lattice + offset) if scaled else self.scale * self.lattice + offset
-        vertices, faces = marching_tets(places, self.sdf, self.tets)
-        if not len(faces):
+        on_host = choose_rasterizer(self.settings.rasterizer, self.sdf.device) == "numba"
+        surface = extract_surface(places, self.sdf, self.tets, self._capacities, on_host)
+        if not len(surface.faces):
             finite = bool(torch.isfinite(self.sdf).all())
             cause = "no signed distance is positive next to a negative one" if finite else "its signed distances are not finite"
             raise InputError(
                 f"The dmtet scene has lost its surface before step {self._step} ({cause}): lower learning_rates.geometry "
                 "or the weights of the priors and of laplacian."
             )
-        return vertices, faces, find_edges(faces)
+        return surface
 
     def render(self, camera: Camera, options: RenderOptions = PLAIN) -> Rendering:
         """Render the surface as `Scene.render` describes. Every mode has normals; the offsets are ignored.
@@ -115,12 +118,14 @@ class DMTet(Scene[DMTetStage]):
 
             pictures.append(
                 render_mesh(
-                    *surface[:2],
+                    surface.vertices,
+                    surface.faces,
                     camera[index],
                     shade=shade,
                     background=background[index : index + 1] if background.dim() == 4 else background,
                     rasterizer=self.settings.rasterizer,
-                    edges=surface[2],
+                    edges=surface.edges,
+                    host=surface.host,
                     uncovered=uncovered,
                 )
             )
@@ -158,8 +163,8 @@ class DMTet(Scene[DMTetStage]):
         @cache
         def surface() -> tuple[Tensor, Tensor, Edges]:
             if self._last is not None and self._last[0]() is rendering:
-                return self._last[1]
-            return self._surface()
+                return self._last[1][:3]
+            return self._surface()[:3]
 
         return losses.compute(weights, losses.rendering_inputs(rendering) | {"mesh": surface})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from magic123.device import require_triton, to_device, triton_problem_on
+from magic123.device import Capacities, require_triton, to_device, triton_problem_on
 from magic123.fields.background import Background
 from magic123.fields.field import Field
 from magic123.geometry.camera import Camera
@@ -51,6 +52,7 @@ class NeRF(Scene[NeRFStage]):
         self.background = None if background is None else Background(background)
         self.ray_chunk = ray_chunk
         self._generator: torch.Generator | None = None
+        self._capacities: dict[int, Capacities] = defaultdict(Capacities)  # for each number of rays
 
     @classmethod
     def build(cls, stage: NeRFStage, given: dict[str, Tensor]) -> NeRF:
@@ -116,6 +118,8 @@ class NeRF(Scene[NeRFStage]):
             nearest=self.settings.nearest,
             whole=self.settings.spacing == "depth",
             normals_move_density=self.settings.normals_move_density,
+            # on a CPU there is nothing to wait for
+            capacities=None if origins.device.type == "cpu" else self._capacities[len(origins)],
         )
         if self.settings.spacing == "distance" and self.field.settings.bound == 1:
             return seen

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from magic123.geometry.edges import edges_by_sorting, find_edges
+from magic123.geometry.edges import edges_by_sorting, edges_within, find_edges
 from magic123.geometry.lattice import build_lattice
-from magic123.geometry.marching_tets import marching_tets
+from magic123.geometry.marching_tets import crossings, marching_tets, topology_within
 from magic123.geometry.mesh import (
     clean,
     component_of_faces,
@@ -190,6 +190,33 @@ def test_edges_by_sorting_are_those_by_counting():
         assert counted.closed == sorted_.closed == bool(counted.inner.all())
         for name in ("vertices", "faces", "opposite", "sides"):
             assert torch.equal(getattr(counted, name), getattr(sorted_, name)), name
+
+
+def test_surfaces_of_guessed_sizes_are_those_of_exact_ones():
+    """Points, gradients, faces and edges; where the room is just enough, plenty, and one short of each size."""
+    lattice, generator = build_lattice(8), torch.Generator().manual_seed(0)
+    vertices = lattice.vertices.requires_grad_()
+    for sdf in (0.7 - lattice.vertices.detach().norm(dim=-1), torch.rand(len(vertices), generator=generator) - 0.5):
+        sdf.requires_grad_()
+        points, faces = marching_tets(vertices, sdf, lattice.tets)
+        edges = find_edges(faces)
+        sizes = (len(faces), len(points), len(edges.vertices))
+        expected = torch.autograd.grad(points.square().sum(), (vertices, sdf))
+        for f, v, e in (sizes, [2 * size for size in sizes]):
+            a, b, padded, f_needed, v_needed = topology_within(sdf, lattice.tets, f, v)
+            *tables, e_needed = edges_within(padded, f_needed, e)
+            assert (f_needed, v_needed, e_needed) == sizes
+            found = crossings(vertices, sdf, a, b)[: sizes[1]]
+            assert torch.equal(found, points) and torch.equal(padded[: sizes[0]], faces)
+            for table, name in zip(tables, ("vertices", "faces", "opposite"), strict=True):
+                assert torch.equal(table[: sizes[2]], getattr(edges, name)), name
+            for one, other in zip(torch.autograd.grad(found.square().sum(), (vertices, sdf)), expected, strict=True):
+                assert torch.equal(one, other)
+        for short in range(3):
+            room = [size - (place == short) for place, size in enumerate(sizes)]
+            _, _, padded, *needed = topology_within(sdf, lattice.tets, *room[:2])
+            needed.append(edges_within(padded, needed[0], room[2])[-1])
+            assert any(size > given for size, given in zip(needed, room, strict=True))
 
 
 def test_vertex_normals_do_not_weigh_by_area():

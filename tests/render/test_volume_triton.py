@@ -2,6 +2,7 @@
 
 import math
 import types
+from unittest import mock
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from compiled import KERNELS, compile_kernel
 from interpreted import interpreted
 
 import magic123.render
-from magic123.render import volume
+from magic123.device import Capacities
+from magic123.render import marching_ahead, volume
 from magic123.render.occupancy import OccupancyGrid
 
 pytest.importorskip("triton")
@@ -133,7 +135,13 @@ def renders_agree(fast, device: str, monkeypatch) -> None:
 def fast_twin() -> types.SimpleNamespace:
     """The interpreted kernels."""
     marching, compositing = (interpreted(f"render/{name}_triton", "render/ray_triton") for name in ("marching", "compositing"))
-    return types.SimpleNamespace(march=marching.march, visible=marching.visible, composite=compositing.composite)
+    return twin(marching, compositing)
+
+
+def twin(marching, compositing) -> types.SimpleNamespace:
+    return types.SimpleNamespace(
+        march=marching.march, visible=marching.visible, MARCHER=marching.MARCHER, composite=compositing.composite
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -148,6 +156,48 @@ def test_compositing_agrees(dtype, tolerance):
 
 def test_rendering_agrees(monkeypatch):
     renders_agree(fast_twin(), "cpu", monkeypatch)
+
+
+def ahead_agrees(marcher, device: str, count: int, places: range | list[int], **grid) -> None:
+    """The same samples with sizes that are guessed; also where one of these places is too small, or a round is missing."""
+    origins, directions = (v.to(device) for v in rays(count))
+    capacities = Capacities()
+
+    def check(seed: int) -> int:
+        """Return how often numbers were read that the host waits for."""
+        results = []
+        for given in (None, capacities):
+            generator = torch.Generator().manual_seed(seed)
+            steps = {"max_samples": 100, "box": None, "nearest": 0.1, "whole": False, "generator": generator} | grid
+            with mock.patch.object(marching_ahead, "visible_ahead", side_effect=marching_ahead.visible_ahead) as ahead:
+                samples, marched = marching_ahead.march_visible(marcher, origins, directions, blobs, given, **steps)
+            results.append((generator.get_state(), *vars(samples).values(), *vars(marched).values()))
+        assert 0 < len(samples.ray) < len(marched.ray)
+        for plain, found in zip(*results, strict=True):
+            assert torch.equal(plain, found)
+        return ahead.call_count
+
+    with mock.patch.object(Capacities, "adapt", autospec=True, side_effect=Capacities.adapt) as adapt:
+        assert check(0) == 0  # nothing is known yet
+        assert check(1) == 1
+        enough, needed = capacities.sizes, adapt.call_args.args[1]
+        assert all(size <= room for size, room in zip(needed, enough, strict=True)) and sum(needed) > 0
+        for place in places:
+            capacities.sizes = (*enough[:place], enough[place] // 2, *enough[place + 1 :])
+            if not enough[place]:
+                capacities.sizes = (*enough[:-2], 0)
+            assert not Capacities.fit(capacities, needed) and check(1) == 1
+            assert adapt.call_args.args[1] == needed and Capacities.fit(capacities, needed)
+
+
+def test_marching_ahead_agrees():
+    occupied = grid_of().occupied
+    ahead_agrees(volume.MARCHER, "cpu", 9, range(7), occupied=occupied)
+    ahead_agrees(volume.MARCHER, "cpu", 9, [0, 1], occupied=None)
+
+
+def test_marching_ahead_agrees_in_triton():
+    ahead_agrees(fast_twin().MARCHER, "cpu", 3, [2], cells=grid_of().cells)
 
 
 @pytest.mark.parametrize("first", [1, 8, 1000])
@@ -192,9 +242,7 @@ def test_no_samples_and_no_rays():
 def test_agrees_on_a_gpu(dtype, tolerance, monkeypatch):
     from magic123.render import compositing_triton, marching_triton
 
-    fast = types.SimpleNamespace(
-        march=marching_triton.march, visible=marching_triton.visible, composite=compositing_triton.composite
-    )
+    fast = twin(marching_triton, compositing_triton)
     marches_agree(fast, "cuda", dtype)
     pictures_agree(fast, "cuda", dtype, tolerance)
     renders_agree(fast, "cuda", monkeypatch)

@@ -1,0 +1,72 @@
+"""The level set of a signed distance as a mesh with its edges, and a copy on the CPU, at one wait for the device."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from magic123.device import Capacities, to_host
+from magic123.geometry.edges import Edges, edges_within, find_edges
+from magic123.geometry.marching_tets import crossings, marching_tets, topology_within
+
+
+class HostMesh(NamedTuple):
+    """A mesh on the CPU: vertices [V, 3], faces [F, 3], and of `Edges` the ends and the opposite corners [E, 2]."""
+
+    vertices: Tensor
+    faces: Tensor
+    ends: Tensor
+    opposite: Tensor
+
+
+class Surface(NamedTuple):
+    """A mesh on its device: vertices [V, 3], faces [F, 3] and edges; and on the CPU, None if that was not asked for."""
+
+    vertices: Tensor
+    faces: Tensor
+    edges: Edges
+    host: HostMesh | None
+
+
+def extract_surface(
+    vertices: Float[Tensor, "V 3"],
+    sdf: Float[Tensor, " V"],
+    tets: Int[Tensor, "T 4"],
+    capacities: Capacities,
+    on_host: bool,
+) -> Surface:
+    """Return the level set sdf = 0, as `marching_tets` and `find_edges` do.
+
+    On a GPU, sizes are guessed and read together with the copy to the CPU; where they did not fit, each is waited for.
+
+    Args:
+        vertices: the lattice, in any units.
+        sdf: signed distances, positive inside.
+        tets: vertex numbers of positively oriented tetrahedra.
+        capacities: of earlier calls, for faces, vertices and edges; adapted.
+        on_host: whether the mesh is needed on the CPU too.
+    """
+    on_gpu = sdf.device.type != "cpu"
+    if on_gpu and capacities.sizes:
+        face_room, vertex_room, edge_room = capacities.sizes
+        a, b, faces, face_count, vertex_count = topology_within(sdf, tets, face_room, vertex_room)
+        points = crossings(vertices, sdf, a, b)
+        ends, sides, opposite, edge_count = edges_within(faces, face_count, edge_room)
+        numbers, *copies = to_host(
+            torch.stack([face_count, vertex_count, edge_count]), *((points, faces, ends, opposite) if on_host else ())
+        )
+        sizes = numbers.tolist()
+        if capacities.fit(sizes):
+            capacities.adapt(sizes)
+            f, v, e = sizes
+            host = HostMesh(copies[0][:v], copies[1][:f], copies[2][:e], copies[3][:e]) if on_host else None
+            return Surface(points[:v], faces[:f], Edges(ends[:e], sides[:e], opposite[:e], closed=2 * e == 3 * f), host)
+    points, faces = marching_tets(vertices, sdf, tets)
+    edges = find_edges(faces)
+    if on_gpu:
+        capacities.adapt([len(faces), len(points), len(edges.vertices)])
+    host = HostMesh(*to_host(points, faces, edges.vertices, edges.opposite)) if on_host else None
+    return Surface(points, faces, edges, host)
