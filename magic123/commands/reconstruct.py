@@ -25,9 +25,9 @@ from magic123.commands.options import (
     read_stage,
     settings_type,
 )
-from magic123.commands.view import read_cameras
 from magic123.optimise.loss_history import LossHistory, cost_of, say
 from magic123.priors.loading import load_priors
+from magic123.records.cameras import read_cameras
 from magic123.records.errors import InputError, OutOfMemory, is_out_of_memory
 from magic123.records.hashes import hash_files
 from magic123.settings.priors import Speed, Zero123Settings
