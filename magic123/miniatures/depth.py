@@ -41,7 +41,7 @@ def build():
 def target_of(pool: Pool, objects: np.ndarray, views: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Return inverse depth in [0, 1] and the mask, [B, S, S] each."""
     depth = torch.from_numpy(pool.depth[objects, views].astype(np.float32))
-    mask = torch.from_numpy(pool.images[objects, views][..., 3] > 127)
+    mask = torch.from_numpy(pool.mask(objects, views))
     return (1 / depth.clamp_min(0.1) - 1 / FAR) / (1 / NEAR - 1 / FAR), mask
 
 

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magic123.miniatures.objects import COLOURS, FAMILIES
+from magic123.miniatures.families import FAMILIES
+from magic123.miniatures.shapes import COLOURS
 from magic123.miniatures.pool import SIZE, VIEWS, Pool
 from magic123.miniatures.training import draw_batch, train, write_record
 
@@ -20,9 +21,9 @@ TRUNK_STEPS, WEIGHT_STEPS, BATCH = 900, 250, 48
 
 def labels(pool: Pool) -> np.ndarray:
     """Return family and two colours of each object as class numbers, [N, 3]."""
-    colours = list(COLOURS)
+    families, colours = list(FAMILIES), list(COLOURS)
     words = [c.split() for c in pool.captions]  # a COLOUR FAMILY with COLOUR parts
-    return np.array([(FAMILIES.index(w[2]), colours.index(w[1]), colours.index(w[4])) for w in words])
+    return np.array([(families.index(w[2]), colours.index(w[1]), colours.index(w[4])) for w in words])
 
 
 def picture(pool: Pool, objects: np.ndarray, views: np.ndarray) -> Tensor:

@@ -11,14 +11,15 @@ import math
 import numba as nb
 import numpy as np
 
-from magic123.miniatures.objects import BOX, CONE, ELLIPSOID, ToyObject
+from magic123.miniatures.objects import ToyObject
+from magic123.miniatures.shapes import BANDS, BOX, CONE, ELLIPSOID, GRADIENT, REVOLUTION, STRIPES
 
 LIGHT = np.array([0.45, 0.75, 0.48]) / np.linalg.norm([0.45, 0.75, 0.48])
 AMBIENT, DIFFUSE = 0.62, 0.42
 
 
 @nb.njit(cache=True)
-def _hit(kind, o, d):
+def _hit(kind, profile, o, d):
     """Return the nearest positive t at which o + t d enters a unit primitive, and its normal there (unit frame)."""
     normal = np.zeros(3)
     best = np.inf
@@ -52,6 +53,27 @@ def _hit(kind, o, d):
         if not miss and near < far and near > 0:
             best = near
             normal[axis] = sign
+    elif kind == REVOLUTION:
+        q0, q1, q2 = profile
+        a = d[0] * d[0] + d[2] * d[2] - q2 * d[1] * d[1]
+        b = o[0] * d[0] + o[2] * d[2] - q2 * o[1] * d[1] - 0.5 * q1 * d[1]
+        c = o[0] * o[0] + o[2] * o[2] - q0 - o[1] * (q1 + q2 * o[1])
+        disc = b * b - a * c
+        if disc > 0 and abs(a) > 1e-14:
+            root = math.sqrt(disc)
+            for s in (-1.0, 1.0):
+                t = (-b + s * root) / a
+                y = o[1] + t * d[1]
+                if 0 < t < best and -1 <= y <= 1:
+                    best = t
+                    normal[0], normal[1], normal[2] = o[0] + t * d[0], -0.5 * q1 - q2 * y, o[2] + t * d[2]
+        if abs(d[1]) > 1e-12:
+            for end in (-1.0, 1.0):
+                t = (end - o[1]) / d[1]
+                x, z = o[0] + t * d[0], o[2] + t * d[2]
+                if 0 < t < best and x * x + z * z <= q0 + end * q1 + q2:
+                    best = t
+                    normal[0], normal[1], normal[2] = 0.0, end, 0.0
     else:
         cone = kind == CONE
         # radius at height y: 1 (cylinder) or (1 - y) / 2 (cone)
@@ -84,8 +106,44 @@ def _hit(kind, o, d):
 
 
 @nb.njit(cache=True)
+def _second(pattern, frequency, span, x, y, z):
+    """Return the share of the second colour at a point of the unit frame, 0..1."""
+    along = span[0] + span[1] * y
+    if pattern == STRIPES:
+        return float(math.floor(z * frequency + 100.5) % 2) if frequency > 0 else 0.0
+    if pattern == GRADIENT:
+        share = 0.5 - 0.8 * along
+    elif pattern == BANDS:
+        share = 0.5 + 1.2 * math.sin(math.pi * frequency * along + 0.7)
+    else:
+        wave = math.pi * frequency
+        share = 2.2 * math.sin(wave * x + 1.0) * math.sin(wave * along + 0.4) * math.sin(wave * z + 1.6)
+        share = abs(share) - 0.3
+    share = min(1.0, max(0.0, share))
+    return share * share * (3.0 - 2.0 * share)
+
+
+@nb.njit(cache=True)
 def _render(
-    kind, centre, rotation, half, colour, stripes, pose, focal, size, ss, light, ambient, diffuse, rgba, depth, normals
+    kind,
+    centre,
+    rotation,
+    half,
+    colour,
+    pattern,
+    frequency,
+    profile,
+    span,
+    pose,
+    focal,
+    size,
+    ss,
+    light,
+    ambient,
+    diffuse,
+    rgba,
+    depth,
+    normals,
 ):
     fine = size * ss
     zbuffer = np.full((fine, fine), np.inf)
@@ -120,12 +178,17 @@ def _render(
                     local[k] = (
                         rotation[p, k, 0] * direction[0] + rotation[p, k, 1] * direction[1] + rotation[p, k, 2] * direction[2]
                     ) / half[p, k]
-                t, normal = _hit(kind[p], origin, local)
+                t, normal = _hit(kind[p], profile[p], origin, local)
                 if t < zbuffer[y, x]:
                     zbuffer[y, x] = t
-                    which = 0
-                    if stripes[p] > 0:
-                        which = math.floor((origin[2] + t * local[2]) * stripes[p] + 100.5) % 2
+                    w = _second(
+                        pattern[p],
+                        frequency[p],
+                        span[p],
+                        origin[0] + t * local[0],
+                        origin[1] + t * local[1],
+                        origin[2] + t * local[2],
+                    )
                     length = 0.0
                     for k in range(3):
                         world[k] = 0.0
@@ -139,7 +202,7 @@ def _render(
                         lambert += nrm[y, x, k] * light[k]
                     s = ambient + diffuse * max(lambert, 0.0) + 0.06 * nrm[y, x, 1]
                     for k in range(3):
-                        rgb[y, x, k] = min(1.0, colour[p, which, k] * s)
+                        rgb[y, x, k] = min(1.0, ((1 - w) * colour[p, 0, k] + w * colour[p, 1, k]) * s)
     for y in range(size):
         for x in range(size):
             count = 0
@@ -175,7 +238,10 @@ def draw(toy: ToyObject, pose: np.ndarray, fov: float, size: int, supersampling:
         toy.rotation,
         toy.half,
         toy.colour,
-        toy.stripes,
+        toy.pattern,
+        toy.frequency,
+        toy.profile,
+        toy.span,
         np.ascontiguousarray(pose[:3], dtype=float),
         focal,
         size,

@@ -11,8 +11,9 @@ import numpy as np
 from magic123.miniatures.objects import FIRST_HELD_OUT, make_object
 from magic123.miniatures.picture import draw
 
-RADIUS, FOV, SIZE, VIEWS = 1.8, 40.0, 32, 12
-TRAINING_OBJECTS, HELD_OUT_OBJECTS = 9000, 60
+RADIUS, FOV, VIEWS = 1.8, 40.0, 12
+DRAWN, SIZE = 64, 32  # pixels: the pool's pictures are drawn for the 2D prior; all other networks see half of it
+TRAINING_OBJECTS, HELD_OUT_OBJECTS = 16000, 120
 
 
 def view_angles(number: int) -> np.ndarray:
@@ -29,25 +30,32 @@ def view_angles(number: int) -> np.ndarray:
 
 
 def render_object(number: int):
-    """Return RGBA uint8 [VIEWS, S, S, 4] and depth float16 [VIEWS, S, S] of one object."""
+    """Return RGBA uint8 [VIEWS, DRAWN, DRAWN, 4] and depth float16 [VIEWS, SIZE, SIZE] of one object."""
     from magic123.geometry.camera import Camera
 
     toy, angles = make_object(number), view_angles(number)
-    poses = Camera.orbit(angles[:, 0], angles[:, 1], RADIUS, FOV, SIZE).camera_to_world.numpy()
-    drawn = [draw(toy, pose, FOV, SIZE, supersampling=3) for pose in poses]
-    images = np.stack([np.round(rgba * 255) for rgba, _, _ in drawn]).astype(np.uint8)
-    return images, np.stack([depth for _, depth, _ in drawn]).astype(np.float16)
+    poses = Camera.orbit(angles[:, 0], angles[:, 1], RADIUS, FOV, DRAWN).camera_to_world.numpy()
+    drawn = [draw(toy, pose, FOV, DRAWN, supersampling=2)[:2] for pose in poses]
+    images = np.stack([np.round(rgba * 255) for rgba, _ in drawn]).astype(np.uint8)
+    covered = np.stack([rgba[..., 3] for rgba, _ in drawn])
+    depth = box_mean(covered * np.stack([depth for _, depth in drawn])) / np.maximum(box_mean(covered), 1e-6)
+    return images, depth.astype(np.float16)
+
+
+def box_mean(pictures: np.ndarray) -> np.ndarray:
+    """Return the means of blocks of 2 x 2 pixels: [B, 2 S, 2 S, ...] -> [B, S, S, ...]."""
+    return (pictures[:, ::2, ::2] + pictures[:, 1::2, ::2] + pictures[:, ::2, 1::2] + pictures[:, 1::2, 1::2]) / 4
 
 
 def make_pool(out: Path, training: int = TRAINING_OBJECTS, held_out: int = HELD_OUT_OBJECTS, workers: int = 2) -> None:
     """Write images.npy, depth.npy, angles.npy and objects.json. The held-out objects come last."""
     numbers = [*range(training), *range(FIRST_HELD_OUT + 1000, FIRST_HELD_OUT + 1000 + held_out)]
     out.mkdir(parents=True, exist_ok=True)
-    shape = (len(numbers), VIEWS, SIZE, SIZE)
-    images = np.lib.format.open_memmap(out / "images.npy", "w+", np.uint8, (*shape, 4))
-    depth = np.lib.format.open_memmap(out / "depth.npy", "w+", np.float16, shape)
+    shape = (len(numbers), VIEWS)
+    images = np.lib.format.open_memmap(out / "images.npy", "w+", np.uint8, (*shape, DRAWN, DRAWN, 4))
+    depth = np.lib.format.open_memmap(out / "depth.npy", "w+", np.float16, (*shape, SIZE, SIZE))
     with ProcessPoolExecutor(workers) as executor:
-        for i, (image, z) in enumerate(executor.map(render_object, numbers, chunksize=25)):
+        for i, (image, z) in enumerate(executor.map(render_object, numbers, chunksize=50)):
             images[i], depth[i] = image, z
             if i % 500 == 0:
                 print(f"pool: {i}/{len(numbers)} objects", flush=True)
@@ -66,7 +74,7 @@ class Pool:
     """The pool on disk, memory-mapped.
 
     Attributes:
-        images: uint8 memory map [N, VIEWS, S, S, 4]; the first `training` objects may be trained on.
+        images: uint8 memory map [N, VIEWS, DRAWN, DRAWN, 4]; the first `training` objects may be trained on.
     """
 
     def __init__(self, folder: Path):
@@ -76,7 +84,17 @@ class Pool:
         record = json.loads((folder / "objects.json").read_text())
         self.training, self.captions, self.numbers = record["training"], record["captions"], record["numbers"]
 
-    def rgb(self, objects: np.ndarray, views: np.ndarray, background: float | np.ndarray = 1.0) -> np.ndarray:
-        """Return pictures over a background (a number or [B, 1, 1, 3]): float32 [B, S, S, 3] in 0..1."""
+    def rgb(
+        self, objects: np.ndarray, views: np.ndarray, background: float | np.ndarray = 1.0, size: int = SIZE
+    ) -> np.ndarray:
+        """Return pictures over a background (a number or [B, 1, 1, 3]): float32 [B, size, size, 3] in 0..1.
+
+        `size` is DRAWN or SIZE.
+        """
         rgba = self.images[objects, views].astype(np.float32) / 255
-        return rgba[..., :3] * rgba[..., 3:] + background * (1 - rgba[..., 3:])
+        picture = rgba[..., :3] * rgba[..., 3:] + background * (1 - rgba[..., 3:])
+        return picture if size == DRAWN else box_mean(picture)
+
+    def mask(self, objects: np.ndarray, views: np.ndarray) -> np.ndarray:
+        """Return where at least half of a pixel is covered: bool [B, SIZE, SIZE]."""
+        return box_mean(self.images[objects, views][..., 3].astype(np.float32)) > 127

@@ -7,7 +7,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from magic123.miniatures.objects import COLOURS, FAMILIES
+from magic123.miniatures.families import FAMILIES
+from magic123.miniatures.shapes import COLOURS
 
 CONTEXT = 24  # tokens, start and end included
 WORDS = [

@@ -1,0 +1,194 @@
+"""What toy objects are made of: five kinds of primitives, four kinds of patterns, and a builder that collects parts.
+
+A primitive lives in its own unit frame: an ellipsoid is the unit ball, a box the cube [-1, 1]^3, and a cylinder, a cone and
+a solid of revolution lie around local y between -1 and 1. A solid of revolution is x^2 + z^2 <= q(y) with a quadratic q, so
+that rays meet it in closed form; chains of them make smooth lathes, tubes and spirals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+ELLIPSOID, BOX, CYLINDER, CONE, REVOLUTION = range(5)
+STRIPES, BANDS, GRADIENT, SPOTS = range(4)
+COLOURS = {
+    "red": (0.82, 0.16, 0.14),
+    "orange": (0.93, 0.50, 0.12),
+    "yellow": (0.93, 0.79, 0.20),
+    "green": (0.22, 0.60, 0.24),
+    "cyan": (0.20, 0.70, 0.74),
+    "blue": (0.17, 0.32, 0.76),
+    "purple": (0.50, 0.25, 0.65),
+    "pink": (0.92, 0.50, 0.66),
+    "brown": (0.48, 0.30, 0.18),
+}
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A second colour on a part.
+
+    Attributes:
+        kind: STRIPES (hard, along local z), BANDS (soft, along local y), GRADIENT (along local y) or SPOTS.
+        colour: the second colour, RGB in [0, 1].
+        frequency: repeats per local unit.
+    """
+
+    kind: int
+    colour: np.ndarray
+    frequency: float = 0.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """One primitive in the object's frame; the fields are ToyObject's, for one part."""
+
+    kind: int
+    centre: np.ndarray  # [3]
+    rotation: np.ndarray  # [3, 3] local to object
+    half: np.ndarray  # [3] half sizes
+    colour: np.ndarray  # [2, 3]
+    pattern: int
+    frequency: float
+    profile: np.ndarray  # [3] coefficients of q(y) = a + b y + c y^2
+    span: np.ndarray  # [2] offset and scale of local y where the pattern is looked up: segments of a lathe share one pattern
+
+
+def turn(axis: int, degrees: float) -> np.ndarray:
+    """Return the rotation matrix about a coordinate axis (right-handed)."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    i, j = [(1, 2), (2, 0), (0, 1)][axis]
+    matrix = np.eye(3)
+    matrix[i, i] = matrix[j, j] = c
+    matrix[i, j], matrix[j, i] = -s, s
+    return matrix
+
+
+def towards(direction: np.ndarray) -> np.ndarray:
+    """Return a rotation whose local y axis points along a direction."""
+    y = np.asarray(direction, float) / np.linalg.norm(direction)
+    x = np.cross(y, (0.0, 0.0, 1.0) if abs(y[2]) < 0.9 else (1.0, 0.0, 0.0))
+    x /= np.linalg.norm(x)
+    return np.stack([x, y, np.cross(x, y)], 1)
+
+
+@dataclass
+class Builder:
+    """Collects the parts of one object, in its two colours.
+
+    Attributes:
+        rng: the object's random numbers.
+        first: the main colour, RGB in [0, 1].
+        second: the colour of the parts.
+        stripes: the pattern of the old families' main part, or None.
+        one_sided: whether the object carries a part on one side alone.
+        parts: the parts so far.
+    """
+
+    rng: np.random.Generator
+    first: np.ndarray
+    second: np.ndarray
+    stripes: Pattern | None
+    one_sided: bool
+    parts: list[Part] = field(default_factory=list)
+
+    def between(self, low: float, high: float) -> float:
+        """Return a random number between two bounds."""
+        return self.rng.uniform(low, high)
+
+    def shaded(self, colour: np.ndarray, low: float, high: float) -> np.ndarray:
+        """Return a colour made darker or lighter by a random factor."""
+        return np.clip(np.asarray(colour) * self.between(low, high), 0.02, 0.98)
+
+    def add(self, kind, centre, half, colour, rotation=None, pattern=None, profile=(1.0, 0.0, 0.0), span=(0.0, 1.0)) -> None:
+        """Add one primitive.
+
+        Args:
+            kind: the kind of primitive.
+            centre: in the object's frame, [3].
+            half: half sizes along the local axes, [3].
+            colour: RGB.
+            rotation: local to object, [3, 3]; none by default.
+            pattern: a second colour.
+            profile: q(y) = a + b y + c y^2 of a solid of revolution, at most 1 for |y| <= 1.
+            span: offset and scale of local y where the pattern is looked up.
+        """
+        colour = np.asarray(colour, float)
+        second = colour if pattern is None else np.asarray(pattern.colour, float)
+        self.parts.append(
+            Part(
+                kind,
+                np.asarray(centre, float),
+                np.eye(3) if rotation is None else rotation,
+                np.asarray(half, float),
+                np.stack([colour, second]),
+                STRIPES if pattern is None else pattern.kind,
+                0.0 if pattern is None else pattern.frequency,
+                np.asarray(profile, float),
+                np.asarray(span, float),
+            )
+        )
+
+    def lathe(self, centre, half_height, radii, colour, rotation=None, pattern=None, flatten=1.0) -> None:
+        """Add a smooth solid of revolution around local y: the square of its radius is a uniform quadratic B-spline.
+
+        Args:
+            centre: of the axis, [3].
+            half_height: half the length of the axis.
+            radii: control radii from the lower end to the upper one, three or more; the end's own radius is the root mean
+                square of the last two, so an end closes where a control radius is given as None.
+            colour: RGB.
+            rotation: local to object.
+            pattern: a second colour, laid over the whole length.
+            flatten: thickness along local x over that along local z.
+        """
+        square = [None if r is None else r * r for r in radii]
+        square = [-(square[1] if i == 0 else square[-2]) if v is None else v for i, v in enumerate(square)]
+        segments = len(square) - 2
+        widest = max(square)
+        rotation = np.eye(3) if rotation is None else rotation
+        for i in range(segments):
+            p, q, r = (v / widest for v in square[i : i + 3])
+            # with t = (1 + y) / 2: p (1 - t)^2 / 2 + q (1/2 + t - t^2) + r t^2 / 2
+            profile = ((p + 6 * q + r) / 8, (r - p) / 4, (p - 2 * q + r) / 8)
+            middle = -1 + (2 * i + 1) / segments
+            width = np.sqrt(widest)
+            self.add(
+                REVOLUTION,
+                np.asarray(centre) + rotation @ (0.0, middle * half_height, 0.0),
+                (width * flatten, half_height / segments, width),
+                colour,
+                rotation,
+                pattern,
+                profile,
+                (middle, 1 / segments),
+            )
+
+    def sweep(self, points, radii, colour, pattern=None) -> None:
+        """Add a tube along points: balls joined by tapered segments.
+
+        Args:
+            points: [N, 3], in the object's frame.
+            radii: [N].
+            colour: RGB.
+            pattern: a second colour, laid over the whole length.
+        """
+        points, count = np.asarray(points, float), len(points)
+        for i, (point, radius) in enumerate(zip(points, radii, strict=True)):
+            at = -1 + 2 * i / (count - 1)
+            self.add(ELLIPSOID, point, (radius,) * 3, colour, None, pattern, span=(at, 0.0))
+            if i + 1 < count:
+                axis, widest = points[i + 1] - point, max(radius, radii[i + 1])
+                mean, slope = (radius + radii[i + 1]) / 2 / widest, (radii[i + 1] - radius) / 2 / widest
+                self.add(
+                    REVOLUTION,
+                    point + axis / 2,
+                    (widest, np.linalg.norm(axis) / 2, widest),
+                    colour,
+                    towards(axis),
+                    pattern,
+                    (mean * mean, 2 * mean * slope, slope * slope),
+                    (at + 1 / (count - 1), 1 / (count - 1)),
+                )
