@@ -16,20 +16,6 @@ rule miniature_pool:
         "python -m magic123 miniatures pool --out {output.folder:q} > {log:q} 2>&1"
 
 
-rule miniature_latents:
-    input:
-        pool="results/miniatures/pool",
-        autoencoder="results/miniatures/autoencoder",
-    output:
-        file="results/miniatures/latents.npy",
-    log:
-        "logs/miniatures/latents.log",
-    benchmark:
-        "benchmarks/miniatures/latents.jsonl"
-    shell:
-        "python -m magic123 miniatures latents --pool {input.pool:q} --autoencoder {input.autoencoder:q} --out {output.file:q} > {log:q} 2>&1"
-
-
 rule miniature:
     input:
         unpack(lambda wildcards: miniature_inputs(wildcards.network)),

@@ -8,26 +8,24 @@ from magic123.commands.options import command_parser
 from magic123.records.errors import InputError
 from magic123.run.jobs import MINIATURES
 
-STABLE_DIFFUSION_STEPS, ZERO123_STEPS = 2200, 6000
-
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and run one step."""
     parser = command_parser("miniatures", __doc__)
-    stages = ("pool", "demo", "autoencoder", "latents", "clip", "stable-diffusion", "zero123", "dpt", "perceptual", "cards")
+    stages = ("pool", *MINIATURES, "demo", "cards")
     parser.add_argument("stage", choices=stages)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write (latents: a file)")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--pool", type=Path, help="folder of the stage `pool`")
-    parser.add_argument("--autoencoder", type=Path, help="folder of the stage `autoencoder`")
-    parser.add_argument("--latents", type=Path, help="file of the stage `latents`")
+    parser.add_argument(
+        "--autoencoder", type=Path, help="folder of the stage `autoencoder` (stable-diffusion: `autoencoder-64`)"
+    )
     parser.add_argument("--clip", type=Path, help="folder of the stage `clip`")
     parser.add_argument("--steps", type=int, help="training steps; default: the recipe's own number")
     options = parser.parse_args(argv)
-    needs = MINIATURES | {"latents": ["pool", "autoencoder"]}
-    for name in needs.get(options.stage, []):
+    for name, stage in MINIATURES.get(options.stage, {}).items():
         given = getattr(options, name)
         if given is None or not given.exists():
-            raise InputError(f"the stage {options.stage} needs --{name}, what the stage of that name wrote (given: {given})")
+            raise InputError(f"the stage {options.stage} needs --{name}, what the stage {stage} wrote (given: {given})")
     steps = {} if options.steps is None else {"steps": options.steps}
     if options.stage == "pool":
         from magic123.miniatures.pool import make_pool
@@ -41,14 +39,11 @@ def main(argv: list[str] | None = None) -> None:
         from magic123.miniatures.demo import make_demo
 
         make_demo(options.out)
-    elif options.stage == "autoencoder":
+    elif options.stage in ("autoencoder", "autoencoder-64"):
         from magic123.miniatures.autoencoder import make_autoencoder
+        from magic123.miniatures.pool import DRAWN, SIZE
 
-        make_autoencoder(options.pool, options.out, **steps)
-    elif options.stage == "latents":
-        from magic123.miniatures.autoencoder import encode_pool
-
-        encode_pool(options.pool, options.autoencoder, options.out)
+        make_autoencoder(options.pool, options.out, DRAWN if options.stage.endswith("64") else SIZE, **steps)
     elif options.stage == "clip":
         from magic123.miniatures.clip import make_clip
 
@@ -64,12 +59,8 @@ def main(argv: list[str] | None = None) -> None:
     elif options.stage == "stable-diffusion":
         from magic123.miniatures.diffusion import make_stable_diffusion
 
-        make_stable_diffusion(
-            options.pool, options.latents, options.autoencoder, options.out, options.steps or STABLE_DIFFUSION_STEPS
-        )
+        make_stable_diffusion(options.pool, options.autoencoder, options.out, **steps)
     else:
         from magic123.miniatures.diffusion import make_zero123
 
-        make_zero123(
-            options.pool, options.latents, options.autoencoder, options.clip, options.out, options.steps or ZERO123_STEPS
-        )
+        make_zero123(options.pool, options.autoencoder, options.clip, options.out, **steps)

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from magic123.device import to_device
 from magic123.miniatures.pool import VIEWS, Pool
-from magic123.miniatures.training import draw_batch, train, write_record
+from magic123.miniatures.training import DEVICE, draw_batch, train, write_record
 from magic123.miniatures.vocabulary import CONTEXT, encode, write_tokenizer
 from magic123.weights.latent_diffusion import image_tower
 
-STEPS, BATCH = 1200, 96
+STEPS, BATCH = 1500, 96
 MEAN, DEVIATION = [0.85, 0.83, 0.83], [0.28, 0.30, 0.30]
 EMBED, WIDTH, LAYERS, HEAD_WIDTH, PATCH, SIZE = 64, 96, 3, 24, 8, 32
 
@@ -39,8 +40,8 @@ def view_name(azimuth: float) -> str:
 
 
 def normalised(rgb: np.ndarray) -> torch.Tensor:
-    """Return pictures [B, S, S, 3] in [0, 1] as CLIP reads them: NCHW, normalised."""
-    x = (torch.from_numpy(rgb) - torch.tensor(MEAN)) / torch.tensor(DEVIATION)
+    """Return pictures [B, S, S, 3] in [0, 1] as CLIP reads them: NCHW, normalised, on the training device."""
+    x = to_device((torch.from_numpy(rgb) - torch.tensor(MEAN)) / torch.tensor(DEVIATION), DEVICE)
     return x.permute(0, 3, 1, 2).contiguous()
 
 
@@ -52,16 +53,16 @@ def make_clip(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
     pool = Pool(pool_folder)
     tokenizer = write_tokenizer(out / "tokenizer")
     config = configuration(len(tokenizer))
-    model = CLIP(EMBED, CLIPVisionCfg(**config["vision_cfg"]), CLIPTextCfg(**config["text_cfg"]))
+    model = CLIP(EMBED, CLIPVisionCfg(**config["vision_cfg"]), CLIPTextCfg(**config["text_cfg"])).to(DEVICE)
 
     def loss(generator):
         objects, views = draw_batch(generator, pool.training, VIEWS, BATCH)
         other = torch.randint(VIEWS, (BATCH,), generator=generator).numpy()
-        text = encode(tokenizer, captions(pool, objects, pool.angles[objects, views, 1]))
+        text = to_device(encode(tokenizer, captions(pool, objects, pool.angles[objects, views, 1])), DEVICE)
         image = F.normalize(model.encode_image(normalised(pool.rgb(objects, views))), dim=-1)
         pair = F.normalize(model.encode_image(normalised(pool.rgb(objects, other))), dim=-1)
         words = F.normalize(model.encode_text(text), dim=-1)
-        scale, target = model.logit_scale.exp().clamp(max=50), torch.arange(BATCH)
+        scale, target = model.logit_scale.exp().clamp(max=50), torch.arange(BATCH, device=DEVICE)
         total = 0.0
         for a, b in ((image, words), (image, pair)):
             logits = scale * a @ b.T
@@ -74,9 +75,9 @@ def make_clip(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
     zeros = np.zeros(len(held_out), int)
     with torch.no_grad():
         image = F.normalize(model.encode_image(normalised(pool.rgb(held_out, zeros))), dim=-1)
-        words = F.normalize(model.encode_text(encode(tokenizer, captions(pool, held_out, zeros))), dim=-1)
+        words = F.normalize(model.encode_text(encode(tokenizer, captions(pool, held_out, zeros)).to(DEVICE)), dim=-1)
         other = F.normalize(model.encode_image(normalised(pool.rgb(held_out, zeros + 3))), dim=-1)
-    index = torch.arange(len(held_out))
+    index = torch.arange(len(held_out), device=DEVICE)
     quality = {
         "objects": len(held_out),
         "text_to_image_recall_at_5": ((words @ image.T).topk(5).indices == index[:, None]).any(1).float().mean().item(),
@@ -96,7 +97,7 @@ def write_open_clip(model, config: dict, out: Path) -> None:
 
     preprocess = {"mean": MEAN, "std": DEVIATION, "interpolation": "bicubic", "resize_mode": "squash", "size": SIZE}
     (out / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}, indent=1))
-    state = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    state = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.cpu().state_dict().items()}
     save_file(state, out / "open_clip_model.safetensors", metadata={"format": "pt"})
 
 

@@ -1,6 +1,6 @@
 """The two miniature diffusion priors: a text-conditioned one (Stable Diffusion) and a view-conditioned one (Zero-1-to-3).
 
-Both work on the miniature autoencoder's latents, with Stable Diffusion's noise schedule and velocity prediction.
+Each works on the latents of its own autoencoder, with Stable Diffusion's noise schedule and velocity prediction.
 """
 
 from __future__ import annotations
@@ -13,24 +13,28 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from magic123.device import to_device
+from magic123.miniatures.autoencoder import LATENT_SIDE, nchw
 from magic123.miniatures.clip import captions, normalised
 from magic123.miniatures.pool import VIEWS, Pool
-from magic123.miniatures.training import draw_batch, save_half, train, write_record
+from magic123.miniatures.training import DEVICE, draw_batch, save_half, train, write_record
 from magic123.miniatures.vocabulary import CONTEXT, encode, write_tokenizer
 
 CROSS = 96
 CHANNELS = (64, 128)
 DROPOUT = 0.12
+STABLE_DIFFUSION_STEPS, ZERO123_STEPS = 8000, 8000
+CONSTANT_UNTIL = 0.8  # share of the steps before the learning rate falls
 
 
-def build_unet(in_channels: int):
+def build_unet(in_channels: int, out_channels: int):
     """Return the untrained UNet (diffusers' UNet2DConditionModel)."""
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     return UNet2DConditionModel(
-        sample_size=8,
+        sample_size=LATENT_SIDE,
         in_channels=in_channels,
-        out_channels=4,
+        out_channels=out_channels,
         layers_per_block=1,
         block_out_channels=CHANNELS,
         norm_num_groups=8,
@@ -38,7 +42,7 @@ def build_unet(in_channels: int):
         cross_attention_dim=CROSS,
         attention_head_dim=4,
         up_block_types=("CrossAttnUpBlock2D",) * 2,
-    ).to(memory_format=torch.channels_last)
+    ).to(DEVICE, memory_format=torch.channels_last)
 
 
 def build_scheduler():
@@ -59,27 +63,52 @@ def build_scheduler():
 def noised(z: torch.Tensor, alphas: torch.Tensor, generator: torch.Generator):
     """Return noisy latents, timesteps and the velocity target sqrt(a) eps - sqrt(1 - a) z."""
     t = torch.randint(1000, (len(z),), generator=generator)
-    noise = torch.randn(z.shape, generator=generator)
-    a = alphas[t][:, None, None, None]
-    return a.sqrt() * z + (1 - a).sqrt() * noise, t, a.sqrt() * noise - (1 - a).sqrt() * z
+    noise = to_device(torch.randn(z.shape, generator=generator), DEVICE)
+    a = to_device(alphas[t][:, None, None, None], DEVICE)
+    noisy = (a.sqrt() * z + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
+    return noisy, to_device(t, DEVICE), a.sqrt() * noise - (1 - a).sqrt() * z
 
 
-def load_latents(file: Path, autoencoder: Path) -> tuple[np.ndarray, float]:
-    """Return the latents of the pool, memory-mapped, and the autoencoder's scaling factor."""
-    return np.load(file, mmap_mode="r"), json.loads((autoencoder / "config.json").read_text())["scaling_factor"]
+class Latents:
+    """Latents of the pool's pictures on white, encoded when they are first asked for and kept in memory.
+
+    Attributes:
+        scale: the autoencoder's scaling factor.
+        channels: of the latents.
+    """
+
+    def __init__(self, pool: Pool, autoencoder: Path):
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+        model = AutoencoderKL.from_pretrained(autoencoder, local_files_only=True).float().eval()
+        self.model, self.pool = model.to(DEVICE, memory_format=torch.channels_last), pool
+        self.scale, self.channels = model.config.scaling_factor, model.config.latent_channels
+        self.values = np.empty((len(pool.images), VIEWS, self.channels, LATENT_SIDE, LATENT_SIDE), np.float16)
+        self.known = np.zeros((len(pool.images), VIEWS), bool)
+
+    @torch.no_grad()
+    def get(self, objects: np.ndarray, views: np.ndarray) -> torch.Tensor:
+        """Return unscaled posterior means on the training device: [B, C, LATENT_SIDE, LATENT_SIDE]."""
+        new = ~self.known[objects, views]
+        if new.any():
+            o, v = objects[new], views[new]
+            x = nchw(self.pool.rgb(o, v, size=self.model.config.sample_size))
+            self.values[o, v] = self.model.encode(x).latent_dist.mean.cpu().numpy()
+            self.known[o, v] = True
+        return to_device(torch.from_numpy(self.values[objects, views].astype(np.float32)), DEVICE)
 
 
 def make_stable_diffusion(
-    pool_folder: Path, latents_file: Path, autoencoder: Path, out: Path, steps: int, batch: int = 32
+    pool_folder: Path, autoencoder: Path, out: Path, steps: int = STABLE_DIFFUSION_STEPS, batch: int = 32
 ) -> None:
     """Train text encoder and UNet together on (caption with its view, latents); write a Stable Diffusion folder."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(3)
     pool = Pool(pool_folder)
-    latents, scale = load_latents(latents_file, autoencoder)
+    latents = Latents(pool, autoencoder)
     tokenizer = write_tokenizer(out / "tokenizer")
-    text_encoder = CLIPTextModel(
+    text_encoder: torch.nn.Module = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=CROSS,
@@ -93,7 +122,8 @@ def make_stable_diffusion(
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    unet, scheduler = build_unet(4), build_scheduler()
+    text_encoder.to(DEVICE)
+    unet, scheduler = build_unet(latents.channels, latents.channels), build_scheduler()
     prefixes = ("", "a photo of ", "a rendering of ", "a high-resolution dslr image of ")
 
     def text_of(objects, views, generator):
@@ -104,14 +134,16 @@ def make_stable_diffusion(
             prefixes[p % len(prefixes)] + (x if q > 0 else x.split(",")[0])
             for x, (p, q) in zip(texts, choice.tolist(), strict=True)
         ]
-        return encode(tokenizer, ["" if d else x for d, x in zip(drop.tolist(), named, strict=True)])
+        return to_device(encode(tokenizer, ["" if d else x for d, x in zip(drop.tolist(), named, strict=True)]), DEVICE)
 
     def loss(generator):
         objects, views = draw_batch(generator, pool.training, VIEWS, batch)
-        z = torch.from_numpy(latents[objects, views].astype(np.float32)) * scale
-        noisy, t, target = noised(z, scheduler.alphas_cumprod, generator)
+        noisy, t, target = noised(latents.get(objects, views) * latents.scale, scheduler.alphas_cumprod, generator)
         hidden = text_encoder(text_of(objects, views, generator)).last_hidden_state
-        return F.mse_loss(unet(noisy.contiguous(memory_format=torch.channels_last), t, hidden).sample, target)
+        return F.mse_loss(unet(noisy, t, hidden).sample, target)
+
+    def quality():
+        return text_quality(unet, text_encoder, tokenizer, scheduler, pool, latents)
 
     record = train(
         [unet, text_encoder],
@@ -121,9 +153,10 @@ def make_stable_diffusion(
         name="stable-diffusion",
         seed=3,
         checkpoint=out.parent / "stable-diffusion.state",
-        checkpoint_interval=1000,
+        checkpoint_interval=500,
+        constant_until=CONSTANT_UNTIL,
+        on_checkpoint=lambda step: print(f"stable-diffusion: held out at step {step}, raw weights: {quality()}", flush=True),
     )
-    quality = text_quality(unet, text_encoder, tokenizer, scheduler, pool, latents, scale)
     for model, name in ((unet, "unet"), (text_encoder, "text_encoder")):
         save_half(model, out / name)
     scheduler.save_pretrained(out / "scheduler")
@@ -142,12 +175,12 @@ def make_stable_diffusion(
         "vae": ["diffusers", "AutoencoderKL"],
     }
     (out / "model_index.json").write_text(json.dumps(index, indent=1))
-    write_record(out, record | {"batch": batch}, quality)
-    print("stable-diffusion:", quality)
+    write_record(out, record | {"batch": batch}, quality())
+    print("stable-diffusion:", quality())
 
 
 @torch.no_grad()
-def text_quality(unet, text_encoder, tokenizer, scheduler, pool: Pool, latents, scale) -> dict:
+def text_quality(unet, text_encoder, tokenizer, scheduler, pool: Pool, latents: Latents) -> dict:
     """Return the held-out denoising loss with the right caption, another object's caption and none.
 
     The right caption should have the lowest loss.
@@ -156,11 +189,11 @@ def text_quality(unet, text_encoder, tokenizer, scheduler, pool: Pool, latents, 
     held_out = np.arange(pool.training, len(pool.images))
     views = np.arange(len(held_out)) % VIEWS
     texts = captions(pool, held_out, pool.angles[held_out, views, 1])
-    z = torch.from_numpy(latents[held_out, views].astype(np.float32)) * scale
+    z = latents.get(held_out, views) * latents.scale
     result: dict[str, float] = {"objects": len(held_out)}
     for name, prompts in (("caption", texts), ("other_caption", texts[7:] + texts[:7]), ("no_caption", [""] * len(texts))):
         generator.manual_seed(7)
-        hidden, total = text_encoder(encode(tokenizer, prompts)).last_hidden_state, []
+        hidden, total = text_encoder(encode(tokenizer, prompts).to(DEVICE)).last_hidden_state, []
         for _ in range(8):
             noisy, t, target = noised(z, scheduler.alphas_cumprod, generator)
             total.append(F.mse_loss(unet(noisy, t, hidden).sample, target).item())
@@ -175,7 +208,7 @@ def pose_vector(source: np.ndarray, target: np.ndarray) -> torch.Tensor:
 
 
 def make_zero123(
-    pool_folder: Path, latents_file: Path, autoencoder: Path, clip: Path, out: Path, steps: int, batch: int = 32
+    pool_folder: Path, autoencoder: Path, clip: Path, out: Path, steps: int = ZERO123_STEPS, batch: int = 32
 ) -> None:
     """Train UNet and pose projection on pairs of views; write a Zero-1-to-3 folder in diffusers format."""
     from transformers import CLIPVisionModelWithProjection
@@ -184,35 +217,30 @@ def make_zero123(
 
     torch.manual_seed(4)
     pool = Pool(pool_folder)
-    latents, scale = load_latents(latents_file, autoencoder)
-    image_encoder = CLIPVisionModelWithProjection.from_pretrained(clip / "image_encoder", local_files_only=True).float().eval()
+    latents = Latents(pool, autoencoder)
+    image_encoder = CLIPVisionModelWithProjection.from_pretrained(clip / "image_encoder", local_files_only=True)
+    image_encoder = image_encoder.float().eval().to(DEVICE)
     sources = embed_sources(image_encoder, pool)
-    unet, scheduler = build_unet(8), build_scheduler()
-    projection = CCProjection(sources.shape[-1] + 4, CROSS)
+    unet, scheduler = build_unet(2 * latents.channels, latents.channels), build_scheduler()
+    projection = CCProjection(sources.shape[-1] + 4, CROSS).to(DEVICE)
 
     def condition(objects, source, target):
-        image = torch.from_numpy(latents[objects, source].astype(np.float32))
         pose = pose_vector(pool.angles[objects, source], pool.angles[objects, target])
-        return image, projection(torch.cat([sources[objects, source], pose], -1))[:, None]
+        token = torch.cat([sources[objects, source], pose], -1)
+        return latents.get(objects, source), projection(to_device(token, DEVICE))[:, None]
 
     def loss(generator):
         objects, target = draw_batch(generator, pool.training, VIEWS, batch, first_view=1)
         source = (torch.rand(batch, generator=generator) < 0.25).long().numpy()
-        z = torch.from_numpy(latents[objects, target].astype(np.float32)) * scale
-        noisy, t, goal = noised(z, scheduler.alphas_cumprod, generator)
+        noisy, t, goal = noised(latents.get(objects, target) * latents.scale, scheduler.alphas_cumprod, generator)
         image, token = condition(objects, source, target)
-        keep = (torch.rand(batch, generator=generator) >= DROPOUT).float()
+        keep = to_device((torch.rand(batch, generator=generator) >= DROPOUT).float(), DEVICE)
         image, token = image * keep[:, None, None, None], token * keep[:, None, None]
         x = torch.cat([noisy, image], 1).contiguous(memory_format=torch.channels_last)
         return F.mse_loss(unet(x, t, token).sample, goal)
 
-    def report(step):
-        print(
-            "zero123: held-out denoising",
-            step,
-            round(view_loss(unet, condition, scheduler, pool, latents, scale), 5),
-            flush=True,
-        )
+    def quality():
+        return {"denoising_loss": view_loss(unet, condition, scheduler, pool, latents)}
 
     record = train(
         [unet, projection],
@@ -222,10 +250,10 @@ def make_zero123(
         name="zero123",
         seed=4,
         checkpoint=out.parent / "zero123.state",
-        checkpoint_interval=1000,
-        on_checkpoint=report,
+        checkpoint_interval=500,
+        constant_until=CONSTANT_UNTIL,
+        on_checkpoint=lambda step: print(f"zero123: held out at step {step}, raw weights: {quality()}", flush=True),
     )
-    quality = {"denoising_loss": view_loss(unet, condition, scheduler, pool, latents, scale)}
     save_half(unet, out / "unet")
     save_half(projection, out / "cc_projection")
     scheduler.save_pretrained(out / "scheduler")
@@ -243,8 +271,8 @@ def make_zero123(
         "vae": ["diffusers", "AutoencoderKL"],
     }
     (out / "model_index.json").write_text(json.dumps(index, indent=1))
-    write_record(out, record | {"batch": batch}, quality)
-    print("zero123:", quality)
+    write_record(out, record | {"batch": batch}, quality())
+    print("zero123:", quality())
 
 
 @torch.no_grad()
@@ -254,18 +282,18 @@ def embed_sources(image_encoder, pool: Pool) -> torch.Tensor:
     for i in range(0, count, 128):
         objects = np.repeat(np.arange(i, min(i + 128, count)), 2)
         views = np.tile([0, 1], len(objects) // 2)
-        out.append(image_encoder(normalised(pool.rgb(objects, views))).image_embeds)
+        out.append(image_encoder(normalised(pool.rgb(objects, views))).image_embeds.cpu())
     return torch.cat(out).reshape(count, 2, -1)
 
 
 @torch.no_grad()
-def view_loss(unet, condition, scheduler, pool: Pool, latents, scale) -> float:
+def view_loss(unet, condition, scheduler, pool: Pool, latents: Latents) -> float:
     """Return the mean denoising loss over held-out objects and target views, fixed noise."""
     generator, total = torch.Generator().manual_seed(8), []
     objects = np.arange(pool.training, len(pool.images))
     for target in range(2, VIEWS, 2):
         views = np.full(len(objects), target)
-        z = torch.from_numpy(latents[objects, views].astype(np.float32)) * scale
+        z = latents.get(objects, views) * latents.scale
         noisy, t, goal = noised(z, scheduler.alphas_cumprod, generator)
         image, token = condition(objects, np.zeros_like(views), views)
         total.append(F.mse_loss(unet(torch.cat([noisy, image], 1), t, token).sample, goal).item())

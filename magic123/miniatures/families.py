@@ -131,9 +131,9 @@ def duck(make: Builder) -> None:
     t = np.linspace(0, 1, 5)
     neck = np.stack([np.zeros(5), height * 0.4 + (rise + 0.05) * t, length * 0.65 + reach * np.sin(np.pi * t) + 0.03 * t], 1)
     make.sweep(neck, np.linspace(0.085, 0.05, 5), a)
-    head, skull = neck[-1] + (0, 0.03, 0.02), between(0.075, 0.1)
+    head, skull = np.add(neck[-1], (0, 0.03, 0.02)), between(0.075, 0.1)
     make.add(ELLIPSOID, head, (skull * 0.9, skull, skull * 1.1), b if make.rng.random() < 0.4 else a)
-    make.add(ELLIPSOID, head + (0, -0.015, skull + 0.03), (0.045, 0.018, 0.065), (0.95, 0.6, 0.1))
+    make.add(ELLIPSOID, np.add(head, (0, -0.015, skull + 0.03)), (0.045, 0.018, 0.065), (0.95, 0.6, 0.1))
     wing, lift = length * between(0.55, 0.75), between(-10, 25)
     bars = Pattern(BANDS, make.shaded(b, 0.4, 0.7), between(1.0, 2.0)) if make.rng.random() < 0.5 else None
     for side in (-1.0, 1.0):
@@ -145,11 +145,11 @@ def duck(make: Builder) -> None:
             turn(2, -side * lift) @ turn(0, 100),
             bars,
         )
-        make.add(ELLIPSOID, head + (side * skull * 0.75, skull * 0.25, skull * 0.55), (0.02,) * 3, DARK)
+        make.add(ELLIPSOID, np.add(head, (side * skull * 0.75, skull * 0.25, skull * 0.55)), (0.02,) * 3, DARK)
         make.add(CYLINDER, (side * width * 0.45, -height - 0.03, 0.02), (0.02, 0.06, 0.02), (0.95, 0.6, 0.1))
         make.add(BOX, (side * width * 0.45, -height - 0.09, 0.05), (0.045, 0.012, 0.06), (0.95, 0.6, 0.1))
     if make.one_sided:
-        make.add(ELLIPSOID, head + (-skull * 0.7, skull * 0.85, -0.02), (0.06, 0.04, 0.04), b)
+        make.add(ELLIPSOID, np.add(head, (-skull * 0.7, skull * 0.85, -0.02)), (0.06, 0.04, 0.04), b)
 
 
 def snail(make: Builder) -> None:
@@ -166,8 +166,10 @@ def snail(make: Builder) -> None:
     )
     head = foot[-1]
     for side in (-1.0, 1.0):
-        tip = head + (side * between(0.05, 0.09), between(0.13, 0.19), between(0.02, 0.07))
-        make.sweep([head + (side * 0.03, 0.03, 0), (head + tip) / 2 + (side * 0.02, 0, 0.01), tip], (0.018, 0.015, 0.014), b)
+        tip = np.add(head, (side * between(0.05, 0.09), between(0.13, 0.19), between(0.02, 0.07)))
+        make.sweep(
+            [np.add(head, (side * 0.03, 0.03, 0)), (head + tip) / 2 + (side * 0.02, 0, 0.01), tip], (0.018, 0.015, 0.014), b
+        )
         make.add(ELLIPSOID, tip, (0.027,) * 3, DARK)
     turns, size, steps = between(1.6, 2.2), between(0.20, 0.25), 16
     u = np.linspace(0, 1, steps)
@@ -175,7 +177,7 @@ def snail(make: Builder) -> None:
     lean = -between(0.06, 0.14)
     spiral = np.stack([lean * u * 1.4, radius * np.sin(angle), radius * np.cos(angle)], 1)
     bands = Pattern(BANDS, make.shaded(a, 0.35, 0.65), between(2.5, 5.0))
-    make.sweep(spiral + (0, size * 0.42 - 0.06, -0.05), size * 0.55 * np.exp(-1.25 * u), a, bands)
+    make.sweep(np.add(spiral, (0, size * 0.42 - 0.06, -0.05)), size * 0.55 * np.exp(-1.25 * u), a, bands)
     if make.one_sided:
         make.add(ELLIPSOID, (lean * 1.6, size * 0.42 - 0.06, -0.05), (0.03, 0.05, 0.05), b)
 
@@ -250,7 +252,7 @@ def lamp(make: Builder) -> None:
     rise, back, reach = between(0.24, 0.34), between(0.10, 0.20), between(0.10, 0.22)
     t = np.linspace(0, 1, 6)[:, None]
     start, elbow, tip = (np.array(p) for p in ((0, -0.22, -0.05), (0, -0.22 + rise, -0.05 - back), (0, 0.18, reach - 0.02)))
-    arm = (1 - t) ** 2 * start + 2 * t * (1 - t) * (elbow + (0, 0.2, -0.05)) + t**2 * tip
+    arm = (1 - t) ** 2 * start + 2 * t * (1 - t) * (np.add(elbow, (0, 0.2, -0.05))) + t**2 * tip
     make.sweep(
         arm,
         np.full(6, between(0.026, 0.036)),

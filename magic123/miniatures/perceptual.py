@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from magic123.miniatures.families import FAMILIES
-from magic123.miniatures.shapes import COLOURS
 from magic123.miniatures.pool import SIZE, VIEWS, Pool
+from magic123.miniatures.shapes import COLOURS
 from magic123.miniatures.training import draw_batch, train, write_record
 
 CHANNELS = [16, 32, 64, 64]

@@ -84,9 +84,7 @@ class Pool:
         record = json.loads((folder / "objects.json").read_text())
         self.training, self.captions, self.numbers = record["training"], record["captions"], record["numbers"]
 
-    def rgb(
-        self, objects: np.ndarray, views: np.ndarray, background: float | np.ndarray = 1.0, size: int = SIZE
-    ) -> np.ndarray:
+    def rgb(self, objects: np.ndarray, views: np.ndarray, background: float | np.ndarray = 1.0, size: int = SIZE) -> np.ndarray:
         """Return pictures over a background (a number or [B, 1, 1, 3]): float32 [B, size, size, 3] in 0..1.
 
         `size` is DRAWN or SIZE.

@@ -144,13 +144,15 @@ class Builder:
             pattern: a second colour, laid over the whole length.
             flatten: thickness along local x over that along local z.
         """
-        square = [None if r is None else r * r for r in radii]
-        square = [-(square[1] if i == 0 else square[-2]) if v is None else v for i, v in enumerate(square)]
+        square = np.array([0.0 if r is None else r * r for r in radii])
+        for end, inner in ((0, 1), (-1, -2)):
+            if radii[end] is None:
+                square[end] = -square[inner]
         segments = len(square) - 2
-        widest = max(square)
+        widest = square.max()
         rotation = np.eye(3) if rotation is None else rotation
         for i in range(segments):
-            p, q, r = (v / widest for v in square[i : i + 3])
+            p, q, r = square[i : i + 3] / widest
             # with t = (1 + y) / 2: p (1 - t)^2 / 2 + q (1/2 + t - t^2) + r t^2 / 2
             profile = ((p + 6 * q + r) / 8, (r - p) / 4, (p - 2 * q + r) / 8)
             middle = -1 + (2 * i + 1) / segments

@@ -1,8 +1,9 @@
-"""One training loop for every miniature: AdamW, warm-up then cosine, gradient clipping, an EMA, a written record."""
+"""One training loop for every miniature: AdamW, warm-up and decay, gradient clipping, an EMA, a written record."""
 
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Iterable
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # what all miniatures are trained on
 
 
 def train(
@@ -25,38 +28,61 @@ def train(
     seed: int = 0,
     checkpoint: Path | None = None,
     checkpoint_interval: int = 1000,
+    constant_until: float | None = None,
     on_checkpoint: Callable[[int], None] | None = None,
 ) -> dict:
     """Minimise `loss(generator)` over the modules' parameters, which hold the moving average afterwards.
 
     With `checkpoint`, the state is written every `checkpoint_interval` steps, and training resumes from an existing one.
+    The learning rate falls as a cosine; with `constant_until` it is constant for that share of the steps and then falls
+    linearly to zero. The state where it starts to fall is kept as `*.before-decay`: a run of more steps that resumes from
+    there is the same as one that was that long from the start.
 
     Returns:
         The record: steps, times and the history of the loss, as JSON data.
     """
     parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: (
-            min(1.0, (step + 1) / warmup)
-            * (0.5 * (1 + torch.cos(torch.tensor(torch.pi * min(1.0, step / steps)))).item() + 0.01)
-        ),
-    )
+    decay_from = steps if constant_until is None else round(constant_until * steps)
+
+    def rate(step: int) -> float:
+        if constant_until is None:
+            return min(1.0, (step + 1) / warmup) * (0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))) + 0.01)
+        return min(1.0, (step + 1) / warmup, (steps - step) / (steps - decay_from))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     average = [p.detach().clone() for p in parameters]
     generator = torch.Generator().manual_seed(seed)
     start, history, seconds = 0, [], 0.0
     if checkpoint is not None and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, weights_only=True, map_location=DEVICE)
         with torch.no_grad():
             for p, a, saved, saved_average in zip(parameters, average, state["parameters"], state["average"], strict=True):
                 p.copy_(saved)
                 a.copy_(saved_average)
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
-        generator.set_state(state["generator"])
+        generator.set_state(state["generator"].cpu())
         start, history, seconds = state["step"], state["history"], state["seconds"]
     running, began = None, time.perf_counter()
+
+    def save(file: Path, step: int) -> None:
+        temporary = file.with_suffix(".tmp")
+        torch.save(
+            {
+                "parameters": [p.detach() for p in parameters],
+                "average": average,
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "generator": generator.get_state(),
+                "step": step + 1,
+                "history": history,
+                "seconds": seconds + time.perf_counter() - began,
+            },
+            temporary,
+        )
+        temporary.replace(file)
+
     for step in range(start, steps):
         value = loss(generator)
         optimizer.zero_grad(set_to_none=True)
@@ -73,23 +99,11 @@ def train(
             spent = seconds + time.perf_counter() - began
             print(f"{name}: step {step + 1}/{steps} loss {running:.5f} {spent:.0f} s", flush=True)
         if checkpoint is not None and (step + 1) % checkpoint_interval == 0:
-            temporary = checkpoint.with_suffix(".tmp")
-            torch.save(
-                {
-                    "parameters": [p.detach() for p in parameters],
-                    "average": average,
-                    "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "generator": generator.get_state(),
-                    "step": step + 1,
-                    "history": history,
-                    "seconds": seconds + time.perf_counter() - began,
-                },
-                temporary,
-            )
-            temporary.replace(checkpoint)
+            save(checkpoint, step)
             if on_checkpoint is not None:
                 on_checkpoint(step + 1)
+        if checkpoint is not None and constant_until is not None and step + 1 == decay_from:
+            save(checkpoint.with_suffix(".before-decay"), step)
     with torch.no_grad():
         for p, a in zip(parameters, average, strict=True):
             p.copy_(a)
@@ -104,7 +118,9 @@ def train(
         "seconds": round(seconds + time.perf_counter() - began),
         "loss": history,
         "torch": torch.__version__,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s)",
+        "machine": torch.cuda.get_device_name()
+        if DEVICE.type == "cuda"
+        else f"{platform.machine()}, {torch.get_num_threads()} thread(s)",
     }
 
 
@@ -117,7 +133,7 @@ def save_half(model, folder: Path) -> None:
     """Save as fp16 safetensors; the model in memory stays fp32."""
     import copy
 
-    copy.deepcopy(model).half().save_pretrained(folder, safe_serialization=True)
+    copy.deepcopy(model).half().cpu().save_pretrained(folder, safe_serialization=True)
 
 
 def draw_batch(generator: torch.Generator, objects: int, views: int, size: int, first_view: int = 0):

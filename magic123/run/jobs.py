@@ -15,21 +15,23 @@ from magic123.run.jobs_base import shell_words
 from magic123.run.jobs_evaluate import EvaluateJobs
 from magic123.run.jobs_report import ReportJobs
 
-# What each miniature network is trained from, by the options of its command.
+# What each miniature network is trained from: options of its command, and the stages that write what they name.
 MINIATURES = {
-    "autoencoder": ["pool"],
-    "clip": ["pool"],
-    "dpt": ["pool"],
-    "perceptual": ["pool"],
-    "stable-diffusion": ["pool", "autoencoder", "latents"],
-    "zero123": ["pool", "autoencoder", "latents", "clip"],
+    "autoencoder": {"pool": "pool"},
+    "autoencoder-64": {"pool": "pool"},
+    "clip": {"pool": "pool"},
+    "dpt": {"pool": "pool"},
+    "perceptual": {"pool": "pool"},
+    "stable-diffusion": {"pool": "pool", "autoencoder": "autoencoder-64"},
+    "zero123": {"pool": "pool", "autoencoder": "autoencoder", "clip": "clip"},
 }
-INSTALLED_MINIATURES = [name for name in MINIATURES if name != "autoencoder"]  # that one is part of the diffusion models
+# the autoencoders are part of the diffusion models
+INSTALLED_MINIATURES = [name for name in MINIATURES if not name.startswith("autoencoder")]
 
 
 def miniature_inputs(network: str) -> dict[str, str]:
     """Return the files that a miniature network is trained from, by the option that names them."""
-    return {need: f"results/miniatures/{need}" + (".npy" if need == "latents" else "") for need in MINIATURES[network]}
+    return {option: f"results/miniatures/{stage}" for option, stage in MINIATURES[network].items()}
 
 
 def miniature_options(network: str) -> str:

@@ -220,9 +220,9 @@ def test_ceilings_are_about_the_published_pictures(jobs_of, tmp_path, monkeypatc
 def test_miniatures_are_trained_from_files_of_their_options():
     assert miniature_inputs("autoencoder") == {"pool": "results/miniatures/pool"}
     assert miniature_options("stable-diffusion") == (
-        "--pool results/miniatures/pool --autoencoder results/miniatures/autoencoder --latents results/miniatures/latents.npy"
+        "--pool results/miniatures/pool --autoencoder results/miniatures/autoencoder-64"
     )
-    assert {need for needs in MINIATURES.values() for need in needs} <= MINIATURES.keys() | {"pool", "latents"}
+    assert {stage for stages in MINIATURES.values() for stage in stages.values()} <= MINIATURES.keys() | {"pool"}
 
 
 # what makes an example and a score of it stale, by the column of the dataset that is changed
