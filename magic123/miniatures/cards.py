@@ -9,9 +9,12 @@ import numpy as np
 import torch
 
 from magic123.geometry.camera import Camera
+from magic123.miniatures.autoencoder import LATENT_CHANNELS, LATENT_SIDE
+from magic123.miniatures.families import FAMILIES
 from magic123.miniatures.objects import FIRST_HELD_OUT, make_object
 from magic123.miniatures.picture import draw
-from magic123.miniatures.pool import FOV, RADIUS, SIZE
+from magic123.miniatures.pool import DRAWN, FOV, RADIUS, SIZE
+from magic123.priors.latent_diffusion import decode, encode
 from magic123.settings.cameras import ReferenceCamera
 
 ABOUT = {
@@ -24,12 +27,14 @@ ABOUT = {
 INTRODUCTION = """# The miniatures
 
 Small models trained from nothing on procedural toy objects (`magic123/miniatures/`), in the same file formats as the real
-ones and loaded by the same code. They know toys of five families at 32 pixels and nothing else: a number computed with one
-says so in its name. Licence: Apache-2.0, like the code. `uv run snakemake miniatures` trains them again; the recipe, the
+ones and loaded by the same code. They know toys of ten families and nothing else, the 2D prior at 64 pixels and all others
+at 32: a number computed with one says so in its name. Licence: Apache-2.0, like the code.
+`uv run snakemake miniatures` trains them again; the recipe, the
 seeds and the loss curves are in each folder's `training.json`. Times were taken on one CPU thread of a busy machine.
 """
 VIEWS_TEXT = """Novel views of {objects} held-out objects beat the copy of the input view by {gain:.1f} dB on average over
-azimuths of 45 degrees and beyond ({ours:.1f} against {copied:.1f} dB; figures in `zero123/novel-views.json`):
+azimuths of 45 degrees and beyond ({ours:.1f} against {copied:.1f} dB; figures in `zero123/novel-views.json`). The true views,
+encoded and decoded by the autoencoder, reach {ceiling:.1f} dB: no sample can be sharper.
 
 ![PSNR by azimuth](zero123/novel-views.png)
 
@@ -39,6 +44,10 @@ Input view and samples (upper rows) over the truth (lower rows):
 
 Valid range: reference views near polar 65..95 and radius 1.8, targets at polar 50..100 and the same radius. The distance
 input was always 0 in training: other radii mean nothing to it.
+"""
+TEXT_TEXT = """Samples for captions of held-out objects, front, side and back view (DDIM):
+
+![samples](stable-diffusion/samples.png)
 """
 OBJECTS, AZIMUTHS, STEPS, GUIDANCE = 16, np.arange(-165, 181, 15), 20, 3.0
 
@@ -66,7 +75,7 @@ def measure_views(folder: Path) -> tuple[dict, list[np.ndarray]]:
     toys = [make_object(FIRST_HELD_OUT + 1000 + i) for i in range(OBJECTS)]
     truth = np.stack([[picture_of(toy, 90, float(a)) for a in AZIMUTHS] for toy in toys])
     mean_picture = truth.mean((0, 1))
-    result: dict[str, list] = {"azimuths": AZIMUTHS.tolist(), "ddim": [], "copy": [], "mean_picture": []}
+    result: dict[str, list] = {"azimuths": AZIMUTHS.tolist(), "ddim": [], "copy": [], "mean_picture": [], "autoencoder": []}
     samples = []
     for i, toy in enumerate(toys):
         shown = picture_of(toy, 90, 0)
@@ -75,6 +84,10 @@ def measure_views(folder: Path) -> tuple[dict, list[np.ndarray]]:
         drawn = prior.sample(cameras, STEPS, GUIDANCE, torch.Generator().manual_seed(i), eta=0.0).clamp(0, 1).numpy()
         samples.append(drawn)
         result["ddim"].append([psnr(a, b) for a, b in zip(drawn, truth[i], strict=True)])
+        with torch.no_grad():
+            latents = encode(prior.vae, torch.from_numpy(truth[i]), SIZE)
+            decoded = decode(prior.vae, latents).clamp(0, 1).numpy()
+        result["autoencoder"].append([psnr(a, b) for a, b in zip(decoded, truth[i], strict=True)])
         result["copy"].append([psnr(shown, b) for b in truth[i]])
         result["mean_picture"].append([psnr(mean_picture, b) for b in truth[i]])
     rows = []
@@ -87,6 +100,32 @@ def measure_views(folder: Path) -> tuple[dict, list[np.ndarray]]:
     return {k: v if k == "azimuths" else np.mean(v, 0).round(3).tolist() for k, v in result.items()}, rows
 
 
+def text_samples(folder: Path) -> np.ndarray:
+    """Draw samples of the text-conditioned prior: a row for each family, of all views, as one picture in [0, 1]."""
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    captions = [make_object(FIRST_HELD_OUT + 1000 + i).caption for i in range(len(FAMILIES))]
+    prompts = [f"{caption}, {view} view" for view in ("front", "side", "back") for caption in captions]
+    drawn = pipeline(
+        prompts,
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+    ).images
+    return np.concatenate([np.concatenate(row, 1) for row in np.split(drawn, 3)], 0)
+
+
+def save_enlarged(picture: np.ndarray, times: int, file: Path) -> None:
+    """Write a picture in [0, 1], each pixel as a square of `times` pixels a side."""
+    from PIL import Image
+
+    sheet = Image.fromarray((picture * 255).round().astype(np.uint8))
+    sheet.resize((sheet.width * times, sheet.height * times), Image.Resampling.NEAREST).save(file, optimize=True)
+
+
 def plot_views(result: dict, file: Path) -> None:
     """Plot what `measure_views` returned."""
     import matplotlib
@@ -97,12 +136,13 @@ def plot_views(result: dict, file: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 3.6), dpi=130)
     for key, label, colour in (
         ("ddim", f"miniature Zero-1-to-3 (DDIM {STEPS}, guidance {GUIDANCE:g})", "#1f5fbf"),
+        ("autoencoder", "the true view through the autoencoder", "#3a8f5a"),
         ("copy", "copy of the input view", "#c2521b"),
         ("mean_picture", "mean picture", "#8a8a8a"),
     ):
         axes.plot(result["azimuths"], result[key], "o-", ms=3, label=label, color=colour)
     axes.axvspan(-45, 45, color="#000000", alpha=0.05, lw=0)
-    axes.set(xlabel="azimuth from the input view (degrees)", ylabel="PSNR (dB)", xlim=(-168, 183), ylim=(8, 30))
+    axes.set(xlabel="azimuth from the input view (degrees)", ylabel="PSNR (dB)", xlim=(-168, 183), ylim=(8, 33))
     axes.set_xticks(range(-135, 181, 45))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="upper right", fontsize=8)
@@ -121,15 +161,11 @@ def size_of(folder: Path) -> float:
 
 def make_cards(weights: Path) -> None:
     """Write zero123/novel-views.{json,png}, zero123/samples.png and README.md under `weights`."""
-    from PIL import Image
-
     result, rows = measure_views(weights / "zero123")
     (weights / "zero123" / "novel-views.json").write_text(json.dumps(result, indent=1) + "\n")
     plot_views(result, weights / "zero123" / "novel-views.png")
-    sheet = Image.fromarray((np.concatenate(rows, 0) * 255).round().astype(np.uint8))
-    sheet.resize((sheet.width * 3, sheet.height * 3), Image.Resampling.NEAREST).save(
-        weights / "zero123" / "samples.png", optimize=True
-    )
+    save_enlarged(np.concatenate(rows, 0), 3, weights / "zero123" / "samples.png")
+    save_enlarged(text_samples(weights / "stable-diffusion"), 2, weights / "stable-diffusion" / "samples.png")
     far = np.abs(AZIMUTHS) >= 45
     gain = np.mean(np.array(result["ddim"])[far] - np.array(result["copy"])[far])
     lines = [INTRODUCTION]
@@ -151,14 +187,17 @@ def make_cards(weights: Path) -> None:
             "",
         ]
         if name == "zero123":
-            ours, copied = (np.mean(np.array(result[key])[far]) for key in ("ddim", "copy"))
-            lines.append(VIEWS_TEXT.format(objects=OBJECTS, gain=gain, ours=ours, copied=copied))
-    vae = json.loads((weights / "zero123" / "vae" / "training.json").read_text())
-    lines += [
-        "## autoencoder (shared by both priors)",
-        "",
-        f"AutoencoderKL, {vae['parameters']:,} parameters, 32 x 32 x 3 to 8 x 8 x 4; {vae['steps']:,} steps; held out: "
-        f"{vae['held_out']['psnr']:.1f} dB over {vae['held_out']['pictures']} pictures.",
-    ]
+            ours, copied, ceiling = (np.mean(np.array(result[key])[far]) for key in ("ddim", "copy", "autoencoder"))
+            lines.append(VIEWS_TEXT.format(objects=OBJECTS, gain=gain, ours=ours, copied=copied, ceiling=ceiling))
+        if name == "stable-diffusion":
+            lines.append(TEXT_TEXT)
+    lines += ["## autoencoders (one in each prior)", ""]
+    for name, size in (("zero123", SIZE), ("stable-diffusion", DRAWN)):
+        vae = json.loads((weights / name / "vae" / "training.json").read_text())
+        lines.append(
+            f"- `{name}/vae`: AutoencoderKL, {vae['parameters']:,} parameters, {size} x {size} x 3 to {LATENT_SIDE} x "
+            f"{LATENT_SIDE} x {LATENT_CHANNELS[size]}; "
+            f"{vae['steps']:,} steps of {vae['batch']}, {vae['seconds'] / 60:.0f} min; held out: {vae['held_out']['psnr']:.1f} dB over {vae['held_out']['pictures']} pictures."
+        )
     (weights / "README.md").write_text("\n".join(lines) + "\n")
     print(f"cards: DDIM beats copying by {gain:.2f} dB beyond 45 degrees; {size_of(weights):.1f} MB in all")

@@ -67,7 +67,7 @@ class TextToImage:
         latent_diffusion.offline()
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        vae, unet, resolution = load_autoencoder_and_unet(folder, 4, DTYPES[dtype], device)
+        vae, unet, resolution = load_autoencoder_and_unet(folder, 1, DTYPES[dtype], device)
         tokenizer = load_component(CLIPTokenizer, folder, "tokenizer")
         text_encoder = load_component(CLIPTextModel, folder, "text_encoder").eval().requires_grad_(False).to(device)
         return cls(vae, unet, Schedule.load(folder, device), tokenizer, text_encoder, resolution)
@@ -76,8 +76,8 @@ class TextToImage:
         """Return the mean squared error of the UNet's prediction for each picture: [B].
 
         Args:
-            latents: [B, 4, h, w], scaled.
-            noise: [B, 4, h, w], added to them.
+            latents: [B, C, h, w], scaled.
+            noise: [B, C, h, w], added to them.
             t: [B], diffusion steps.
             ids: [B, L], token ids of the prompts.
         """
@@ -234,8 +234,8 @@ def differentiate(
 
     Args:
         model: whose text encoder embeds the new token as `row`.
-        latents: [B, 4, h, w], scaled.
-        noise: [B, 4, h, w].
+        latents: [B, C, h, w], scaled.
+        noise: [B, C, h, w].
         t: [B], diffusion steps.
         ids: [B, L], token ids.
         row: [dim]; its `grad` is replaced.
@@ -313,7 +313,7 @@ def initial_row(model: TextToImage, word: str) -> tuple[Tensor, dict[str, Any]]:
 def encode_variants(
     model: TextToImage, picture: Tensor, count: int, settings: InversionSettings, generator: torch.Generator
 ) -> Tensor:
-    """Return latents [count, 4, h, w] of random variants of a picture, or of the picture itself if augmentation is off.
+    """Return latents [count, C, h, w] of random variants of a picture, or of the picture itself if augmentation is off.
 
     Args:
         model: whose autoencoder encodes them.

@@ -197,13 +197,13 @@ class Schedule:
 
 
 def load_autoencoder_and_unet(
-    folder: Path, in_channels: int, dtype: torch.dtype, device: torch.device | str
+    folder: Path, inputs: int, dtype: torch.dtype, device: torch.device | str
 ) -> tuple[Network, Network, int]:
     """Load the autoencoder and the UNet of a diffusers folder, frozen.
 
     Args:
         folder: the diffusers folder, with vae/ and unet/.
-        in_channels: the UNet's input channels that the caller needs.
+        inputs: how many latents the UNet reads side by side: 1, or 2 if a picture conditions it.
         dtype: of both networks.
         device: of both networks.
 
@@ -216,9 +216,10 @@ def load_autoencoder_and_unet(
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     vae, unet = load_component(AutoencoderKL, folder, "vae"), load_component(UNet2DConditionModel, folder, "unet")
-    if unet.config.in_channels != in_channels:
+    channels = inputs * vae.config.latent_channels
+    if unet.config.in_channels != channels:
         raise InputError(
-            f"unet/ in {folder} takes {unet.config.in_channels} channels, but {in_channels} are needed: "
+            f"unet/ in {folder} takes {unet.config.in_channels} channels, but {channels} are needed: "
             "these are the weights of another kind of model"
         )
     if not isinstance(unet.config.sample_size, int):

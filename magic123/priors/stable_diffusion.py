@@ -84,7 +84,7 @@ class StableDiffusion(LatentPrior):
         learned = load_token(token_file) if token_file else None
         token = learned[0] if learned else None
         texts = prompts.texts(token)
-        vae, unet, resolution = load_autoencoder_and_unet(folder, 4, DTYPES[dtype], device)
+        vae, unet, resolution = load_autoencoder_and_unet(folder, 1, DTYPES[dtype], device)
         schedule = Schedule.load(folder, device)
         tokenizer = load_component(CLIPTokenizer, folder, "tokenizer")
         text_encoder = load_component(CLIPTextModel, folder, "text_encoder").eval().requires_grad_(False).to(device)

@@ -88,7 +88,7 @@ class StableDiffusionXL(LatentPrior):
         from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
         texts = prompts.texts()
-        vae, unet, resolution = load_autoencoder_and_unet(folder, 4, DTYPES[dtype], device)
+        vae, unet, resolution = load_autoencoder_and_unet(folder, 1, DTYPES[dtype], device)
         schedule = Schedule.load(folder, device)
         hidden: list[Tensor] = []
         pooled = torch.empty(0)

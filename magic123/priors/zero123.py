@@ -107,7 +107,7 @@ class Zero123(LatentPrior):
         cc_projection: Network,
         schedule: Schedule,
         image_embedding: Float[Tensor, "K D"],
-        reference_latents: Float[Tensor, "K 4 h w"],
+        reference_latents: Float[Tensor, "K C h w"],
         reference_camera: Camera,
         resolution: int,
         conditioning: str = "distance",
@@ -175,7 +175,7 @@ class Zero123(LatentPrior):
                 raise InputError(
                     f"the reference picture has {rgb.shape[0]} x {rgb.shape[1]} pixels: zero123 needs a square one"
                 )
-        vae, unet, resolution = load_autoencoder_and_unet(folder, 8, DTYPES[dtype], device)
+        vae, unet, resolution = load_autoencoder_and_unet(folder, 2, DTYPES[dtype], device)
         conditioning = conditioning_of(folder)
         schedule = Schedule.load(folder, device)
         cc_projection = latent_diffusion.freeze(load_component(CCProjection, folder, "cc_projection"), torch.float32, device)

@@ -1,0 +1,86 @@
+"""The pool's pictures, the latents that are encoded when asked for, and the training loop's resume."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from magic123.miniatures.autoencoder import LATENT_SIDE, build
+from magic123.miniatures.diffusion import Latents
+from magic123.miniatures.pool import DRAWN, SIZE, VIEWS, Pool, make_pool
+from magic123.miniatures.training import train
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory) -> Pool:
+    folder = tmp_path_factory.mktemp("pool")
+    make_pool(folder, training=2, held_out=1, workers=1)
+    return Pool(folder)
+
+
+def test_the_pool_gives_pictures_at_both_sizes(pool):
+    assert pool.images.shape == (3, VIEWS, DRAWN, DRAWN, 4) and pool.depth.shape == (3, VIEWS, SIZE, SIZE)
+    objects, views = np.array([0, 1, 2]), np.array([0, 3, 5])
+    large, small = pool.rgb(objects, views, 0.5, DRAWN), pool.rgb(objects, views, 0.5)
+    assert large.shape == (3, DRAWN, DRAWN, 3) and small.shape == (3, SIZE, SIZE, 3)
+    np.testing.assert_allclose(large.reshape(3, SIZE, 2, SIZE, 2, 3).mean((2, 4)), small, atol=1e-6)
+    inside = pool.mask(objects, views)
+    depth = pool.depth[objects, views]
+    assert inside.any() and (depth[inside] > 1).all() and (depth[inside] < 2.6).all()
+    assert pool.training == 2 and pool.numbers[2] >= 1_000_000
+
+
+@pytest.mark.parametrize("size, channels", [(SIZE, 4), (DRAWN, 8)])
+def test_latents_are_encoded_once(pool, tmp_path, size, channels, monkeypatch):
+    torch.manual_seed(0)
+    model = build(size)
+    model.register_to_config(scaling_factor=0.7)
+    model.save_pretrained(tmp_path)
+    latents = Latents(pool, tmp_path)
+    objects, views = np.array([0, 2, 0]), np.array([4, 1, 4])
+    first = latents.get(objects, views)
+    assert first.shape == (3, channels, LATENT_SIDE, LATENT_SIDE) and latents.scale == 0.7
+    x = torch.from_numpy(pool.rgb(objects, views, size=size)).permute(0, 3, 1, 2) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(first, model.eval().encode(x).latent_dist.mean, atol=2e-3, rtol=2e-3)
+    monkeypatch.setattr(latents.model, "encode", None)
+    assert torch.equal(latents.get(objects, views), first)
+
+
+def run(folder, steps: int, stop_after: int | None = None) -> torch.Tensor:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+
+    def loss(generator):
+        x = torch.randn(8, 3, generator=generator)
+        return (model(x) - x.sum(1, keepdim=True)).square().mean()
+
+    class Stopped(Exception):
+        pass
+
+    def stop(step):
+        if step == stop_after:
+            raise Stopped
+
+    keywords = {"steps": steps, "learning_rate": 0.05, "name": "line", "warmup": 3, "constant_until": 0.5}
+    try:
+        train([model], loss, **keywords, checkpoint=folder / "line.state", checkpoint_interval=5, on_checkpoint=stop)
+    except Stopped:
+        return run(folder, steps)
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_a_training_resumes_where_it_stopped(tmp_path):
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    assert torch.equal(run(tmp_path / "whole", 20), run(tmp_path / "stopped", 20, stop_after=15))
+
+
+def test_more_steps_go_on_from_before_the_decay(tmp_path):
+    for name in ("short", "long"):
+        (tmp_path / name).mkdir()
+    run(tmp_path / "short", 20)
+    (tmp_path / "short" / "line.before-decay").rename(tmp_path / "short" / "line.state")
+    assert torch.equal(run(tmp_path / "short", 40), run(tmp_path / "long", 40))
