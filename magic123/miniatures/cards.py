@@ -197,7 +197,8 @@ def make_cards(weights: Path) -> None:
         lines.append(
             f"- `{name}/vae`: AutoencoderKL, {vae['parameters']:,} parameters, {size} x {size} x 3 to {LATENT_SIDE} x "
             f"{LATENT_SIDE} x {LATENT_CHANNELS[size]}; "
-            f"{vae['steps']:,} steps of {vae['batch']}, {vae['seconds'] / 60:.0f} min; held out: {vae['held_out']['psnr']:.1f} dB over {vae['held_out']['pictures']} pictures."
+            f"{vae['steps']:,} steps of {vae['batch']}, {vae['seconds'] / 60:.0f} min; "
+            f"held out: {vae['held_out']['psnr']:.1f} dB over {vae['held_out']['pictures']} pictures."
         )
     (weights / "README.md").write_text("\n".join(lines) + "\n")
     print(f"cards: DDIM beats copying by {gain:.2f} dB beyond 45 degrees; {size_of(weights):.1f} MB in all")

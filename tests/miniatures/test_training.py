@@ -32,7 +32,7 @@ def test_the_pool_gives_pictures_at_both_sizes(pool):
     assert pool.training == 2 and pool.numbers[2] >= 1_000_000
 
 
-@pytest.mark.parametrize("size, channels", [(SIZE, 4), (DRAWN, 8)])
+@pytest.mark.parametrize("size, channels", [(SIZE, 8), (DRAWN, 16)])
 def test_latents_are_encoded_once(pool, tmp_path, size, channels, monkeypatch):
     torch.manual_seed(0)
     model = build(size)
