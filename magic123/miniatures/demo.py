@@ -15,7 +15,7 @@ from magic123.miniatures.objects import FIRST_HELD_OUT, make_object, true_mesh
 from magic123.miniatures.picture import draw
 from magic123.miniatures.pool import FOV, RADIUS
 
-# of each family the first held-out object that stays inside the frame in all views, and the next such dog;
+# of each of the first five families the first held-out object that is inside the frame in all views, then the next such dog;
 # no score was looked at
 NUMBERS = tuple(FIRST_HELD_OUT + n for n in (0, 1, 12, 3, 4, 10))
 SIZE, TRUTH_SIZE, DEPTH_SCALE = 256, 128, 10000
