@@ -59,7 +59,8 @@ def straighten(model: torch.nn.Module) -> None:
             torch.nn.init.zeros_(module.to_out[0].bias)
         elif isinstance(module, torch.nn.Conv2d) and not name.endswith(("conv1", "conv2")):
             torch.nn.init.orthogonal_(module.weight)
-            torch.nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                torch.nn.init.zeros_(module.bias)
 
 
 def backgrounds(generator: torch.Generator, count: int) -> np.ndarray:
