@@ -15,12 +15,12 @@ from magic123.settings.stage import OptimisedStage
 FIRST = 5  # jobs that have ended when the estimate is made again; after that at every doubling
 MINIATURE = "miniature-"  # what the names of the demo's weights begin with
 
-# Seconds of a job of the demo on one core of a quiet machine, 2026-11-26. Their proportions matter: the level is the machine's.
-PREPARE, SCORE = 8.0, 7.0
-VIEW = {"nerf": 14.0}  # whose mesh is extracted from a density
-VIEW_OTHERS = 6.0
-START, START_OF_PRIOR = 4.0, 2.0
-STEP, STEP_OF_PRIOR = 0.046, 0.03
+# Processor seconds of a job of the demo, 2026-11-26. Their proportions matter: the level is the machine's.
+PREPARE, SCORE = 6.0, 4.2
+VIEW = {"nerf": 15.0}  # whose mesh is extracted from a density
+VIEW_OTHERS = 4.5
+START, START_OF_PRIOR = 3.0, 2.0
+STEP, STEP_OF_PRIOR = 0.042, 0.03
 INVERT_STEP = 0.085
 
 Name = tuple[str, str, str, str, str, str]  # dataset, example, method, seed, stage, step
@@ -80,11 +80,13 @@ class RemainingTime(logging.Handler):
         self.ended, self.next = 0, FIRST
 
     def sentence(self) -> str:
-        """Return what is left, in words."""
+        """Return what is left, in words; "" where nothing is."""
         ended = [job for job in jobs(self.root) if job["written"] >= self.started and name_of(job) in self.wanted]
         left = self.wanted - {name_of(job) for job in ended}
         kinds = [(step, method, stage) for _, _, method, _, stage, step in left]
         seconds, unknown = estimate(kinds, self.earlier, ended, self.reference)
+        if not left:
+            return ""
         return f"{len(left)} jobs of networks and metrics: {in_words(seconds, unknown, self.at_once)}."
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -94,7 +96,8 @@ class RemainingTime(logging.Handler):
         self.ended += 1
         if self.ended == self.next:
             self.next *= 2
-            print(self.sentence(), file=sys.stderr, flush=True)
+            if said := self.sentence():
+                print(said, file=sys.stderr, flush=True)
 
 
 def name_of(job: Job) -> Name:

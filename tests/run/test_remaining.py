@@ -101,7 +101,7 @@ def test_it_is_said_again_after_the_first_jobs_and_at_every_doubling(suite, tmp_
     remaining = RemainingTime(wanted, suite, MINIATURES, 2, tmp_path)
     assert (
         remaining.sentence()
-        == "12 jobs of networks and metrics: about 2 minutes of work, 1 minute with 2 at once, by what such jobs took."
+        == "12 jobs of networks and metrics: about 1 minute of work, 1 minute with 2 at once, by what such jobs took."
     )
     for number in range(2 * FIRST):
         file = tmp_path / f"benchmarks/demo/cup{number}/prepare.jsonl"
@@ -112,6 +112,13 @@ def test_it_is_said_again_after_the_first_jobs_and_at_every_doubling(suite, tmp_
             remaining.emit(logging.makeLogRecord({"event": event}))
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("7 jobs of networks and metrics: about 7 minutes of work") and second.startswith("2 jobs")
+
+
+def test_nothing_is_said_when_nothing_is_left(suite, tmp_path, capsys):
+    remaining = RemainingTime([], suite, MINIATURES, 1, tmp_path)
+    for _ in range(FIRST):
+        remaining.emit(logging.makeLogRecord({"event": "job_finished"}))
+    assert capsys.readouterr().err == ""
 
 
 def test_hours_and_jobs_at_once():
