@@ -11,6 +11,14 @@ from magic123.records.errors import InputError
 from magic123.run.suite import load_suite
 from magic123.settings.settings_file import read_yaml
 
+METHODS = """
+base:
+  label: Base
+  stages:
+    coarse: {scene: nerf, steps: 10, losses: {rgb: 3}}
+    fine: {scene: dmtet, init: coarse}
+"""
+
 
 def write(path: Path, *lines: str) -> Path:
     path.write_text("\n".join(lines) + "\n")

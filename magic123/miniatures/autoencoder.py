@@ -131,5 +131,6 @@ def make_autoencoder(pool_folder: Path, out: Path, size: int, steps: int | None 
         deviation = torch.cat([model.encode(part).latent_dist.mean for part in train_x.split(64)]).std().item()
     model.register_to_config(scaling_factor=1 / deviation)
     save_half(model, out)
-    write_record(out, record | {"batch": BATCH}, quality())
-    print(f"{out.name}:", quality(), "scaling factor", 1 / deviation)
+    measured = quality()
+    write_record(out, record | {"batch": BATCH}, measured)
+    print(f"{out.name}:", measured, "scaling factor", 1 / deviation)

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from magic123.device import to_device
 from magic123.miniatures.clip import DEVIATION, MEAN, normalised
 from magic123.miniatures.pool import SIZE, VIEWS, Pool
-from magic123.miniatures.training import draw_batch, save_half, train, write_record
+from magic123.miniatures.training import DEVICE, draw_batch, save_half, train, write_record
 
 STEPS, BATCH = 900, 16
 NEAR, FAR = 1.1, 2.5  # world units: inverse depth is mapped from 1/FAR..1/NEAR to 0..1
@@ -39,10 +40,10 @@ def build():
 
 
 def target_of(pool: Pool, objects: np.ndarray, views: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return inverse depth in [0, 1] and the mask, [B, S, S] each."""
+    """Return inverse depth in [0, 1] and the mask, [B, S, S] each, on the training device."""
     depth = torch.from_numpy(pool.depth[objects, views].astype(np.float32))
     mask = torch.from_numpy(pool.mask(objects, views))
-    return (1 / depth.clamp_min(0.1) - 1 / FAR) / (1 / NEAR - 1 / FAR), mask
+    return to_device((1 / depth.clamp_min(0.1) - 1 / FAR) / (1 / NEAR - 1 / FAR), DEVICE), to_device(mask, DEVICE)
 
 
 def make_depth(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
@@ -50,7 +51,7 @@ def make_depth(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
     from transformers import DPTImageProcessor
 
     torch.manual_seed(6)
-    pool, model = Pool(pool_folder), build()
+    pool, model = Pool(pool_folder), build().to(DEVICE)
 
     def predict(objects, views):
         full = model(normalised(pool.rgb(objects, views))).predicted_depth

@@ -175,8 +175,9 @@ def make_stable_diffusion(
         "vae": ["diffusers", "AutoencoderKL"],
     }
     (out / "model_index.json").write_text(json.dumps(index, indent=1))
-    write_record(out, record | {"batch": batch}, quality())
-    print("stable-diffusion:", quality())
+    measured = quality()
+    write_record(out, record | {"batch": batch}, measured)
+    print("stable-diffusion:", measured)
 
 
 @torch.no_grad()
@@ -271,8 +272,9 @@ def make_zero123(
         "vae": ["diffusers", "AutoencoderKL"],
     }
     (out / "model_index.json").write_text(json.dumps(index, indent=1))
-    write_record(out, record | {"batch": batch}, quality())
-    print("zero123:", quality())
+    measured = quality()
+    write_record(out, record | {"batch": batch}, measured)
+    print("zero123:", measured)
 
 
 @torch.no_grad()

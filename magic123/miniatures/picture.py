@@ -12,7 +12,7 @@ import numba as nb
 import numpy as np
 
 from magic123.miniatures.objects import ToyObject
-from magic123.miniatures.shapes import BANDS, BOX, CONE, ELLIPSOID, GRADIENT, REVOLUTION, STRIPES
+from magic123.miniatures.shapes import BANDS, BOX, CONE, CYLINDER, ELLIPSOID, GRADIENT, STRIPES
 
 LIGHT = np.array([0.45, 0.75, 0.48]) / np.linalg.norm([0.45, 0.75, 0.48])
 AMBIENT, DIFFUSE = 0.62, 0.42
@@ -53,8 +53,12 @@ def _hit(kind, profile, o, d):
         if not miss and near < far and near > 0:
             best = near
             normal[axis] = sign
-    elif kind == REVOLUTION:
-        q0, q1, q2 = profile
+    else:
+        q0, q1, q2 = profile[0], profile[1], profile[2]
+        if kind == CYLINDER:
+            q0, q1, q2 = 1.0, 0.0, 0.0
+        elif kind == CONE:  # ((1 - y) / 2)^2
+            q0, q1, q2 = 0.25, -0.5, 0.25
         a = d[0] * d[0] + d[2] * d[2] - q2 * d[1] * d[1]
         b = o[0] * d[0] + o[2] * d[2] - q2 * o[1] * d[1] - 0.5 * q1 * d[1]
         c = o[0] * o[0] + o[2] * o[2] - q0 - o[1] * (q1 + q2 * o[1])
@@ -72,34 +76,6 @@ def _hit(kind, profile, o, d):
                 t = (end - o[1]) / d[1]
                 x, z = o[0] + t * d[0], o[2] + t * d[2]
                 if 0 < t < best and x * x + z * z <= q0 + end * q1 + q2:
-                    best = t
-                    normal[0], normal[1], normal[2] = 0.0, end, 0.0
-    else:
-        cone = kind == CONE
-        # radius at height y: 1 (cylinder) or (1 - y) / 2 (cone)
-        slope, base = (-0.5, 0.5) if cone else (0.0, 1.0)
-        r0, r1 = base + slope * o[1], slope * d[1]
-        a = d[0] * d[0] + d[2] * d[2] - r1 * r1
-        b = o[0] * d[0] + o[2] * d[2] - r0 * r1
-        c = o[0] * o[0] + o[2] * o[2] - r0 * r0
-        disc = b * b - a * c
-        if disc > 0 and abs(a) > 1e-14:
-            root = math.sqrt(disc)
-            for s in (-1.0, 1.0):
-                t = (-b + s * root) / a
-                y = o[1] + t * d[1]
-                if 0 < t < best and -1 <= y <= 1 and base + slope * y >= 0:
-                    best = t
-                    x, z = o[0] + t * d[0], o[2] + t * d[2]
-                    r = base + slope * y
-                    normal[0], normal[1], normal[2] = x, -slope * r, z
-        if abs(d[1]) > 1e-12:
-            for end in (-1.0, 1.0):
-                if cone and end > 0:
-                    continue
-                t = (end - o[1]) / d[1]
-                x, z = o[0] + t * d[0], o[2] + t * d[2]
-                if 0 < t < best and x * x + z * z <= 1:
                     best = t
                     normal[0], normal[1], normal[2] = 0.0, end, 0.0
     return best, normal

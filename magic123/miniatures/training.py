@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # what all miniatures are trained on
+DEVICE = torch.device(
+    "cuda" if torch.cuda.is_available() else "cpu"
+)  # of all trainings but the perceptual network's, a minute on a CPU
 
 
 def train(
@@ -119,7 +121,7 @@ def train(
         "loss": history,
         "torch": torch.__version__,
         "machine": torch.cuda.get_device_name()
-        if DEVICE.type == "cuda"
+        if parameters[0].device.type == "cuda"
         else f"{platform.machine()}, {torch.get_num_threads()} thread(s)",
     }
 

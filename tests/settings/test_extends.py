@@ -3,20 +3,12 @@
 from pathlib import Path
 
 import pytest
-from written_settings import write
+from written_settings import METHODS, write
 
 from magic123.records.errors import InputError
 from magic123.run.method_list import differences
 from magic123.settings.settings_file import load_methods, merge
 from magic123.settings.stage import stage_settings
-
-METHODS = """
-base:
-  label: Base
-  stages:
-    coarse: {scene: nerf, steps: 10, losses: {rgb: 3}}
-    fine: {scene: dmtet, init: coarse}
-"""
 
 
 def test_keys_override_one_by_one(methods_file) -> None:

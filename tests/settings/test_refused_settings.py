@@ -5,20 +5,12 @@ from pathlib import Path
 
 import pytest
 from repository_paths import REPOSITORY
-from written_settings import refused, write
+from written_settings import METHODS, refused, write
 
 from magic123.run.manifest import load_manifest
 from magic123.run.plan import axes_of
 from magic123.run.suite import REPORTS, load_suite
 from magic123.settings.settings_file import read_yaml
-
-METHODS = """
-base:
-  label: Base
-  stages:
-    coarse: {scene: nerf, steps: 10, losses: {rgb: 3}}
-    fine: {scene: dmtet, init: coarse}
-"""
 
 
 @pytest.mark.parametrize(
