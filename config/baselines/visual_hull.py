@@ -89,7 +89,7 @@ def hull(views: list[View]) -> trimesh.Trimesh:
 
 
 def main() -> None:
-    """Write mesh.ply."""
+    """Write mesh.ply, and notes.json, which says how many views were carved."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--views", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -97,6 +97,8 @@ def main() -> None:
     listed = json.loads((options.views / "cameras.json").read_text())["sets"]
     views = [View(options.views, camera) for cameras in listed.values() for camera in cameras]
     hull(views).export(options.out / "mesh.ply")
+    notes = {"views carved": len(views), "needs": "views of several sides; of a single one the hull is its silhouette's cone"}
+    (options.out / "notes.json").write_text(json.dumps(notes, indent=1) + "\n")
 
 
 if __name__ == "__main__":

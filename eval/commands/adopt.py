@@ -13,6 +13,7 @@ from eval.pictures.pictures import REFERENCE
 from magic123.records.cameras import read_poses
 from magic123.records.errors import InputError
 from magic123.records.files import read_json
+from magic123.records.notes import read_notes
 
 
 def main(argv: list[str]) -> None:
@@ -45,8 +46,10 @@ def main(argv: list[str]) -> None:
     try:
         adopt_views(given.renders, planned, views)
         adopt_mesh(given.renders, mesh)
-        cameras = own.read_text() if own.is_file() else json.dumps({"sets": planned, "assumed": True}, indent=1) + "\n"
-        (views / "cameras.json").write_text(cameras)
+        cameras = read_json(own, "cameras") if own.is_file() else {"sets": planned, "assumed": True}
+        if (notes := read_notes(given.renders)) is not None:
+            cameras["notes"] = notes
+        (views / "cameras.json").write_text(json.dumps(cameras, indent=1) + "\n")
         for made, path in ((views, given.out), (mesh, given.mesh)):
             shutil.rmtree(path, ignore_errors=True)
             made.rename(path)

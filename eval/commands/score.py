@@ -16,6 +16,7 @@ from eval.pictures.inputs import (
     alignment_of,
     find_mesh,
     is_caption,
+    notes_of,
     read_captions,
     read_made,
     read_reference,
@@ -113,7 +114,10 @@ def main(argv: list[str]) -> None:
         references["corrected"] if "corrected" in references else read_reference(given.reference, CORRECTED, given.alpha)
     )
     flags = measure_flags(Result(given.views, views, read_poses(given.views), corrected, mesh, no_mesh))
-    write_scores(given.out, Scores(scheme="scores/1", values=values, gaps=gaps, left_out=repeats, flags=flags, made=made))
+    notes = notes_of(given.views)
+    write_scores(
+        given.out, Scores(scheme="scores/1", values=values, gaps=gaps, left_out=repeats, flags=flags, made=made, notes=notes)
+    )
     for gap in gaps:
         print(f"not scored: {gap.metric}: {gap.reason}")
     for flag in flags:

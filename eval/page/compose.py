@@ -148,7 +148,10 @@ def _cell(page: Page, packed: Packed, key: Key) -> dict:
         digits = describe(entry.column.metric).digits
         value = f"{entry.value:.{digits}f}" if entry.value is not None else entry.status
         scores.append([column_title(entry.column), value])
+    of_cell = next((scores for cell, scores in table.results if cell == exhibit.cell), None)
     run = optional_json(exhibit.cell.path / "run.json", "record")
+    run = run or optional_json(exhibit.cell.path / "made" / "external.json", "record")  # of another system's program
+    run = run | ((of_cell and of_cell.notes) or {})
     shown = {name: medium for name, medium in exhibit.media.items() if medium in packed.data}
     return {
         "status": next((entry.status for entry in entries if entry.status not in ("ok", "not scored")), "ok"),
@@ -157,7 +160,7 @@ def _cell(page: Page, packed: Packed, key: Key) -> dict:
         "leftOut": sorted(set(exhibit.media) - set(shown)),
         "noMesh": exhibit.no_mesh,
         "scores": scores,
-        "flags": [_flag(flag) for cell, of_cell in table.results if cell == exhibit.cell for flag in of_cell.flags],
+        "flags": [_flag(flag) for flag in (of_cell.flags if of_cell else [])],
         "losses": losses and {**vars(losses), "series": _rounded(losses.series)},
         "run": [[name.replace("_", " "), str(value)] for name, value in run.items() if isinstance(value, str | int | float)],
     }

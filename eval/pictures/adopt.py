@@ -2,7 +2,7 @@
 
 Reads   --renders: {set}/000.png, 001.png, ... for the set `reference` (one picture) and for every set of --settings; RGB on
         white, or RGBA with straight alpha; square, with one size per set. Optional beside them: mesh.obj, .ply or .glb in the
-        frame of the cameras, and cameras.json where the cameras differ from those of --settings.
+        frame of the cameras, cameras.json where the cameras differ from those of --settings, and notes.json.
 Writes  --out: the same sets as RGB on white, alpha/ where there is alpha, cameras.json; --mesh: mesh.obj or none.json.
 Anything missing, misnamed or in another format is an error that lists the names.
 """

@@ -177,8 +177,8 @@ def _notes(table: ResultTable, any_published: bool) -> list[str]:
     notes += flag_notes(table)
     if any((column.metric, column.protocol) == ("chamfer", "corrected") for column in table.columns):
         notes.append(
-            f"Chamfer has a floor, because both surfaces are sampled: a mesh and itself have 0.5 sqrt(area / {SAMPLES:,}), "
-            "0.003 where the area is 1.8."
+            "Chamfer has a floor, because both surfaces are sampled: the true surface in other triangles has "
+            f"0.5 sqrt(area / {SAMPLES:,}), 0.003 where the area is 1.8."
         )
     if any(column.protocol == "as-published" for column in table.columns):
         notes.append("as-published repeats the flaws of the released metric code: for comparison with print, not to rank.")

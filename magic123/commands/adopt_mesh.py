@@ -1,6 +1,7 @@
 """adopt-mesh: another system's mesh -> its views and its surface in the project's frame, in the layout of `view`.
 
-Reads   --mesh (GLB, glTF, OBJ with MTL and textures, PLY), --example (its picture and its camera), --truth-mesh if there is one
+Reads   --mesh (GLB, glTF, OBJ with MTL and textures, PLY), --example (its picture and its camera), --truth-mesh if there is
+        one, notes.json in --made (what the program that made the mesh wrote) if there is one
 Writes  --out:      {set}/NNN.png on white; alpha/, normal/, depth/{set}/NNN.png; cameras.json, which also says how the mesh
                     came into the project's frame; turntable.mp4; contact.png
         --mesh-out: mesh.obj (the surface in the project's frame, without colours), mesh.json
@@ -19,6 +20,7 @@ from magic123.commands.options import add_settings, command_parser, say
 from magic123.records.cameras import read_cameras
 from magic123.records.errors import InputError
 from magic123.records.files import output_folder
+from magic123.records.notes import Notes, read_notes
 from magic123.settings.frames import Placement
 from magic123.settings.versions import VERSIONS
 from magic123.settings.view import ViewSettings
@@ -43,10 +45,12 @@ def main(argv: list[str] | None = None) -> None:
     add_settings(parser, ViewSettings, "--views", "whose sets, radius, fov and size the views have")
     parser.add_argument("--cameras", type=Path, help="cameras.json of true views: its sets in place of the settings' own")
     parser.add_argument("--truth-mesh", type=Path, help="the true mesh, which `fit` and `align` refer to")
+    parser.add_argument("--made", type=Path, help="what the command of the row made, for its notes.json")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the views into")
     parser.add_argument("--mesh-out", type=Path, required=True, help="folder to write the mesh into")
     options = parser.parse_args(argv)
     given = read_cameras(options.cameras) if options.cameras else None
+    notes = read_notes(options.made) if options.made else None
 
     from magic123.example.example import load_example
     from magic123.geometry.camera import view_cameras
@@ -59,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     cameras = view_cameras(options.views, example.camera if example.pictured else None, given)
     circle = cameras.pop("turntable")
     with output_folder(options.out, "cameras.json") as views, output_folder(options.mesh_out, "mesh.json") as folder:
-        write_views(mesh, cameras, views, example, placed)
+        write_views(mesh, cameras, views, example, placed, notes)
         write_turntable(mesh, circle, views, example)
         write_surface(*joined(mesh.parts), folder, placed)
     say(f"adopt-mesh: {len(mesh.faces)} faces, {sum(map(len, cameras.values()))} views; frame: {placed['method']}")
@@ -164,7 +168,14 @@ def align(
     )
 
 
-def write_views(mesh: TexturedMesh, cameras: dict[str, Camera], folder: Path, example: Example, placed: dict[str, Any]) -> None:
+def write_views(
+    mesh: TexturedMesh,
+    cameras: dict[str, Camera],
+    folder: Path,
+    example: Example,
+    placed: dict[str, Any],
+    notes: Notes | None,
+) -> None:
     """Write the pictures of all view sets, and cameras.json."""
     from magic123.scenes.views import write_view_sets
 
@@ -174,7 +185,7 @@ def write_views(mesh: TexturedMesh, cameras: dict[str, Camera], folder: Path, ex
         return {"colour": colour, "alpha": alpha, "normal": normal, "depth": picture.depth}
 
     result = {"example": example.name, "prompt": example.prompt, "scene": "another system's mesh"}
-    about = {"result": result, "version": VERSIONS["adopt-mesh"]}
+    about = {"result": result, "version": VERSIONS["adopt-mesh"], **({} if notes is None else {"notes": notes})}
     list(write_view_sets(folder, cameras, cameras, shown, about, {"mesh": "z-buffer, 4 x 4 points a pixel"}, placed))
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from magic123.commands.options import add_settings, command_parser, say
 from magic123.records.errors import InputError, Stopped
 from magic123.records.files import output_folder, read_json, write_json
+from magic123.records.notes import read_notes
 from magic123.settings.external import External
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         run(words, Path(options.settings.folder), options.settings.minutes * 60)
         seconds = time.monotonic() - began
         need_result(folder, options.settings.makes)
+        read_notes(folder)  # refuses others
         write_json(folder / MARKER, {"command": options.settings.run, "seconds": round(seconds, 1), "seed": options.seed})
     say(f"external: {options.settings.makes} in {seconds:.1f} s")
 

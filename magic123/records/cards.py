@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, model_
 
 from magic123.records.errors import InputError
 from magic123.records.files import read_json, write_text
+from magic123.records.notes import Notes
 
 SCHEMA = "scores/1"
 ViewSet = Literal["reference", "novel", "all"]
@@ -112,6 +113,7 @@ class Scores(Strict):
     left_out: list[str]  # views whose camera is the reference's, which are not novel
     flags: list[Flag] = []  # empty in scores of earlier versions
     made: Made | None = None  # None: made elsewhere, or scored without its stage.json
+    notes: Notes | None = None  # what another system's program says of the result (notes.json); None: nothing
 
     @model_validator(mode="after")
     def _each_once(self) -> Scores:

@@ -132,4 +132,5 @@ class AdoptJobs(PrepareJobs):
         words = ["--mesh", self.foreign_mesh(wildcards)]
         words += ["--settings", Placement(frame=method.frame, align=method.align).model_dump_json()]
         words += [word for file in self.true_mesh(wildcards) for word in ("--truth-mesh", file)]
+        words += [word for made in self.made_here(wildcards) for word in ("--made", made)]
         return shell_words(*words, "--views", self.view_cameras("size", "turntable_frames"))

@@ -10,6 +10,8 @@ import trimesh
 from PIL import Image
 from repository_paths import REPOSITORY
 
+from magic123.records.notes import read_notes
+
 SCRIPT = REPOSITORY / "config/baselines/visual_hull.py"
 RADIUS, SIDE, DISTANCE = 0.4, 96, 1.8
 
@@ -53,6 +55,7 @@ def test_the_hull_of_a_ball_is_about_the_ball(tmp_path: Path, monkeypatch, with_
 
 def test_one_view_gives_the_cone_of_its_mask_and_none_in_common_is_said(tmp_path: Path, monkeypatch) -> None:
     cone = carve(write_views(tmp_path / "one", True, [(90.0, 0.0)]), monkeypatch)
+    assert (notes := read_notes(tmp_path / "one")) is not None and notes["views carved"] == 1 and "cone" in notes["needs"]
     assert np.ptp(cone.vertices[:, 2]) > 1.5 and np.ptp(cone.vertices[:, 0]) == pytest.approx(2 * RADIUS * 2.6 / 1.75, abs=0.1)
     views = write_views(tmp_path / "two", True, [(90.0, 0.0), (90.0, 90.0)])
     Image.new("L", (SIDE, SIDE)).save(views / "alpha/ring/001.png")

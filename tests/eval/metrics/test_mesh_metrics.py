@@ -17,8 +17,12 @@ def test_chamfer_and_f_score_of_concentric_spheres():
     assert apart["chamfer"] == pytest.approx(0.1, abs=0.003) and apart["f-score"] == 0
     close = surface_distances(inner, near, samples=10_000)
     assert close["chamfer"] == pytest.approx(0.03, abs=0.003) and close["f-score"] == 1
-    # not zero, since two samples are drawn: about half the spacing of the points
-    assert surface_distances(inner, inner, samples=10_000)["chamfer"] == pytest.approx(0.5 * (np.pi / 10_000) ** 0.5, rel=0.1)
+    # the very triangles, rounded as files do: no distance
+    again = trimesh.Trimesh(inner.vertices.astype(np.float32), inner.faces, process=False)
+    assert surface_distances(again, inner, samples=10_000) == {"chamfer": pytest.approx(0, abs=1e-6), "f-score": 1}
+    # the same surface in another order of triangles: two samples are drawn, about half the spacing of the points apart
+    turned = trimesh.Trimesh(inner.vertices, inner.faces[::-1], process=False)
+    assert surface_distances(turned, inner, samples=10_000)["chamfer"] == pytest.approx(0.5 * (np.pi / 10_000) ** 0.5, rel=0.1)
 
 
 def test_meshes_are_not_aligned_and_extra_surface_costs_precision():

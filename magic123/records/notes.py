@@ -1,0 +1,40 @@
+"""What another system's program says of its own result: notes.json in the folder that it writes into."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from magic123.records.errors import InputError
+from magic123.records.files import read_json
+
+FILE, MOST, LONGEST = "notes.json", 20, 200  # names; characters of a text
+
+Notes = dict[str, str | int | float | bool]
+
+
+def read_notes(folder: Path) -> Notes | None:
+    """Read the notes of a result.
+
+    Args:
+        folder: What the program wrote, or another system's renders.
+
+    Returns:
+        Name -> text or number; None without notes.json.
+
+    Raises:
+        InputError: The file is not an object of at most MOST names, each with a finite number or a text of at most LONGEST
+            characters.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return None
+    notes = read_json(file, "notes")
+    for name, value in notes.items():
+        if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
+            raise InputError(f"{file}: {name[:LONGEST]!r} is neither a text nor a finite number; nothing may be nested in it")
+        if max(len(name), len(str(value))) > LONGEST:
+            raise InputError(f"{file}: {name[:20]!r} takes more than {LONGEST} characters; write less")
+    if len(notes) > MOST:
+        raise InputError(f"{file} has {len(notes)} names, and {MOST} are shown; write fewer")
+    return notes
