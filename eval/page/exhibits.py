@@ -139,6 +139,8 @@ def exhibition(table: ResultTable, truths: Truths, requested: str | None) -> Exh
         shown |= show("mesh", "mesh", about, cell.path / "mesh" / "mesh.glb", "model/gltf-binary", media.mesh)
         if "mesh" not in shown:
             shown |= show("mesh", "mesh", about, cell.path / "mesh" / "points.ply", "model/gltf-binary", media.points)
+        if "mesh" not in shown:  # beside another system's pictures
+            shown |= show("mesh", "mesh", about, cell.path / "mesh" / "mesh.obj", "model/gltf-binary", media.surface)
         no_mesh = optional_json(cell.path / "mesh" / "none.json", "reason")
         exhibits[cell.dataset, cell.example, cell.method, cell.stage] = Exhibit(cell, shown, str(no_mesh.get("reason", "")))
     return Exhibition(seed, views, subjects, exhibits, list(chosen.values()))

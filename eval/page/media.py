@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from eval.pictures.meshes import load_mesh
 from eval.pictures.pictures import open_picture
 from magic123.records.errors import InputError, first_line
 
@@ -132,6 +133,17 @@ def points(file: Path, level: int) -> bytes:
     return gzip.compress(trimesh.Scene([small]).export(file_type="glb"), 9, mtime=0)
 
 
+def surface(file: Path, level: int) -> bytes:
+    """Return the surface of an OBJ without colours as a GLB compressed with gzip, with few faces on the smallest level."""
+    import trimesh
+
+    found = load_mesh(file)
+    plain = trimesh.Trimesh(found.vertices, found.faces, process=False)
+    if level == len(LEVELS) - 1:
+        plain = _with_few_faces(plain)
+    return gzip.compress(trimesh.Scene([plain]).export(file_type="glb"), 9, mtime=0)
+
+
 def _with_jpeg(surface):
     material = getattr(surface.visual, "material", None)
     texture = getattr(material, "baseColorTexture", None)
@@ -148,7 +160,6 @@ def _with_few_faces(surface):
     import trimesh
     from scipy.spatial import cKDTree
 
-    colours = surface.visual.to_color().vertex_colors if surface.visual.kind == "texture" else surface.visual.vertex_colors
     points = np.asarray(surface.vertices)
     # seams of the texture double their vertices: joined, so that the surface does not tear there
     joined = trimesh.Trimesh(points, surface.faces, process=False)
@@ -158,5 +169,8 @@ def _with_few_faces(surface):
             np.asarray(joined.vertices, np.float32), np.asarray(joined.faces, np.int32), target_count=FEW_FACES
         )
         joined = trimesh.Trimesh(*fewer, process=False)
+    if surface.visual.kind is None:
+        return joined
+    colours = surface.visual.to_color().vertex_colors if surface.visual.kind == "texture" else surface.visual.vertex_colors
     nearest = cKDTree(points).query(np.asarray(joined.vertices))[1]
     return trimesh.Trimesh(joined.vertices, joined.faces, vertex_colors=np.asarray(colours)[nearest], process=False)

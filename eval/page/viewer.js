@@ -59,7 +59,8 @@ const viewer = (() => {
         side: THREE.DoubleSide,
       });
       part.userData.bare ??= new THREE.MeshLambertMaterial({ color: 0xb9bfc6, side: THREE.DoubleSide, flatShading: true });
-      part.material = bare ? part.userData.bare : part.userData.own;
+      const plain = !part.userData.own.map && !part.userData.own.vertexColors; // it would be white on white
+      part.material = bare || plain ? part.userData.bare : part.userData.own;
     });
   }
 

@@ -4,7 +4,7 @@ Reads   --mesh (GLB, glTF, OBJ with MTL and textures, PLY), --example (its pictu
         one, notes.json in --made (what the program that made the mesh wrote) if there is one
 Writes  --out:      {set}/NNN.png on white; alpha/, normal/, depth/{set}/NNN.png; cameras.json, which also says how the mesh
                     came into the project's frame; turntable.mp4; contact.png
-        --mesh-out: mesh.obj (the surface in the project's frame, without colours), mesh.json
+        --mesh-out: mesh.obj (the surface in the project's frame, without colours), mesh.glb (with colours), mesh.json
 Both folders appear complete or not at all. Colours are albedo.
 """
 
@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from magic123.example.example import load_example
     from magic123.geometry.camera import view_cameras
+    from magic123.geometry.export import write_parts
     from magic123.geometry.textured import joined, read_parts
     from magic123.render.textured import TexturedMesh
 
@@ -66,6 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         write_views(mesh, cameras, views, example, placed, notes)
         write_turntable(mesh, circle, views, example)
         write_surface(*joined(mesh.parts), folder, placed)
+        write_parts(folder / "mesh.glb", mesh.parts)
     say(f"adopt-mesh: {len(mesh.faces)} faces, {sum(map(len, cameras.values()))} views; frame: {placed['method']}")
 
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from magic123.geometry.mesh import clean, decimate, face_areas, vertex_normals
 from magic123.geometry.texture import PADDING, Albedo, Atlas, bake, unwrap
+from magic123.geometry.textured import Part, joined, linear_of_srgb, srgb_of_linear
 
 
 def write_mesh(
@@ -72,6 +73,45 @@ def write_mesh(
         "texture_size": texture_size,
         "texture_padding": padding,
     }
+
+
+def write_parts(file: Path, parts: list[Part]) -> None:
+    """Write a mesh that others made as GLB: a single part with its texture, several with a colour for each vertex.
+
+    A mesh without any colours gets none. Colours of vertices are stored as sRGB, as trimesh reads and writes them.
+
+    Args:
+        file: mesh.glb.
+        parts: of the mesh.
+    """
+    import trimesh
+
+    material, (first, *others) = None, parts
+    if first.texture is not None and first.uv is not None and not others:
+        stored = srgb_of_linear(linear_of_srgb(first.texture[..., :3] / 255) * first.factor[:3])
+        picture = Image.fromarray(np.rint(stored.clip(0, 1) * 255).astype(np.uint8))
+        material = trimesh.visual.material.PBRMaterial(
+            name="surface", baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0, doubleSided=True
+        )
+    mesh = trimesh.Trimesh(*joined(parts), process=False)
+    if material is not None:
+        mesh.visual = trimesh.visual.TextureVisuals(uv=first.uv, material=material)
+    elif any(part.texture is not None or part.colours is not None or part.factor[:3] != (1, 1, 1) for part in parts):
+        mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=np.concatenate([colours_of(part) for part in parts]))
+    file.write_bytes(trimesh.Scene([mesh]).export(file_type="glb"))
+
+
+def colours_of(part: Part) -> UInt8[np.ndarray, "V 4"]:
+    """Return the colour of each vertex of a part as sRGB, opaque: its own times the factor times the nearest texel."""
+    linear = np.tile(np.array(part.factor[:3]), (len(part.vertices), 1))
+    if part.colours is not None:
+        linear = linear * part.colours[:, :3]
+    if part.texture is not None and part.uv is not None:
+        height, width = part.texture.shape[:2]
+        across, down = np.floor(part.uv * (width, -height)).astype(int).T % ((width,), (height,))
+        linear = linear * linear_of_srgb(part.texture[down, across, :3] / 255)
+    rgb = np.rint(srgb_of_linear(linear).clip(0, 1) * 255).astype(np.uint8)
+    return np.hstack([rgb, np.full((len(rgb), 1), 255, np.uint8)])
 
 
 def write_points(file: Path, positions: Float[np.ndarray, "N 3"], colours: Float[np.ndarray, "N 3"]) -> None:

@@ -79,6 +79,8 @@ def test_the_truth_in_its_declared_frame_is_perfect(truth):
     assert not [flag.name for flag in found.flags if flag.state == "raised"]
     with imageio.get_reader(truth / "views/turntable.mp4") as film, Image.open(truth / "views/contact.png") as sheet:
         assert film.count_frames() == 4 and film.get_data(0).shape == (64, 128, 3) and sheet.width > 600
+    shown = trimesh.load_mesh(truth / "mesh/mesh.glb")
+    assert len(shown.faces) == len(trimesh.load_mesh(truth / "mesh/mesh.obj").faces) and shown.visual.kind is not None
     alignment = values["psnr", "novel"].card.alignment
     assert alignment["align"] == "none" and alignment["frame"] == frame and "sphere of the true mesh" in alignment["method"]
     assert "unaligned" in values["chamfer", "novel"].card.full_name

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ import torch.nn.functional as F
 from PIL import Image
 
 from magic123.geometry.camera import Camera
-from magic123.geometry.export import write_mesh
+from magic123.geometry.export import colours_of, write_mesh, write_parts
 from magic123.geometry.lattice import build_lattice
 from magic123.geometry.marching_tets import marching_tets
 from magic123.geometry.mesh import mesh_problem
 from magic123.geometry.texture import bake, unwrap
+from magic123.geometry.textured import Part, read_parts, srgb_of_linear
 from magic123.render.raster import render_mesh
 
 SIZE = 64
@@ -169,3 +171,28 @@ def test_write_mesh_is_reproducible(written, tmp_path):
     write_mesh(tmp_path, vertices, faces, left_and_right, max_faces=1200, texture_size=256, metadata={"from": "a test"})
     for file in written[0].iterdir():
         assert (tmp_path / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_parts_of_others_keep_their_colours(tmp_path):
+    """One texture stays one, times its factor; several parts have a colour for each vertex; none stays none."""
+    import trimesh
+
+    red, green, blue, white = np.uint8([[255, 0, 0, 255], [0, 255, 0, 255], [0, 0, 255, 255], [255, 255, 255, 255]])
+    corners, faces = np.array([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]), np.array([[0, 1, 2], [0, 2, 3]])
+    uv = np.array([[0.25, 0.25], [0.75, 0.25], [0.75, 0.75], [1.25, -0.25]])  # the last one repeats the upper left texel
+    part = Part(corners, faces, uv=uv, texture=np.stack([[red, green], [blue, white]]))
+    file = tmp_path / "mesh.glb"
+    write_parts(file, [part])
+    (again,) = read_parts(file)
+    assert np.array_equal(again.texture, part.texture) and np.allclose(again.uv, uv) and np.array_equal(again.faces, faces)
+    assert np.array_equal(colours_of(part), [blue, white, green, red])
+
+    half = replace(part, factor=(0.5, 0.5, 0.5, 1.0))
+    grey = round(float(srgb_of_linear(np.array(0.5))) * 255)
+    write_parts(file, [half])
+    assert np.array_equal(read_parts(file)[0].texture[1, 1], [grey, grey, grey, 255])
+    write_parts(file, [part, replace(half, texture=None, uv=None)])
+    colours = trimesh.load_mesh(file, process=False).visual.vertex_colors
+    assert np.array_equal(colours, [blue, white, green, red, *[[grey, grey, grey, 255]] * 4])
+    write_parts(file, [Part(corners, faces)])
+    assert trimesh.load_mesh(file, process=False).visual.kind is None

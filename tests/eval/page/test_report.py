@@ -159,6 +159,26 @@ def test_differences_from_a_baseline(run: Path) -> None:
     assert 'title="a paired difference needs two shared examples' in page
 
 
+def test_another_systems_row_shows_its_program_its_notes_and_its_surface(run: Path) -> None:
+    folder = Path("results/toys/dog/copy/seed0/coarse")
+    for path in (folder / "mesh/none.json", folder / "run.json"):
+        path.unlink()
+    (folder / "mesh/mesh.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n")
+    (folder / "made").mkdir()
+    (folder / "made/external.json").write_text(json.dumps({"command": "infer {out}", "seconds": 2.5, "seed": 0}))
+    scores = json.loads((folder / "scores.json").read_text())
+    (folder / "scores.json").write_text(json.dumps(scores | {"notes": {"nearest object": 7}}))
+    page = page_of()
+    cell = data_of(page)["examples"][0]["cells"]["copy/coarse"]
+    assert cell["run"] == [["command", "infer {out}"], ["seconds", "2.5"], ["seed", "0"], ["nearest object", "7"]]
+    block = re.search(rf'<script type="text/plain" id="{cell["media"]["mesh"]}">(.*?)</script>', page)[1]
+    glb = gzip.decompress(base64.b64decode(block))
+    header = json.loads(glb[20 : 20 + int.from_bytes(glb[12:16], "little")])
+    assert max(accessor["count"] for accessor in header["accessors"]) == 12  # corners of four faces
+    (folder / "mesh/mesh.obj").write_text("v 0 0 0\n")
+    assert main(report_words()) == 1
+
+
 def test_flags_are_counted_and_marked(run: Path) -> None:
     page = page_of()
     text = Reader(page).text
