@@ -8,6 +8,7 @@ wrong is refused with the file, the full dotted path and the keys that would hav
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,25 +45,60 @@ else:
     SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C library's where PyYAML has it
 
 
+class Misread(yaml.constructor.ConstructorError):
+    """What is written is valid YAML that YAML 1.1 reads as something else than it says."""
+
+    def __init__(self, node: yaml.Node, problem: str):
+        super().__init__(None, None, problem, node.start_mark)
+
+
 class StrictLoader(SafeLoader):
-    """A YAML loader that refuses repeated keys; the plain loader would silently keep the last."""
+    """A YAML loader that refuses what the plain loader would silently take for something else.
+
+    That is: repeated keys, of which it would keep the last; keys such as `no` and `1`, which are not text for it; numbers with a
+    leading zero, which are octal; 1:30, which is 90; and dates.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        """Return a mapping. Raises ConstructorError for a repeated key."""
+        """Return a mapping. Raises ConstructorError for a repeated key, or one that is not text."""
         seen: set = set()
         for key_node, _ in node.value:
             key = str(key_node.value)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            kind = KEYS.get(key_node.tag.rpartition(":")[2])
+            if kind:
+                raise Misread(key_node, f"YAML reads the key {key or '(empty)'} as {kind}; put it in quotes")
             seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_number(self, node: yaml.ScalarNode) -> Any:
+        """Return a number. Raises Misread for octal and sexagesimal notation."""
+        text = str(node.value)
+        read = self.construct_yaml_int(node) if node.tag.endswith(":int") else self.construct_yaml_float(node)
+        if ":" in text:
+            raise Misread(node, f"YAML reads {text} as the number {read}, to base 60; put it in quotes, or write the number")
+        if re.fullmatch(r"[-+]?0[0-9_]+", text):
+            raise Misread(node, f"YAML reads {text} as octal, {read}; write it without the leading zero, or put text in quotes")
+        return read
+
+    def construct_date(self, node: yaml.ScalarNode) -> Any:
+        """Raise Misread: no setting is a date."""
+        raise Misread(node, f"YAML reads {node.value} as a date; put it in quotes")
+
+
+KEYS = {"bool": "true or false", "int": "a number", "float": "a number", "null": "nothing", "timestamp": "a date"}
+StrictLoader.add_constructor("tag:yaml.org,2002:int", StrictLoader.construct_number)
+StrictLoader.add_constructor("tag:yaml.org,2002:float", StrictLoader.construct_number)
+StrictLoader.add_constructor("tag:yaml.org,2002:timestamp", StrictLoader.construct_date)
+
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file.
+    """Return the mapping in a YAML or JSON file.
 
     Raises:
-        InputError: the file cannot be read, or is not valid YAML (the sentence names the line).
+        InputError: the file cannot be read, is not valid, or says something that YAML reads differently (the sentence names the
+            line).
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -70,22 +106,43 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise InputError(f"{path}: cannot be read ({reason}); check the path.") from error
     try:
-        data = yaml.load(text, Loader=StrictLoader)  # StrictLoader is a SafeLoader
+        if str(path).endswith(".json"):  # as Snakemake reads it; tabs between its parts are no YAML
+            data = json.loads(text, object_pairs_hook=_once)
+        else:
+            data = yaml.load(text, Loader=StrictLoader)  # StrictLoader is a SafeLoader
         if _height(data, {}) > DEEPEST:
             raise RecursionError
     except RecursionError as error:
         raise InputError(f"{path}: its lists or mappings are nested too deeply to be settings.") from error
+    except Misread as error:
+        raise InputError(f"{path} line {error.problem_mark.line + 1}: {error.problem}.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         raise InputError(
             f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or 'unreadable character'}."
         ) from error
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON: {error}.") from error
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise InputError(f"{path}: must hold keys and values, not a {type(data).__name__}.")
+    if "__use_yte__" in data:
+        raise InputError(
+            f"{path}: has __use_yte__, which makes its expressions code that Snakemake runs; write plain values, and remove the "
+            "key."
+        )
     return data
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of a JSON file. Raises ValueError for a repeated key."""
+    read = dict(pairs)
+    if len(read) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
+    return read
 
 
 def _height(value: Any, known: dict[int, float], above: int = 0) -> float:

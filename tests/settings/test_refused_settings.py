@@ -38,6 +38,8 @@ from magic123.settings.settings_file import read_yaml
         ("Token: {extends: base}", ["the method 'Token' is the name of the folder of the learned token"]),
         ("row: {extends: base, stages: {Coarse: {scene: nerf, steps: 1}}}", ["'coarse' shares a folder with 'Coarse'"]),
         ("base: {extends: base}", ["line 7", "'base' stands twice"]),
+        ("no: {extends: base}", ["line 7: YAML reads the key no as true or false; put it in quotes"]),
+        ("__use_yte__: true\n?if True: {row: {extends: base}}", ["has __use_yte__"]),
         ("row: {extends: base", ["line", "not valid YAML"]),
         ("row: {extends: base, stages: {coarse: {priors: {p: {tange: 1}}}}}", ["row.stages.coarse.priors.p.tange", "t_range"]),
         ("row: {extends: base, stages: {coarse: {cameras: {progressive: {}}}}}", ["coarse.cameras", "upper_hemisphere to 0"]),
@@ -84,6 +86,15 @@ def test_missing_file(tmp_path: Path) -> None:
         ("datasets_folder: elsewhere", ["datasets/demo.csv: cone.image is elsewhere/rgba.png, which is not there"]),
         ("run: {seeds: [0]}\nrun: {seeds: [1]}", ["changes.yaml line 2", "the key 'run' stands twice"]),
         ("__use_yte__: true", ["changes.yaml: has __use_yte__", "plain values"]),
+        ("run:\n  seeds: [010]", ["changes.yaml line 2: YAML reads 010 as octal, 8; write it without the leading zero"]),
+        ("run: {seeds: [00]}", ["changes.yaml line 1: YAML reads 00 as octal, 0"]),
+        ("run: {seeds: [1:30]}", ["changes.yaml line 1: YAML reads 1:30 as the number 90, to base 60; put it in quotes"]),
+        ("view: {radius: 1:30.5}", ["YAML reads 1:30.5 as the number 90.5"]),
+        ("run: {examples: [2026-11-26]}", ["changes.yaml line 1: YAML reads 2026-11-26 as a date; put it in quotes"]),
+        ("view: {sets: {on: {count: 2}}}", ["changes.yaml line 1: YAML reads the key on as true or false; put it in quotes"]),
+        ("view: {sets: {1: {count: 2}}}", ["reads the key 1 as a number"]),
+        ("view: {sets: {~: {count: 2}}}", ["reads the key ~ as nothing"]),
+        ("view: {size: 1e3}", ["view.size is '1e3'", "integer"]),
         ("run: {seeds: [yes]}", ["changes.yaml: run: seeds is [True], which is neither a number nor text", "reads yes, no"]),
         ("view: {size: true}", ["changes.yaml: view: size is True"]),
         ("view: {radius: .nan}", ["changes.yaml: view.radius is nan", "finite"]),
@@ -106,6 +117,29 @@ def test_mistakes_in_the_configuration(suite_of, changes: str, parts: list[str])
     for part in parts:
         assert part in sentence
     assert len(sentence) < 1000
+
+
+def test_numbers_and_names_that_yaml_reads_as_text_are_what_they_say(suite_of) -> None:
+    settings = suite_of("{run: {seeds: [08, 1_0]}, view: {radius: 2e0, sets: {'on': {count: 2}, y: {count: 0x3}}}}").settings
+    assert settings.run.seeds == [8, 10] and settings.view.radius == 2
+    assert {"on", "y"} <= settings.view.sets.keys() and settings.view.sets["y"].count == 3
+
+
+@pytest.mark.parametrize("truth", ["yes", "on", "true", "y"])
+def test_words_for_true(suite_of, truth: str) -> None:
+    assert suite_of(f"compute: {{speed: {{tf32: {truth}}}}}").settings.compute.speed.tf32 is True
+
+
+def test_json_is_read_as_snakemake_reads_it(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    file.write_text('{\t"view": {"radius": 1e0, "1": "010"}}')
+    assert read_yaml(file) == {"view": {"radius": 1.0, "1": "010"}}
+    file.write_text('{"run": 1, "run": 2}')
+    assert refused(read_yaml, file) == f"{file}: not valid JSON: the key 'run' stands twice."
+    file.write_text('{"run": 1,}')
+    assert "run.json: not valid JSON: Expecting property name" in refused(read_yaml, file)
+    file.write_text('{"__use_yte__": true}')
+    assert "has __use_yte__" in refused(read_yaml, file)
 
 
 def test_what_yaml_repeats_by_an_alias_is_looked_at_once(suite_of) -> None:
