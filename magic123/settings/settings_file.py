@@ -114,14 +114,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             raise RecursionError
     except RecursionError as error:
         raise InputError(f"{path}: its lists or mappings are nested too deeply to be settings.") from error
-    except Misread as error:
-        raise InputError(f"{path} line {error.problem_mark.line + 1}: {error.problem}.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
-        raise InputError(
-            f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or 'unreadable character'}."
-        ) from error
+        problem = getattr(error, "problem", None) or "unreadable character"
+        what = problem if isinstance(error, Misread) else f"not valid YAML: {problem}"
+        raise InputError(f"{path}{line}: {what}.") from error
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON: {error}.") from error
     if data is None:
