@@ -55,8 +55,8 @@ class Misread(yaml.constructor.ConstructorError):
 class StrictLoader(SafeLoader):
     """A YAML loader that refuses what the plain loader would silently take for something else.
 
-    That is: repeated keys, of which it would keep the last; keys such as `no` and `1`, which are not text for it; numbers with a
-    leading zero, which are octal; 1:30, which is 90; and dates.
+    That is: repeated keys, of which it would keep the last; keys such as `no` and `1`, which are not text for it; numbers with
+    a leading zero, which are octal; 1:30, which is 90; and dates.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -128,8 +128,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: must hold keys and values, not a {type(data).__name__}.")
     if "__use_yte__" in data:
         raise InputError(
-            f"{path}: has __use_yte__, which makes its expressions code that Snakemake runs; write plain values, and remove the "
-            "key."
+            f"{path}: has __use_yte__, which makes its expressions code that Snakemake runs; "
+            "write plain values, and remove the key."
         )
     return data
 
