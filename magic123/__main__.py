@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import errno
 import importlib
 import os
 import sys
@@ -16,7 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from magic123.records.collector import collect_rarely
-from magic123.records.errors import InputError, MetricGap, Stopped
+from magic123.records.errors import InputError, MetricGap, Stopped, disk_error, disk_sentence
 from magic123.records.status import noted
 
 # command -> (module with `main(argv)`, what it does)
@@ -75,20 +74,6 @@ WITH_STATUS = {
 # These read config/ and datasets/ of the current folder.
 IN_PROJECT = {"dataset", "estimate", "pack", "prefetch", "doctor", "schema", "released", "rehearse"}
 ELSEWHERE = {"-h", "--help", "--weights", "--dataset"}  # with these they read no configuration
-
-DISK = {
-    errno.ENOSPC: "make room",
-    errno.EDQUOT: "make room in the quota",
-    errno.EROFS: "name an output that can be written",
-    errno.EACCES: "change its permissions, or name another",
-    errno.EPERM: "change its permissions, or name another",
-    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
-    errno.ENAMETOOLONG: "name a shorter path",
-    errno.ENOTDIR: "name another path",
-    errno.EISDIR: "name another path",
-    errno.ELOOP: "name another path",
-    errno.EIO: "check the disk",
-}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -159,11 +144,10 @@ def _run(name: str | None, arguments: list[str], directory: str | None) -> int:
         return 75
     except BrokenPipeError:
         raise
-    except OSError as error:
-        if error.errno not in DISK:
+    except Exception as error:
+        if (disk := disk_error(error)) is None:
             raise
-        path = f"{error.filename}: " if error.filename else ""
-        print(f"error: {path}{error.strerror}; {DISK[error.errno]}, and run the same command again", file=sys.stderr)
+        print(f"error: {disk_sentence(disk)}", file=sys.stderr)
         return 1
     return 0
 

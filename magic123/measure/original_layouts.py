@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
+from magic123.records.files import whole_file
+
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -275,6 +277,6 @@ def midas_checkpoint(size: MidasSize, seed: int = 0) -> dict[str, torch.Tensor]:
 
 def save(content: dict, path: Path) -> Path:
     """Write a file as torch does, and return it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(content, path)
+    with whole_file(path) as part, open(part, "wb") as file:  # given a path, torch does not say why it fails
+        torch.save(content, file)
     return path

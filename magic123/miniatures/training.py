@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from magic123.records.files import whole_file
+
 DEVICE = torch.device(
     "cuda" if torch.cuda.is_available() else "cpu"
 )  # of all trainings but the perceptual network's, a minute on a CPU
@@ -69,21 +71,18 @@ def train(
     running, began = None, time.perf_counter()
 
     def save(file: Path, step: int) -> None:
-        temporary = file.with_suffix(".tmp")
-        torch.save(
-            {
-                "parameters": [p.detach() for p in parameters],
-                "average": average,
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "generator": generator.get_state(),
-                "step": step + 1,
-                "history": history,
-                "seconds": seconds + time.perf_counter() - began,
-            },
-            temporary,
-        )
-        temporary.replace(file)
+        content = {
+            "parameters": [p.detach() for p in parameters],
+            "average": average,
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "generator": generator.get_state(),
+            "step": step + 1,
+            "history": history,
+            "seconds": seconds + time.perf_counter() - began,
+        }
+        with whole_file(file) as part, open(part, "wb") as stream:  # given a path, torch does not say why it fails
+            torch.save(content, stream)
 
     for step in range(start, steps):
         value = loss(generator)
@@ -135,7 +134,7 @@ def save_half(model, folder: Path) -> None:
     """Save as fp16 safetensors; the model in memory stays fp32."""
     import copy
 
-    copy.deepcopy(model).half().cpu().save_pretrained(folder, safe_serialization=True)
+    copy.deepcopy(model).half().cpu().save_pretrained(folder, safe_serialization=True)  # whole or not at all, by safetensors
 
 
 def draw_batch(generator: torch.Generator, objects: int, views: int, size: int, first_view: int = 0):

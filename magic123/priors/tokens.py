@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from magic123.records.errors import InputError
+from magic123.records.files import write_whole
 
 FILE_NAMES = ("learned_embeds.safetensors", "learned_embeds.bin")
 
@@ -77,7 +78,7 @@ def save_token(folder: Path, token: str, embedding: Float[Tensor, " dim"]) -> Pa
 
     path = Path(folder) / FILE_NAMES[0]
     # not save_file, which creates files that only their owner can read
-    path.write_bytes(save({token: embedding.detach().float().cpu().contiguous()}))
+    write_whole(path, save({token: embedding.detach().float().cpu().contiguous()}))
     return path
 
 

@@ -1,5 +1,11 @@
 """Exceptions that a user can act on, with the status that a result gets for each."""
 
+from __future__ import annotations
+
+import errno
+import os
+import re
+
 FETCH = "put it there (config/weights.yaml says where it comes from) and score again"
 
 
@@ -49,3 +55,38 @@ def is_out_of_memory(error: BaseException) -> bool:
 def first_line(error: BaseException) -> str:
     """Return the type and the first line of the message of another library's exception, to quote it in a sentence."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+# what to do where a file cannot be written, or a folder not made
+DISK = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room in the quota",
+    errno.EROFS: "name an output that can be written",
+    errno.EACCES: "change its permissions, or name another",
+    errno.EPERM: "change its permissions, or name another",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.ENAMETOOLONG: "name a shorter path",
+    errno.ENOTDIR: "name another path",
+    errno.EISDIR: "name another path",
+    errno.ELOOP: "name another path",
+    errno.EIO: "check the disk",
+}
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def disk_error(error: BaseException) -> OSError | None:
+    """Return the error of the disk that an exception tells of; None where it tells of none in DISK.
+
+    safetensors has an exception of its own for it, and `torch.save` to an open file a RuntimeError that hides it.
+    """
+    if type(error).__name__ == "SafetensorError" and (number := re.search(r"\(os error (\d+)\)", str(error))):
+        error = OSError(int(number[1]), os.strerror(int(number[1])))
+    elif isinstance(error, RuntimeError) and "inline_container" in str(error) and error.__context__ is not None:
+        error = error.__context__
+    return error if isinstance(error, OSError) and error.errno in DISK else None
+
+
+def disk_sentence(error: OSError) -> str:
+    """Return an error of `disk_error` as a sentence: which file, what is wrong, and what to do."""
+    at = f"{error.filename}: " if error.filename else ""
+    return f"{at}{error.strerror}; {DISK[error.errno or 0]}, and run the same command again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import os
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from magic123.records.errors import InputError
+from magic123.records.errors import NO_ROOM, InputError, disk_error
 
 # Temporary files and folders end in the writer's process and machine, by which those of killed writers are known.
 TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)@(?P<machine>.+)\.part")
@@ -113,31 +114,74 @@ def output_folder(out: str | Path, marker: str) -> Iterator[Path]:
             shutil.rmtree(replaced)
         else:
             os.rename(unfinished, out)
-    except BaseException:
+    except BaseException as error:
+        written = sum(file.stat().st_size for file in unfinished.rglob("*") if file.is_file())
         shutil.rmtree(unfinished, ignore_errors=True)
+        if (disk := disk_error(error)) is None:
+            raise
+        inside = disk.filename and str(disk.filename).startswith(f"{unfinished}{os.sep}")
+        if inside:
+            raise _about(disk, out / Path(disk.filename).relative_to(unfinished)) from error
+        if disk.filename is None:
+            raise _about(disk, out, f"more than {written / 1e6:.1f} MB") from error
         raise
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is complete or missing, even after a power cut.
+@contextmanager
+def whole_file(path: Path, size: int | None = None) -> Iterator[Path]:
+    """Provide a temporary path for a file that is complete or missing afterwards, even after a power cut.
 
-    The content goes to a temporary file, which is synchronised to disk and renamed; then its folder is synchronised.
+    When the block succeeds, what it wrote there is synchronised to disk and renamed; then its folder is synchronised.
+
+    Args:
+        path: the file.
+        size: bytes that will be written, for the error where there is no room; None: unknown.
+
+    Yields:
+        The temporary path, beside `path`.
+
+    Raises:
+        OSError: it cannot be written; with the file's name and, where there is no room, how much it needs.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}{_ending()}")
     try:
-        with open(part, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield part
+        _synchronise(part)
         part.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _synchronise(path.parent)
+    except Exception as error:
+        written = part.stat().st_size if part.exists() else 0
+        part.unlink(missing_ok=True)  # before it is asked what is free
+        if (disk := disk_error(error)) is None or disk.filename not in (None, str(part)):
+            raise
+        raise _about(disk, path, f"more than {written / 1e6:.1f} MB" if size is None else f"{size / 1e6:.1f} MB") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _synchronise(path: Path) -> None:
+    """Write what the system holds back of a file or a folder to disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _about(error: OSError, path: Path, needed: str = "") -> OSError:
+    """Return an error of the disk with the file that it is about and, where there is no room for it, what it needs."""
+    reason = error.strerror
+    if needed and error.errno in NO_ROOM:
+        free = f", and {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free" if error.errno == errno.ENOSPC else ""
+        reason = f"{reason} (it needs {needed}{free})"
+    return OSError(error.errno, reason, str(path))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is complete or missing, even after a power cut. Raises OSError as `whole_file`."""
+    with whole_file(path, len(content)) as part:
+        part.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from magic123.records.errors import InputError
-from magic123.records.files import umask
+from magic123.records.files import umask, whole_file
 from magic123.settings.registry import readable
 
 MAX_PICKLE = 256 * 2**20  # bytes of the pickle, which torch reads into memory; real ones stay below 2 MB
@@ -189,16 +189,11 @@ def save_tensors(state: dict[str, Tensor], file: Path) -> None:
     """Write a safetensors file in the stored precision, except that float64 becomes float32.
 
     Raises:
-        InputError: it cannot be written.
+        OSError: it cannot be written; as `whole_file`, by which it is complete or missing.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    file.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: (value.float() if value.dtype == torch.float64 else value).contiguous() for name, value in state.items()}
-    try:
-        save_file(tensors, file, metadata={"format": "pt"})
-    except SafetensorError as error:  # it has no OSError of its own
-        file.unlink(missing_ok=True)
-        raise InputError(f"{file} cannot be written ({error}); make room, and run the same command again") from error
-    file.chmod(0o666 & ~umask())  # save_file creates a file that only its owner can read
+    with whole_file(file, sum(value.nbytes for value in tensors.values())) as part:
+        save_file(tensors, part, metadata={"format": "pt"})
+        part.chmod(0o666 & ~umask())  # save_file creates a file that only its owner can read

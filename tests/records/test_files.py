@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from limited_files import files_of_at_most
+
 from magic123.records.files import _ending, output_folder, remove_left_over, write_whole
 
 KILLED = """
@@ -56,3 +59,29 @@ def test_what_others_are_writing_stays(tmp_path: Path) -> None:
 def test_nothing_is_left_after_a_write(tmp_path: Path) -> None:
     write_whole(tmp_path / "deep" / "scores.json", b"{}")
     assert names(tmp_path / "deep") == ["scores.json"]
+
+
+def test_a_file_without_room_is_named_with_what_it_needs_and_leaves_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "checkpoint.safetensors"
+    with files_of_at_most(100_000), pytest.raises(OSError) as problem:
+        write_whole(file, bytes(1_500_000))
+    assert problem.value.filename == str(file) and problem.value.strerror == "File too large (it needs 1.5 MB)"
+    assert names(file.parent) == []
+
+
+def test_an_output_without_room_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "views"
+
+    def fill(write) -> OSError:
+        with files_of_at_most(200_000), pytest.raises(OSError) as problem, output_folder(out, "cameras.json") as folder:
+            (folder / "000.png").write_bytes(bytes(100_000))
+            write(folder / "001.png")
+        assert names(tmp_path) == []
+        return problem.value
+
+    error = fill(lambda path: path.write_bytes(bytes(300_000)))
+    assert error.filename == str(out) and error.strerror == "File too large (it needs more than 0.3 MB)"
+    error = fill(lambda path: write_whole(path, bytes(300_000)))
+    assert error.filename == str(out / "001.png") and error.strerror == "File too large (it needs 0.3 MB)"
+    error = fill(lambda path: (path.parent / "000.png" / "below").mkdir())
+    assert error.filename == str(out / "000.png" / "below")

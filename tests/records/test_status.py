@@ -99,7 +99,7 @@ def test_a_disk_that_takes_nothing_is_one_sentence(here, monkeypatch, capsys, nu
     assert __main__.main(["view", "--out=cell/views"]) == 1
     said = capsys.readouterr().err
     assert said.startswith(f"error: cell/views/000.png: {os.strerror(number)}; ") and advice in said and said.count("\n") == 1
-    assert read_status("cell/views")["status"] == "failed"
+    assert read_status("cell/views") == {"status": "failed", "reason": said.removeprefix("error: ").strip()}
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
