@@ -1,8 +1,10 @@
 """Kills a run of the workflow at random moments, starts it again each time, and compares the end with an undisturbed run.
 
     python tests/kill_harness.py --kills 30 --work FOLDER
+    python tests/kill_harness.py --interrupts --steps 40 --work FOLDER
 
-SIGKILL goes to a worker, to the main process alone (its workers go on as orphans) or to all of them, as a power cut would.
+With --interrupts, Ctrl-C (SIGINT to the main process and its workers, as a terminal sends it) at the start of a run and during
+each command of the smallest one, and each time the same command again. Otherwise SIGKILL goes to a worker, to the main process alone (its workers go on as orphans) or to all of them, as a power cut would.
 What is shown: it completes; the same bytes; how much work was done twice. The trace of all steps comes from a hook that the
 harness lays over `magic123.optimise.resume` in the workers, by PYTHONPATH.
 """
@@ -94,12 +96,13 @@ def workplace(folder: Path, config: str) -> Path:
     return folder
 
 
-def start(folder: Path) -> subprocess.Popen:
-    """Snakemake in the folder, as its user would start it again after an accident."""
+def start(folder: Path, unlock: bool = True) -> subprocess.Popen:
+    """Snakemake in the folder, as its user would start it again after an accident; `unlock`: after one that left its lock."""
     environment = os.environ | {"PYTHONPATH": str(folder / "hook"), "KILL_TRACE": str(folder / "trace")}
     words = [sys.executable, "-m", "snakemake", "--cores", "1", "--configfile", "config/kill.yaml"]
     with open(folder / "unlock.log", "a") as log:
-        subprocess.run([*words, "--unlock"], cwd=folder, env=environment, stdout=log, stderr=log, check=True)
+        if unlock:
+            subprocess.run([*words, "--unlock"], cwd=folder, env=environment, stdout=log, stderr=log, check=True)
     log = open(folder / "snakemake.log", "a")  # noqa: SIM115
     return subprocess.Popen(words, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
 
@@ -173,6 +176,35 @@ def survive(folder: Path, kills: int, chance: random.Random, wait: tuple[float, 
     raise AssertionError(f"did not complete in {patience} s: {folder / 'snakemake.log'}")
 
 
+MOMENTS = ("start", "prepare", "reconstruct", "reconstruct", "view", "score", "table", "figure", "report")
+
+
+def interrupt(folder: Path, moments: tuple[str, ...], later: float) -> Outcome:
+    """Runs until the end, with Ctrl-C during each of these commands, `later` seconds after it started; "start": so soon after
+    Snakemake's."""
+    outcome, began = Outcome(), time.monotonic()
+    for moment in (*moments, None):
+        process = start(folder, unlock=False)
+        outcome.attempts += 1
+        while moment not in ("start", None) and process.poll() is None:
+            if any(command.endswith(f" {moment}") for command in workers(folder).values()):
+                break
+            time.sleep(0.05)
+        if moment is not None and process.poll() is None:
+            time.sleep(later)
+            running, at = sorted(workers(folder).values()), time.monotonic()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
+            code = process.wait()
+            gone = round(time.monotonic() - at, 1)
+            left = sorted(workers(folder).values())
+            outcome.kills.append({"target": moment, "running": running, "status": code, "seconds": gone, "left": left})
+            print(outcome.kills[-1], flush=True)
+    assert process.wait() == 0, folder / "snakemake.log"
+    outcome.seconds = time.monotonic() - began
+    return outcome
+
+
 def repeated(trace: Path) -> list[dict]:
     """What each start that followed another one did again: steps, the seconds these had taken, and the steps of them that a
     save had held (0, or a save was lost)."""
@@ -229,22 +261,27 @@ def main() -> None:
     parser.add_argument("--save-seconds", type=float, default=2)
     parser.add_argument("--steps", type=int, default=1000, help="of each stage, and of textual inversion")
     parser.add_argument("--longest", type=float, default=12, help="seconds before a kill")
+    parser.add_argument("--interrupts", action="store_true", help="Ctrl-C during each command in place of kills")
     parser.add_argument("--work", type=Path, required=True, help="a folder that does not exist yet")
     given = parser.parse_args()
-    config = DEMO.replace("SAVE", str(given.save_seconds)).replace("INVERT", str(given.steps))
+    demo = DEMO.replace("both, 3d-prior-only", "reconstruction-only") if given.interrupts else DEMO
+    config = demo.replace("SAVE", str(given.save_seconds)).replace("INVERT", str(given.steps))
     folders = [workplace(given.work / name, config) for name in ("whole", "killed")]
     for folder in folders:
         text = (folder / "config" / "methods.yaml").read_text()
         (folder / "config" / "kill-methods.yaml").write_text(re.sub(r"steps: [1-9]\d+", f"steps: {given.steps}", text))
     undisturbed = survive(folders[0], 0, random.Random(0), (0, 0))
     print(f"undisturbed: {undisturbed.seconds:.0f} s", flush=True)
-    outcome = survive(folders[1], given.kills, random.Random(given.seed), (0, given.longest))
+    if given.interrupts:
+        outcome = interrupt(folders[1], MOMENTS, given.longest)
+    else:
+        outcome = survive(folders[1], given.kills, random.Random(given.seed), (0, given.longest))
     compare(*folders, outcome)
     outcome_file = given.work / "outcome.json"
     outcome_file.write_text(json.dumps(vars(outcome) | {"undisturbed": undisturbed.seconds}, indent=1))
     targets = {name: sum(kill["target"] == name for kill in outcome.kills) for name in ("worker", "main", "all")}
     worst = max(outcome.repeated, key=lambda one: one["seconds"], default=None)
-    within = sum(kill["step"] is not None for kill in outcome.kills)
+    within = sum(kill.get("step") is not None for kill in outcome.kills)
     running = Counter(command for kill in outcome.kills for command in kill["running"] or ["nothing"])
     print(f"{len(outcome.kills)} kills {targets}, {outcome.attempts} starts, {outcome.seconds:.0f} s, then complete")
     print(f"running when killed: {dict(running)}; {within} kills between two steps of a loop")

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A SLURM cluster of this one machine, for tests: partitions cpu and gpu, two GPUs that only SLURM believes in.
+# A SLURM cluster of two nodes on this one machine, for tests: partitions cpu and gpu, and on each node two GPUs that only SLURM
+# believes in. Debian builds SLURM with --enable-multiple-slurmd, so that each node can have a slurmd of its own.
 #
 #   tests/slurm_cluster.sh install | start | stop | status        as root; `install` uses apt-get (Debian, Ubuntu)
 #
@@ -8,7 +9,8 @@
 set -euo pipefail
 
 home=${SLURM_CLUSTER:-/tmp/magic123-slurm}
-node=$(hostname -s)
+host=$(hostname -s)
+nodes=(one two)
 configuration=(slurm.conf gres.conf cgroup.conf)
 
 install() {
@@ -18,17 +20,17 @@ install() {
 }
 
 configure() {
-    mkdir -p "$home"/{etc,run,log,state,spool,devices}
+    mkdir -p "$home"/{etc,run,log,state,spool,devices} "${nodes[@]/#/$home/spool/}"
     # a GPU's file must be a character device; these have NVIDIA's number and need no driver
     for card in 0 1; do
         [ -c "$home/devices/card$card" ] || mknod "$home/devices/card$card" c 195 "$card"
     done
     [ -f "$home/etc/munge.key" ] || (umask 077 && head -c 1024 /dev/urandom > "$home/etc/munge.key")
-    echo "NodeName=$node Name=gpu Type=pretend File=$home/devices/card[0-1]" > "$home/etc/gres.conf"
+    echo "NodeName=one,two Name=gpu Type=pretend File=$home/devices/card[0-1]" > "$home/etc/gres.conf"
     echo "CgroupAutomount=no" > "$home/etc/cgroup.conf"
     cat > "$home/etc/slurm.conf" << END
 ClusterName=test
-SlurmctldHost=$node(127.0.0.1)
+SlurmctldHost=$host(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -39,17 +41,17 @@ MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SlurmctldPort=26817
-SlurmdPort=26818
 SlurmctldPidFile=$home/run/slurmctld.pid
-SlurmdPidFile=$home/run/slurmd.pid
+SlurmdPidFile=$home/run/slurmd-%n.pid
 SlurmctldLogFile=$home/log/slurmctld.log
-SlurmdLogFile=$home/log/slurmd.log
+SlurmdLogFile=$home/log/slurmd-%n.log
 StateSaveLocation=$home/state
-SlurmdSpoolDir=$home/spool
+SlurmdSpoolDir=$home/spool/%n
 # more processors than there are: the tests' jobs mostly start Python
 SlurmdParameters=config_overrides
 SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU_Memory
+# two jobs at once run on two nodes
+SelectTypeParameters=CR_CPU_Memory,CR_LLN
 SchedulerParameters=sched_interval=1,bf_interval=2,batch_sched_delay=0
 GresTypes=gpu
 ReturnToService=2
@@ -59,9 +61,10 @@ OverTimeLimit=0
 DefMemPerCPU=300
 JobAcctGatherType=jobacct_gather/linux
 AccountingStorageType=accounting_storage/none
-NodeName=$node NodeAddr=127.0.0.1 CPUs=8 RealMemory=16000 Gres=gpu:pretend:2 State=UNKNOWN
-PartitionName=cpu Nodes=$node Default=YES MaxTime=60 State=UP
-PartitionName=gpu Nodes=$node MaxTime=600 State=UP
+NodeName=one NodeHostname=$host NodeAddr=127.0.0.1 Port=26818 CPUs=8 RealMemory=16000 Gres=gpu:pretend:2 State=UNKNOWN
+NodeName=two NodeHostname=$host NodeAddr=127.0.0.1 Port=26819 CPUs=8 RealMemory=16000 Gres=gpu:pretend:2 State=UNKNOWN
+PartitionName=cpu Nodes=one,two Default=YES MaxTime=60 State=UP
+PartitionName=gpu Nodes=one,two MaxTime=600 State=UP
 END
 }
 
@@ -82,21 +85,23 @@ start() {
     munged --force --key-file="$home/etc/munge.key" --socket="$home/run/munge.socket" --pid-file="$home/run/munged.pid" \
         --log-file="$home/log/munged.log" --seed-file="$home/run/munged.seed" --num-threads=2
     slurmctld -c # -c: forgets the jobs of before
-    slurmd -N "$node"
+    for node in "${nodes[@]}"; do
+        slurmd -N "$node"
+    done
     for _ in $(seq 150); do
-        if sinfo -h -o %T 2> /dev/null | grep -q idle; then
-            sinfo -o "%P %D %T %G %c %m"
+        if [ "$(sinfo -h -N -p gpu -t idle -o %N 2> /dev/null | wc -l)" -eq "${#nodes[@]}" ]; then
+            sinfo -o "%P %N %T %G %c %m"
             return
         fi
         sleep 0.2
     done
-    echo "the node does not become idle; logs are in $home/log" >&2
+    echo "the nodes do not become idle; logs are in $home/log" >&2
     exit 1
 }
 
 stop() {
     scancel --user root 2> /dev/null || true
-    for daemon in slurmd slurmctld munged; do
+    for daemon in "${nodes[@]/#/slurmd-}" slurmctld munged; do
         file="$home/run/$daemon.pid"
         [ -s "$file" ] || continue
         number=$(cat "$file")
@@ -116,5 +121,5 @@ stop() {
 case "${1:-}" in
     install | start | stop) "$1" ;;
     status) sinfo && squeue ;;
-    *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
+    *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
 esac

@@ -55,6 +55,13 @@ def mark(line):
 
 if "MARK" in os.environ:
     mark(f"{command} on card {os.environ.get('CUDA_VISIBLE_DEVICES')}")
+if command == os.environ.get("MEET"):  # waits for a job like itself on another of SLURM's nodes
+    Path("at-" + os.environ["SLURMD_NODENAME"]).touch()
+    end = time.monotonic() + 240
+    while len(list(Path().glob("at-*"))) < 2:
+        if time.monotonic() > end:
+            sys.exit("error: there is no job on another node")
+        time.sleep(0.1)
 if os.environ.get("SLOW", "nothing") in " ".join([command, *words]) and not Path("was-slow").exists():
     Path("was-slow").touch()
     def leave(number, _):

@@ -15,9 +15,9 @@ RUN = "{datasets: [demo], examples: [cone], methods: [both], seeds: [0], tables:
 PROFILES = ("slurm", "slurm-gres")
 
 
-def tree(root: Path, minutes: int = 5) -> Path:
+def tree(root: Path, minutes: int = 5, run: str = RUN) -> Path:
     root = build(root)
-    write_lines(root / "config" / "small.yaml", f"run: {RUN}", f"compute: {{gpu: 1, mem_mb: 600, runtime: {minutes}}}")
+    write_lines(root / "config" / "small.yaml", f"run: {run}", f"compute: {{gpu: 1, mem_mb: 600, runtime: {minutes}}}")
     return root
 
 
@@ -53,6 +53,14 @@ def test_a_failing_job_is_tried_three_times_and_the_rest_is_done(tmp_path: Path)
     ]
     marks = (root / "marks").read_text().splitlines()
     assert any(mark in ("reconstruct on card 0", "reconstruct on card 1") for mark in marks), marks
+
+
+@pytest.mark.slurm
+def test_two_jobs_run_on_two_nodes_at_once(tmp_path: Path) -> None:
+    root = tree(tmp_path, run=RUN.replace("[cone]", "[cone, dog]"))
+    assert start(root, "slurm", "--until", "prepare", MEET="prepare").wait(timeout=600) == 0, (root / "log").read_text()
+    assert sorted(file.name for file in root.glob("at-*")) == ["at-one", "at-two"]
+    assert all((root / "results" / "demo" / name / "example" / "rgba.png").exists() for name in ("cone", "dog"))
 
 
 @pytest.mark.slurm
