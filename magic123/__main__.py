@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from magic123.records.collector import collect_rarely
-from magic123.records.errors import InputError, MetricGap, Stopped, disk_error, disk_sentence
+from magic123.records.errors import INTERRUPTED, InputError, MetricGap, Stopped, disk_error, disk_sentence
 from magic123.records.status import noted
 
 # command -> (module with `main(argv)`, what it does)
@@ -101,6 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit status. 0: done. 1: bad input, or an output that cannot be written; the reason is one line on stderr.
         75 (EX_TEMPFAIL, "try again later"): a signal asked to stop, progress is saved, and the same command resumes.
+        130: Ctrl-C, where there is no progress to save.
     """
     if argv is None:
         collect_rarely()
@@ -142,6 +143,9 @@ def _run(name: str | None, arguments: list[str], directory: str | None) -> int:
     except Stopped as error:
         print(f"stopped: {error}", file=sys.stderr)
         return 75
+    except KeyboardInterrupt:  # loops save first, and are Stopped
+        print(f"stopped: {INTERRUPTED}", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         raise
     except Exception as error:

@@ -3,10 +3,11 @@
     python tests/kill_harness.py --kills 30 --work FOLDER
     python tests/kill_harness.py --interrupts --steps 40 --work FOLDER
 
-With --interrupts, Ctrl-C (SIGINT to the main process and its workers, as a terminal sends it) at the start of a run and during
-each command of the smallest one, and each time the same command again. Otherwise SIGKILL goes to a worker, to the main process alone (its workers go on as orphans) or to all of them, as a power cut would.
-What is shown: it completes; the same bytes; how much work was done twice. The trace of all steps comes from a hook that the
-harness lays over `magic123.optimise.resume` in the workers, by PYTHONPATH.
+SIGKILL goes to a worker, to the main process alone (its workers go on as orphans) or to all of them, as a power cut would. With
+--interrupts it is Ctrl-C, at the start of a run and during each command of the smallest one (SIGINT to the main process and its
+workers, as a terminal sends it), and each time the same command again. What is shown: it completes; the same bytes; how much
+work was done twice. The trace of all steps comes from a hook that the harness lays over `magic123.optimise.resume` in the
+workers, by PYTHONPATH.
 """
 
 from __future__ import annotations

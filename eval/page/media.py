@@ -11,7 +11,6 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from PIL import Image
 from eval.pictures.meshes import load_mesh
 from eval.pictures.pictures import open_picture
 from magic123.records.errors import InputError, first_line
+from magic123.records.files import scratch_folder
 
 SIDES, QUALITIES = (256, 192, 104), (88, 80, 68)  # pixels of a side and WebP quality, by level
 SHEET_SIDES = (1280, 960, 520)  # of several pictures in one
@@ -93,8 +93,8 @@ def film(file: Path, level: int) -> bytes:
         return file.read_bytes()
     from imageio_ffmpeg import get_ffmpeg_exe
 
-    with TemporaryDirectory() as folder:
-        out = Path(folder) / "film.mp4"
+    with scratch_folder() as folder:
+        out = folder / "film.mp4"
         command = [get_ffmpeg_exe(), "-v", "error", "-i", str(file), "-c:v", "libx264", "-crf", str(FILM_RATES[level])]
         command += ["-preset", "medium", "-pix_fmt", "yuv420p", "-an", "-threads", "1", "-movflags", "+faststart", str(out)]
         run = subprocess.run(command, capture_output=True, text=True)

@@ -15,7 +15,6 @@ import io
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +28,7 @@ from magic123.example.picture_file import read_picture
 from magic123.example.quality_picture import reduced
 from magic123.records import alpha as alpha_convention
 from magic123.records.errors import InputError
-from magic123.records.files import write_text
+from magic123.records.files import scratch_folder, write_text
 from magic123.run.captions import check_captions
 from magic123.run.manifest import ManifestRow, has_controls, load_manifest
 from magic123.run.picture_folder import caption_of, check_run, name_of, pictures_in, run_file, write_run
@@ -222,7 +221,7 @@ def _understand(tile: Tile, row: ManifestRow, root: Path, settings: PrepareSetti
     """Prepare a picture as the run will, but smaller and without depth; complete its tile with what came of it."""
     tile.title, tile.caption = row.name, row.prompt
     chosen = settings.model_copy(update={"depth": "none", "resolution": SIDE})
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         words = ["--name", row.name, f"--prompt={row.prompt}", "--image", str(root / row.image), "--out", f"{folder}/example"]
         if settings.mask == "file" and row.mask:
             words += ["--mask", str(root / row.mask)]

@@ -11,14 +11,13 @@ import os
 import shlex
 import signal
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magic123.commands.options import add_settings, command_parser, say
 from magic123.records.errors import InputError, Stopped
-from magic123.records.files import output_folder, read_json, write_json
+from magic123.records.files import output_folder, read_json, scratch_folder, write_json
 from magic123.records.notes import read_notes
 from magic123.settings.external import External
 
@@ -46,8 +45,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     options = parser.parse_args(argv)
     record = read_json(options.example / "example.json", "example")
-    with output_folder(options.out, MARKER) as folder, tempfile.TemporaryDirectory() as scratch:
-        cameras = Path(scratch, "cameras.json")
+    with output_folder(options.out, MARKER) as folder, scratch_folder() as scratch:
+        cameras = scratch / "cameras.json"
         write_json(cameras, options.cameras)
         values = {
             "image": (options.example / "rgba.png").resolve(),

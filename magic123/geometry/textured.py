@@ -15,7 +15,6 @@ import io
 import json
 import re
 import struct
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -25,7 +24,7 @@ from jaxtyping import Float, Int, UInt8
 
 from magic123.records.archives import read_archive
 from magic123.records.errors import InputError, first_line
-from magic123.records.files import need_file
+from magic123.records.files import need_file, scratch_folder
 
 Wrap = Literal["repeat", "clamp", "mirror"]
 Transparency = Literal["opaque", "mask", "blend"]
@@ -111,11 +110,11 @@ def read_parts(path: Path) -> list[Part]:
     need_file(path, "mesh")
     kind = path.suffix.lower()
     if kind == ".zip":
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             try:
-                return read_parts(unpacked(path, Path(folder)))
+                return read_parts(unpacked(path, folder))
             except InputError as error:
-                raise InputError(str(error).replace(folder, str(path))) from error
+                raise InputError(str(error).replace(str(folder), str(path))) from error
     if kind not in SUFFIXES:
         raise InputError(f"mesh {path} is not one of {', '.join(SUFFIXES)}, .zip; convert it")
     if (size := path.stat().st_size) > MOST_BYTES:

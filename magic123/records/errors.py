@@ -6,6 +6,7 @@ import errno
 import os
 import re
 
+INTERRUPTED = "SIGINT (Ctrl-C): nothing unfinished is kept; the same command starts again"
 FETCH = "put it there (config/weights.yaml says where it comes from) and score again"
 
 

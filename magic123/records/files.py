@@ -19,6 +19,7 @@ from magic123.records.errors import NO_ROOM, InputError, disk_error
 
 # Temporary files and folders end in the writer's process and machine, by which those of killed writers are known.
 TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)@(?P<machine>.+)\.part")
+FULL = 2**20  # bytes that are free on a disk that counts as full
 ABANDONED = 86400  # seconds without a change after which the writer on another machine is taken to be dead
 
 
@@ -125,6 +126,30 @@ def output_folder(out: str | Path, marker: str) -> Iterator[Path]:
         if disk.filename is None:
             raise _about(disk, out, f"more than {written / 1e6:.1f} MB") from error
         raise
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Provide a folder for temporary files, which is deleted afterwards.
+
+    Raises:
+        InputError: there is no folder that temporary files can be written to.
+        OSError: as in the block; an error of a full disk names the folder of temporary files if it is that which is full.
+    """
+    try:
+        scratch = tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise InputError(
+            f"temporary files cannot be written ({error.strerror}): set TMPDIR to a folder that takes them"
+        ) from error
+    with scratch as folder:
+        try:
+            yield Path(folder)
+        except OSError as error:
+            if error.errno == errno.ENOSPC and error.filename is None and shutil.disk_usage(folder).free < FULL:
+                reason = f"{error.strerror} (for temporary files; TMPDIR names another folder)"
+                raise OSError(error.errno, reason, tempfile.gettempdir()) from error
+            raise
 
 
 @contextmanager

@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from magic123.records.energy import EnergyMeter, added
-from magic123.records.errors import InputError, NonFinite, OutOfMemory, Stopped, disk_error, disk_sentence, is_out_of_memory
+from magic123.records.errors import (
+    INTERRUPTED,
+    InputError,
+    NonFinite,
+    OutOfMemory,
+    Stopped,
+    disk_error,
+    disk_sentence,
+    is_out_of_memory,
+)
 from magic123.records.files import write_json
 
 RUNNING, OK = "running", "ok"
@@ -76,9 +85,9 @@ def noted(command: str, out: str | Path) -> Iterator[None]:
         write(status, " ".join(str(error).split()))
         raise
     except (Exception, KeyboardInterrupt) as error:
-        disk = disk_error(error)
+        stopped, disk = isinstance(error, KeyboardInterrupt), disk_error(error)
         reason = disk_sentence(disk) if disk else " ".join(f"{type(error).__name__}: {error}".split())[:500]
-        stopped = isinstance(error, KeyboardInterrupt)
+        reason = INTERRUPTED if stopped else reason
         write(STOPPED if stopped else OUT_OF_MEMORY if is_out_of_memory(error) else FAILED, reason)
         raise
     write(OK)

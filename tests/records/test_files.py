@@ -1,15 +1,19 @@
-"""Temporary files and folders of writers that were killed."""
+"""Files and folders that are whole or not there: writers that were killed, full disks."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from limited_files import files_of_at_most
 
-from magic123.records.files import _ending, output_folder, remove_left_over, write_whole
+from magic123.records import files
+from magic123.records.errors import InputError
+from magic123.records.files import _ending, output_folder, remove_left_over, scratch_folder, write_whole
 
 KILLED = """
 import os, signal, sys
@@ -85,3 +89,18 @@ def test_an_output_without_room_is_named_and_leaves_nothing(tmp_path: Path) -> N
     assert error.filename == str(out / "001.png") and error.strerror == "File too large (it needs 0.3 MB)"
     error = fill(lambda path: (path.parent / "000.png" / "below").mkdir())
     assert error.filename == str(out / "000.png" / "below")
+
+
+def test_a_full_disk_of_temporary_files_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill() -> OSError:
+        with pytest.raises(OSError) as problem, scratch_folder() as folder:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        assert not folder.exists()
+        return problem.value
+
+    assert fill().filename is None  # of another disk
+    monkeypatch.setattr(files, "FULL", 2**80)
+    assert fill().filename == tempfile.gettempdir() and "TMPDIR names another folder" in fill().strerror
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    with pytest.raises(InputError, match=r"temporary files cannot be written .* set TMPDIR"), scratch_folder():
+        pass

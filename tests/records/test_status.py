@@ -102,6 +102,19 @@ def test_a_disk_that_takes_nothing_is_one_sentence(here, monkeypatch, capsys, nu
     assert read_status("cell/views") == {"status": "failed", "reason": said.removeprefix("error: ").strip()}
 
 
+def test_ctrl_c_is_one_sentence(here, monkeypatch, capsys):
+    from magic123.commands import view
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(view, "main", interrupted)
+    assert __main__.main(["view", "--out=cell/views"]) == 130
+    said = capsys.readouterr().err
+    assert said.startswith("stopped: SIGINT (Ctrl-C)") and said.count("\n") == 1
+    assert read_status("cell/views") == {"status": "stopped", "reason": said.removeprefix("stopped: ").strip()}
+
+
 # -------------------------------------------------------------------------------------------------------------- tables
 AXES = {
     "datasets": {"demo": ["cup"]},
