@@ -42,7 +42,7 @@ def surface_distances(prediction: trimesh.Trimesh, truth: trimesh.Trimesh, sampl
     """Return Chamfer distance and F-score between two meshes.
 
     Sampling leaves a floor: two surfaces that are the same in different triangles are about 0.5 sqrt(area / samples) apart. A
-    mesh with the very triangles of the truth is sampled at the same points, so its distance is 0.
+    mesh of the truth's own triangles has the truth's samples, so its distance is 0.
 
     Args:
         prediction: A mesh.
@@ -54,8 +54,8 @@ def surface_distances(prediction: trimesh.Trimesh, truth: trimesh.Trimesh, sampl
         precision (fraction of the prediction within F_SCORE_THRESHOLD of the truth) and recall (the reverse).
     """
     # different seeds, so that no result is favoured by sample points that happen to agree; the truth itself is no result
-    ours = sample_surface(prediction, samples, SEED + same_triangles(prediction, truth))
     theirs = sample_surface(truth, samples, SEED + 1)
+    ours = theirs if same_triangles(prediction, truth) else sample_surface(prediction, samples, SEED)
     there, back = nearest(ours, theirs), nearest(theirs, ours)
     precision, recall = float((there < F_SCORE_THRESHOLD).mean()), float((back < F_SCORE_THRESHOLD).mean())
     harmonic = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
@@ -63,8 +63,17 @@ def surface_distances(prediction: trimesh.Trimesh, truth: trimesh.Trimesh, sampl
 
 
 def same_triangles(first: trimesh.Trimesh, second: trimesh.Trimesh) -> bool:
-    """Return whether two meshes have the same triangles in the same order, up to ROUNDING."""
-    return len(first.faces) == len(second.faces) and float(np.abs(first.triangles - second.triangles).max()) < ROUNDING
+    """Return whether two meshes have the same triangles up to ROUNDING, in any order and winding."""
+    from scipy.spatial import cKDTree
+
+    if len(first.faces) != len(second.faces):
+        return False
+    places, of_second = np.unique(second.vertices, axis=0, return_inverse=True)
+    distance, of_first = cKDTree(places).query(first.vertices)
+    if distance[np.unique(first.faces)].max() > ROUNDING:
+        return False
+    corners = [np.sort(place.reshape(-1)[mesh.faces], axis=1) for place, mesh in ((of_first, first), (of_second, second))]
+    return np.array_equal(*(triangles[np.lexsort(triangles.T)] for triangles in corners))
 
 
 def solid_voxels(mesh: trimesh.Trimesh, voxels: int = VOXELS) -> np.ndarray:

@@ -44,6 +44,7 @@
     const [film, none] = [find("film"), find("film-none")];
     const key = cell.media.film;
     film.hidden = !key;
+    find("film-help").hidden = !key;
     none.hidden = Boolean(key);
     none.textContent = key ? "" : whyMissing(cell, "film");
     film.removeAttribute("src");
@@ -152,7 +153,8 @@
   fill(chosen, data.examples.map((entry) => [entry.key, entry.name]));
   chosen.value = page.start.key;
   rows();
-  row.selectedIndex = row.options.length - 1;
+  row.value = page.startRow;
+  if (row.selectedIndex < 0) row.selectedIndex = 0;
   chosen.addEventListener("change", () => {
     rows();
     show();

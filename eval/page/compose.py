@@ -151,7 +151,9 @@ def _cell(page: Page, packed: Packed, key: Key) -> dict:
     of_cell = next((scores for cell, scores in table.results if cell == exhibit.cell), None)
     run = optional_json(exhibit.cell.path / "run.json", "record")
     run = run or optional_json(exhibit.cell.path / "made" / "external.json", "record")  # of another system's program
-    run = run | ((of_cell and of_cell.notes) or {})
+    if of_cell:
+        alignment = next((value.card.alignment for value in of_cell.values if value.card.alignment), None)
+        run = run | ({"frame": f"{alignment['align']}: {alignment['method']}"} if alignment else {}) | (of_cell.notes or {})
     shown = {name: medium for name, medium in exhibit.media.items() if medium in packed.data}
     return {
         "status": next((entry.status for entry in entries if entry.status not in ("ok", "not scored")), "ok"),

@@ -59,7 +59,8 @@ def column_title(column: Column) -> str:
     """Return the heading of a column, such as `PSNR ring ↑ (novel views)`; it names a protocol other than `corrected`."""
     metric = describe(column.metric)
     protocol = "" if column.protocol == "corrected" else f", {column.protocol}"
-    return f"{metric.label} {'↑' if metric.higher_is_better else '↓'} ({column.view_set} views{protocol})"
+    views = "reference view" if column.view_set == "reference" else f"{column.view_set} views"
+    return f"{metric.label} {'↑' if metric.higher_is_better else '↓'} ({views}{protocol})"
 
 
 def missing_results(table: ResultTable) -> list[MissingResult]:
@@ -161,5 +162,6 @@ def prepared(table: ResultTable, folders: list[Path]) -> list[StageSettings]:
 
 
 def _ring(cameras: list[dict]) -> dict:
-    first = {name: cameras[0][name] for name in ("polar", "azimuth", "radius", "fov", "height", "width")}
+    names = ("polar", "azimuth", "radius", "fov", "height", "width")  # other systems' pictures come without the last two
+    first = {name: camera[name] for camera in cameras[:1] for name in names if name in camera}
     return {"count": len(cameras), **{f"first {name}" if name == "azimuth" else name: v for name, v in first.items()}}

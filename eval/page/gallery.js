@@ -53,7 +53,8 @@
   fill(chosen, data.examples.map((entry) => [entry.key, entry.name]));
   chosen.value = page.start.key;
   options();
-  left.selectedIndex = Math.max(0, left.options.length - 2);
+  left.value = page.startRow;
+  if (left.selectedIndex < 0) left.selectedIndex = 0;
   right.selectedIndex = page.start.media.truth ? right.options.length - 1 : 0;
   chosen.addEventListener("change", () => {
     options();

@@ -31,8 +31,9 @@ const page = (() => {
   const example = (key) => data.examples.find((entry) => entry.key === key);
   const row = (key) => data.rows.find((entry) => entry.key === key);
   const reducedMotion = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
-  /* Where a reader starts: the last row, and the first example for which it has a picture. */
-  const lastRow = data.rows.at(-1).key;
-  const start = data.examples.find((entry) => entry.cells[lastRow]?.media.colour) ?? data.examples[0];
-  return { data, start, find, make, bytes, fill, announce, example, row, reducedMotion };
+  /* Where a reader starts: the last row that has a picture, and the first example for which it has one. */
+  const pictured = (row) => data.examples.find((entry) => entry.cells[row.key]?.media.colour);
+  const startRow = (data.rows.findLast(pictured) ?? data.rows.at(-1)).key;
+  const start = pictured({ key: startRow }) ?? data.examples[0];
+  return { data, start, startRow, find, make, bytes, fill, announce, example, row, reducedMotion };
 })();

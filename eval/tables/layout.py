@@ -169,7 +169,10 @@ def _notes(table: ResultTable, any_published: bool) -> list[str]:
     groups = frame(missing, ["status", "reason", "name"]).groupby(["status", "reason"], sort=False)["name"]
     for (status, reason), names in groups:
         counts = names.value_counts(sort=False).items()
-        listed = [f"{name} ({count} results)" if status == "not scored" else name for name, count in counts]
+        listed = [
+            f"{name} ({count} {'result' if count == 1 else 'results'})" if status == "not scored" else name
+            for name, count in counts
+        ]
         notes.append(f"{status.capitalize()}{f' ({reason})' if reason else ''}: {'; '.join(listed)}.")
     lower = list(dict.fromkeys(f"{entry.cell.name} (rung {entry.rung})" for entry in table.entries if entry.rung))
     if lower:

@@ -55,10 +55,12 @@ def main(argv: list[str] | None = None) -> None:
     from magic123.example.example import load_example
     from magic123.geometry.camera import view_cameras
     from magic123.geometry.export import write_parts
-    from magic123.geometry.textured import joined, read_parts
+    from magic123.geometry.textured import coloured, joined, read_parts
     from magic123.render.textured import TexturedMesh
 
     example, parts = load_example(options.example), read_parts(options.mesh)
+    if not coloured(parts):
+        notes = {**(notes or {}), "colours": "none in the file, so its pictures are white"}
     placed = place(parts, options.settings, options.truth_mesh, example, options.mesh)
     mesh = TexturedMesh([part.moved(np.array(placed["transform"])) for part in parts])
     cameras = view_cameras(options.views, example.camera if example.pictured else None, given)
@@ -200,15 +202,24 @@ def on_white(picture: MeshPicture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def write_turntable(mesh: TexturedMesh, circle: Camera, folder: Path, example: Example) -> None:
-    """Write turntable.mp4 and contact.png: once around the object at the reference picture's height, as of our own rows."""
+    """Write turntable.mp4 and contact.png: once around the object at the reference picture's height, as of our own rows.
+
+    A mesh without colours, which would be white on white, is drawn grey under a light at the camera.
+    """
+    from magic123.geometry.textured import coloured
     from magic123.render.showcase import Frame
     from magic123.scenes.views import to_bytes, write_frames
 
-    frames = []
+    frames, plain = [], not coloured(mesh.parts)
     for index in range(len(circle)):
-        colour, normal, _ = on_white(mesh.render(circle[index], samples=2))
+        picture = mesh.render(circle[index], samples=2)
+        colour, normal, alpha = on_white(picture)
+        if plain:
+            facing = (picture.normal @ circle[index].camera_to_world[0, :3, 2].numpy()).clip(0)
+            colour = np.repeat((0.25 * alpha + 0.55 * facing + 1 - alpha)[..., None], 3, axis=2)
         frames.append(Frame(float(circle.azimuth[index]), to_bytes(colour), to_bytes(normal)))
-    write_frames(frames, example, [example.prompt, "another system's mesh", f"mesh of {len(mesh.faces):,} faces"], folder)
+    words = [example.prompt, "another system's mesh", f"mesh of {len(mesh.faces):,} faces"]
+    write_frames(frames, example, words + ["no colours: scored as white, drawn grey"] * plain, folder)
 
 
 def write_surface(vertices: np.ndarray, faces: np.ndarray, folder: Path, placed: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from magic123.geometry.mesh import clean, decimate, face_areas, vertex_normals
 from magic123.geometry.texture import PADDING, Albedo, Atlas, bake, unwrap
-from magic123.geometry.textured import Part, joined, linear_of_srgb, srgb_of_linear
+from magic123.geometry.textured import Part, coloured, joined, linear_of_srgb, srgb_of_linear
 
 
 def write_mesh(
@@ -96,7 +96,7 @@ def write_parts(file: Path, parts: list[Part]) -> None:
     mesh = trimesh.Trimesh(*joined(parts), process=False)
     if material is not None:
         mesh.visual = trimesh.visual.TextureVisuals(uv=first.uv, material=material)
-    elif any(part.texture is not None or part.colours is not None or part.factor[:3] != (1, 1, 1) for part in parts):
+    elif coloured(parts):
         mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=np.concatenate([colours_of(part) for part in parts]))
     file.write_bytes(trimesh.Scene([mesh]).export(file_type="glb"))
 

@@ -100,6 +100,11 @@ def joined(parts: list[Part]) -> tuple[Float[np.ndarray, "V 3"], Int[np.ndarray,
     return np.concatenate([part.vertices for part in parts]), np.concatenate(faces)
 
 
+def coloured(parts: list[Part]) -> bool:
+    """Return whether a mesh has any colours; without them it is white."""
+    return any(part.texture is not None or part.colours is not None or part.factor[:3] != (1, 1, 1) for part in parts)
+
+
 def read_parts(path: Path) -> list[Part]:
     """Return the parts of a mesh file (.glb, .gltf, .obj or .ply, or a .zip that holds one of them with its files).
 

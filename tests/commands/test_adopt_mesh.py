@@ -75,7 +75,7 @@ def test_the_truth_in_its_declared_frame_is_perfect(truth):
     values = {(value.metric, value.view_set): value for value in found.values}
     assert min(values["psnr", "novel"].images.values()) > 80 and values["psnr", "reference"].value > 40
     assert values["f-score", "novel"].value == 1 and values["volume-iou", "novel"].value > 0.99
-    assert values["chamfer", "novel"].value < 1e-5
+    assert values["chamfer", "novel"].value == 0
     assert not [flag.name for flag in found.flags if flag.state == "raised"]
     with imageio.get_reader(truth / "views/turntable.mp4") as film, Image.open(truth / "views/contact.png") as sheet:
         assert film.count_frames() == 4 and film.get_data(0).shape == (64, 128, 3) and sheet.width > 600
@@ -91,7 +91,7 @@ def test_nothing_declared_is_found_and_recorded(truth):
     assert adopt(truth, moved, {"align": "similarity"}, *goal) == 0
     values = {(value.metric, value.view_set): value for value in scores(truth).values}
     assert min(values["psnr", "novel"].images.values()) > 80 and values["f-score", "novel"].value == 1
-    assert values["chamfer", "novel"].value < 1e-5
+    assert values["chamfer", "novel"].value == 0
     card = values["chamfer", "novel"].card
     assert "aligned-similarity" in card.full_name and "unaligned" not in card.full_name
     assert "aligned-similarity" in values["psnr", "novel"].card.full_name
@@ -112,6 +112,19 @@ def test_a_mesh_in_another_frame_is_flagged_and_takes_little_memory(truth, capsy
     assert "world units from the middle" in gap.reason
     assert adopt(truth, truth / "moved/object.ply", {"frame": {"scale": 1000}}) == 1
     assert "declare its frame" in capsys.readouterr().err
+
+
+def test_a_mesh_without_colours_is_white_and_says_so(truth):
+    (truth / "made").mkdir()
+    trimesh.creation.box((0.6, 0.6, 0.6)).export(truth / "made/box.obj")
+    (truth / "made/notes.json").write_text('{"seconds on their GPU": 0.5}')
+    assert adopt(truth, truth / "made/box.obj", {}, "--made", truth / "made") == 0
+    assert scores(truth).notes == {"seconds on their GPU": 0.5, "colours": "none in the file, so its pictures are white"}
+    assert np.asarray(Image.open(truth / "views/ring/000.png")).min() == 255
+    with imageio.get_reader(truth / "views/turntable.mp4") as film:
+        colour = film.get_data(1)[:, :64].astype(int)  # drawn grey, to be seen
+    assert 30 < colour.min() < 150 and np.ptp(colour, axis=-1).max() < 20
+    assert trimesh.load_mesh(truth / "mesh/mesh.glb").visual.kind is None
 
 
 def test_meshes_without_a_surface_are_refused(truth, capsys):

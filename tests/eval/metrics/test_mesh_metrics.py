@@ -17,11 +17,13 @@ def test_chamfer_and_f_score_of_concentric_spheres():
     assert apart["chamfer"] == pytest.approx(0.1, abs=0.003) and apart["f-score"] == 0
     close = surface_distances(inner, near, samples=10_000)
     assert close["chamfer"] == pytest.approx(0.03, abs=0.003) and close["f-score"] == 1
-    # the very triangles, rounded as files do: no distance
-    again = trimesh.Trimesh(inner.vertices.astype(np.float32), inner.faces, process=False)
-    assert surface_distances(again, inner, samples=10_000) == {"chamfer": pytest.approx(0, abs=1e-6), "f-score": 1}
-    # the same surface in another order of triangles: two samples are drawn, about half the spacing of the points apart
-    turned = trimesh.Trimesh(inner.vertices, inner.faces[::-1], process=False)
+    # the very triangles, rounded as files do, unwelded and in another order: no distance
+    corners = inner.triangles[::-1].astype(np.float32).reshape(-1, 3)
+    again = trimesh.Trimesh(corners, np.arange(len(corners)).reshape(-1, 3), process=False)
+    assert surface_distances(again, inner, samples=10_000) == {"chamfer": 0, "f-score": 1}
+    assert surface_distances(trimesh.Trimesh(inner.vertices, inner.faces[1:]), inner, samples=10_000)["chamfer"] > 0
+    # the same surface in other triangles: two samples are drawn, about half the spacing of the points apart
+    turned = inner.copy().apply_transform(trimesh.transformations.rotation_matrix(0.3, [1, 2, 3]))
     assert surface_distances(turned, inner, samples=10_000)["chamfer"] == pytest.approx(0.5 * (np.pi / 10_000) ** 0.5, rel=0.1)
 
 

@@ -166,6 +166,10 @@ def test_another_systems_row_shows_its_program_its_notes_and_its_surface(run: Pa
     (folder / "mesh/mesh.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n")
     (folder / "made").mkdir()
     (folder / "made/external.json").write_text(json.dumps({"command": "infer {out}", "seconds": 2.5, "seed": 0}))
+    cameras = json.loads((folder / "views/cameras.json").read_text())
+    for camera in (camera for cameras in cameras["sets"].values() for camera in cameras):
+        del camera["height"], camera["width"]
+    (folder / "views/cameras.json").write_text(json.dumps(cameras))
     scores = json.loads((folder / "scores.json").read_text())
     (folder / "scores.json").write_text(json.dumps(scores | {"notes": {"nearest object": 7}}))
     page = page_of()
@@ -439,4 +443,6 @@ def test_cards_say_how_meshes_of_others_were_placed(run, adopted):
         file.write_text(json.dumps(scores))
     assert main(report_words()) == 0
     text = Path("small-report.html").read_text()
-    assert "scale: found by its box" in text and "&#39;up&#39;" not in text
+    cell = data_of(text)["examples"][0]["cells"][adopted.replace("/seed0", "")]
+    assert ["frame", "scale: found by its box"] in cell["run"] and text.count("scale: found by its box") > 2
+    assert "&#39;up&#39;" not in text
