@@ -73,7 +73,8 @@ def same_triangles(first: trimesh.Trimesh, second: trimesh.Trimesh) -> bool:
     if distance[np.unique(first.faces)].max() > ROUNDING:
         return False
     corners = [np.sort(place.reshape(-1)[mesh.faces], axis=1) for place, mesh in ((of_first, first), (of_second, second))]
-    return np.array_equal(*(triangles[np.lexsort(triangles.T)] for triangles in corners))
+    ours, theirs = (triangles[np.lexsort(triangles.T)] for triangles in corners)
+    return np.array_equal(ours, theirs)
 
 
 def solid_voxels(mesh: trimesh.Trimesh, voxels: int = VOXELS) -> np.ndarray:
