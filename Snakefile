@@ -10,6 +10,7 @@ make them are in magic123/ and eval/, and work without Snakemake.
 """
 
 import atexit
+import getpass
 import os
 import shlex
 import shutil
@@ -19,7 +20,7 @@ from pathlib import Path
 from snakemake.utils import min_version
 
 from magic123.records.errors import InputError
-from magic123.records.files import remove_left_over
+from magic123.records.files import check_writable, remove_left_over
 from magic123.run.captions import check_captions
 from magic123.run.estimate import cost_of, load_times
 from magic123.run.progress import show_progress
@@ -28,6 +29,11 @@ from magic123.weights.prefetch import check_space, listing, missing_weights
 from magic123.run.suite import load_suite
 
 min_version("9.19")
+
+try:
+    getpass.getuser()
+except (KeyError, OSError):  # a container's user, of whom it has a number alone; Snakemake records the name
+    os.environ["USER"] = str(os.getuid())
 
 
 configfile: "config/config.yaml"
@@ -41,6 +47,7 @@ try:
     # the command line's files come first in that list; error messages need them last, as they were merged
     suite = load_suite(config, [os.path.relpath(file) for file in reversed(workflow.configfiles)])
     if workflow.is_main_process:
+        check_writable(".", ".snakemake")  # Snakemake would end in a traceback
         check_captions(suite)
 except InputError as error:
     sys.exit(f"error: {error}")  # one sentence, where an exception would show lines of this file
@@ -92,6 +99,7 @@ rule all:
 onstart:
     # what parameters of this kind hold is taken anew when a job has finished (magic123/run/contents.py), not from the plan
     type(workflow.persistence)._params.cache_clear()
+    sentence(check_writable)("results", "reports", "logs", "benchmarks")
     for folder in ("results", "reports"):
         remove_left_over(folder)
     # before anything is fetched: list it, and check that there is room for all of it

@@ -177,29 +177,34 @@ def survive(folder: Path, kills: int, chance: random.Random, wait: tuple[float, 
     raise AssertionError(f"did not complete in {patience} s: {folder / 'snakemake.log'}")
 
 
-MOMENTS = ("start", "prepare", "reconstruct", "reconstruct", "view", "score", "table", "figure", "report")
+MOMENTS = ("start", "prepare", "reconstruct", "loop", "view", "score", "report")
 
 
 def interrupt(folder: Path, moments: tuple[str, ...], later: float) -> Outcome:
-    """Runs until the end, with Ctrl-C during each of these commands, `later` seconds after it started; "start": so soon after
-    Snakemake's."""
+    """Runs until the end, with Ctrl-C during each of these commands, `later` seconds after it started.
+
+    "start" is so soon after Snakemake's start, "loop" so soon after a step of a loop.
+    """
     outcome, began = Outcome(), time.monotonic()
     for moment in (*moments, None):
         process = start(folder, unlock=False)
         outcome.attempts += 1
         while moment not in ("start", None) and process.poll() is None:
-            if any(command.endswith(f" {moment}") for command in workers(folder).values()):
+            running = workers(folder)
+            if moment == "loop" and step_now(folder / "trace", list(running)):
+                break
+            if any(command.endswith(f" {moment}") for command in running.values()):
                 break
             time.sleep(0.05)
         if moment is not None and process.poll() is None:
             time.sleep(later)
-            running, at = sorted(workers(folder).values()), time.monotonic()
+            commands, at = sorted(workers(folder).values()), time.monotonic()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGINT)
             code = process.wait()
             gone = round(time.monotonic() - at, 1)
             left = sorted(workers(folder).values())
-            outcome.kills.append({"target": moment, "running": running, "status": code, "seconds": gone, "left": left})
+            outcome.kills.append({"target": moment, "running": commands, "status": code, "seconds": gone, "left": left})
             print(outcome.kills[-1], flush=True)
     assert process.wait() == 0, folder / "snakemake.log"
     outcome.seconds = time.monotonic() - began
@@ -296,4 +301,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # what a script starts in the background ignores SIGINT, and its children with it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main()

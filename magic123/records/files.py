@@ -253,6 +253,14 @@ def read_json(path: Path, what: str) -> dict:
     return content
 
 
+def check_writable(*folders: str) -> None:
+    """Raise InputError unless files can be made in these folders, those that are there."""
+    for folder in folders:
+        if os.path.isdir(folder) and not os.access(folder, os.W_OK | os.X_OK):
+            place = os.path.abspath(folder)
+            raise InputError(f"{place} cannot be written: change its permissions, or copy the project to a folder of your own")
+
+
 def umask() -> int:
     """Return the process's file mode mask, which can only be read by setting it."""
     mask = os.umask(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from limited_files import files_of_at_most
 from torch import nn
 
 from magic123.miniatures.autoencoder import LATENT_SIDE, build
@@ -84,3 +85,12 @@ def test_more_steps_go_on_from_before_the_decay(tmp_path):
     run(tmp_path / "short", 20)
     (tmp_path / "short" / "line.before-decay").rename(tmp_path / "short" / "line.state")
     assert torch.equal(run(tmp_path / "short", 40), run(tmp_path / "long", 40))
+
+
+def test_a_full_disk_keeps_the_state_before(tmp_path):
+    run(tmp_path, 20)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with files_of_at_most(500), pytest.raises(OSError, match="it needs more than") as problem:
+        run(tmp_path, 40)
+    assert problem.value.filename == str(tmp_path / "line.state")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

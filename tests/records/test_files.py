@@ -13,7 +13,7 @@ from limited_files import files_of_at_most
 
 from magic123.records import files
 from magic123.records.errors import InputError
-from magic123.records.files import _ending, output_folder, remove_left_over, scratch_folder, write_whole
+from magic123.records.files import _ending, check_writable, output_folder, remove_left_over, scratch_folder, write_whole
 
 KILLED = """
 import os, signal, sys
@@ -91,7 +91,7 @@ def test_an_output_without_room_is_named_and_leaves_nothing(tmp_path: Path) -> N
     assert error.filename == str(out / "000.png" / "below")
 
 
-def test_a_full_disk_of_temporary_files_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_of_temporary_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fill() -> OSError:
         with pytest.raises(OSError) as problem, scratch_folder() as folder:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -101,6 +101,16 @@ def test_a_full_disk_of_temporary_files_is_named(monkeypatch: pytest.MonkeyPatch
     assert fill().filename is None  # of another disk
     monkeypatch.setattr(files, "FULL", 2**80)
     assert fill().filename == tempfile.gettempdir() and "TMPDIR names another folder" in fill().strerror
-    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     with pytest.raises(InputError, match=r"temporary files cannot be written .* set TMPDIR"), scratch_folder():
         pass
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("results").mkdir()
+    check_writable(".", "results", "none")
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)  # root may write whatever the permissions say
+    check_writable("none")
+    with pytest.raises(InputError, match=f"^{tmp_path}/results cannot be written"):
+        check_writable("results", ".")

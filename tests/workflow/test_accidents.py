@@ -1,10 +1,11 @@
-"""Accidents of the whole workflow: two at once, a clock set back."""
+"""Accidents of the whole workflow: two at once, Ctrl-C, a clock set back, a project that cannot be written."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 from workflow_tree import build, planned_jobs, snakemake, write_lines
@@ -24,16 +25,26 @@ def table(root: Path) -> list[str]:
     return (root / "reports" / "demo.csv").read_text().splitlines()
 
 
+def start_slow(root: Path, command: str) -> subprocess.Popen:
+    """Snakemake in the foreground of a terminal of its own, when it has come to the first command with these words."""
+    (root / "was-slow").unlink(missing_ok=True)
+    words = [sys.executable, "-m", "snakemake", "--cores", "1", *FILE]
+    how = {"cwd": root, "env": os.environ | {"SLOW": command, "MARK": "1"}, "start_new_session": True}
+    with open(root / "log", "w") as log:
+        # what a script starts in the background would ignore SIGINT
+        main = subprocess.Popen(
+            words, stdout=log, stderr=log, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **how
+        )
+    while not (root / "was-slow").exists():
+        assert main.poll() is None, (root / "log").read_text()
+        time.sleep(0.1)
+    return main
+
+
 def test_a_second_main_process_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
     root = tree(tmp_path)
-    environment = os.environ | {"SLOW": "both/seed0/coarse --save-seconds"}
-    with open(root / "log", "w") as log:
-        words = [sys.executable, "-m", "snakemake", "--cores", "1", *FILE]
-        first = subprocess.Popen(words, cwd=root, env=environment, stdout=log, stderr=log, start_new_session=True)
+    first = start_slow(root, "both/seed0/coarse --save-seconds")
     try:
-        while not (root / "was-slow").exists():
-            assert first.poll() is None, (root / "log").read_text()
-            time.sleep(0.1)
         before = {path: path.stat().st_mtime_ns for path in (root / "results").rglob("*")}
         second = snakemake(root, "--cores", "1", *FILE)
         assert second.returncode and "cannot be locked" in second.text and "--unlock" in second.text
@@ -43,6 +54,25 @@ def test_a_second_main_process_is_refused_and_the_first_goes_on(tmp_path: Path) 
         first.wait()
     assert snakemake(root, "--unlock", *FILE).returncode == 0
     assert snakemake(root, "--cores", "1", *FILE).returncode == 0 and table(root) == OK
+
+
+def test_ctrl_c_leaves_no_lock_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    root = tree(tmp_path)
+    for command in ("both/seed0/fine --save-seconds", "score --views"):
+        main = start_slow(root, command)
+        os.killpg(main.pid, signal.SIGINT)
+        assert main.wait(timeout=300) == 1
+        assert not list(root.glob(".snakemake/locks/*")) and (root / "reports" / "demo-unfinished.csv").exists()
+    assert snakemake(root, "--cores", "1", *FILE, MARK="1").returncode == 0 and table(root) == OK
+    assert not list((root / "reports").glob("demo-unfinished*"))
+    done = Counter(line.split()[0] for line in (root / "marks").read_text().splitlines())
+    # two stages; nothing is done twice but what was interrupted
+    assert [done[name] for name in ("prepare", "invert", "reconstruct", "view", "score")] == [1, 1, 3, 2, 3]
+    # a clock that is set back by a day makes nothing stale
+    for path in [*root.rglob("*")]:
+        moved = path.stat().st_mtime + 86400
+        os.utime(path, (moved, moved))
+    assert planned_jobs(root, *FILE) == set()
 
 
 def test_a_clock_set_back_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
