@@ -14,7 +14,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from magic123.records.collector import collect_rarely
+from magic123.records.collector import collect_no_more, collect_rarely
 from magic123.records.errors import INTERRUPTED, InputError, MetricGap, Stopped, disk_error, disk_sentence
 from magic123.records.status import noted
 
@@ -111,6 +111,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output has ended, as in `magic123 estimate | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    finally:
+        if argv is None:
+            collect_no_more()
 
 
 def _run(name: str | None, arguments: list[str], directory: str | None) -> int:
