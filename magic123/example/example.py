@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from magic123.records.errors import InputError
 from magic123.settings.cameras import ReferenceCamera
@@ -70,10 +71,15 @@ class Example:
             raise InputError(f"example {self.name} {why}")
         return tensor
 
-    def resized(self, size: int) -> Example:
+    def resized(self, size: int, reduction: str = "area") -> Example:
         """Return the example at size x size pixels, by area averaging (bilinear interpolation where it is enlarged).
 
         Averaging the picture composited on white equals averaging premultiplied colours and compositing afterwards.
+
+        Args:
+            size: in pixels.
+            reduction: "bilinear" takes colours and alpha, one by one, from the four nearest pixels, as RealFusion's code does
+                (nerf/provider_image.py:203); depth and normals are averaged all the same.
 
         Raises:
             InputError: the example is only a caption.
@@ -86,9 +92,16 @@ class Example:
             small = cv2.resize(values.cpu().numpy(), (size, size), interpolation=cv2.INTER_AREA)
             return torch.from_numpy(small.reshape(size, size, -1)).clamp(0, 1).to(values.device)
 
-        alpha = area(alpha)
+        if reduction == "bilinear":
+            straight = torch.where(alpha > 0, (rgb - (1 - alpha)) / alpha.clamp_min(1 / 255), 0)  # as stored
+            both = torch.cat([straight, alpha], -1).permute(2, 0, 1)[None]
+            small = interpolate(both, size=(size, size), mode="bilinear")[0].permute(1, 2, 0).clamp(0, 1)
+            alpha = small[..., 3:]
+            rgb = small[..., :3] * alpha + (1 - alpha)
+        else:
+            rgb, alpha = area(rgb), area(alpha)
         depth, normal = (None if values is None else area(values) for values in (self.depth, self.normal))
-        return replace(self, rgb=area(rgb), alpha=alpha, mask=alpha > 0.5, depth=depth, normal=normal)
+        return replace(self, rgb=rgb, alpha=alpha, mask=alpha > 0.5, depth=depth, normal=normal)
 
 
 def target_depth(example: Example) -> Tensor:

@@ -70,7 +70,7 @@ def reference_step(
     random = stage.reference_background == "random"
     background: Tensor | None = torch.rand(3, generator=generator) if random else torch.ones(3)
     if stage.reference_background == "learned":
-        background = scene.learned_background(camera)
+        background = scene.learned_background(camera, offsets[1])
     rendering = scene.render(
         camera,
         RenderOptions(
@@ -104,11 +104,13 @@ def novel_step(
     """
     camera = sample_novel(stage.cameras, 1, stage.resolution, generator)
     mode, ambient = novel_shading(stage, step / stage.steps, generator)
-    background = novel_background(scene, camera, stage, step, generator)
+    background = novel_background(stage, step, generator)
     offsets: dict[str, Tensor] = {}
     if stage.front_steps.ray_noise and is_front_step(step, stage):
         noise = stage.front_steps.ray_noise * torch.randn(2, 3, generator=generator)
         offsets = {"origins_offset": noise[0], "directions_offset": noise[1]}
+    if background is None:
+        background = scene.learned_background(camera, offsets.get("directions_offset"))
     rendering = scene.render(
         camera,
         RenderOptions(
@@ -159,7 +161,8 @@ def step_losses(
         assert reference is not None
         terms = reference_step(scene, reference, stage, step, generator)
     if has_novel_view(step, stage):
-        given = priors if step >= stage.priors_from else {}
+        ready = (name for name in priors if step >= max(stage.priors_from, stage.priors[name].from_step))
+        given = {name: priors[name] for name in ready}
         regularizers, guidance, logged = novel_step(scene, given, reference, stage, step, generator, watch)
         terms |= regularizers
     weighted = [getattr(stage.losses, name) * LOSSES[name].share(step / stage.steps) * value for name, value in terms.items()]

@@ -10,7 +10,6 @@ from torch import Tensor
 from magic123.example.example import Example
 from magic123.geometry.camera import Camera
 from magic123.render.losses import LOSSES, Target, reference_target
-from magic123.scenes.scene import Scene
 from magic123.settings.stage import DMTetStage, NeRFStage, OptimisedStage
 
 
@@ -40,10 +39,11 @@ def reference_view(example: Example, stage: OptimisedStage, device: torch.device
     size = round(stage.resolution * stage.reference_scale)
     c = example.camera
     target = reference_target(
-        example.resized(size),
+        example.resized(size, stage.reference_reduction),
         stage.losses,
         rgb_region=stage.rgb_region,
         soft_mask=stage.soft_mask,
+        rgb_error=stage.rgb_error,
         erode_edges=stage.erode_edges,
         device=device,
     )
@@ -109,26 +109,22 @@ def shows_latents(stage: OptimisedStage, step: int) -> bool:
     return step < stage.shading.latent_until * stage.steps
 
 
-def novel_background(scene: Scene, camera: Camera, stage: OptimisedStage, step: int, generator: torch.Generator) -> Tensor:
+def novel_background(stage: OptimisedStage, step: int, generator: torch.Generator) -> Tensor | None:
     """Draw the background of novel views: a random colour, white, or the scene's background network, in their shares.
 
     Normal maps that stand in for latents are in front of the network, or of white without one, as released.
 
     Args:
-        scene: the scene.
-        camera: the B novel views.
         stage: the settings.
         step: of the stage.
         generator: draws four numbers, and one more if there is a background network.
 
     Returns:
-        One colour [3], or one for each pixel [B, H, W, 3].
+        One colour [3]; None: the network is behind the view.
     """
     colour, share = torch.rand(3, generator=generator), torch.rand((), generator=generator)
     network = stage.background if isinstance(stage, NeRFStage | DMTetStage) else None
     latent = shows_latents(stage, step)
     if network is not None and torch.rand((), generator=generator) < (1 if latent else network.share):
-        learned = scene.learned_background(camera)
-        assert learned is not None  # the scene is built by the same settings
-        return learned
+        return None
     return colour if share < stage.random_background and not latent else torch.ones(3)

@@ -49,6 +49,7 @@ class Target:
         normal: unit normals in the world; None if the normal loss has no weight.
         alpha: opacity of the picture, for other backgrounds than white and as a soft mask.
         soft: whether the mask of `rgb` (with `over_all`) and of `mask` is alpha.
+        absolute: whether differences of colours count by their size, not squared.
     """
 
     rgb: Float[Tensor, "H W 3"]
@@ -59,6 +60,7 @@ class Target:
     normal: Float[Tensor, "H W 3"] | None
     alpha: Float[Tensor, "H W 1"] | None = None
     soft: bool = False
+    absolute: bool = False
 
     def at(self, pixels: Int[Tensor, " N"]) -> Target:
         """Return the target at some pixels, by their flat indices, as a picture of one row."""
@@ -95,6 +97,7 @@ def reference_target(
     *,
     rgb_region: str = "object",
     soft_mask: bool = False,
+    rgb_error: str = "squared",
     erode_edges: bool = False,
     device: torch.device | str | None = None,
 ) -> Target:
@@ -105,6 +108,7 @@ def reference_target(
         weights: of the stage.
         rgb_region: pixels whose colours are compared, "object" or "picture" (see `OptimisedStage.rgb_region`).
         soft_mask: whether the masks of colours and opacity are alpha (see `OptimisedStage.soft_mask`).
+        rgb_error: "squared" or "absolute" (see `OptimisedStage.rgb_error`).
         erode_edges: leave the colours at the outer edge of the object out of the comparison, as Magic123's fine stage does.
         device: of the tensors.
 
@@ -134,6 +138,7 @@ def reference_target(
         normal=None if normal is None else normal.to(device),
         alpha=example.require("alpha").to(device),
         soft=soft_mask,
+        absolute=rgb_error == "absolute",
     )
 
 
@@ -156,16 +161,17 @@ def reference_losses(rendering: Rendering, target: Target, weights: Losses) -> d
 
 
 def reference_rgb(rendering: Rendering, target: Target) -> Float[Tensor, ""]:
-    """Return the mean squared error of the colours, over `target.pixels` where given.
+    """Return the mean squared error of the colours, over `target.pixels` where given; or the absolute one, as Make-it-3D.
 
     With `target.over_all` it is MSE(pred * M, target * M) of the published code (nerf/utils.py:686), a mean over all pixels.
     Where M is alpha, target * M is the picture's colour without a background times alpha: its colour on white, less 1 - alpha.
     """
     if target.soft and target.over_all:
         assert target.alpha is not None
-        error = (rendering.rgb[0] * target.alpha - (target.rgb - (1 - target.alpha))) ** 2
+        error = rendering.rgb[0] * target.alpha - (target.rgb - (1 - target.alpha))
     else:
-        error = (rendering.rgb[0] - target.rgb) ** 2
+        error = rendering.rgb[0] - target.rgb
+    error = error.abs() if target.absolute else error**2
     if target.pixels is None:
         return error.mean()
     if target.over_all:

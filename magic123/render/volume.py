@@ -318,7 +318,7 @@ def render_volume(
     def everywhere() -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
             densities = density(marched.points)
-        return densities, normals_at(marched.points), normalize(directions.index_select(0, marched.ray), dim=-1)
+        return densities, normals_at(marched.points), directions.index_select(0, marched.ray)
 
     def beside(generator: torch.Generator | None) -> Tensor:
         shift = torch.randn(marched.points.shape, generator=generator)

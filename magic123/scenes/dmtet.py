@@ -135,7 +135,7 @@ class DMTet(Scene[DMTetStage]):
         self._last = (weakref.ref(rendering), surface)
         return rendering
 
-    def learned_background(self, camera: Camera) -> Float[Tensor, "B H W 3"] | None:
+    def learned_background(self, camera: Camera, offset: Float[Tensor, " 3"] | None = None) -> Float[Tensor, "B H W 3"] | None:
         """Return the background network's colours behind the pixels of B cameras; None without one."""
         return None if self.background is None else self.background(camera.to(self.device).rays()[1])
 

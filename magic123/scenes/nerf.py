@@ -72,7 +72,8 @@ class NeRF(Scene[NeRFStage]):
             origins = origins + to_device(options.origins_offset, device)
         if options.directions_offset is not None:
             directions = directions + to_device(options.directions_offset, device)
-            directions = directions if in_depth else nn.functional.normalize(directions, dim=-1)
+            if self.settings.spacing == "distance":
+                directions = nn.functional.normalize(directions, dim=-1)
         # distance along the ray -> along the optical axis
         along = 1.0 if in_depth else (directions * forward).sum(-1, keepdim=True)
 
@@ -116,14 +117,28 @@ class NeRF(Scene[NeRFStage]):
             generator=options.generator,
             box=self.occupancy.box,
             nearest=self.settings.nearest,
-            whole=self.settings.spacing == "depth",
+            whole=self.settings.spacing != "distance",
             normals_move_density=self.settings.normals_move_density,
             # on a CPU there is nothing to wait for
             capacities=None if origins.device.type == "cpu" else self._capacities[len(origins)],
         )
-        if self.settings.spacing == "distance" and self.field.settings.bound == 1:
+        samples, bound = seen.samples, self.field.settings.bound
+        if self.settings.spacing == "distance" and bound == 1:
             return seen
-        return replace(seen, samples=replace(seen.samples, directions=nn.functional.normalize(seen.samples.directions, dim=-1)))
+
+        def viewing(directions: Tensor) -> Tensor:
+            """Return directions in the unit cube as those that losses see: of length 1, but for noise as released."""
+            if self.settings.spacing == "whole-distance":
+                return directions * bound
+            return nn.functional.normalize(directions, dim=-1)
+
+        def everywhere() -> tuple[Tensor, Tensor, Tensor]:
+            assert samples.everywhere is not None
+            densities, normals, directions = samples.everywhere()
+            return densities, normals, viewing(directions)
+
+        asked = None if samples.everywhere is None else everywhere
+        return replace(seen, samples=replace(samples, directions=viewing(samples.directions), everywhere=asked))
 
     def _in_unit_cube(self, function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
         """Return a function of positions in the field's cube as one of positions in [-1, 1]^3."""
@@ -138,9 +153,14 @@ class NeRF(Scene[NeRFStage]):
         rgb, opacity, depth = (torch.cat([getattr(p, name) for p in pieces]) for name in ("rgb", "opacity", "depth"))
         return RayRendering(rgb, opacity, depth, normal, Samples(opacity.new_zeros(0), *(opacity.new_zeros(0, 3),) * 2, 0))
 
-    def learned_background(self, camera: Camera) -> Float[Tensor, "B H W 3"] | None:
+    def learned_background(self, camera: Camera, offset: Float[Tensor, " 3"] | None = None) -> Float[Tensor, "B H W 3"] | None:
         """Return the background network's colours behind the pixels of B cameras; None without one."""
-        return None if self.background is None else self.background(camera.to(self.device).rays()[1])
+        if self.background is None:
+            return None
+        directions = camera.to(self.device).rays()[1]
+        if offset is not None and self.settings.spacing == "whole-distance":
+            directions = directions + to_device(offset, self.device)
+        return self.background(directions)
 
     def parameter_groups(self, rates: LearningRates) -> list[dict]:
         """Return the groups of the hash grid and of the networks."""

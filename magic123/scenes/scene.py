@@ -81,8 +81,13 @@ class Scene(nn.Module, ABC, Generic[StageKind]):
             B pictures of the cameras' H x W pixels.
         """
 
-    def learned_background(self, camera: Camera) -> Float[Tensor, "B H W 3"] | None:
-        """Return the colours that a background network has behind the pixels of B cameras; None: the scene has none."""
+    def learned_background(self, camera: Camera, offset: Float[Tensor, " 3"] | None = None) -> Float[Tensor, "B H W 3"] | None:
+        """Return the colours that a background network has behind the pixels of B cameras; None: the scene has none.
+
+        Args:
+            camera: B cameras.
+            offset: the noise on the rays' directions, for scenes whose background it turns too.
+        """
         return None
 
     @abstractmethod

@@ -34,6 +34,7 @@ class PriorSettings(KindSettings):
         "reference": "own",
         "denoiser": OMITTED,
         "azimuth_within": OMITTED,
+        "from_step": OMITTED,
         "offload": OMITTED,
         "dtype": ...,
     }
@@ -42,6 +43,7 @@ class PriorSettings(KindSettings):
     kind: PriorKind
     weights: str  # an entry of config/weights.yaml
     weight: NonNegativeFloat
+    from_step: int = Field(0, ge=0)  # of the stage; before it, this prior is not asked
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     # networks wait in the host's memory and are on the device only while they are asked: less memory there, slower steps
     offload: bool = False

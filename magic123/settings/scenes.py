@@ -76,8 +76,10 @@ class NeRFSettings(KindSettings):
     occupancy_cells: Literal["all", "quarter"] = "all"
     max_samples: PositiveInt = 1024  # per ray across the cube's diagonal
     # what the steps of a ray are equal in. depth: in depth along the optical axis, by which densities count too, so that the
-    # corners of a picture are a little more transparent, as released; distance: in distance along the ray
-    spacing: Literal["depth", "distance"] = "depth"
+    # corners of a picture are a little more transparent, as released; distance: in distance along the ray, the last step ending
+    # with the cube; whole-distance: the same with a last step as wide as the others, and noise on rays changes the length of
+    # their directions, in which distance counts, and where they meet a background network, as RealFusion and Make-it-3D
+    spacing: Literal["depth", "distance", "whole-distance"] = "depth"
     nearest: PositiveFloat = 0.2  # smallest depth or distance of a sample from the camera, world units
     # samples that the losses `entropy` and `orientation` are means over. marched: all in occupied cells, those behind an opaque
     # surface with weight 0, as released; visible: those that a ray reaches

@@ -86,6 +86,8 @@ class StageSettings(KindSettings):
         "ray_noise_fades": OMITTED,
         "reference_pixels": OMITTED,
         "soft_mask": OMITTED,
+        "rgb_error": OMITTED,
+        "reference_reduction": OMITTED,
         "gradient_clip_value": OMITTED,
         "front_steps": OMITTED,
         "cameras": NovelCameras().model_dump(),
@@ -150,6 +152,11 @@ class OptimisedStage(StageSettings):
     # pixels whose colours the loss `rgb` compares. object: both sides are multiplied by the mask, and the mean is over all
     # pixels, as released; picture: all pixels, the white background too
     rgb_region: Literal["object", "picture"] = "object"
+    # squared: the mean squared error of these colours; absolute: the mean absolute one, as Make-it-3D
+    rgb_error: Literal["squared", "absolute"] = "squared"
+    # how the prepared picture becomes the known view at training size. area: by averaging premultiplied colours; bilinear: from
+    # the four nearest pixels, colours and alpha one by one, as RealFusion; the network of a prior sees the prepared picture
+    reference_reduction: Literal["area", "bilinear"] = "area"
     # the mask of the losses `rgb` (over the object) and `mask` is the picture's alpha, not alpha > 0.5: as RealFusion
     soft_mask: bool = False
     optimizer: Literal["adam", "adan"] = "adam"  # Adan (arXiv 2208.06677) is what Stable-DreamFusion and Make-it-3D train with

@@ -8,38 +8,25 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from closed_forms import SIDE, positive, sds_gradient, wave
 from torch import Tensor
 
-from magic123.geometry.camera import Camera, sample_novel
+from magic123.geometry.camera import sample_novel
 from magic123.geometry.edges import find_edges
 from magic123.geometry.lattice import build_lattice
 from magic123.geometry.mesh import laplacian, normal_consistency
 from magic123.optimise.augmentation import augment, draw_maps
 from magic123.optimise.guidance import loss_scale_at
 from magic123.optimise.views import novel_shading, sees_reference
-from magic123.priors.prior import Prior
-from magic123.priors.sds import NoisePrediction, add_noise, distil, guided_noise
 from magic123.render import losses
 from magic123.render.losses import LOSSES, Target
 from magic123.render.occupancy import OccupancyGrid
 from magic123.render.rendering import Rendering
 from magic123.render.volume import render_volume
-from magic123.settings.cameras import NovelCameras, ReferenceCamera
-from magic123.settings.priors import prior_settings
+from magic123.settings.cameras import NovelCameras
 from magic123.settings.stage import stage_settings
 
 TERMS = json.loads((Path(__file__).parent / "released_objective.json").read_text(encoding="utf-8"))["terms"]
-SIDE = 16  # pixels
-ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).cumprod(0)
-
-
-def wave(count: int, frequency: float, phase: float = 0.0) -> Tensor:
-    """sin(frequency * i + phase) for i in 0..count - 1: float32 [count]."""
-    return torch.sin(torch.arange(count, dtype=torch.float64) * frequency + phase).float()
-
-
-def positive(shape: tuple[int, ...], frequency: float, phase: float = 0.0) -> Tensor:
-    return (wave(int(torch.tensor(shape).prod()), frequency, phase) * 0.5 + 0.5).reshape(shape)
 
 
 def disc(square_radius: float) -> Tensor:
@@ -136,32 +123,11 @@ def test_surfaces():
     agrees("laplacian", laplacian(vertices, edges))
 
 
-class ShownPrior(Prior):
-    """A prior of which only the reference camera is asked."""
-
-    reference_camera = None
-
-
-def gradient(step: int, kind: str, network, scale: float, formula: str, loss_scale: float = 1.0) -> Tensor:
-    """Return the gradient of score distillation at closed-form latents, [1, 4, 8, 8]."""
-    latents = wave(256, 0.61).reshape(1, 4, 8, 8).requires_grad_()
-    noise, t = wave(256, 0.83, 0.4).reshape(1, 4, 8, 8), torch.tensor([step])
-    noisy = add_noise(latents.detach(), noise, ALPHAS, t)
-    settings = prior_settings(kind=kind, weights="none", weight=1.0, guidance_scale=scale, guidance_formula=formula)
-    prediction = NoisePrediction(latents, noise, guided_noise(*network(noisy, step / 1000), scale, formula), t, ALPHAS[t])
-    camera = Camera.orbit(70.0, 70.0, 1.8, 40.0, 8)
-    loss, _ = distil(
-        ShownPrior(), prediction, camera, settings=settings, reference_camera=ReferenceCamera(), loss_scale=loss_scale
-    )
-    loss.backward()
-    return latents.grad
-
-
 def sds_2d(step: int, loss_scale: float = 1.0) -> Tensor:
     def network(x: Tensor, time: float) -> tuple[Tensor, Tensor]:
         return torch.tanh(0.2 * x + time), torch.tanh(0.9 * x + time)
 
-    return gradient(step, "stable-diffusion", network, 100.0, "as-published", loss_scale)
+    return sds_gradient(step, "stable-diffusion", network, 100.0, "as-published", loss_scale)
 
 
 @pytest.mark.parametrize("step", [250, 577])
@@ -183,7 +149,7 @@ def test_score_distillation_of_the_3d_prior(step):
     def network(x: Tensor, time: float) -> tuple[Tensor, Tensor]:
         return torch.tanh(x + time), torch.tanh(x * (1 + condition) + picture + time)
 
-    result, wanted = gradient(step, "zero123", network, 5.0, "usual"), TERMS[f"sds_3d_{step}"]["value"]
+    result, wanted = sds_gradient(step, "zero123", network, 5.0, "usual"), TERMS[f"sds_3d_{step}"]["value"]
     assert float(result.norm()) == pytest.approx(wanted["norm"], rel=1e-5)
     assert result.flatten()[:4].tolist() == pytest.approx(wanted["first"], rel=1e-4)
 
