@@ -59,7 +59,8 @@ class Samples:
     Attributes:
         weights: contribution of each sample to its pixel, T (1 - exp(-sigma d)).
         normals: unit normals in the world; None if none were computed.
-        directions: unit viewing directions, from the camera to the sample.
+        directions: viewing directions, from the camera to the sample: of length 1, but for the noise on rays where
+            `nerf.spacing` keeps it.
         marched: how many samples there were in occupied cells, before those that no light reaches were dropped; at least M.
         everywhere: returns the densities [K] (without gradient), unit normals [K, 3] and directions [K, 3] of all `marched`
             samples, which it computes; None if no normals were rendered.

@@ -12,6 +12,7 @@ from magic123.run.jobs_base import StageWildcards, SuiteJobs, inputs_among, shel
 from magic123.run.plan import cell_folder, example_folder
 from magic123.settings.priors import Zero123Settings
 from magic123.settings.stage import SamplesStage, Stage
+from magic123.settings.versions import setting_versions
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ class ReconstructJobs(SuiteJobs):
         return self.truth_cameras(wildcards) if isinstance(self.stage(wildcards), SamplesStage) else []
 
     def stage_revisions(self, wildcards: StageWildcards) -> list[str]:
-        """Return the revisions of the weights that the stage's priors use."""
-        return [self.suite.weights[name].revision for name in self.stage_weights(wildcards)]
+        """Return the revisions of the weights that the stage's priors use, and of settings whose meaning has changed."""
+        weights = [self.suite.weights[name].revision for name in self.stage_weights(wildcards)]
+        return weights + setting_versions(self.stage(wildcards))
 
     def stage_inputs(self, wildcards: StageWildcards) -> dict[str, str | list[str]]:
         """Return what a stage reads: its example, the checkpoint it starts from, the token and the other reference pictures.

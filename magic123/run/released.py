@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from magic123.records.errors import InputError
 from magic123.run.method_list import table_cell
 from magic123.settings.stage import Method
@@ -55,11 +57,11 @@ def compare(methods: dict[str, Method], file: Path = RELEASED) -> list[ReleasedS
         for number, row in enumerate(csv.DictReader(lines), 2):
             place = f"{file}, line {number}: {row['method']}, {row['stage']}, {row['setting']}"
             try:
-                value: Any = methods[row["method"]].stages[row["stage"]].model_dump(mode="json")
+                value: Any = methods[row["method"]].stages[row["stage"]]
                 for key in row["setting"].split("."):
-                    value = value[key]
-                released = json.loads(row["released"])
-            except (KeyError, TypeError, ValueError) as error:
+                    value = value[key] if isinstance(value, dict) else getattr(value, key)
+                value, released = to_jsonable_python(value), json.loads(row["released"])
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise InputError(f"{place}: there is no such setting, or its released value is no JSON ({error!r})") from error
             rows.append(ReleasedSetting(**row | {"released": released}, ours=value))
             if rows[-1].same == bool(row["reason"]):

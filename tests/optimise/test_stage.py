@@ -192,6 +192,38 @@ def test_options_of_the_reference_view_that_need_others(wrong, sentence):
         stage_settings(**COARSE | wrong)
 
 
+def test_a_prior_is_asked_from_its_first_step_on(example, tmp_path, monkeypatch):
+    asked, predict_noise = [], guidance.predict_noise
+
+    def noting(prior, rgb, camera, **options):
+        asked.append(options["settings"].guidance_scale)
+        return predict_noise(prior, rgb, camera, **options)
+
+    monkeypatch.setattr(guidance, "predict_noise", noting)
+    prior = {"kind": "stable-diffusion", "weights": "sd", "weight": 1, "use_token": False, "prompt": "disc"}
+    priors = {"late": prior | {"guidance_scale": 3, "from_step": 2}, "early": prior | {"guidance_scale": 2}}
+    stage = COARSE | {"steps": 4, "reference_warmup": 0, "reference_interval": 4, "priors": priors}
+    weights = {"sd": str(write_stable_diffusion(tmp_path / "sd"))}
+    reconstruct(example, stage_settings(**stage), 0, tmp_path / "out", weights=weights)
+    assert asked == [2, 3, 2, 3, 2]  # steps 1 to 3
+
+
+def test_noise_turns_the_learned_background_where_steps_are_whole(example):
+    """And only there: rays keep the length that noise gives them, and the network sees the directions of the samples."""
+    for spacing in ("distance", "whole-distance"):
+        settings = COARSE | {"background": {"hidden": 8}, "nerf": {**COARSE.get("nerf", {}), "spacing": spacing}}
+        scene = NeRF.build(stage_settings(**settings), {})
+        camera, offset = Camera.orbit(90, 0, 1.8, 40, 4), torch.tensor([0.3, -0.2, 0.1])
+        turned = scene.background(camera.rays()[1] + offset)
+        wanted = turned if spacing == "whole-distance" else scene.background(camera.rays()[1])
+        torch.testing.assert_close(scene.learned_background(camera, offset), wanted)
+        scene.update_occupancy(torch.Generator().manual_seed(0))
+        seen = scene.render(camera, RenderOptions(mode="lambertian", directions_offset=offset))
+        lengths = seen.samples.directions.norm(dim=-1)
+        assert bool(((lengths - 1).abs() < 1e-5).all()) == (spacing == "distance")
+        torch.testing.assert_close(seen.samples.everywhere()[2].norm(dim=-1).amax(), lengths.amax(), rtol=1e-5, atol=0)
+
+
 def test_the_noise_on_the_reference_rays_fades(example, tmp_path, monkeypatch):
     sizes, render = {}, NeRF.render
 

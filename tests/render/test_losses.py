@@ -171,6 +171,17 @@ def test_a_soft_mask_is_alpha_on_both_sides():
     assert losses.reference_rgb(seen, picture).item() == pytest.approx((shown - example.rgb).square().mean().item(), rel=1e-5)
 
 
+def test_an_absolute_error_of_colours():
+    """mean |pred - colour|, over the picture and over the object, as Make-it-3D."""
+    generator = torch.Generator().manual_seed(0)
+    example, shown = disc_example(depth=None, normal=None), torch.rand(24, 24, 3, generator=generator)
+    seen = Rendering(shown[None], example.alpha[None], example.alpha[None])
+    for region, mask in (("picture", torch.ones(24, 24, 1)), ("object", example.mask.float())):
+        target = losses.reference_target(example, Losses(depth=0), rgb_region=region, rgb_error="absolute")
+        wanted = ((shown - example.rgb).abs() * mask).mean()
+        assert losses.reference_rgb(seen, target).item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
 def test_a_target_at_some_pixels_compares_those_alone():
     example = disc_example()
     target = losses.reference_target(example, ALL, erode_edges=True)
@@ -234,7 +245,7 @@ def test_orientation_by_density_counts_what_no_light_reaches():
     seen = render_volume(
         lambda x: (torch.full_like(x[:, 0], 8.0), x),
         torch.tensor([[0.0, 0, -3], [0.3, 0.2, -3]]),
-        torch.tensor([[0.0, 0, 2], [0.0, 0, 1]]),
+        torch.tensor([[0.0, 0, 1], [0.0, 0, 1]]),
         occupied=None,
         max_samples=400,
         background=torch.zeros(3),

@@ -15,6 +15,7 @@ from magic123.run.jobs_evaluate import metric_weights_option
 from magic123.run.suite import read_suite
 from magic123.settings.settings_file import load_methods
 from magic123.settings.stage import lay_over
+from magic123.settings.versions import setting_versions
 
 DEMO = {"dataset": "demo", "example": "orange_boat", "seed": "0"}
 
@@ -257,6 +258,14 @@ def test_each_column_of_a_dataset_makes_stale_what_is_made_from_it(jobs_of):
     for column, stale in COLUMNS.items():
         now = compared(**{column: 45.0 if column in ("polar", "azimuth", "megabytes") else "demo/yellow_dog/truth/mesh.ply"})
         assert {command for command in now if now[command] != before[command]} == stale, column
+
+
+def test_a_setting_whose_meaning_changed_is_compared_where_it_is_used(jobs_of):
+    jobs = jobs_of()
+    used, unused = (jobs.stage_revisions(cell(method, "coarse")) for method in ("mini-realfusion", "mini-2d-only"))
+    assert used == [*unused, "losses.normal_blur_detached 2"]
+    assert setting_versions(jobs.stage(cell("copy-reference", "coarse"))) == []  # a stage without losses
+    assert setting_versions(jobs.stage(cell("mini-realfusion", "coarse"))) == used[len(unused) :]
 
 
 def test_files_whose_names_snakemake_reads_otherwise_are_no_inputs():

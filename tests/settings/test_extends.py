@@ -1,8 +1,10 @@
 """What `extends` means, files laid over each other, and what is recorded of defaults."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 from written_settings import METHODS, write
 
 from magic123.records.errors import InputError
@@ -59,6 +61,44 @@ def test_options_at_their_defaults_are_not_recorded() -> None:
         field={"progressive_levels": {}},
     )
     assert stage_settings(**changed.model_dump(mode="json")) == changed != stage_settings(**recorded)
+
+
+def each_setting_changed(part: BaseModel) -> Iterator[tuple[str, BaseModel]]:
+    """Each setting of settings, by its path, and the settings with another value there, unchecked."""
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        if isinstance(value, BaseModel):
+            for path, changed in each_setting_changed(value):
+                yield f"{name}.{path}", part.model_copy(update={name: changed})
+        elif isinstance(value, dict):
+            for key, settings in value.items():
+                for path, changed in each_setting_changed(settings):
+                    yield f"{name}.{key}.{path}", part.model_copy(update={name: value | {key: changed}})
+        else:
+            another = not value if isinstance(value, bool) else value + 1 if isinstance(value, int | float) else "another"
+            yield name, part.model_copy(update={name: another})
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_whatever_a_stage_is_set_to_is_compared_between_runs() -> None:
+    """The record of a stage is what Snakemake compares: a setting that it left out would leave results as they were."""
+    text = {"kind": "stable-diffusion", "weights": "sd", "weight": 1, "guidance_scale": 2}
+    priors = {"text": text, "view": text | {"kind": "zero123"}, "clip": {"kind": "clip", "weights": "c", "weight": 1}}
+    nerf = stage_settings(
+        scene="nerf",
+        priors=priors,
+        background={},
+        reference_camera={},
+        cameras={"jitter": {}},
+        field={"progressive_levels": {}},
+    )
+    stages = [nerf, stage_settings(scene="dmtet", init="coarse"), stage_settings(scene="points", init="coarse")]
+    stages.append(stage_settings(scene="samples", steps=0, priors={"view": priors["view"]}))
+    for stage in stages:
+        changes = dict(each_setting_changed(stage))
+        assert len(changes) >= 15 and ("priors.view.guidance_scale" in changes) == bool(stage.priors)
+        left_out = [path for path, changed in changes.items() if changed.model_dump_json() == stage.model_dump_json()]
+        assert not left_out, f"{stage.scene}: {left_out}"
 
 
 def test_files_of_methods_are_laid_over_each_other_and_extends_works_across(tmp_path: Path) -> None:
