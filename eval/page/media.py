@@ -5,8 +5,10 @@ Level 0 keeps what the run made, 1 compresses it more, 2 makes it small: thumbna
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
+import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -99,6 +101,8 @@ def film(file: Path, level: int) -> bytes:
         command += ["-preset", "medium", "-pix_fmt", "yuv420p", "-an", "-threads", "1", "-movflags", "+faststart", str(out)]
         run = subprocess.run(command, capture_output=True, text=True)
         if run.returncode:
+            if os.strerror(errno.ENOSPC) in run.stderr:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             raise InputError(f"{file} cannot be read as a film ({(run.stderr.splitlines() or ['no reason given'])[-1]})")
         return out.read_bytes()
 

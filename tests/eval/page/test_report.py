@@ -423,6 +423,13 @@ def test_levels_of_pictures_and_films(finished: Path, tmp_path: Path) -> None:
         media.film(tmp_path / "film.mp4", 1)
 
 
+def test_a_film_without_room_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "[out#0/mp4] Error closing file: No space left on device\n"
+    monkeypatch.setattr(media.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 228, "", said))
+    with pytest.raises(OSError, match="No space left on device"):
+        media.film(tmp_path / "film.mp4", 1)
+
+
 def test_depth_is_bright_where_near(tmp_path: Path) -> None:
     depth = np.tile(np.linspace(9000, 21000, 64).astype(np.uint16), (64, 1))
     depth[:8] = 0
