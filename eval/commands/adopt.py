@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
         adopt_mesh(given.renders, mesh)
         cameras = read_json(own, "cameras") if own.is_file() else {"sets": planned, "assumed": True}
         if (notes := read_notes(given.renders)) is not None:
-            cameras["notes"] = notes
+            cameras |= {"notes": notes}
         (views / "cameras.json").write_text(json.dumps(cameras, indent=1) + "\n")
         for made, path in ((views, given.out), (mesh, given.mesh)):
             shutil.rmtree(path, ignore_errors=True)

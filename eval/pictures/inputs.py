@@ -14,7 +14,7 @@ from eval.pictures.protocols import Protocol
 from magic123.records.cards import Made
 from magic123.records.errors import InputError
 from magic123.records.files import need_file, need_folder, read_json
-from magic123.records.notes import Notes
+from magic123.records.notes import Notes, checked
 
 NO_MESH_MADE = "this method makes no mesh"
 NO_PICTURE = "this example is a caption alone: there is no picture to compare with"
@@ -138,9 +138,14 @@ def alignment_of(views: Path) -> dict[str, Any] | None:
 
 
 def notes_of(views: Path) -> Notes | None:
-    """Return what another system's program says of its result, from the cameras.json of its views; else None."""
+    """Return what another system's program says of its result, from the cameras.json of its views; else None.
+
+    Raises:
+        InputError: It is anything but names with a text or a number each.
+    """
     file = views / "cameras.json"
-    return read_json(file, "cameras").get("notes") if file.is_file() else None
+    notes = read_json(file, "cameras").get("notes") if file.is_file() else None
+    return None if notes is None else checked(notes, file)
 
 
 def find_mesh(mesh: Path | None) -> tuple[Path | None, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 from magic123.records.errors import InputError
 from magic123.records.files import read_json
@@ -29,12 +30,19 @@ def read_notes(folder: Path) -> Notes | None:
     file = folder / FILE
     if not file.is_file():
         return None
-    notes = read_json(file, "notes")
+    notes = checked(read_json(file, "notes"), file)
+    if len(notes) > MOST:
+        raise InputError(f"{file} has {len(notes)} names, and {MOST} are shown; write fewer")
+    return notes
+
+
+def checked(notes: Any, file: Path) -> Notes:
+    """Return the notes that stand in a file. Raises InputError for anything but names with a text or a number each."""
+    if not isinstance(notes, dict):
+        raise InputError(f"{file}: notes must be names with a text or a number each, not a {type(notes).__name__}")
     for name, value in notes.items():
         if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
             raise InputError(f"{file}: {name[:LONGEST]!r} is neither a text nor a finite number; nothing may be nested in it")
         if max(len(name), len(str(value))) > LONGEST:
             raise InputError(f"{file}: {name[:20]!r} takes more than {LONGEST} characters; write less")
-    if len(notes) > MOST:
-        raise InputError(f"{file} has {len(notes)} names, and {MOST} are shown; write fewer")
     return notes

@@ -74,6 +74,20 @@ def test_pictures_are_taken_over_unchanged(theirs):
     assert not (theirs / "mesh/mesh.obj").exists()
 
 
+def test_notes_are_kept_in_the_scores_and_others_refused(theirs, capsys):
+    (theirs / "renders/notes.json").write_text('{"seconds": 12.5, "seed": 3}')
+    assert adopt(theirs) == 0
+    words = ["score", "--views", theirs / "views", "--reference", theirs / "example", "--out", theirs / "scores.json"]
+    assert main([str(word) for word in words]) == 0
+    assert read_scores(theirs / "scores.json").notes == {"seconds": 12.5, "seed": 3}
+    cameras = json.loads((theirs / "views/cameras.json").read_text())
+    (theirs / "views/cameras.json").write_text(json.dumps(cameras | {"notes": "by hand"}))
+    assert main([str(word) for word in words]) == 1
+    assert "notes must be names with a text or a number each, not a str" in capsys.readouterr().err
+    (theirs / "renders/notes.json").write_text('{"a": []}')
+    assert adopt(theirs) == 1 and "'a' is neither a text nor a finite number" in capsys.readouterr().err
+
+
 def rewrite(path, picture) -> None:
     assert cv2.imwrite(str(path), picture)
 
