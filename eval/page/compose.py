@@ -153,7 +153,8 @@ def _cell(page: Page, packed: Packed, key: Key) -> dict:
     run = run or optional_json(exhibit.cell.path / "made" / "external.json", "record")  # of another system's program
     if of_cell:
         alignment = next((value.card.alignment for value in of_cell.values if value.card.alignment), None)
-        run = run | ({"frame": f"{alignment['align']}: {alignment['method']}"} if alignment else {}) | (of_cell.notes or {})
+        found = "" if alignment is None or alignment["align"] == "none" else f"{alignment['align']}: "
+        run = run | ({"frame": found + alignment["method"]} if alignment else {}) | (of_cell.notes or {})
     shown = {name: medium for name, medium in exhibit.media.items() if medium in packed.data}
     return {
         "status": next((entry.status for entry in entries if entry.status not in ("ok", "not scored")), "ok"),

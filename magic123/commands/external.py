@@ -127,7 +127,7 @@ def run(words: list[str], folder: Path, seconds: float) -> None:
             signal.signal(number, handler)
     if status:
         how = f"status {status}" if status > 0 else f"signal {-status}"
-        raise InputError(f"{words[0]} ended with {how}; what it said is above in the log")
+        raise InputError(f"{words[0]} ended with {how}; what it said is in its log")
 
 
 def end_group(process: subprocess.Popen) -> None:
