@@ -40,9 +40,9 @@ def settings_of(part: BaseModel, at: str = "") -> Iterator[str]:
             yield path
 
 
-@pytest.mark.parametrize("method", ["realfusion", "make-it-3d", "stable-dreamfusion"])
+@pytest.mark.parametrize("method", ["magic123", "realfusion", "make-it-3d", "stable-dreamfusion"])
 def test_every_setting_has_a_line(method: str):
-    """Inherited ones and defaults too, which are Magic123's: an option that is added later needs a line for these methods."""
+    """Of the first stage, inherited ones and defaults too: an option that is added later needs a line for these methods."""
     methods = load_methods(METHODS)
     rows = compare(methods, REPOSITORY / "config/released.csv")
     lines = {row.setting for row in rows if (row.method, row.stage) == (method, "coarse")}
