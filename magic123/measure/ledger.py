@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple, cast
 from unittest import mock
 
@@ -164,6 +165,7 @@ class Part:
         return max(device, LAUNCH * len(self.operations))
 
 
+@cache
 def prior_parts(kind: str, dtype: str) -> tuple[dict[str, Part], dict[str, int]]:
     """Return the parts of asking one prior at a novel view, and the bytes of its networks' weights.
 

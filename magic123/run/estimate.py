@@ -1,20 +1,23 @@
-"""The cost of a run before it starts: its grid, and its GPU-hours by recorded times. No torch: the Snakefile imports this."""
+"""The cost of a run before it starts: grid, GPU-hours by recorded times, all jobs. No torch: the Snakefile imports this."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
 from magic123.records.results import start_of
+from magic123.run.accounting import Kind
 from magic123.run.plan import axes_of, cells
 from magic123.run.suite import Suite
 from magic123.settings.common import Settings
+from magic123.settings.inversion import InversionSettings
 from magic123.settings.settings_file import load_entries
 from magic123.settings.stage import OptimisedStage, Stage
 
@@ -72,9 +75,10 @@ class Estimate:
         methods: number of methods.
         seeds: number of seeds.
         jobs: kind of job (a kind of scene, or `token`) -> number of jobs.
-        hours: kind of job -> GPU-hours of those jobs for which a time is recorded.
+        hours: kind of job -> GPU-hours of those jobs for which a time is recorded or predicted.
         unknown: number of jobs for which none is.
-        gpu: the GPUs of the recorded times.
+        gpu: the GPUs of the times.
+        predicted: kind of job -> number of jobs whose time is predicted, not measured.
         unusable: why the installed torch cannot run on one of them; None if it can.
     """
 
@@ -86,6 +90,7 @@ class Estimate:
     unknown: int
     gpu: str
     unusable: str | None = None
+    predicted: dict[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> float:
@@ -99,8 +104,9 @@ class Estimate:
             return f"{grid}: {sum(self.jobs.values())} optimisations; no recorded time fits them"
         parts = " + ".join(f"{hours:.0f} h for {self.jobs[scene]} {NAMES[scene]}" for scene, hours in self.hours.items())
         more = f"; {self.unknown} jobs without a recorded time are not in it" if self.unknown else ""
+        by = f"; {sum(self.predicted.values())} jobs predicted, not measured" if self.predicted else ""
         here = f". On such a GPU nothing runs here: {self.unusable}" if self.unusable else ""
-        return f"{grid}: about {self.total:.0f} GPU-hours on a {self.gpu} ({parts}{more}){here}"
+        return f"{grid}: about {self.total:.0f} GPU-hours on a {self.gpu} ({parts}{by}{more}){here}"
 
 
 NAMES = {
@@ -114,40 +120,81 @@ NAMES = {
 }
 
 
-def cost_of(suite: Suite, times: dict[str, RecordedTime]) -> Estimate:
-    """Estimate a whole run from its start. Stages that rows share are counted once; rendering and scoring are not counted.
+Predict = Callable[[OptimisedStage | InversionSettings], float | None]  # settings of a job -> its GPU-hours
+
+
+def cost_of(suite: Suite, times: dict[str, RecordedTime], card: str | None = None, predict: Predict | None = None) -> Estimate:
+    """Estimate the optimisations of a run from its start. Stages that rows share are counted once.
 
     Args:
         suite: the run.
-        times: recorded times by name.
+        times: recorded times by name, of one card where `card` is given.
+        card: the card that the run is for; None: that of the recorded times.
+        predict: gives the hours of a job of that card for which no time is recorded.
     """
-    jobs: list[tuple[str, float | None]] = [(stage.scene, hours_of_stage(stage, times)) for stage in optimisations(suite)]
-    settings = suite.settings.invert
-    if not settings.given and any(uses_token(suite, method) for method in suite.settings.run.methods):
+    jobs: list[tuple[str, float | None, OptimisedStage | InversionSettings | None]] = [
+        (stage.scene, hours_of_stage(stage, times), stage if isinstance(stage, OptimisedStage) else None)
+        for stage in optimisations(suite)
+    ]
+    if learns_tokens(suite):
+        settings = suite.settings.invert
         # without a resolution it is the model's own, which is also that of the recorded time
         fitting = {name: entry for name, entry in times.items() if entry.weights == settings.weights}
         size = settings.settings.resolution or next((entry.resolution for entry in fitting.values()), 0)
         cost = hours_of("token", size, settings.settings.steps, fitting)
-        jobs += [("token", cost)] * sum(len(names) for names in suite.examples.values())
+        jobs += [("token", cost, settings.settings)] * sum(len(names) for names in suite.examples.values())
     hours: dict[str, float] = {}
-    cuda = torch_cuda()
-    for scene, cost in jobs:
+    predicted: Counter[str] = Counter()
+    unknown, cuda = 0, torch_cuda()
+    for scene, cost, settings_of in jobs:
+        if cost is None and predict is not None and settings_of is not None:
+            cost = predict(settings_of)
+            predicted[scene] += cost is not None
         if cost is not None:
             hours[scene] = hours.get(scene, 0.0) + cost
+        unknown += cost is None and scene != "picture"
     return Estimate(
         examples=sum(len(names) for names in suite.examples.values()),
         methods=len(suite.settings.run.methods),
         seeds=len(suite.settings.run.seeds),
-        jobs=dict(Counter(scene for scene, _ in jobs)),
+        jobs=dict(Counter(scene for scene, *_ in jobs)),
         hours=hours,
-        unknown=sum(cost is None and scene != "picture" for scene, cost in jobs),
-        gpu=" or ".join(dict.fromkeys(entry.gpu for entry in times.values())),
+        unknown=unknown,
+        gpu=card or " or ".join(dict.fromkeys(entry.gpu for entry in times.values())),
         unusable=next((why for entry in times.values() if (why := too_old(entry.capability, cuda))), None),
+        predicted=dict(+predicted),
     )
+
+
+def learns_tokens(suite: Suite) -> bool:
+    """Return whether textual inversion runs for every example."""
+    return not suite.settings.invert.given and any(uses_token(suite, method) for method in suite.settings.run.methods)
+
+
+def all_jobs(suite: Suite) -> list[Kind]:
+    """Return all jobs of networks and metrics that a whole run has. Downloads, tables and pages are not among them."""
+    examples = sum(len(names) for names in suite.examples.values())
+    shown = {
+        (cell["dataset"], cell["example"], cell["seed"], cell["method"], cell["stage"])
+        for table in suite.settings.run.tables
+        for cell in cells(axes_of(suite, table))
+    }
+    jobs = [("prepare", "", "")] * examples + [("invert", "", "")] * (examples * learns_tokens(suite))
+    for *_, method, stage in wanted_stages(suite):
+        if suite.methods[method].made_elsewhere is None:
+            jobs.append(("reconstruct", method, stage))
+    for *_, method, stage in sorted(shown):
+        jobs += [("view", method, stage), ("score", method, stage)]
+    return jobs
 
 
 def optimisations(suite: Suite) -> list[Stage]:
     """Return every stage of every cell that the run's tables need, with those that others start from, each once."""
+    return [suite.methods[method].stages[stage] for *_, method, stage in wanted_stages(suite)]
+
+
+def wanted_stages(suite: Suite) -> list[tuple[str, str, int, str, str]]:
+    """Return what `optimisations` returns by name: data set, example, seed, method, stage."""
     wanted = set()
     for table in suite.settings.run.tables:
         for cell in cells(axes_of(suite, table)):
@@ -157,7 +204,7 @@ def optimisations(suite: Suite) -> list[Stage]:
                 if (init := suite.methods[method].stages[stage].init) is None:
                     break
                 method, stage = start_of(method, init)
-    return [suite.methods[method].stages[stage] for *_, method, stage in sorted(wanted)]
+    return sorted(wanted)
 
 
 def uses_token(suite: Suite, method: str) -> bool:

@@ -9,9 +9,12 @@ import yaml
 from workflow_tree import REPOSITORY, build, snakemake
 
 from magic123.__main__ import main
+from magic123.commands.estimate import job_rows, predictor
+from magic123.measure import ledger
 from magic123.records.errors import InputError
 from magic123.run.estimate import cost_of, load_times, optimisations, torch_cuda
 from magic123.run.suite import Suite, read_suite
+from magic123.settings.stage import DMTetStage, NeRFStage
 from magic123.weights.prefetch import dataset_files_needed, listing, weights_needed
 
 PAPER = Path("config/paper.yaml")
@@ -88,10 +91,44 @@ def test_shared_stages_and_other_sizes(suite_of, tmp_path: Path) -> None:
 def test_the_demo_is_not_estimated(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.chdir(REPOSITORY)
     assert main(["estimate"]) == 0
-    assert "no recorded time fits them" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "no recorded time fits them" in out and out.splitlines()[-1].split()[:3] == ["60", "in", "all"]
     assert main(["estimate", str(PAPER)]) == 0
     out = capsys.readouterr().out
     assert "1482 coarse stages" in out and "40 minutes for 5000 steps at 128 on a V100 32 GB; Magic123's README" in out
+
+
+def test_times_of_a_card_are_recorded_or_predicted_and_say_so(suite_of, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A V100's are recorded; an H100's are counted, once for rows that cost the same; an unknown card is refused."""
+    counted = []
+
+    def predict(stage: NeRFStage | DMTetStage) -> dict:
+        counted.append(stage)
+        return {"stage_minutes": {"H100": 6.0 if stage.scene == "nerf" else 3.0}}
+
+    monkeypatch.setattr(ledger, "predict", predict)
+    suite, cells = suite_of(), 19 * 26 * 3
+    found = cost_of(suite, {}, "H100", predictor(suite, "h100", recorded=False))
+    assert found.predicted == {"nerf": cells, "dmtet": cells} and found.unknown == 0
+    assert found.hours == pytest.approx({"nerf": cells * 0.1, "dmtet": cells * 0.05})
+    assert (
+        2 <= len(counted) < 12 and "2964 jobs predicted, not measured" in found.sentence() and "on a H100" in found.sentence()
+    )
+    assert next(hours for *_, hours in job_rows(found)) == "148.2 GPU-hours predicted, not measured"
+    recorded = cost_of(suite, load_times(), "V100", predictor(suite, "V100", recorded=True))
+    assert not recorded.predicted and recorded.hours == pytest.approx({"nerf": cells * 40 / 60, "dmtet": cells * 20 / 60})
+    with pytest.raises(InputError, match="--card K80 is neither in the recorded times nor one of H100, "):
+        predictor(suite, "K80", recorded=False)
+
+
+def test_miniature_networks_are_not_predicted_at_full_size(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Of the demo, only the stages without networks can be counted."""
+    monkeypatch.chdir(REPOSITORY)
+    assert main(["estimate", "--card", "L4"]) == 0
+    out = capsys.readouterr().out
+    assert "3 jobs predicted, not measured; 15 jobs without a recorded time are not in it" in out
 
 
 def test_every_kind_of_job_has_a_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

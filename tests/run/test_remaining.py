@@ -10,6 +10,7 @@ import pytest
 from repository_paths import REPOSITORY
 
 from magic123.run.accounting import estimate, in_words
+from magic123.run.estimate import all_jobs
 from magic123.run.remaining import FIRST, RemainingTime, reference_seconds
 from magic123.run.suite import read_suite
 
@@ -70,6 +71,20 @@ def test_a_run_knows_the_rest_within_a_factor_of_one_and_a_half(suite, ended, sl
     left = sum(job["wall_s"] for job in jobs[ended:])
     found, unknown = estimate(kinds(jobs[ended:]), [], jobs[:ended], reference_seconds(suite, MINIATURES))
     assert unknown == 0 and left / 1.5 < found < left * 1.5
+
+
+def test_all_jobs_of_the_demo_are_counted(suite):
+    assert sorted(all_jobs(suite)) == sorted(kinds(measured()))
+
+
+@pytest.mark.parametrize("slower", [1, 3, 0.4])
+@pytest.mark.parametrize("ended", [5, 10, 20, 40, 60])
+def test_a_whole_run_is_known_within_a_factor_of_one_and_a_half_by_its_first_jobs(suite, ended, slower):
+    """As `magic123 estimate` says it, from a plan and the jobs that were measured."""
+    jobs = measured(lambda number: slower)
+    found, unknown = estimate(all_jobs(suite), [], jobs[:ended], reference_seconds(suite, MINIATURES))
+    whole = sum(job["wall_s"] for job in jobs)
+    assert unknown == 0 and whole / 1.5 < found < whole * 1.5
 
 
 def test_a_machine_that_becomes_slower_in_the_middle_of_a_run(suite):
