@@ -35,11 +35,12 @@ from safetensors.torch import save
 
 from eval.pictures.meshes import load_mesh
 from eval.pictures.pictures import read_picture as read_view
+from magic123.example.companion import read_depth, read_mask
 from magic123.example.example import load_example
-from magic123.example.picture_file import read_depth, read_mask, read_picture
+from magic123.example.picture_file import read_picture
+from magic123.example.token_file import load_token
 from magic123.geometry.textured import read_parts
 from magic123.optimise.resume import LoopCheckpoints
-from magic123.priors.tokens import load_token
 from magic123.records.cards import read_scores
 from magic123.records.errors import InputError
 from magic123.run.manifest import load_manifest

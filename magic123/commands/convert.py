@@ -98,7 +98,7 @@ def delete_original(name: str, registry: dict[str, Weights], say: Callable[[str]
 
 def convert_token(file: Path, out: Path) -> None:
     """Write a published token (a pickle, which is read without running it) as safetensors into the folder `out`."""
-    from magic123.priors.tokens import load_token, save_token
+    from magic123.example.token_file import load_token, save_token
 
     token, embedding = load_token(file)
     out.mkdir(parents=True, exist_ok=True)

@@ -1,241 +1,43 @@
 """dataset add, dataset from-meshes: a folder of pictures, or of meshes -> a dataset that one Snakemake command runs.
 
-Reads   the pictures of a folder (PNG, JPEG, WebP, BMP; NAME_mask.png is the mask of NAME), config/config.yaml
-Writes  datasets/NAME.csv (name and caption from the names of the files; edit it), datasets/NAME-contact.png (what was
-        understood of every picture), config/NAME.yaml (the run). Nothing is copied: the pictures stay where they are.
+Reads   add: the pictures of a folder (PNG, JPEG, WebP, BMP; NAME_mask.png is the mask of NAME); from-meshes: every .glb, .gltf,
+        .obj and .ply in a folder and below; config/config.yaml
+Writes  datasets/NAME.csv (name and caption from the names of the files; edit it), config/NAME.yaml (the run); add:
+        datasets/NAME-contact.png (what was understood of every picture). Nothing is copied: the files stay where they are.
 
-Run it again after editing the captions or adding pictures: lines that are there stay as they are, new pictures are appended,
+Run add again after editing the captions or adding pictures: lines that are there stay as they are, new pictures are appended,
 and the sheet is drawn again.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import os
-import sys
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
-import numpy as np
-from PIL import Image
-
-from magic123.commands import dataset_from_meshes, prepare
 from magic123.commands.options import command_parser
-from magic123.example.contact_sheet import Tile, draw_sheet
-from magic123.example.picture_file import read_picture
-from magic123.example.quality_picture import reduced
-from magic123.records import alpha as alpha_convention
-from magic123.records.errors import InputError
-from magic123.records.files import scratch_folder, write_text
-from magic123.run.captions import check_captions
-from magic123.run.manifest import ManifestRow, has_controls, load_manifest
-from magic123.run.picture_folder import caption_of, check_run, name_of, pictures_in, run_file, write_run
-from magic123.run.suite import MANIFESTS, read_suite
-from magic123.settings.cameras import ReferenceCamera
-from magic123.settings.prepare import PrepareSettings
-from magic123.settings.settings_file import read_yaml, validate
-from magic123.settings.stage import lay_over
-from magic123.settings.suite import SuiteSettings
-
-COLUMNS = ["name", "prompt", "image", "mask"]
-SIDE = 256  # pixels of the previews
-PREPARE = """
-prepare:
-  settings:
-    mask: {mask}{why}
-    object_share: 0.7
-"""
-WHY = {
-    "alpha": "                 # every picture is cut out already",
-    "file": "                  # every picture has a mask",
-    "grabcut": "               # photographs; alpha where all pictures are cut out, file where all have masks",
-}
+from magic123.example.mesh_dataset import add_meshes
+from magic123.example.picture_dataset import add_folder
+from magic123.settings.frames import Axis
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse the command line and add the pictures. Raises InputError for bad input."""
+    """Parse the command line and add the pictures or meshes. Raises InputError for bad input."""
     parser = command_parser("dataset", __doc__)
     actions = parser.add_subparsers(dest="action", required=True, metavar="add|from-meshes")
-    add = actions.add_parser("add", help="list the pictures of a folder", description="List the pictures of a folder.")
-    add.add_argument("folder", type=Path, help="the folder of pictures")
-    add.add_argument("--name", required=True, help="the dataset's name: letters, digits, - and _")
-    add.add_argument("--table", help="the name of the run's table, a new one or one of config/tables.yaml; default: NAME")
-    dataset_from_meshes.add_options(
-        actions.add_parser("from-meshes", help="list the textured meshes of a folder", description=dataset_from_meshes.__doc__)
+    add, meshes = (
+        actions.add_parser(action, help=f"list the {what} of a folder", description=f"List the {what} of a folder.")
+        for action, what in (("add", "pictures"), ("from-meshes", "textured meshes"))
     )
-    options = parser.parse_args(argv)
-    if options.action == "from-meshes":
-        dataset_from_meshes.from_meshes(options)
+    for options in (add, meshes):
+        options.add_argument("folder", type=Path, help="the folder")
+        options.add_argument("--name", required=True, help="the dataset's name: letters, digits, - and _")
+        options.add_argument("--table", help="name of the run's table, a new one or one of config/tables.yaml; default: NAME")
+    meshes.add_argument("--up", choices=get_args(Axis), default="y", help="axis of the meshes that points up (default: y)")
+    meshes.add_argument("--front", choices=get_args(Axis), default="z", help="axis towards the front view (default: z)")
+    meshes.add_argument("--scale", default="unit-sphere", help="unit-sphere (default), unit-cube, as-is or a factor")
+    chosen = parser.parse_args(argv)
+    if chosen.action == "add":
+        add_folder(chosen.folder, chosen.name, chosen.table)
     else:
-        add_folder(options.folder, options.name, options.table)
-
-
-def add_folder(folder: Path, name: str, results: str | None = None) -> None:
-    """List the pictures of a folder in datasets/NAME.csv, check each, and draw the contact sheet.
-
-    Args:
-        folder: of pictures.
-        name: of the dataset.
-        results: the name of the run's table; the dataset's, if there is none.
-
-    Raises:
-        InputError: the folder has no readable picture, the name cannot be used, or a file of that name is another's.
-    """
-    check_run(name, results or name, "magic123 dataset add")
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; name the folder that holds the pictures")
-    table, run, sheet = MANIFESTS / f"{name}.csv", run_file(name), MANIFESTS / f"{name}-contact.png"
-    rows = load_manifest(table) if table.exists() else {}
-    before = read_yaml(str(run)).get("run") or {} if run.exists() else None
-    if before is not None and before.get("datasets") != [name]:
-        raise InputError(f"{run} exists and is not a run of the dataset {name!r} alone; take another --name")
-    if before is not None and results is not None and before.get("tables") != [results]:
-        raise InputError(f"{run} exists, and its tables are {before.get('tables')}; edit it there, or leave out --table")
-    base = validate(SuiteSettings, read_yaml("config/config.yaml"), "config/config.yaml")
-    settings, root = base.prepare.settings, Path(base.datasets_folder)
-
-    pictures, others = pictures_in(folder)
-    lines: list[dict[str, str]] = []
-    tiles: list[Tile] = []
-    problems = [f"{path.name}: not a PNG, JPEG, WebP or BMP picture, not listed" for path in others]
-    readable: dict[str, Tile] = {}
-    listed = {os.path.abspath(root / row.image): key for key, row in rows.items() if row.image}
-    taken = set(rows)
-    for path, mask in pictures.items():
-        try:
-            tile = _checked(path, settings)
-            cells = [_cell(file, root) if file else "" for file in (path, mask)]
-        except InputError as error:
-            problems.append(f"{_printable(path.name)}: not listed: {error}")
-            tiles.append(Tile(_printable(path.name), remarks=[str(error)]))
-            continue
-        key = listed.get(os.path.abspath(path))
-        if key is None:
-            key = name_of(path, taken)
-            caption, known = caption_of(path)
-            if not known:
-                problems.append(f"{key}: the name {path.name} says nothing; write what it shows into {table}")
-            taken.add(key)
-            lines.append(dict(zip(COLUMNS, [key, caption, *cells], strict=True)))
-        readable[key] = tile
-    if not rows and not lines:
-        why = f" ({problems[0]})" if problems else ""
-        raise InputError(f"{folder} has no picture that can be used{why}; put PNG, JPEG, WebP or BMP files there")
-
-    text = _table(table if rows else None, lines)
-    all_rows = rows | {line["name"]: validate(ManifestRow, line, str(table)) for line in lines}
-    for key, row in all_rows.items():  # of other folders, listed before
-        if key not in readable and row.image:
-            try:
-                readable[key] = _checked(root / row.image, settings)
-            except InputError as error:
-                problems.append(f"{key}: {error}")
-                tiles.append(Tile(key, row.prompt, remarks=[str(error)]))
-    mask_from = _mask_source(all_rows, readable)
-    if run.exists():
-        settings = validate(
-            SuiteSettings, lay_over(read_yaml("config/config.yaml"), read_yaml(str(run))), str(run)
-        ).prepare.settings
-    else:
-        settings = settings.model_copy(update={"mask": mask_from, "object_share": 0.7})
-    for key, tile in readable.items():
-        _understand(tile, all_rows[key], root, settings)
-        tiles.append(tile)
-        problems += [f"{key}: {remark}" for remark in tile.remarks]
-
-    draw_sheet(tiles, f"{name}: {len(all_rows)} pictures of {folder}, mask: {settings.mask}", _made(sheet))
-    write_text(table, text)
-    if not run.exists():
-        more = PREPARE.format(mask=mask_from, why=WHY[mask_from])
-        write_run(name, "Pictures", results or name, "mine", base.registries.tables, more)
-    try:
-        check_captions(read_suite([run]))
-    except InputError as error:
-        problems.append(f"the run would be refused: {error}")
-    for problem in problems:
-        print(" ".join(_printable(problem).split()), file=sys.stderr)
-    print(f"{table}: {len(all_rows)} pictures ({len(lines)} new); edit names and captions there")
-    print(f"{sheet}: what was understood of each; look at it before the run")
-    print(f"{run}: the run; its mask is {settings.mask}")
-    print(f"uv run snakemake --cores all --configfile {run}")
-
-
-def _checked(path: Path, settings: PrepareSettings) -> Tile:
-    """Return a picture's tile, with the picture on white in sRGB. Raises InputError where it cannot be read."""
-    picture = read_picture(path, settings.max_pixels)
-    reading = alpha_convention.detect(picture.rgb, picture.alpha, settings.alpha, settings.premultiplied_share)
-    picture = picture.in_srgb(reading.convention)
-    shown = picture.rgb
-    if picture.alpha is not None:
-        shown = alpha_convention.premultiplied(picture.rgb, picture.alpha, reading.convention) + 1 - picture.alpha[..., None]
-    width, height = picture.full_size
-    return Tile(path.name, "", f"{width} x {height}, {picture.stored}", reduced(shown), cut_out=reading.convention != "none")
-
-
-def _cell(path: Path, root: Path) -> str:
-    """Return a file's path as a cell of the table: from the datasets folder, or absolute where it lies elsewhere.
-
-    Raises:
-        InputError: the name cannot be written into a table.
-    """
-    absolute, inside = os.path.abspath(path), os.path.abspath(os.curdir)
-    cell = os.path.relpath(absolute, root) if Path(absolute).is_relative_to(inside) else absolute
-    if has_controls(cell) or cell != cell.strip():
-        raise InputError(f"the path {_printable(cell)!r} has signs that a table cannot hold; rename it")
-    return cell
-
-
-def _printable(text: str) -> str:
-    """Return text with a question mark for what no terminal and no UTF-8 file can hold."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
-def _table(table: Path | None, lines: list[dict[str, str]]) -> str:
-    """Return the text of the table: its lines as they are, then new ones."""
-    header, old = COLUMNS, []
-    if table is not None:
-        with open(table, newline="", encoding="utf-8-sig") as file:
-            header, *old = [cells for cells in csv.reader(file) if any(cell.strip() for cell in cells)]
-        header = [cell.strip() for cell in header]
-        missing = [column for column in COLUMNS if column not in header and any(line[column] for line in lines)]
-        old = [cells + [""] * (len(header) - len(cells) + len(missing)) for cells in old]
-        header = header + missing
-    elif not any(line["mask"] for line in lines):
-        header = COLUMNS[:-1]
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerows([header, *old, *([line.get(column, "") for column in header] for line in lines)])
-    return stream.getvalue()
-
-
-def _mask_source(rows: dict[str, ManifestRow], tiles: dict[str, Tile]) -> Literal["alpha", "file", "grabcut"]:
-    """Return what the masks of all these pictures can come from: their alpha, their files, or else GrabCut."""
-    if all(tile.cut_out for tile in tiles.values()):
-        return "alpha"
-    return "file" if all(rows[key].mask for key in tiles) else "grabcut"
-
-
-def _understand(tile: Tile, row: ManifestRow, root: Path, settings: PrepareSettings) -> None:
-    """Prepare a picture as the run will, but smaller and without depth; complete its tile with what came of it."""
-    tile.title, tile.caption = row.name, row.prompt
-    chosen = settings.model_copy(update={"depth": "none", "resolution": SIDE})
-    with scratch_folder() as folder:
-        words = ["--name", row.name, f"--prompt={row.prompt}", "--image", str(root / row.image), "--out", f"{folder}/example"]
-        if settings.mask == "file" and row.mask:
-            words += ["--mask", str(root / row.mask)]
-        try:
-            arguments = prepare.options().parse_args(words)
-            prepare.prepare(arguments, chosen, ReferenceCamera(polar=row.polar, azimuth=row.azimuth), report=False)
-        except InputError as error:
-            tile.remarks.append(str(error))
-            return
-        tile.square = np.asarray(Image.open(f"{folder}/example/rgba.png"))
-        tile.remarks += json.loads(Path(f"{folder}/example/qa.json").read_text(encoding="utf-8"))["warnings"]
-
-
-def _made(path: Path) -> Path:
-    """Return the path, with its folder made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+        frame = {"up": chosen.up, "front": chosen.front, "scale": chosen.scale}
+        add_meshes(chosen.folder, chosen.name, frame, chosen.table)

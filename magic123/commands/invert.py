@@ -99,11 +99,11 @@ def invert(
     import torch
 
     from magic123.example.example import load_example
+    from magic123.example.token_file import save_token
     from magic123.optimise.resume import LoopCheckpoints
     from magic123.optimise.textual_inversion import TextToImage, learn_token
     from magic123.priors.sds import NonFiniteGradient
     from magic123.priors.speed import apply_speed
-    from magic123.priors.tokens import save_token
 
     example = load_example(example_folder)
     if example.rgb is None:

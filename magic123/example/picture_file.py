@@ -1,4 +1,4 @@
-"""Read pictures, masks and depth maps from untrusted files.
+"""Read pictures from untrusted files.
 
 Whatever a file holds (1, 8 or 16 bits; grey, palette or colour; with or without alpha; rotated by an EXIF tag), the result is
 float32 in [0, 1], upright, channels last, with the SHA-256 of the decoded bytes. Colours are returned as stored, whether
@@ -87,21 +87,6 @@ class Picture:
         if clipped > 1e-3:
             remarks += (f"{clipped:.1%} of the pixels have colours ({self.space.name}) outside sRGB, which are clipped",)
         return replace(self, rgb=rgb, space=SRGB, remarks=remarks)
-
-
-def edge_fit(values: np.ndarray, mask: np.ndarray) -> float:
-    """Return how much larger the values' gradient is at the mask's edge than elsewhere: 1 for unrelated pictures.
-
-    Args:
-        values: [H, W] or [H, W, C].
-        mask: [H, W] in [0, 1]; its edge is where a 3 x 3 dilation and erosion of mask > 0.5 differ.
-    """
-    hard = (mask > 0.5).astype(np.uint8)
-    edge = cv2.dilate(hard, np.ones((3, 3))) != cv2.erode(hard, np.ones((3, 3)))
-    values = np.nan_to_num(values.reshape(*values.shape[:2], -1).mean(-1), posinf=0, neginf=0)
-    gradient = np.hypot(*np.gradient(values)) if min(values.shape) > 1 else np.zeros_like(values)
-    mean = float(gradient.mean())
-    return float(gradient[edge].mean()) / mean if mean > 0 and edge.any() else 1.0
 
 
 def reduction(width: int, height: int) -> int:
@@ -276,81 +261,3 @@ def _decoded(image: Image.Image, data: bytes) -> np.ndarray:
         image = image.convert("RGB")
     values = np.asarray(image)
     return values[..., None] if values.ndim == 2 else values
-
-
-@dataclass(frozen=True)
-class Companion:
-    """A mask, depth or normal map that belongs to a picture.
-
-    Attributes:
-        values: [H, W] or [H, W, 3] float32.
-        sha256: of the file's bytes.
-        orientation: EXIF tag by which the stored values were turned; 1: they were not.
-        full_size: width and height in pixels, before any reduction.
-    """
-
-    values: np.ndarray
-    sha256: str
-    orientation: int
-    full_size: tuple[int, int]
-
-    @classmethod
-    def of(cls, picture: Picture, values: np.ndarray) -> Companion:
-        """Return values that were read from a picture file."""
-        return cls(np.ascontiguousarray(values), picture.sha256, picture.orientation, picture.full_size)
-
-
-def read_mask(path: Path, max_pixels: int) -> Companion:
-    """Read a mask: its alpha channel if it has one that varies, otherwise its grey values.
-
-    Returns:
-        The mask [H, W] in [0, 1].
-
-    Raises:
-        InputError: as for `read_picture`, or the picture is coloured or holds only the values 0 and 1.
-    """
-    picture = read_picture(path, max_pixels, "mask")
-    if picture.alpha is not None and picture.alpha.min() < picture.alpha.max():
-        mask = picture.alpha
-    else:
-        mask = picture.rgb[..., 0]
-        if np.abs(picture.rgb - mask[..., None]).max() > 2 / 255:
-            raise InputError(f"mask {path} is a colour picture; a mask must be grey, or have an alpha channel")
-    if 0 < mask.max() <= 1.5 / 255:
-        raise InputError(f"mask {path} only holds the values 0 and 1; save it with 0 (background) and 255 (object)")
-    return Companion.of(picture, mask)
-
-
-def read_normal(path: Path, max_pixels: int) -> Companion:
-    """Read a normal map [H, W, 3] as stored. Raises InputError as for `read_picture`."""
-    picture = read_picture(path, max_pixels, "normal map")
-    return Companion.of(picture, picture.rgb)
-
-
-def read_depth(path: Path, max_pixels: int) -> Companion:
-    """Read a depth map: the first channel of a PNG, or a .npy array [H, W] or [H, W, 1].
-
-    Returns:
-        The values [H, W] float32 at any scale, which may not all be finite.
-
-    Raises:
-        InputError: the file is of another type, damaged or of another shape.
-    """
-    path = Path(path)
-    if path.suffix.lower() == ".png":
-        picture = read_picture(path, max_pixels, "depth", samples=True)
-        return Companion.of(picture, picture.rgb[..., 0])
-    data = read_bytes(path, "depth")
-    if path.suffix.lower() != ".npy":
-        raise InputError(f"depth {path} is neither .png (8 or 16 bit) nor .npy; convert it")
-    try:
-        values = np.load(io.BytesIO(data), allow_pickle=False)
-    except DAMAGE as error:
-        raise InputError(f"depth {path} is not a readable .npy array ({error}); save it again with numpy.save") from error
-    if values.ndim == 3 and values.shape[2] == 1:
-        values = values[..., 0]
-    if values.ndim != 2 or values.dtype.kind not in "fiu" or values.size == 0:
-        raise InputError(f"depth {path} holds a {values.dtype} array of shape {values.shape}; it must be H x W numbers")
-    height, width = values.shape
-    factor = reduction(width, height)
-    return Companion(values[::factor, ::factor].astype(np.float32), hashlib.sha256(data).hexdigest(), 1, (width, height))

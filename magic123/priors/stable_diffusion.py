@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from magic123.example.token_file import load_token
 from magic123.geometry.camera import Camera
 from magic123.priors import latent_diffusion
 from magic123.priors.latent_diffusion import (
@@ -21,7 +22,7 @@ from magic123.priors.latent_diffusion import (
     load_component,
 )
 from magic123.priors.prompts import PLAIN, Prompts
-from magic123.priors.tokens import add_token, load_token, prompt_ids
+from magic123.priors.tokens import add_token, prompt_ids
 from magic123.records.errors import InputError
 
 

@@ -13,7 +13,7 @@ and the result is marked as uncertain.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -40,10 +40,6 @@ class AlphaReading:
     soft_pixels: int
     share_below_alpha: float | None
     certain: bool
-
-    def record(self) -> dict[str, str | int | float | bool | None]:
-        """Return the fields as a dictionary that can be written as JSON."""
-        return asdict(self)
 
 
 def detect(

@@ -431,7 +431,7 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch, capsys):
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("magic123.commands.prepare.draw", full_disk)
+    monkeypatch.setattr("magic123.example.prepare.draw", full_disk)
     assert main(["prepare", *options(tmp_path / "image.png"), "--out", str(tmp_path / "results" / "example")]) == 1
     assert "error: No space left on device; make room" in capsys.readouterr().err
     assert [file.name for file in (tmp_path / "results").iterdir()] == [NOTE]

@@ -14,8 +14,8 @@ from textured_objects import WRITERS, write_glb, write_obj, write_ply
 
 from eval.pictures.pictures import read_picture
 from magic123.__main__ import main
+from magic123.example.companion import read_depth
 from magic123.example.depth import normalized
-from magic123.example.picture_file import read_depth
 from magic123.geometry.camera import Camera
 from magic123.geometry.frames import ball_of
 from magic123.records.cameras import read_poses

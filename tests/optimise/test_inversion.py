@@ -13,10 +13,10 @@ from PIL import Image
 from tiny_diffusion import SIDE, TEXT_WIDTH, write_stable_diffusion
 
 from magic123.commands import invert
+from magic123.example.token_file import load_token
 from magic123.optimise.augmentation import _blur, augment, centre_square, draw_maps, jitter_colors, shift_hue
 from magic123.optimise.textual_inversion import IMAGENET_TEMPLATES, TextToImage, checked_templates, fill_template, learn_token
 from magic123.priors.prompts import Prompts
-from magic123.priors.tokens import load_token
 from magic123.records.errors import InputError
 from magic123.settings.inversion import InversionSettings
 

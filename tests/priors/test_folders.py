@@ -15,9 +15,9 @@ from prior_inputs import ALPHAS, REFERENCE, ROOT, generator, settings, views
 from score_distillation import score_distillation
 from tiny_diffusion import SIDE, TEXT_WIDTH, write_stable_diffusion, write_zero123
 
+from magic123.example.token_file import save_token
 from magic123.priors.prompts import Prompts, fill_prompt
 from magic123.priors.stable_diffusion import StableDiffusion
-from magic123.priors.tokens import save_token
 from magic123.priors.zero123 import Zero123, clip_pixels
 from magic123.records.errors import InputError
 from magic123.settings.cameras import ReferenceCamera

@@ -189,7 +189,7 @@ def test_a_truncated_midas_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_published_token_becomes_safetensors(tmp_path: Path) -> None:
-    from magic123.priors.tokens import load_token
+    from magic123.example.token_file import load_token
 
     save({"<cup>": torch.arange(768.0)}, tmp_path / "learned_embeds.bin")
     assert main(["convert", "--token", str(tmp_path / "learned_embeds.bin"), "--out", str(tmp_path / "out")]) == 0

@@ -1,20 +1,14 @@
-"""Textured meshes in a folder -> the csv file of a dataset, one example for each mesh, and its configuration.
-
-Reads   FOLDER: every .glb, .gltf, .obj and .ply in it and below; config/config.yaml
-Writes  datasets/NAME.csv, with name and caption from the file names (edit both), and config/NAME.yaml. Nothing is copied.
-"""
+"""A folder of textured meshes becomes a dataset: its table, one example for each mesh, and its run."""
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import os
 import re
+import sys
 from pathlib import Path
-from typing import get_args
 
-from magic123.commands.options import say
 from magic123.records.errors import InputError
 from magic123.records.files import need_folder, write_text
 from magic123.records.mesh_files import SUFFIXES
@@ -22,65 +16,58 @@ from magic123.run.contents import Contents
 from magic123.run.manifest import ManifestRow
 from magic123.run.picture_folder import caption_of, check_run, name_of, run_file, write_run
 from magic123.run.suite import MANIFESTS
-from magic123.settings.frames import Axis
 from magic123.settings.settings_file import read_yaml, validate
 from magic123.settings.suite import SuiteSettings
 
 PLAIN = {"mesh", "meshes", "model", "object", "textured", "scene"}  # names that say nothing: the folder's is taken
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `dataset from-meshes`."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="holds .glb, .gltf, .obj or .ply files, also in folders")
-    parser.add_argument("--name", required=True, help="the dataset's name: datasets/NAME.csv")
-    parser.add_argument("--table", help="the name of the run's table, a new one or one of config/tables.yaml; default: NAME")
-    parser.add_argument("--up", choices=get_args(Axis), default="y", help="axis of the meshes that points up (default: y)")
-    parser.add_argument("--front", choices=get_args(Axis), default="z", help="axis towards the front view (default: z)")
-    parser.add_argument("--scale", default="unit-sphere", help="unit-sphere (default), unit-cube, as-is or a factor")
+def add_meshes(folder: Path, name: str, frame: dict[str, str], results: str | None = None) -> None:
+    """List the textured meshes of a folder in datasets/NAME.csv, after reading each as a run will.
 
-
-def from_meshes(options: argparse.Namespace) -> None:
-    """List the meshes of a folder in datasets/NAME.csv, after reading each as a run will.
+    Args:
+        folder: holds the meshes, also in folders.
+        name: of the dataset.
+        frame: the columns up, front and scale, the same for all meshes.
+        results: the name of the run's table; the dataset's, if there is none.
 
     Raises:
         InputError: there are no meshes, one of them cannot be read, or a file of that name is there already.
     """
-    check_run(options.name, options.table or options.name, "magic123 dataset from-meshes")
-    table, run = MANIFESTS / f"{options.name}.csv", run_file(options.name)
+    check_run(name, results or name, "magic123 dataset from-meshes")
+    table, run = MANIFESTS / f"{name}.csv", run_file(name)
     for file in (table, run):
         if file.exists():
             raise InputError(f"{file} exists; remove it, or take another --name")
     base = validate(SuiteSettings, read_yaml("config/config.yaml"), "config/config.yaml")
     root = Path(base.datasets_folder)
-    meshes = find_meshes(need_folder(options.folder, "folder of meshes"))
-    frame = {"up": options.up, "front": options.front, "scale": options.scale}
+    meshes = _find_meshes(need_folder(folder, "folder of meshes"))
     rows = [
         {
-            "name": name,
-            "prompt": caption_of(Path(name))[0],
-            "mesh": place_of(mesh, root),
+            "name": key,
+            "prompt": caption_of(Path(key))[0],
+            "mesh": _place(mesh, root),
             **frame,
             "sha256": Contents().of_file(mesh),
         }
-        for name, mesh in meshes.items()
+        for key, mesh in meshes.items()
     ]
     for row in rows:
         validate(ManifestRow, row, "magic123 dataset from-meshes")
-    check(meshes)
+    _check_readable(meshes)
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(table, text.getvalue())
-    write_run(options.name, "Meshes", options.table or options.name, "demo", base.registries.tables)
+    write_run(name, "Meshes", results or name, "demo", base.registries.tables)
     for row in rows:
-        say(f"{row['name']}: {row['prompt']!r}, {row['mesh']}")
+        print(f"{row['name']}: {row['prompt']!r}, {row['mesh']}", file=sys.stderr)
     print(f"{table}: {len(rows)} meshes; edit names and captions there")
     print(f"uv run snakemake --cores all --configfile {run}")
 
 
-def find_meshes(folder: Path) -> dict[str, Path]:
+def _find_meshes(folder: Path) -> dict[str, Path]:
     """Return the meshes in a folder and below by example name, in order of their paths.
 
     Raises:
@@ -96,13 +83,13 @@ def find_meshes(folder: Path) -> dict[str, Path]:
     return found
 
 
-def place_of(mesh: Path, root: Path) -> str:
+def _place(mesh: Path, root: Path) -> str:
     """Return the path of a mesh for a csv file: from the folder of the datasets, or absolute where it lies elsewhere."""
     inside = mesh.resolve().is_relative_to(root.resolve())
     return os.path.relpath(mesh.resolve(), root.resolve()) if inside else str(mesh.resolve())
 
 
-def check(meshes: dict[str, Path]) -> None:
+def _check_readable(meshes: dict[str, Path]) -> None:
     """Read every mesh as a run will. Raises InputError with the first that cannot be read, and how many there are."""
     from magic123.geometry.textured import read_parts
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from magic123.priors.tokens import load_token, save_token
+from magic123.example.token_file import load_token, save_token
 from magic123.records.errors import InputError
 
 VECTOR = torch.linspace(-1, 1, 6)

@@ -1,0 +1,152 @@
+"""Masks, depth and normal maps that belong to a picture: read them, and check that they fit it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from magic123.example.picture_file import DAMAGE, UPRIGHT, Picture, read_bytes, read_picture, reduction
+from magic123.records.errors import InputError
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A mask, depth or normal map that belongs to a picture.
+
+    Attributes:
+        values: [H, W] or [H, W, 3] float32.
+        sha256: of the file's bytes.
+        orientation: EXIF tag by which the stored values were turned; 1: they were not.
+        full_size: width and height in pixels, before any reduction.
+    """
+
+    values: np.ndarray
+    sha256: str
+    orientation: int
+    full_size: tuple[int, int]
+
+    @classmethod
+    def of(cls, picture: Picture, values: np.ndarray) -> Companion:
+        """Return values that were read from a picture file."""
+        return cls(np.ascontiguousarray(values), picture.sha256, picture.orientation, picture.full_size)
+
+
+def read_mask(path: Path, max_pixels: int) -> Companion:
+    """Read a mask: its alpha channel if it has one that varies, otherwise its grey values.
+
+    Returns:
+        The mask [H, W] in [0, 1].
+
+    Raises:
+        InputError: as for `read_picture`, or the picture is coloured or holds only the values 0 and 1.
+    """
+    picture = read_picture(path, max_pixels, "mask")
+    if picture.alpha is not None and picture.alpha.min() < picture.alpha.max():
+        mask = picture.alpha
+    else:
+        mask = picture.rgb[..., 0]
+        if np.abs(picture.rgb - mask[..., None]).max() > 2 / 255:
+            raise InputError(f"mask {path} is a colour picture; a mask must be grey, or have an alpha channel")
+    if 0 < mask.max() <= 1.5 / 255:
+        raise InputError(f"mask {path} only holds the values 0 and 1; save it with 0 (background) and 255 (object)")
+    return Companion.of(picture, mask)
+
+
+def read_normal(path: Path, max_pixels: int) -> Companion:
+    """Read a normal map [H, W, 3] as stored. Raises InputError as for `read_picture`."""
+    picture = read_picture(path, max_pixels, "normal map")
+    return Companion.of(picture, picture.rgb)
+
+
+def read_depth(path: Path, max_pixels: int) -> Companion:
+    """Read a depth map: the first channel of a PNG, or a .npy array [H, W] or [H, W, 1].
+
+    Returns:
+        The values [H, W] float32 at any scale, which may not all be finite.
+
+    Raises:
+        InputError: the file is of another type, damaged or of another shape.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".png":
+        picture = read_picture(path, max_pixels, "depth", samples=True)
+        return Companion.of(picture, picture.rgb[..., 0])
+    data = read_bytes(path, "depth")
+    if path.suffix.lower() != ".npy":
+        raise InputError(f"depth {path} is neither .png (8 or 16 bit) nor .npy; convert it")
+    try:
+        values = np.load(io.BytesIO(data), allow_pickle=False)
+    except DAMAGE as error:
+        raise InputError(f"depth {path} is not a readable .npy array ({error}); save it again with numpy.save") from error
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[..., 0]
+    if values.ndim != 2 or values.dtype.kind not in "fiu" or values.size == 0:
+        raise InputError(f"depth {path} holds a {values.dtype} array of shape {values.shape}; it must be H x W numbers")
+    height, width = values.shape
+    factor = reduction(width, height)
+    return Companion(values[::factor, ::factor].astype(np.float32), hashlib.sha256(data).hexdigest(), 1, (width, height))
+
+
+def edge_fit(values: np.ndarray, mask: np.ndarray) -> float:
+    """Return how much larger the values' gradient is at the mask's edge than elsewhere: 1 for unrelated pictures.
+
+    Args:
+        values: [H, W] or [H, W, C].
+        mask: [H, W] in [0, 1]; its edge is where a 3 x 3 dilation and erosion of mask > 0.5 differ.
+    """
+    hard = (mask > 0.5).astype(np.uint8)
+    edge = cv2.dilate(hard, np.ones((3, 3))) != cv2.erode(hard, np.ones((3, 3)))
+    values = np.nan_to_num(values.reshape(*values.shape[:2], -1).mean(-1), posinf=0, neginf=0)
+    gradient = np.hypot(*np.gradient(values)) if min(values.shape) > 1 else np.zeros_like(values)
+    mean = float(gradient.mean())
+    return float(gradient[edge].mean()) / mean if mean > 0 and edge.any() else 1.0
+
+
+def check_size(what: str, path: Path, given: Companion, picture: Picture, image: Path) -> None:
+    """Refuse a companion file of another size than its picture."""
+    if given.full_size == picture.full_size:
+        return
+    turned = ""
+    if picture.orientation != given.orientation and given.full_size[::-1] == picture.full_size:
+        turned = (
+            f" (after the turn by the EXIF orientation, {picture.orientation} of the picture and {given.orientation} of the "
+            f"{what}; save the picture upright, without that tag, before making anything from it)"
+        )
+    sizes = [f"{width} x {height}" for width, height in (given.full_size, picture.full_size)]
+    raise InputError(
+        f"{what} {path} is {sizes[0]} pixels, but picture {image} is {sizes[1]}{turned}; "
+        f"make the {what} from that picture, at the same size"
+    )
+
+
+def turn_remarks(what: str, given: Companion, picture: Picture, fit: Callable[[np.ndarray], float]) -> list[str]:
+    """Return a warning about a companion file that was not turned upright as its picture was, or was turned alone.
+
+    Args:
+        what: its role, such as "mask".
+        given: the file.
+        picture: the picture that it belongs to.
+        fit: how well values fit the picture; the file is compared with itself turned along.
+    """
+    if given.orientation == picture.orientation:
+        return []
+    carries = "carries no orientation" if given.orientation == 1 else f"was turned by its own ({given.orientation})"
+    remark = f"the picture was turned upright by its EXIF orientation ({picture.orientation}), and the {what} {carries}"
+    if picture.orientation == 1:
+        return [f"the {what} was turned by its EXIF orientation ({given.orientation}), and the picture carries none"]
+    along = UPRIGHT[picture.orientation](given.values)
+    if given.orientation != 1 or along.shape != given.values.shape:
+        return [remark]
+    as_is, turned = fit(given.values), fit(np.ascontiguousarray(along))
+    if turned > as_is:
+        return [
+            f"{remark}; turned along it would fit better (edges {turned:.1f} against {as_is:.1f}), so it was probably made "
+            "from the picture before the turn: turn it, or save the picture upright"
+        ]
+    return [f"{remark}; it fits as it is (edges {as_is:.1f}, turned along {turned:.1f})"]
