@@ -42,6 +42,19 @@ FINE = {
         "laplacian": 0.1,
     },
 }
+SHORT = {**COARSE, "steps": 12, "reference_warmup": 1}
+PRIORS = {
+    "text": {
+        "kind": "stable-diffusion",
+        "weights": "sd",
+        "weight": 0.1,
+        "guidance_scale": 2,
+        "use_token": False,
+        "prompt": "a photo of a {subject}",
+    },
+    "views": {"kind": "zero123", "weights": "z", "weight": 1, "guidance_scale": 2},
+}
+GUIDED = {**SHORT, "steps": 8, "priors": PRIORS}
 
 
 def write_disc(folder: Path) -> Path:

@@ -108,8 +108,8 @@ def edge_fit(values: np.ndarray, mask: np.ndarray) -> float:
     return float(gradient[edge].mean()) / mean if mean > 0 and edge.any() else 1.0
 
 
-def check_size(what: str, path: Path, given: Companion, picture: Picture, image: Path) -> None:
-    """Refuse a companion file of another size than its picture."""
+def check_size(what: str, path: Path, given: Companion, picture: Picture, where: str) -> None:
+    """Refuse a companion file of another size than its picture, which sentences call `where`."""
     if given.full_size == picture.full_size:
         return
     turned = ""
@@ -120,7 +120,7 @@ def check_size(what: str, path: Path, given: Companion, picture: Picture, image:
         )
     sizes = [f"{width} x {height}" for width, height in (given.full_size, picture.full_size)]
     raise InputError(
-        f"{what} {path} is {sizes[0]} pixels, but picture {image} is {sizes[1]}{turned}; "
+        f"{what} {path} is {sizes[0]} pixels, but {where} is {sizes[1]}{turned}; "
         f"make the {what} from that picture, at the same size"
     )
 

@@ -84,6 +84,7 @@ class _Reading:
     Attributes:
         given: names the files.
         settings: how mask, depth and square are made.
+        where: what sentences call the picture.
         picture: the picture, in sRGB.
         on_white: the same [H, W, 3] on white, for networks.
         sources: of each file that was read: its path and hash.
@@ -92,6 +93,7 @@ class _Reading:
 
     given: Given
     settings: PrepareSettings
+    where: str
     picture: Picture
     on_white: np.ndarray
     sources: dict[str, dict]
@@ -109,7 +111,7 @@ class _Reading:
         """
         path, (read, what) = getattr(self.given, role), COMPANIONS[role]
         companion = read(path, self.settings.max_pixels)
-        check_size(what, path, companion, self.picture, self.given.image)
+        check_size(what, path, companion, self.picture, self.where)
         self.sources[role] = {"path": str(path), "sha256": companion.sha256}
         self.warnings += turn_remarks(what, companion, self.picture, fit)
         return companion.values
@@ -121,15 +123,14 @@ class _Reading:
             alpha = self.picture.alpha
             if alpha is None or alpha.min() >= 1:
                 problem = "has no alpha channel" if alpha is None else "is fully opaque"
-                raise InputError(
-                    f"picture {self.given.image} {problem}, so its alpha cannot be the mask; set mask to file, grabcut or rembg"
-                )
+                raise InputError(f"{self.where} {problem}, so its alpha cannot be the mask; set mask to file, grabcut or rembg")
             return alpha, record
         if settings.mask == "file":
             return self.companion("mask", lambda values: edge_fit(self.on_white, values)), record
         if settings.mask == "grabcut":
-            chosen = {"margin": settings.grabcut_margin, "iterations": settings.grabcut_iterations}
-            return segmentation.grabcut(self.on_white, **chosen), record | chosen
+            margin, iterations = settings.grabcut_margin, settings.grabcut_iterations
+            mask = segmentation.grabcut(self.on_white, margin, iterations)
+            return mask, record | {"margin": margin, "iterations": iterations}
         mask, digest = segmentation.rembg(self.on_white, settings.rembg_model, self.given.mask_weights)
         return mask, record | {"model": settings.rembg_model, "sha256": digest}
 
@@ -195,7 +196,7 @@ def prepare(given: Given, settings: PrepareSettings, camera: ReferenceCamera, ou
     warnings = [*_ignored_remarks(given, settings), *picture.remarks, *_alpha_remarks(alpha, settings)]
     own = np.ones(picture.rgb.shape[:2], np.float32) if picture.alpha is None else picture.alpha
     colours = alpha_convention.premultiplied(picture.rgb, own, alpha.convention)
-    reading = _Reading(given, settings, picture, colours + (1 - own[..., None]), sources, warnings)
+    reading = _Reading(given, settings, where, picture, colours + (1 - own[..., None]), sources, warnings)
     mask, mask_record = reading.mask()
     if settings.mask != "alpha":
         lost = float(((mask > 0.5) & (own < 0.5)).sum() / max(1, (mask > 0.5).sum()))

@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +21,7 @@ import torch
 from magic123.device import set_determinism
 from magic123.example.example import Example
 from magic123.measure.random_weights import Size, flops, random_prior
+from magic123.optimise.inputs import StepInputs
 from magic123.optimise.stage import make_optimizer
 from magic123.optimise.step import backward, differentiate, read, step_losses
 from magic123.optimise.views import reference_view, sees_reference
@@ -186,7 +188,7 @@ def measure(
 
     def run_step(step: int) -> None:
         scene.before_step(step, stage.steps, generator)
-        differentiate(scene, reference, priors, stage, step, generator, optimizer)
+        differentiate(StepInputs(scene, reference, priors, stage, step, generator), optimizer)
         optimizer.step()
 
     for step in range(first, first + warmup):
@@ -205,17 +207,18 @@ def measure(
     shares: dict[str, dict[str, float]] = {}
     for step in range(first + warmup + steps, first + warmup + 2 * steps):
         view = "known view" if sees_reference(step, stage) else "novel view"
+        inputs = StepInputs(scene, reference, priors, stage, step, generator)
         clock.seconds.clear()
         began = clock.now()
         with clock.part("occupancy and masks"):
             scene.before_step(step, stage.steps, generator)
         optimizer.zero_grad(set_to_none=True)
         with clock.part("losses"):
-            losses = step_losses(timed_scene, reference, timed_priors, stage, step, generator)
+            losses = step_losses(replace(inputs, scene=timed_scene, priors=timed_priors))
         with clock.part("backward"):
             finite = backward(losses.total, optimizer)
         with clock.part("transfer"):
-            read(losses, finite, priors, stage, step)
+            read(losses, finite, inputs)
         with clock.part("optimiser"):
             optimizer.step()
         seconds[view].append(clock.now() - began)

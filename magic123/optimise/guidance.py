@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from magic123.device import to_device
 from magic123.geometry.camera import Camera
-from magic123.optimise.views import ReferenceView, has_novel_view, is_front_step
-from magic123.optimise.watch import StageWatch
+from magic123.optimise.inputs import StepInputs
+from magic123.optimise.views import has_novel_view, is_front_step
 from magic123.priors.clip_reference import ClipReference, clip_consistency, denoised_consistency, replaces_distillation
 from magic123.priors.latent_diffusion import LatentPrior
-from magic123.priors.prior import Prior
 from magic123.priors.sds import NoisePrediction, distil, predict_noise
 from magic123.settings.priors import ClipSettings, DenoisedClipSettings, DiffusionSettings, PromptedSettings
 from magic123.settings.stage import OptimisedStage
-
-Priors = Mapping[str, Prior | ClipReference]  # by their names in the stage
 
 
 def loss_scale_at(stage: OptimisedStage, step: int) -> float:
@@ -38,35 +33,21 @@ def shows_guidance(step: int, stage: OptimisedStage) -> bool:
     return not any(has_novel_view(earlier, stage) for earlier in range(step // every * every, step))
 
 
-def guide(
-    name: str,
-    rgb: Tensor,
-    camera: Camera,
-    priors: Priors,
-    reference: ReferenceView | None,
-    stage: OptimisedStage,
-    step: int,
-    generator: torch.Generator,
-    watch: StageWatch | None = None,
-) -> tuple[Tensor | None, str, dict[str, Tensor]]:
+def guide(name: str, rgb: Tensor, camera: Camera, inputs: StepInputs) -> tuple[Tensor | None, str, dict[str, Tensor]]:
     """Return the guidance of one prior at novel views.
 
     Args:
         name: of the prior in the stage.
         rgb: rendered pictures [B, H, W, 3] in [0, 1]; with opacity as a fourth channel, all four stand in for latents.
         camera: the B cameras that they were rendered from.
-        priors: all priors of the stage.
-        reference: the reference view, if the stage renders it.
-        stage: the settings.
-        step: of the stage.
-        generator: draws diffusion steps and noise.
-        watch: is shown what a diffusion prior answered, where the step's guidance is shown.
+        inputs: of the step.
 
     Returns:
         The weighted loss (None if this prior has none of its own), the name of the prior that it is logged for, and what to
         log, see `sds.distil` and `clip_reference.clip_consistency`.
     """
-    prior, settings = priors[name], stage.priors[name]
+    stage, step, reference = inputs.stage, inputs.step, inputs.reference
+    prior, settings = inputs.priors[name], stage.priors[name]
     if isinstance(settings, DenoisedClipSettings):  # applied where its denoiser guides
         return None, name, {}
     if isinstance(prior, ClipReference):
@@ -82,11 +63,11 @@ def guide(
     if rgb.shape[-1] == 4:
         assert isinstance(prior, LatentPrior)  # the settings refuse others
         latents, rgb = prior.stand_in(to_device(rgb, prior.alphas_cumprod.device)), rgb[..., :3]
-    prediction = predict_noise(prior, rgb, shown, settings=settings, generator=generator, latents=latents)
-    if watch is not None and shows_guidance(step, stage):
-        watch.guidance(name, rgb, prior, prediction)
-    if replacing := replacing_prior(name, prediction, camera, priors, reference, stage):
-        clip, clip_settings = priors[replacing], stage.priors[replacing]
+    prediction = predict_noise(prior, rgb, shown, settings=settings, generator=inputs.generator, latents=latents)
+    if inputs.watch is not None and shows_guidance(step, stage):
+        inputs.watch.guidance(name, rgb, prior, prediction)
+    if replacing := replacing_prior(name, prediction, camera, inputs):
+        clip, clip_settings = inputs.priors[replacing], stage.priors[replacing]
         assert isinstance(clip, ClipReference) and isinstance(clip_settings, DenoisedClipSettings)
         loss, figures = denoised_consistency(clip, prior, prediction, settings=clip_settings)
         return loss.to(rgb.device), replacing, figures
@@ -110,25 +91,17 @@ def replacements(name: str, stage: OptimisedStage) -> dict[str, DenoisedClipSett
     }
 
 
-def replacing_prior(
-    name: str,
-    prediction: NoisePrediction,
-    camera: Camera,
-    priors: Priors,
-    reference: ReferenceView | None,
-    stage: OptimisedStage,
-) -> str | None:
+def replacing_prior(name: str, prediction: NoisePrediction, camera: Camera, inputs: StepInputs) -> str | None:
     """Return the clip prior that replaces the score distillation of a prediction, if any.
 
     Args:
         name: of the diffusion prior that made the prediction.
         prediction: at novel views.
-        camera: of the B novel views.
-        priors: all priors of the stage that are loaded.
-        reference: the reference view; azimuths are measured from 0 without one.
-        stage: the settings.
+        camera: of the B novel views; their azimuths are measured from the reference view's, or from 0 without one.
+        inputs: of the step.
     """
-    for clip, settings in replacements(name, stage).items():
+    priors, reference = inputs.priors, inputs.reference
+    for clip, settings in replacements(name, inputs.stage).items():
         if clip in priors:
             denoiser = priors[name]
             assert not isinstance(denoiser, ClipReference)

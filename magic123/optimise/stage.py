@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from magic123.example.example import Example
-from magic123.optimise.guidance import Priors
+from magic123.optimise.inputs import Priors, StepInputs
 from magic123.optimise.resume import LoopCheckpoints, loop_state, restore_loop
 from magic123.optimise.step import differentiate, differentiate_again
 from magic123.optimise.views import reference_view
@@ -80,11 +79,11 @@ def optimise(
         random_state = generator.get_state()
         cameras = stage.cameras.at(step / stage.steps, example.camera)
         now = stage if cameras is stage.cameras else stage.model_copy(update={"cameras": cameras})
-        attempt = partial(differentiate, scene, reference, priors, now, step, generator, optimizer, watch)
+        inputs = StepInputs(scene, reference, priors, now, step, generator, watch)
         try:
-            values = attempt()
+            values = differentiate(inputs, optimizer)
         except NonFinite as error:
-            values = differentiate_again(attempt, error, random_state, retries, priors, stage, generator)
+            values = differentiate_again(inputs, optimizer, error, random_state, retries)
         if stage.gradient_clip_value:
             torch.nn.utils.clip_grad_value_(parameters, stage.gradient_clip_value)
         if stage.gradient_clip:

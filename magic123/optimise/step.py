@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,9 +10,9 @@ from torch import Tensor
 
 from magic123.device import to_device
 from magic123.geometry.camera import sample_novel
-from magic123.optimise.guidance import Priors, guide, replacements
+from magic123.optimise.guidance import guide, replacements
+from magic123.optimise.inputs import StepInputs
 from magic123.optimise.views import (
-    ReferenceView,
     has_novel_view,
     is_front_step,
     novel_background,
@@ -22,7 +21,6 @@ from magic123.optimise.views import (
     sees_reference,
     shows_latents,
 )
-from magic123.optimise.watch import StageWatch
 from magic123.priors.offload import visit, without_networks
 from magic123.priors.precision import priors_in_float32
 from magic123.priors.sds import gradient_trouble
@@ -30,8 +28,7 @@ from magic123.priors.speed import on_streams
 from magic123.records.errors import NonFinite
 from magic123.render.losses import LOSSES, reference_losses
 from magic123.render.rendering import RenderOptions
-from magic123.scenes.scene import Scene
-from magic123.settings.stage import NeRFStage, OptimisedStage
+from magic123.settings.stage import NeRFStage
 
 
 @dataclass(frozen=True)
@@ -53,16 +50,16 @@ class StepLosses:
     distances: dict[str, Tensor]
 
 
-def reference_step(
-    scene: Scene, reference: ReferenceView, stage: OptimisedStage, step: int, generator: torch.Generator
-) -> dict[str, Tensor]:
+def reference_step(inputs: StepInputs) -> dict[str, Tensor]:
     """Return the unweighted losses at the reference view, scalars by name.
 
     All rays are shifted by the same small random offsets, against artefacts of the hash grid.
     """
+    scene, reference, stage, generator = inputs.scene, inputs.reference, inputs.stage, inputs.generator
+    assert reference is not None
     offsets = stage.ray_noise * torch.randn(2, 3, generator=generator)
     if stage.ray_noise_fades:
-        offsets = offsets * (1 - step / stage.steps)
+        offsets = offsets * (1 - inputs.step / stage.steps)
     camera, target = reference.camera, reference.target
     if isinstance(stage, NeRFStage) and stage.reference_pixels:
         drawn = torch.randint(camera.height * camera.width, (stage.reference_pixels,), generator=generator)
@@ -88,20 +85,13 @@ def reference_step(
     return compared if stage.reference_beside_novel else compared | scene.regularizers(rendering, stage.losses)
 
 
-def novel_step(
-    scene: Scene,
-    priors: Priors,
-    reference: ReferenceView | None,
-    stage: OptimisedStage,
-    step: int,
-    generator: torch.Generator,
-    watch: StageWatch | None = None,
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """Render one random view, and return its losses; the arguments are those of `step_losses`.
+def novel_step(inputs: StepInputs) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """Render one random view, and return its losses.
 
     Returns:
         The unweighted regularizers by name, and the weighted loss and what to log by prior, see `guide`.
     """
+    scene, priors, stage, step, generator = inputs.scene, inputs.priors, inputs.stage, inputs.step, inputs.generator
     camera = sample_novel(stage.cameras, 1, stage.resolution, generator)
     mode, ambient = novel_shading(stage, step / stage.steps, generator)
     background = novel_background(stage, step, generator)
@@ -126,7 +116,7 @@ def novel_step(
             apart = any(model.offloaded is not None for model in asked)
             rgb = shown.detach().requires_grad_() if apart else shown
             with stream_of(prior), visit(*(model.offloaded for model in asked)):
-                loss, logged_for, figures = guide(name, rgb, camera, priors, reference, stage, step, generator, watch)
+                loss, logged_for, figures = guide(name, rgb, camera, inputs)
                 if apart and loss is not None:
                     loss = without_networks(loss, rgb, shown)
             if loss is not None:
@@ -134,36 +124,17 @@ def novel_step(
     return scene.regularizers(rendering, stage.losses), guidance, logged
 
 
-def step_losses(
-    scene: Scene,
-    reference: ReferenceView | None,
-    priors: Priors,
-    stage: OptimisedStage,
-    step: int,
-    generator: torch.Generator,
-    watch: StageWatch | None = None,
-) -> StepLosses:
-    """Return all losses of a step, at the reference view or at a novel one, or at both where the stage says so.
-
-    Args:
-        scene: the scene.
-        reference: of `reference_view` for this stage.
-        priors: all priors of the stage that are loaded.
-        stage: the settings.
-        step: of the stage.
-        generator: draws what is random.
-        watch: is shown the guidance of the steps that the stage's settings name.
-    """
+def step_losses(inputs: StepInputs) -> StepLosses:
+    """Return all losses of a step, at the reference view or at a novel one, or at both where the stage says so."""
+    priors, stage, step = inputs.priors, inputs.stage, inputs.step
     guidance: dict[str, Tensor] = {}
     logged: dict[str, dict[str, Tensor]] = {}
     terms: dict[str, Tensor] = {}
     if sees_reference(step, stage):
-        assert reference is not None
-        terms = reference_step(scene, reference, stage, step, generator)
+        terms = reference_step(inputs)
     if has_novel_view(step, stage):
         ready = (name for name in priors if step >= max(stage.priors_from, stage.priors[name].from_step))
-        given = {name: priors[name] for name in ready}
-        regularizers, guidance, logged = novel_step(scene, given, reference, stage, step, generator, watch)
+        regularizers, guidance, logged = novel_step(replace(inputs, priors={name: priors[name] for name in ready}))
         terms |= regularizers
     weighted = [getattr(stage.losses, name) * LOSSES[name].share(step / stage.steps) * value for name, value in terms.items()]
     total = sum([*weighted, *guidance.values()], start=torch.zeros(()))
@@ -190,15 +161,13 @@ def backward(total: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
     return torch.isfinite(torch.stack(norms)).all()
 
 
-def read(losses: StepLosses, finite: Tensor, priors: Priors, stage: OptimisedStage, step: int) -> dict[str, float]:
+def read(losses: StepLosses, finite: Tensor, inputs: StepInputs) -> dict[str, float]:
     """Return what to log of a step, by name, copied to the CPU at once: the only place where the loop waits for a device.
 
     Args:
         losses: of `step_losses`.
         finite: of `backward`.
-        priors: all priors of the stage that are loaded.
-        stage: the settings.
-        step: of the stage.
+        inputs: of the step.
 
     Raises:
         NonFinite: a loss or a gradient is not finite.
@@ -212,66 +181,50 @@ def read(losses: StepLosses, finite: Tensor, priors: Priors, stage: OptimisedSta
     failing = tuple(name for name in losses.diffusion_steps if not math.isfinite(values[f"{name}_gradient"]))
     if failing:
         name = failing[0]
-        trouble = gradient_trouble(priors[name], stage.priors[name], losses.diffusion_steps[name])
-        raise NonFinite(f"step {step}: {trouble}", failing)
+        trouble = gradient_trouble(inputs.priors[name], inputs.stage.priors[name], losses.diffusion_steps[name])
+        raise NonFinite(f"step {inputs.step}: {trouble}", failing)
     non_finite = [name for name, value in values.items() if not math.isfinite(value)]
     if non_finite:
-        raise NonFinite(f"step {step}: {non_finite[0]} is no longer finite; lower its weight or the learning rates")
+        raise NonFinite(f"step {inputs.step}: {non_finite[0]} is no longer finite; lower its weight or the learning rates")
     if not gradients_finite:
-        raise NonFinite(f"step {step}: a gradient is no longer finite; lower the learning rates")
+        raise NonFinite(f"step {inputs.step}: a gradient is no longer finite; lower the learning rates")
     return values
 
 
-def differentiate(
-    scene: Scene,
-    reference: ReferenceView | None,
-    priors: Priors,
-    stage: OptimisedStage,
-    step: int,
-    generator: torch.Generator,
-    optimizer: torch.optim.Optimizer,
-    watch: StageWatch | None = None,
-) -> dict[str, float]:
+def differentiate(inputs: StepInputs, optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """Compute the gradients of one step, and return what to log of it, see `step_losses` and `read`.
 
     Raises:
         NonFinite: a loss or a gradient is not finite.
     """
     optimizer.zero_grad(set_to_none=True)
-    losses = step_losses(scene, reference, priors, stage, step, generator, watch)
-    return read(losses, backward(losses.total, optimizer), priors, stage, step)
+    losses = step_losses(inputs)
+    return read(losses, backward(losses.total, optimizer), inputs)
 
 
 def differentiate_again(
-    attempt: Callable[[], dict[str, float]],
-    error: NonFinite,
-    random_state: Tensor,
-    retries: Tensor,
-    priors: Priors,
-    stage: OptimisedStage,
-    generator: torch.Generator,
+    inputs: StepInputs, optimizer: torch.optim.Optimizer, error: NonFinite, random_state: Tensor, retries: Tensor
 ) -> dict[str, float]:
     """Repeat a step that was not finite with the priors that failed in float32, or all of them where that is not known.
 
     Args:
-        attempt: computes the gradients of the step and returns what to log of it.
+        inputs: of the step; the generator's state is set to `random_state`.
+        optimizer: whose parameters get gradients.
         error: of the first attempt.
         random_state: the generator's before the first attempt.
         retries: counts the repeated steps, in place.
-        priors: all priors of the stage that are loaded.
-        stage: the settings.
-        generator: its state is set to `random_state`.
 
     Raises:
         NonFinite: `error` itself if none of these priors is in half precision; otherwise if the stage allows no more
             repetitions, or the step is not finite again.
     """
+    priors, stage = inputs.priors, inputs.stage
     suspects = [name for name in error.priors or priors if stage.priors[name].dtype != "float32"]
     if not suspects:
         raise error
     retries += 1
     if retries > stage.float32_retries:
         raise NonFinite(f"{error}; {stage.float32_retries} steps were repeated in float32, and float32_retries allows no more")
-    generator.set_state(random_state)
+    inputs.generator.set_state(random_state)
     with priors_in_float32(priors[name] for name in suspects):
-        return attempt()
+        return differentiate(inputs, optimizer)

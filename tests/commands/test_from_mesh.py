@@ -1,16 +1,12 @@
 """A textured mesh becomes an example: what `from-mesh` writes is what `prepare` and `score` read, in one frame."""
 
 import json
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import trimesh
-import yaml
 from PIL import Image
-from repository_paths import REPOSITORY
-from textured_objects import WRITERS, write_glb, write_obj, write_ply
+from textured_objects import write_glb, write_ply
 
 from eval.pictures.pictures import read_picture
 from magic123.__main__ import main
@@ -19,7 +15,6 @@ from magic123.example.depth import normalized
 from magic123.geometry.camera import Camera
 from magic123.geometry.frames import ball_of
 from magic123.records.cameras import read_poses
-from magic123.run.manifest import load_manifest
 
 VIEWS = {"size": 48, "sets": {"ring": {"polar": 80, "first_azimuth": 10, "count": 3}}}
 FRAME = {"up": "z", "front": "-y", "scale": "unit-sphere"}
@@ -94,72 +89,3 @@ def test_frames_that_show_nothing_are_refused(tmp_path, capsys, frame, sentence)
     error = capsys.readouterr().err
     assert error.startswith("error: ") and sentence in error and error.count("\n") == 1
     assert not (tmp_path / "object").exists()
-
-
-# ------------------------------------------------------------------------------------------------------------ from-meshes
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """An empty project with the repository's configuration."""
-    (tmp_path / "config").mkdir()
-    (tmp_path / "datasets").mkdir()
-    for name in ("config.yaml", "tables.yaml"):
-        shutil.copy(REPOSITORY / "config" / name, tmp_path / "config")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def from_meshes(*words: str) -> int:
-    return main(["dataset", "from-meshes", *map(str, words)])
-
-
-def test_a_folder_of_meshes_becomes_a_dataset(project):
-    for number, (name, write) in enumerate(WRITERS.items()):
-        place = project / "datasets" / "toys" / f"Red thing-{'abc'[number]}" / "meshes"
-        place.mkdir(parents=True)
-        write(place / f"model{name[-4:]}")
-    assert from_meshes("datasets/toys", "--name", "toys", "--up", "z", "--front=-y", "--scale", "0.5") == 0
-    rows = load_manifest(project / "datasets/toys.csv")
-    assert list(rows) == ["Red_thing-a", "Red_thing-b", "Red_thing-c"]
-    row = rows["Red_thing-b"]
-    assert row.prompt == "a red thing b" and row.mesh == "toys/Red thing-b/meshes/model.obj" and row.pictured
-    assert row.frame.model_dump() == {"up": "z", "front": "-y", "scale": 0.5}
-    assert from_meshes("datasets/toys", "--name", "toys") == 1  # not written over
-    assert yaml.safe_load(Path("config/toys.yaml").read_text())["run"]["tables"] == ["toys"]
-    assert yaml.safe_load(Path("config/toys-tables.yaml").read_text())["toys"]["extends"] == "demo"
-
-
-def test_folders_that_are_refused_leave_nothing(project, capsys):
-    (project / "toys").mkdir()
-    for words, sentence in (
-        (("--name", "toys"), "holds no .glb"),
-        (("--name", "../toys"), "not a usable name"),
-        (("--name", "toys"), "textured_two.mtl"),
-        (("--name", "toys", "--scale", "huge"), "scale 'huge' is none of"),
-        (("--name", "toys", "--front", "y"), "lie on one axis"),
-    ):
-        if sentence == "textured_two.mtl":
-            (project / "toys/a.obj").write_text("mtllib textured_two.mtl\nv 0 0 0\n")
-            (project / "toys/b.ply").write_text("ply\n")
-        elif sentence.startswith("scale"):
-            write_obj(project / "toys/a.obj")
-            write_ply(project / "toys/b.ply")
-        assert from_meshes("toys", *words) == 1
-        error = capsys.readouterr().err
-        assert error.startswith("error: ") and sentence in error and error.count("\n") == 1, error
-        assert not list((project / "datasets").iterdir())
-
-
-@pytest.mark.parametrize(
-    ("columns", "sentence"),
-    [
-        ("mesh,image\na.glb,a.png", "a file in image; clear one"),
-        ("mesh,scale\na.glb,fit", "scale 'fit' is none of"),
-        ("image,up\na.png,z", "up belongs to a mesh"),
-        ("mesh,up,front\na.glb,z,z", "lie on one axis"),
-    ],
-)
-def test_lines_that_cannot_be_are_refused(tmp_path, columns, sentence):
-    header, cells = columns.split("\n")
-    (tmp_path / "d.csv").write_text(f"name,prompt,{header}\ndog,a dog,{cells}\n")
-    with pytest.raises(Exception, match=sentence):
-        load_manifest(tmp_path / "d.csv")

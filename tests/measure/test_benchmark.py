@@ -1,7 +1,6 @@
 """benchmark: its parts add up, its arithmetic is the published models', and it says what it cannot measure."""
 
 import json
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -162,14 +161,13 @@ def repeating_once():
     """`differentiate`, whose first novel view is repeated as if one prior after the other had failed in half precision."""
     waiting = [True]
 
-    def step_of(scene, reference, priors, stage, step, generator, optimizer):
-        attempt = partial(differentiate, scene, reference, priors, stage, step, generator, optimizer)
-        values = attempt()
-        if not sees_reference(step, stage) and waiting:
+    def step_of(inputs, optimizer):
+        values = differentiate(inputs, optimizer)
+        if not sees_reference(inputs.step, inputs.stage) and waiting:
             waiting.clear()
-            for name in (name for name, settings in stage.priors.items() if settings.dtype != "float32"):
+            for name in (name for name, settings in inputs.stage.priors.items() if settings.dtype != "float32"):
                 error, count = NonFinite("as if", (name,)), torch.zeros((), dtype=torch.int64)
-                values = differentiate_again(attempt, error, generator.get_state(), count, priors, stage, generator)
+                values = differentiate_again(inputs, optimizer, error, inputs.generator.get_state(), count)
         return values
 
     return step_of

@@ -18,6 +18,7 @@ from magic123.fields.background import encode_frequencies
 from magic123.fields.encoding import encode_torch
 from magic123.fields.grid_layout import grid_layout
 from magic123.geometry.camera import Camera, sample_novel
+from magic123.optimise.inputs import StepInputs
 from magic123.optimise.step import reference_step
 from magic123.optimise.views import is_front_step, novel_shading
 from magic123.priors.prompts import hard_view_shares
@@ -209,7 +210,7 @@ def test_pixels_and_noise_of_the_known_view(preset):
     target = Target(blank, None, True, blank[..., 0] > 0, None, None, alpha=blank[..., :1], soft=True)
     generator = torch.Generator().manual_seed(0)
     for _ in range(300):
-        reference_step(Seen(), SimpleNamespace(camera=camera, target=target), preset, 2000, generator)
+        reference_step(StepInputs(Seen(), SimpleNamespace(camera=camera, target=target), {}, preset, 2000, generator))
     pixels = torch.stack([pixels for pixels, _, _ in asked])
     assert pixels.shape[1] == wanted["drawn"] and pixels.max() < size**2
     assert sum(len(row.unique()) for row in pixels) / 300 == pytest.approx(wanted["distinct_mean"], abs=8)

@@ -34,11 +34,6 @@ SHORT = {**COARSE, "steps": 20}
 
 
 @pytest.fixture(scope="module")
-def example(tmp_path_factory):
-    return write_disc(tmp_path_factory.mktemp("example"))
-
-
-@pytest.fixture(scope="module")
 def coarse(example, tmp_path_factory):
     """An undisturbed run."""
     out = tmp_path_factory.mktemp("whole") / "coarse"

@@ -8,6 +8,7 @@ from repository_paths import REPOSITORY
 
 from magic123.measure.benchmark import ball, small
 from magic123.measure.random_weights import random_prior
+from magic123.optimise.inputs import StepInputs
 from magic123.optimise.stage import make_optimizer
 from magic123.optimise.step import differentiate
 from magic123.optimise.views import reference_view
@@ -48,7 +49,7 @@ def steps_of(device: Device, which: str, steps: tuple[int, ...], method: str = "
     for step in steps:
         device.clear()
         scene.before_step(step, stage.steps, generator)
-        differentiate(scene, reference, priors, stage, step, generator, optimizer)
+        differentiate(StepInputs(scene, reference, priors, stage, step, generator), optimizer)
         optimizer.step()
         waits[step] = list(device.waits)
     return waits

@@ -57,3 +57,19 @@ def test_what_cannot_be_meant_is_refused_with_its_line(tmp_path, text, message):
     with pytest.raises(InputError) as caught:
         load(tmp_path, text)
     assert message in str(caught.value) and "mine.csv" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ("mesh,image\na.glb,a.png", "a file in image; clear one"),
+        ("mesh,scale\na.glb,fit", "scale 'fit' is none of"),
+        ("image,up\na.png,z", "up belongs to a mesh"),
+        ("mesh,up,front\na.glb,z,z", "lie on one axis"),
+    ],
+)
+def test_columns_of_meshes_that_cannot_be_are_refused(tmp_path, columns, sentence):
+    header, cells = columns.split("\n")
+    (tmp_path / "d.csv").write_text(f"name,prompt,{header}\ndog,a dog,{cells}\n")
+    with pytest.raises(Exception, match=sentence):
+        load_manifest(tmp_path / "d.csv")

@@ -19,6 +19,7 @@ from magic123.example.example import Example, load_example
 from magic123.geometry.camera import Camera
 from magic123.measure.benchmark import measure
 from magic123.optimise.guidance import replacing_prior
+from magic123.optimise.inputs import StepInputs
 from magic123.optimise.views import ReferenceView
 from magic123.priors.clip_reference import denoised_consistency, replaces_distillation
 from magic123.priors.prompts import Prompts
@@ -368,9 +369,10 @@ def test_clip_judges_small_steps_from_near_the_front_alone(t, azimuth, says):
         alphas_cumprod = torch.ones(1000)
 
     priors = {"text": Prior(), "clip": None, "judge": None}
-    assert replacing_prior("text", answer, camera, priors, known, stage) == ("judge" if says else None)
+    inputs = StepInputs(None, known, priors, stage, 0, torch.Generator())
+    assert replacing_prior("text", answer, camera, inputs) == ("judge" if says else None)
     del priors["judge"]  # a weight of 0 loads none, and score distillation has all steps
-    assert replacing_prior("text", answer, camera, priors, known, stage) is None
+    assert replacing_prior("text", answer, camera, inputs) is None
 
 
 # ---------------------------------------------------------------------------------------------------------- settings
