@@ -26,7 +26,7 @@ from magic123.run.estimate import cost_of, load_times
 from magic123.run.progress import show_progress
 from magic123.run.remaining import RemainingTime
 from magic123.weights.prefetch import check_space, listing, missing_weights
-from magic123.run.suite import load_suite
+from magic123.run.load import load_suite
 
 min_version("9.19")
 

@@ -8,7 +8,7 @@ import yaml
 from repository_paths import REPOSITORY
 
 from magic123.records.errors import InputError
-from magic123.run.suite import load_suite
+from magic123.run.load import load_suite
 from magic123.settings.settings_file import read_yaml
 
 METHODS = """

@@ -16,7 +16,7 @@ from pathlib import Path
 from magic123.commands.options import add_configuration, add_registry, command_parser, print_table
 from magic123.measure.machine import BROKEN, Finding, capabilities, extensions, host, python_and_torch
 from magic123.records.errors import InputError
-from magic123.run.suite import load_weights, read_suite
+from magic123.run.load import load_weights, read_suite
 from magic123.settings.registry import Weights, readable
 from magic123.weights.prefetch import is_complete, is_spent, missing_bytes, still_needed, weights_needed
 

@@ -16,8 +16,9 @@ from magic123.commands.options import add_configuration, command_parser, print_t
 from magic123.records.errors import InputError
 from magic123.run import accounting
 from magic123.run.estimate import NAMES, TIMES, Estimate, Predict, RecordedTime, all_jobs, cost_of, load_times
+from magic123.run.load import read_suite
 from magic123.run.remaining import MINIATURE, reference_seconds
-from magic123.run.suite import Suite, read_suite
+from magic123.run.suite import Suite
 from magic123.settings.inversion import InversionSettings
 from magic123.settings.stage import OptimisedStage, Stage
 from magic123.weights.prefetch import weights_used

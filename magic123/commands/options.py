@@ -156,7 +156,7 @@ def registered_weights(registry: Files, name: str, origin: str) -> dict[str, Wei
     Raises:
         InputError: there is no such entry, or it comes from elsewhere.
     """
-    from magic123.run.suite import load_weights
+    from magic123.run.load import load_weights
     from magic123.settings.settings_file import choose_from, named_files
 
     entries = load_weights(registry)

@@ -15,8 +15,8 @@ from magic123.commands.options import add_configuration, command_parser
 from magic123.records.errors import InputError
 from magic123.records.hashes import sha256_of
 from magic123.records.packages import write_package
+from magic123.run.load import read_suite
 from magic123.run.plan import axes_of, cells
-from magic123.run.suite import read_suite
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from magic123.commands.options import add_configuration, add_registry, command_parser, registered_weights, say
 from magic123.records.errors import InputError
+from magic123.run.load import read_suite
 from magic123.run.manifest import FETCHED, HASHES, load_manifest
-from magic123.run.suite import MANIFESTS, read_suite
+from magic123.run.suite import MANIFESTS
 from magic123.weights.prefetch import LOCKS, fetch_all, fetch_dataset_file, fetch_weights, listing
 
 

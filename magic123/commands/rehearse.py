@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     add_registry(parser)
     options = parser.parse_args(argv)
     from magic123.measure.rehearsal import PREFIX, WEIGHTS, costs, write_mirror
-    from magic123.run.suite import load_weights
+    from magic123.run.load import load_weights
     from magic123.weights.prefetch import LOCKS
 
     if options.costs:

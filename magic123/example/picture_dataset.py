@@ -21,9 +21,10 @@ from magic123.records import alpha as alpha_convention
 from magic123.records.errors import InputError
 from magic123.records.files import scratch_folder, write_text
 from magic123.run.captions import check_captions
+from magic123.run.load import read_suite
 from magic123.run.manifest import ManifestRow, has_controls, load_manifest
 from magic123.run.picture_folder import caption_of, check_run, name_of, pictures_in, run_file, write_run
-from magic123.run.suite import MANIFESTS, read_suite
+from magic123.run.suite import MANIFESTS
 from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.prepare import PrepareSettings
 from magic123.settings.settings_file import read_yaml, validate

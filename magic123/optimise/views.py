@@ -9,7 +9,8 @@ from torch import Tensor
 
 from magic123.example.example import Example
 from magic123.geometry.camera import Camera
-from magic123.render.losses import LOSSES, Target, reference_target
+from magic123.render.losses import LOSSES
+from magic123.render.target import Target, reference_target
 from magic123.settings.stage import DMTetStage, NeRFStage, OptimisedStage
 
 

@@ -209,8 +209,7 @@ def wanted_stages(suite: Suite) -> list[tuple[str, str, int, str, str]]:
 
 def uses_token(suite: Suite, method: str) -> bool:
     """Return whether a prior of the method reads the learned token."""
-    stages = suite.methods[method].stages.values()
-    return any(prior.uses_token for stage in stages for prior in stage.priors.values())
+    return any(prior.uses_token for prior in suite.priors(method).values())
 
 
 def hours_of_stage(stage: Stage, times: dict[str, RecordedTime]) -> float | None:

@@ -12,8 +12,8 @@ from PIL import Image
 from repository_paths import REPOSITORY
 
 from magic123.__main__ import main
+from magic123.run.load import read_suite
 from magic123.run.manifest import load_manifest
-from magic123.run.suite import read_suite
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from magic123.measure.original_layouts import MIDAS_FULL, MIDAS_SMALL, midas_che
 from magic123.measure.rehearsal import SIZES, write_stable_diffusion
 from magic123.priors.latent_diffusion import load_autoencoder_and_unet, load_component
 from magic123.records.errors import InputError
-from magic123.run.suite import read_suite
+from magic123.run.load import read_suite
 from magic123.weights import prefetch
 
 REPOSITORY = Path(__file__).resolve().parents[2]

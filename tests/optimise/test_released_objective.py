@@ -20,9 +20,10 @@ from magic123.optimise.augmentation import augment, draw_maps
 from magic123.optimise.guidance import loss_scale_at
 from magic123.optimise.views import novel_shading, sees_reference
 from magic123.render import losses
-from magic123.render.losses import LOSSES, Target
+from magic123.render.losses import LOSSES
 from magic123.render.occupancy import OccupancyGrid
 from magic123.render.rendering import Rendering
+from magic123.render.target import Target
 from magic123.render.volume import render_volume
 from magic123.settings.cameras import NovelCameras
 from magic123.settings.stage import stage_settings

@@ -23,9 +23,10 @@ from magic123.optimise.step import reference_step
 from magic123.optimise.views import is_front_step, novel_shading
 from magic123.priors.prompts import hard_view_shares
 from magic123.render import losses
-from magic123.render.losses import LOSSES, Target
+from magic123.render.losses import LOSSES
 from magic123.render.occupancy import OccupancyGrid
 from magic123.render.rendering import Rendering
+from magic123.render.target import Target
 from magic123.render.volume import render_volume
 from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.settings_file import load_methods

@@ -270,10 +270,3 @@ def test_normal_maps_stand_in_for_latents_in_the_first_steps(example, weights, t
     ):
         with pytest.raises(ValidationError, match=sentence):
             stage_settings(**stage | wrong)
-
-
-def loop_scene(stage):
-    torch.manual_seed(0)
-    from magic123.scenes.kinds import build_scene
-
-    return build_scene(stage)

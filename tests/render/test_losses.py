@@ -13,6 +13,7 @@ from magic123.geometry.camera import Camera
 from magic123.records.errors import InputError
 from magic123.render import losses
 from magic123.render.rendering import Rendering
+from magic123.render.target import reference_target
 from magic123.render.volume import render_volume
 from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.losses import Losses
@@ -54,7 +55,7 @@ def perfect(example: Example) -> Rendering:
 
 
 def reference_view_losses(rendering: Rendering, example: Example, weights: Losses = ALL, **how) -> dict[str, float]:
-    values = losses.reference_losses(rendering, losses.reference_target(example, weights, **how), weights)
+    values = losses.reference_losses(rendering, reference_target(example, weights, **how), weights)
     return {name: value.item() for name, value in values.items()}
 
 
@@ -138,7 +139,7 @@ def test_eroded_edges_are_free_to_differ_in_colour_but_not_in_mask():
 
 def test_a_target_over_another_background_changes_behind_the_object_alone():
     example = disc_example()
-    white = losses.reference_target(example, ALL)
+    white = reference_target(example, ALL)
     black = white.over(torch.zeros(3))
     alpha = example.alpha
     torch.testing.assert_close(black.rgb, white.rgb - (1 - alpha))
@@ -163,11 +164,11 @@ def test_a_soft_mask_is_alpha_on_both_sides():
     alpha, colour, shown, opacity = (torch.rand(24, 24, c, generator=generator) for c in (1, 3, 3, 1))
     example = replace(disc_example(depth=None, normal=None), rgb=colour * alpha + 1 - alpha, alpha=alpha, mask=alpha > 0.5)
     seen, weights = Rendering(shown[None], opacity[None], opacity[None]), Losses(depth=0)
-    target = losses.reference_target(example, weights, soft_mask=True)
+    target = reference_target(example, weights, soft_mask=True)
     values = losses.reference_losses(seen, target, weights)
     assert values["rgb"].item() == pytest.approx(((shown - colour) * alpha).square().mean().item(), rel=1e-5)
     assert values["mask"].item() == pytest.approx((opacity - alpha).square().mean().item(), rel=1e-5)
-    picture = losses.reference_target(example, weights, soft_mask=True, rgb_region="picture")
+    picture = reference_target(example, weights, soft_mask=True, rgb_region="picture")
     assert losses.reference_rgb(seen, picture).item() == pytest.approx((shown - example.rgb).square().mean().item(), rel=1e-5)
 
 
@@ -184,7 +185,7 @@ def test_an_absolute_error_of_colours():
 
 def test_a_target_at_some_pixels_compares_those_alone():
     example = disc_example()
-    target = losses.reference_target(example, ALL, erode_edges=True)
+    target = reference_target(example, ALL, erode_edges=True)
     picked = torch.tensor([300, 5, 300, 150])
     row = target.at(picked)
     assert row.rgb.shape == (1, 4, 3) and row.depth.shape == (1, 4) and row.inside.tolist() == [0, 2, 3]
@@ -208,9 +209,9 @@ def test_losses_without_weight_are_not_computed():
     values = reference_view_losses(perfect(disc_example()), example, Losses(rgb=1, mask=0, depth=0, normal=0))
     assert list(values) == ["rgb"]
     with pytest.raises(InputError, match="no depth map"):
-        losses.reference_target(example, Losses(depth=0.01))
+        reference_target(example, Losses(depth=0.01))
     with pytest.raises(InputError, match="no normal map"):
-        losses.reference_target(example, Losses(depth=0, normal=1))
+        reference_target(example, Losses(depth=0, normal=1))
 
 
 def test_sizes_must_agree():

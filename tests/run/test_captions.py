@@ -10,7 +10,8 @@ from magic123.priors.prompts import HARD_VIEWS, VIEWS, Prompts
 from magic123.records.errors import InputError
 from magic123.run import captions
 from magic123.run.captions import check_captions
-from magic123.run.suite import Suite, read_suite
+from magic123.run.load import read_suite
+from magic123.run.suite import Suite
 from magic123.settings.registry import Weights
 
 BEAR = "a teddy bear with a red scarf and a green hat on its large round head"

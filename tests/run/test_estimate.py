@@ -13,7 +13,8 @@ from magic123.commands.estimate import job_rows, predictor
 from magic123.measure import ledger
 from magic123.records.errors import InputError
 from magic123.run.estimate import cost_of, load_times, optimisations, torch_cuda
-from magic123.run.suite import Suite, read_suite
+from magic123.run.load import read_suite
+from magic123.run.suite import Suite
 from magic123.settings.stage import DMTetStage, NeRFStage
 from magic123.weights.prefetch import dataset_files_needed, listing, weights_needed
 

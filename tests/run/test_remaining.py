@@ -11,8 +11,8 @@ from repository_paths import REPOSITORY
 
 from magic123.run.accounting import estimate, in_words
 from magic123.run.estimate import all_jobs
+from magic123.run.load import read_suite
 from magic123.run.remaining import FIRST, RemainingTime, reference_seconds
-from magic123.run.suite import read_suite
 
 MINIATURES = ["miniature-dpt", "miniature-clip"]
 # Wall seconds of the jobs of a demo in the order in which they ended, on two cores that other work was using more and more.

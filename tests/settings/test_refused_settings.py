@@ -7,9 +7,10 @@ import pytest
 from repository_paths import REPOSITORY
 from written_settings import METHODS, refused, write
 
+from magic123.run.load import load_suite
 from magic123.run.manifest import load_manifest
 from magic123.run.plan import axes_of
-from magic123.run.suite import REPORTS, load_suite
+from magic123.run.suite import REPORTS
 from magic123.settings.settings_file import read_yaml
 
 

@@ -7,9 +7,9 @@ import pytest
 from repository_paths import REPOSITORY
 from written_settings import overlay, write
 
+from magic123.run.load import load_suite
 from magic123.run.manifest import load_manifest
 from magic123.run.method_list import differences
-from magic123.run.suite import load_suite
 from magic123.settings.settings_file import load_methods, read_yaml, resolve_extends
 
 

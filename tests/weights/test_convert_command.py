@@ -9,7 +9,7 @@ from workflow_tree import build, snakemake
 
 from magic123.__main__ import main
 from magic123.commands import doctor
-from magic123.run.suite import load_weights
+from magic123.run.load import load_weights
 
 
 def quiet(line: str) -> None:

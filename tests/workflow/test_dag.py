@@ -377,7 +377,7 @@ def test_large_run_is_planned_in_seconds(tmp_path: Path) -> None:
 
 
 def test_graph_is_built_without_the_networks_library() -> None:
-    modules = "magic123.run.accounting, magic123.run.suite, magic123.run.plan"
+    modules = "magic123.run.accounting, magic123.run.load, magic123.run.plan"
     code = f"import {modules}, sys; print([name for name in ('torch', 'numpy', 'cv2') if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
