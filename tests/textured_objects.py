@@ -7,7 +7,7 @@ import numpy as np
 import trimesh
 from PIL import Image
 
-from magic123.geometry.textured import srgb_of_linear
+from magic123.records.colour import encoded
 
 
 def pattern(size: int = 256) -> Image.Image:
@@ -74,7 +74,7 @@ def write_ply(file: Path) -> Path:
     """The body with colours at its vertices."""
     mesh = egg(60)
     position = (mesh.vertices - mesh.vertices.min(0)) / np.ptp(mesh.vertices, axis=0)
-    colours = np.rint(255 * srgb_of_linear(position)).astype(np.uint8)
+    colours = np.rint(255 * encoded(position)).astype(np.uint8)
     mesh.visual = trimesh.visual.ColorVisuals(vertex_colors=np.hstack([colours, np.full((len(colours), 1), 255, np.uint8)]))
     file.write_bytes(mesh.export(file_type="ply"))
     return file

@@ -23,8 +23,10 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from magic123.records.archives import read_archive
+from magic123.records.colour import decoded
 from magic123.records.errors import InputError, first_line
 from magic123.records.files import need_file, scratch_folder
+from magic123.records.mesh_files import LIBRARY, SUFFIXES
 
 Wrap = Literal["repeat", "clamp", "mirror"]
 Transparency = Literal["opaque", "mask", "blend"]
@@ -32,7 +34,6 @@ Transparency = Literal["opaque", "mask", "blend"]
 MOST_BYTES = 2**30  # of a file
 MOST_FACES = 2**24
 MOST_TEXELS = 2**26  # of all textures of a file
-SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
 BESIDE = (".mtl", ".bin", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tga", ".tif", ".tiff")  # what meshes in a zip may need
 TRANSPARENCIES: dict[str, Transparency] = {"OPAQUE": "opaque", "MASK": "mask", "BLEND": "blend"}
 WRAPS: dict[int, Wrap] = {10497: "repeat", 33071: "clamp", 33648: "mirror"}  # the sampler's numbers in glTF
@@ -81,16 +82,6 @@ class Part:
         return replace(
             self, vertices=self.vertices @ linear.T + matrix[:3, 3], faces=np.ascontiguousarray(faces), normals=normals
         )
-
-
-def linear_of_srgb(values: np.ndarray) -> np.ndarray:
-    """Return stored values in [0, 1] as linear light (IEC 61966-2-1)."""
-    return np.where(values <= 0.04045, values / 12.92, ((np.maximum(values, 0) + 0.055) / 1.055) ** 2.4)
-
-
-def srgb_of_linear(values: np.ndarray) -> np.ndarray:
-    """Return linear light in [0, 1] as stored values; the inverse of `linear_of_srgb`."""
-    return np.where(values <= 0.0031308, values * 12.92, 1.055 * np.maximum(values, 0) ** (1 / 2.4) - 0.055)
 
 
 def joined(parts: list[Part]) -> tuple[Float[np.ndarray, "V 3"], Int[np.ndarray, "F 3"]]:
@@ -365,7 +356,7 @@ def _joined_glb(header: bytes, rest: bytes) -> bytes:
 # -------------------------------------------------------------------------------------------------------------------- OBJ
 def _obj(content: bytes, path: Path, resolver: Any) -> list[Part]:
     textured: dict[str, bool] = {}  # material -> whether it has a texture
-    for library in dict.fromkeys(re.findall(rb"^[ \t]*mtllib[ \t]+(.+?)[ \t\r]*$", content, re.MULTILINE)):
+    for library in dict.fromkeys(LIBRARY.findall(content)):
         text = resolver.get(library.decode("utf-8", "replace"))
         for block in re.split(rb"^[ \t]*newmtl[ \t]+", text, flags=re.MULTILINE)[1:]:
             name = " ".join(block.splitlines()[0].decode("utf-8", "replace").split())
@@ -387,7 +378,7 @@ def _obj_part(mesh: Any, path: Path, textured: dict[str, bool], seen: dict[int, 
     material, uv = mesh.visual.material, mesh.visual.uv
     own = getattr(material, "kwargs", {})
     opacity = float(np.atleast_1d(own.get("d", 1.0))[-1])  # Tr means its opposite in some programs, and is not read
-    red, green, blue = linear_of_srgb(np.array(_floats(own.get("kd"), (1.0, 1.0, 1.0))))
+    red, green, blue = decoded(np.array(_floats(own.get("kd"), (1.0, 1.0, 1.0))))
     image = getattr(material, "image", None)
     if image is None and textured.get(str(material.name)):
         raise InputError(f"mesh {path}: the texture of material {material.name!r} cannot be read; export it again")
@@ -432,4 +423,4 @@ def _with_colours(part: Part, mesh: Any) -> Part:
         part = replace(part, vertices=part.vertices[corners], faces=np.arange(len(corners)).reshape(-1, 3), normals=normals)
     else:
         return part
-    return replace(part, colours=np.hstack([linear_of_srgb(colours[:, :3]), np.ones((len(colours), 1))]))
+    return replace(part, colours=np.hstack([decoded(colours[:, :3]), np.ones((len(colours), 1))]))

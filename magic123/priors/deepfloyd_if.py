@@ -12,7 +12,7 @@ from torch import Tensor
 
 from magic123.geometry.camera import Camera
 from magic123.priors import latent_diffusion
-from magic123.priors.latent_diffusion import DTYPES, Network, Schedule, dtype_of, freeze, load_component
+from magic123.priors.latent_diffusion import DTYPES, Network, Schedule, freeze, load_component, text_noise
 from magic123.priors.prior import Prior
 from magic123.priors.prompts import PLAIN, Prompts
 from magic123.records.errors import InputError
@@ -133,8 +133,4 @@ class DeepFloydIF(Prior):
         self, latents: Float[Tensor, "B C h w"], t: Int[Tensor, " B"], camera: Camera
     ) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
         """Predict the noise in noisy pixels, see `Prior.noise`."""
-        context = self.prompts.at(self.embeddings, camera)
-        twice, t, kind = torch.cat([latents, latents]), t.repeat(2), dtype_of(self.unet)
-        output = self.unet(twice.to(kind), t, encoder_hidden_states=context.to(kind)).sample[:, :CHANNELS]
-        unconditional, conditional = self.schedule.epsilon(output, twice, t).chunk(2)
-        return unconditional, conditional
+        return text_noise(self.unet, self.schedule, latents, t, self.prompts.at(self.embeddings, camera))

@@ -298,6 +298,30 @@ def carry_gradient_through_half(inputs: Tensor, outputs: Tensor, largest: float 
     inputs.register_hook(lambda gradient: gradient / scale[0])
 
 
+def text_noise(
+    unet: Network,
+    schedule: Schedule,
+    latents: Float[Tensor, "B C h w"],
+    t: Int[Tensor, " B"],
+    context: Float[Tensor, "2B L D"],
+    **conditions: Any,
+) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
+    """Predict the noise in noisy latents without and with a prompt, see `Prior.noise`.
+
+    Args:
+        unet: diffusers' UNet2DConditionModel; channels of its output beyond C, a variance, are not read.
+        schedule: its noise schedule.
+        latents: noisy latents.
+        t: diffusion steps.
+        context: text embeddings, those of the empty or negative prompts first.
+        **conditions: passed to the UNet.
+    """
+    twice, t, dtype = torch.cat([latents, latents]), t.repeat(2), dtype_of(unet)
+    output = unet(twice.to(dtype), t, encoder_hidden_states=context.to(dtype), **conditions).sample
+    unconditional, conditional = schedule.epsilon(output[:, : latents.shape[1]], twice, t).chunk(2)
+    return unconditional, conditional
+
+
 class LatentPrior(Prior):
     """What priors with an autoencoder share.
 

@@ -17,9 +17,9 @@ from magic123.priors.latent_diffusion import (
     LatentPrior,
     Network,
     Schedule,
-    dtype_of,
     load_autoencoder_and_unet,
     load_component,
+    text_noise,
 )
 from magic123.priors.prompts import PLAIN, Prompts
 from magic123.priors.tokens import add_token, prompt_ids
@@ -114,10 +114,4 @@ class StableDiffusion(LatentPrior):
         self, latents: Float[Tensor, "B C h w"], t: Int[Tensor, " B"], camera: Camera
     ) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
         """Predict the noise in noisy latents, see `Prior.noise`."""
-        context = self.prompts.at(self.embeddings, camera)
-        twice = torch.cat([latents, latents])
-        output = self.unet(
-            twice.to(dtype_of(self.unet)), t.repeat(2), encoder_hidden_states=context.to(dtype_of(self.unet))
-        ).sample
-        unconditional, conditional = self.schedule.epsilon(output, twice, t.repeat(2)).chunk(2)
-        return unconditional, conditional
+        return text_noise(self.unet, self.schedule, latents, t, self.prompts.at(self.embeddings, camera))

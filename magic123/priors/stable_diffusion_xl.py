@@ -20,6 +20,7 @@ from magic123.priors.latent_diffusion import (
     load_autoencoder_and_unet,
     load_component,
     read_json,
+    text_noise,
 )
 from magic123.priors.prompts import PLAIN, Prompts
 from magic123.priors.tokens import prompt_ids
@@ -123,11 +124,7 @@ class StableDiffusionXL(LatentPrior):
         self, latents: Float[Tensor, "B C h w"], t: Int[Tensor, " B"], camera: Camera
     ) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
         """Predict the noise in noisy latents, see `Prior.noise`."""
-        kind = dtype_of(self.unet)
-        texts = self.embeddings, self.pooled
-        context, pooled = (self.prompts.at(part, camera) for part in texts)
-        added = {"text_embeds": pooled.to(kind), "time_ids": self.sizes.expand(len(pooled), -1).to(kind)}
-        twice, t = torch.cat([latents, latents]), t.repeat(2)
-        output = self.unet(twice.to(kind), t, encoder_hidden_states=context.to(kind), added_cond_kwargs=added).sample
-        unconditional, conditional = self.schedule.epsilon(output, twice, t).chunk(2)
-        return unconditional, conditional
+        context, pooled = (self.prompts.at(part, camera) for part in (self.embeddings, self.pooled))
+        dtype = dtype_of(self.unet)
+        added = {"text_embeds": pooled.to(dtype), "time_ids": self.sizes.expand(len(pooled), -1).to(dtype)}
+        return text_noise(self.unet, self.schedule, latents, t, context, added_cond_kwargs=added)

@@ -14,14 +14,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from magic123.geometry.camera import Camera
-from magic123.geometry.textured import Part, joined, linear_of_srgb, srgb_of_linear
+from magic123.geometry.textured import Part, joined
 from magic123.geometry.zbuffer import triangle_ids
+from magic123.records.colour import decoded, encoded
 
 LIGHT = np.array([0.45, 0.75, 0.48]) / np.linalg.norm([0.45, 0.75, 0.48])  # towards the light, fixed in the world
 AMBIENT = 0.4  # share of the light that comes from everywhere
 LAYERS = 8  # of surfaces that let light through, at most
 CHUNK = 2**19  # points that are shaded at once
-STORED = linear_of_srgb(np.arange(256) / 255).astype(np.float32)  # linear light of every stored value
+STORED = decoded(np.arange(256) / 255).astype(np.float32)  # linear light of every stored value
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class _Sums:
         shape, count = (self.height, self.width), self.samples**2
         alpha = self.sums[3]
         mean = np.divide(self.sums, alpha, out=np.zeros_like(self.sums), where=alpha > 1e-6)
-        rgba = np.concatenate([srgb_of_linear(mean[:3].clip(0, 1)), (alpha / count).clip(0, 1)[None]])
+        rgba = np.concatenate([encoded(mean[:3].clip(0, 1)), (alpha / count).clip(0, 1)[None]])
         return MeshPicture(
             rgba.T.reshape(*shape, 4).astype(np.float32),
             mean[4].reshape(shape).astype(np.float32),

@@ -10,7 +10,8 @@ from PIL import Image
 from textured_objects import WRITERS, pattern, write_glb, write_obj, write_ply
 
 from magic123.geometry.camera import Camera
-from magic123.geometry.textured import Part, joined, linear_of_srgb, read_parts, srgb_of_linear
+from magic123.geometry.textured import Part, joined, read_parts
+from magic123.records.colour import decoded, encoded
 from magic123.records.errors import InputError
 from magic123.render.textured import TexturedMesh, covered
 
@@ -29,8 +30,8 @@ def seen(part: Part, camera: Camera | None = None, **how) -> np.ndarray:
 
 def test_srgb_and_linear_light_are_inverse():
     stored = np.arange(256) / 255
-    assert np.allclose(srgb_of_linear(linear_of_srgb(stored)), stored, atol=1e-12)
-    assert linear_of_srgb(np.array(0.5)) == pytest.approx(0.21404, abs=1e-5)
+    assert np.allclose(encoded(decoded(stored)), stored, atol=1e-12)
+    assert decoded(np.array(0.5)) == pytest.approx(0.21404, abs=1e-5)
 
 
 def test_one_colour_is_seen_as_it_is_stored():
@@ -39,10 +40,10 @@ def test_one_colour_is_seen_as_it_is_stored():
     middle = seen(Part(QUAD, FACES, uv=UV, texture=texture))[16, 16]
     assert np.allclose(middle, [200 / 255, 100 / 255, 50 / 255, 1], atol=1e-6)
     assert np.allclose(
-        seen(Part(QUAD, FACES, factor=(0.5, 0.2, 0.0, 1.0)))[16, 16, :3], srgb_of_linear(np.array([0.5, 0.2, 0]))
+        seen(Part(QUAD, FACES, factor=(0.5, 0.2, 0.0, 1.0)))[16, 16, :3], encoded(np.array([0.5, 0.2, 0]))
     )
     both = seen(Part(QUAD, FACES, uv=UV, texture=texture, factor=(0.5, 0.5, 0.5, 1.0)))[16, 16, :3]
-    assert np.allclose(both, srgb_of_linear(linear_of_srgb(np.array([200, 100, 50]) / 255) / 2), atol=1e-6)
+    assert np.allclose(both, encoded(decoded(np.array([200, 100, 50]) / 255) / 2), atol=1e-6)
 
 
 def test_vertex_colours_are_interpolated_in_perspective():
@@ -54,7 +55,7 @@ def test_vertex_colours_are_interpolated_in_perspective():
     x = (origins - directions * (origins[..., 2:] / directions[..., 2:]))[..., 0]
     inside = picture.rgba[..., 3] > 0.999
     assert inside.sum() > 200
-    assert np.abs(linear_of_srgb(picture.rgba[..., 0]) - (x + 0.4) / 0.8)[inside].max() < 2e-3
+    assert np.abs(decoded(picture.rgba[..., 0]) - (x + 0.4) / 0.8)[inside].max() < 2e-3
 
 
 def test_depth_and_normals_of_a_quad():
@@ -92,7 +93,7 @@ def test_fine_textures_are_averaged_as_light():
     board[..., 3] = 255
     shown = seen(Part(QUAD, FACES, uv=UV, texture=board), front(16), samples=2)
     inside = shown[..., 3] > 0.999
-    assert np.abs(shown[inside][:, :3] - srgb_of_linear(np.array(0.5))).max() < 0.01
+    assert np.abs(shown[inside][:, :3] - encoded(np.array(0.5))).max() < 0.01
 
 
 def test_backs_are_seen_of_double_sided_materials_alone():
@@ -108,7 +109,7 @@ def test_what_lets_light_through_shows_what_is_behind():
     back = Part(QUAD - [0, 0, 0.3], FACES, factor=(0.0, 0.0, 1.0, 1.0))
     pane = {"factor": (1.0, 0.0, 0.0, 0.25)}
     blend = TexturedMesh([Part(QUAD, FACES, transparency="blend", **pane), back]).render(front()).rgba[16, 16]
-    assert np.allclose(blend, [*srgb_of_linear(np.array([0.25, 0, 0.75])), 1], atol=1e-6)
+    assert np.allclose(blend, [*encoded(np.array([0.25, 0, 0.75])), 1], atol=1e-6)
     alone = seen(Part(QUAD, FACES, transparency="blend", **pane))[16, 16]
     assert np.allclose(alone, [1, 0, 0, 0.25], atol=1e-6)
     masked = TexturedMesh([Part(QUAD, FACES, transparency="mask", cutoff=0.5, **pane), back]).render(front()).rgba[16, 16]
@@ -119,9 +120,9 @@ def test_what_lets_light_through_shows_what_is_behind():
 
 def test_light_is_an_option_and_fixed_in_the_world():
     part = Part(QUAD, FACES, factor=(0.5, 0.5, 0.5, 1.0))
-    lit = linear_of_srgb(seen(part, lit=True)[16, 16])[0]
+    lit = decoded(seen(part, lit=True)[16, 16])[0]
     assert lit == pytest.approx(0.5 * (0.4 + 0.6 * 0.48 / np.linalg.norm([0.45, 0.75, 0.48])), abs=1e-4)
-    assert np.allclose(seen(part)[16, 16, :3], srgb_of_linear(np.array(0.5)), atol=1e-6)
+    assert np.allclose(seen(part)[16, 16, :3], encoded(np.array(0.5)), atol=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------------- another renderer
@@ -140,27 +141,27 @@ def ray_cast(file, camera: Camera, samples: int) -> np.ndarray:
         points, ray, face = trimesh.ray.ray_pyembree.RayMeshIntersector(mesh).intersects_location(origins, directions, False)
         weight = trimesh.triangles.points_to_barycentric(mesh.triangles[face], points)
         if visual.kind == "vertex":
-            vertex = linear_of_srgb(visual.vertex_colors[mesh.faces[face]][..., :3] / 255)
+            vertex = decoded(visual.vertex_colors[mesh.faces[face]][..., :3] / 255)
             colours = (weight[..., None] * vertex).sum(1)
         elif (
             image := getattr(visual.material, "image", None) or getattr(visual.material, "baseColorTexture", None)
         ) is not None:
             from scipy.ndimage import map_coordinates
 
-            texels = linear_of_srgb(np.asarray(image.convert("RGB")) / 255)
+            texels = decoded(np.asarray(image.convert("RGB")) / 255)
             uv = (weight[..., None] * visual.uv[mesh.faces[face]]).sum(1)
             place = [(1 - uv[:, 1]) * len(texels) - 0.5, uv[:, 0] * texels.shape[1] - 0.5]
             colours = np.stack([map_coordinates(texels[..., k], place, order=1, mode="grid-wrap") for k in range(3)], -1)
         else:
             gltf = hasattr(visual.material, "baseColorFactor")
             flat = np.asarray(visual.material.baseColorFactor if gltf else visual.material.diffuse)[:3] / 255
-            colours = np.broadcast_to(flat if gltf else linear_of_srgb(flat), (len(ray), 3))
+            colours = np.broadcast_to(flat if gltf else decoded(flat), (len(ray), 3))
         distance = np.linalg.norm(points - origins[ray], axis=1)
         closer = distance < nearest[ray]
         nearest[ray[closer]] = distance[closer]
         linear[ray[closer]] = np.hstack([colours[closer], np.ones((closer.sum(), 1))])
     mean = linear.reshape(camera.height, samples, camera.width, samples, 4).mean((1, 3))
-    return np.concatenate([srgb_of_linear(mean[..., :3] / mean[..., 3:].clip(1e-9)), mean[..., 3:]], -1)
+    return np.concatenate([encoded(mean[..., :3] / mean[..., 3:].clip(1e-9)), mean[..., 3:]], -1)
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -188,7 +189,7 @@ def test_parts_keep_their_materials_and_transforms(tmp_path):
     given = trimesh.load_scene(tmp_path / "a.glb").to_mesh()
     assert np.allclose(np.sort(vertices, 0), np.sort(given.vertices, 0), atol=1e-6) and len(faces) == len(given.faces)
     box, body = sorted(read_parts(write_obj(tmp_path / "b.obj")), key=lambda part: len(part.faces))
-    assert np.allclose(box.factor[:3], linear_of_srgb(np.array([0.8, 0.2, 0.1]))) and body.texture is not None
+    assert np.allclose(box.factor[:3], decoded(np.array([0.8, 0.2, 0.1]))) and body.texture is not None
     (ply,) = read_parts(write_ply(tmp_path / "c.ply"))
     assert ply.colours is not None and ply.colours.shape == (len(ply.vertices), 4)
 
