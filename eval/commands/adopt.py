@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 from pathlib import Path
 
 from eval.pictures.adopt import adopt_mesh, adopt_views, check_names, listed, planned_cameras
 from eval.pictures.pictures import REFERENCE
-from magic123.records.cameras import read_poses
+from magic123.records.cameras import POSE, read_poses
 from magic123.records.errors import InputError
-from magic123.records.files import read_json
+from magic123.records.files import output_folder, read_json
 from magic123.records.notes import read_notes
 
 
@@ -33,8 +31,8 @@ def main(argv: list[str]) -> None:
     if given.cameras:
         true_views: dict[str, list[dict]] = {REFERENCE: planned[REFERENCE]}
         for view, pose in read_poses(given.cameras.parent).items():
-            camera = dict(zip(("polar", "azimuth", "radius", "fov"), pose, strict=True))
-            true_views.setdefault(view.split("/")[0], []).append({"file": f"{view}.png", **camera})
+            camera = {"file": f"{view}.png", **dict(zip(POSE, pose, strict=True))}
+            true_views.setdefault(view.split("/")[0], []).append(camera)
         planned = true_views
     check_names(given.renders, planned)
     own = given.renders / "cameras.json"
@@ -42,18 +40,11 @@ def main(argv: list[str]) -> None:
         poses = read_poses(given.renders)
         if missing := {camera["file"].removesuffix(".png") for cameras in planned.values() for camera in cameras} - set(poses):
             raise InputError(f"{own} has no camera for {listed(missing)}; give every view a camera, or remove the file")
-    views, mesh = (path.with_name(f".{path.name}.{os.getpid()}.part") for path in (given.out, given.mesh))
-    try:
+    with output_folder(given.out, "cameras.json") as views, output_folder(given.mesh, "mesh.obj", "none.json") as mesh:
         adopt_views(given.renders, planned, views)
         adopt_mesh(given.renders, mesh)
         cameras = read_json(own, "cameras") if own.is_file() else {"sets": planned, "assumed": True}
         if (notes := read_notes(given.renders)) is not None:
             cameras |= {"notes": notes}
         (views / "cameras.json").write_text(json.dumps(cameras, indent=1) + "\n")
-        for made, path in ((views, given.out), (mesh, given.mesh)):
-            shutil.rmtree(path, ignore_errors=True)
-            made.rename(path)
-    finally:
-        shutil.rmtree(views, ignore_errors=True)
-        shutil.rmtree(mesh, ignore_errors=True)
     print(f"{given.out}: {sum(map(len, planned.values()))} views of another system")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from eval.pictures.adopt import save_picture
 from eval.pictures.nerf_synthetic import SET, check_file, read_frames, read_hashes, turned_camera, unroll
 from eval.pictures.pictures import read_picture
 from magic123.records.errors import InputError
+from magic123.records.files import output_folder
 
 
 def main(argv: list[str]) -> None:
@@ -48,10 +47,8 @@ def main(argv: list[str]) -> None:
     poses = dict(frames)
     if given.reference not in poses:
         raise InputError(f"{given.scene}/transforms_test.json has no frame {given.reference}; name one such as {frames[0][0]}")
-    part = given.out.with_name(f".{given.out.name}.{os.getpid()}.part")
     cameras: list[dict[str, object]] = []
-    try:
-        (part / SET).mkdir(parents=True)
+    with output_folder(given.out, "cameras.json") as part:
         for name, pose in [frame for frame in frames[:: given.every] if frame[0] != given.reference]:
             place, roll = turned_camera(pose, poses[given.reference], given.polar, given.radius)
             rgba = unroll(read_picture(check(f"{name}.png"), 4), roll)
@@ -61,8 +58,4 @@ def main(argv: list[str]) -> None:
             cameras.append({"file": file, **place, "fov": given.fov, "frame": name, "roll": degrees})
         content = {"sets": {SET: cameras}, "reference": given.reference, "hashes": str(given.hashes) if given.hashes else None}
         (part / "cameras.json").write_text(json.dumps(content, indent=1) + "\n")
-        shutil.rmtree(given.out, ignore_errors=True)
-        part.rename(given.out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     print(f"{given.out}: {len(cameras)} true views")

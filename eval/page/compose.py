@@ -18,7 +18,7 @@ from eval.metrics.registry import describe
 from eval.page.budget import Packed
 from eval.page.costs import Cost, energy_sentence
 from eval.page.details import CardSummary, MissingResult, StageSettings, column_title
-from eval.page.evidence import LossCurves, optional_json
+from eval.page.evidence import LossCurves
 from eval.page.exhibits import Exhibition
 from eval.page.media import LEVELS
 from eval.page.provenance import Provenance
@@ -29,6 +29,7 @@ from eval.tables.layout import NOTHING, grid, html
 from eval.tables.ranks import compare_rows, rank_text, ranks
 from eval.tables.reported import Reported
 from magic123.records.cards import Flag
+from magic123.records.files import optional_json
 
 HERE = Path(__file__).parent
 SCRIPTS = ("vendor/three.min.js", "page.js", "sorting.js", "gallery.js", "viewer.js", "closer.js")

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from eval.page.evidence import STEPS, cell_name, optional_json, read_benchmark, stages_behind
+from eval.page.evidence import STEPS, cell_name, read_benchmark, stages_behind
 from eval.tables.build import ResultTable
 from magic123.records.energy import WORLD_GRAMS_PER_KWH
+from magic123.records.files import optional_json
 from magic123.records.status import read_energy
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import yaml
 
 from eval.metrics.registry import describe
-from eval.page.evidence import log_end, optional_json, stages_behind
+from eval.page.evidence import log_end, stages_behind
 from eval.tables.build import ResultTable
 from eval.tables.column_cards import column_facts
 from eval.tables.plan import Cell, Column
 from magic123.records.cards import MetricCard
+from magic123.records.files import optional_json
 
 SHOWN_VALUES = 3  # of one field of a card, where values differ
 

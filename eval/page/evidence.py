@@ -12,7 +12,7 @@ from pathlib import Path
 
 from eval.tables.plan import Cell
 from magic123.records.errors import InputError
-from magic123.records.files import read_json
+from magic123.records.files import optional_json
 from magic123.records.results import stage_path, start_of
 
 POINTS = 80  # of a loss curve: about one for every three pixels of its width
@@ -35,11 +35,6 @@ class LossCurves:
     series: list[tuple[str, list[float | None]]]
     bin: int
     total: int
-
-
-def optional_json(file: Path, what: str) -> dict:
-    """Return the JSON object in a file, or {} if the file is missing; `what` names its content in errors."""
-    return read_json(file, what) if file.is_file() else {}
 
 
 def cell_name(cell: Cell, method: str | None = None, stage: str | None = None) -> str:
@@ -105,19 +100,13 @@ def log_end(file: Path) -> str:
     return "\n".join(text.rstrip().splitlines()[-LOG_LINES:])
 
 
-def start_of_stage(cell: Cell, record: dict) -> tuple[str, str] | None:
-    """Return the (method, stage) that a stage started from by its stage.json (`coarse` or `METHOD/coarse`), or None."""
-    init = record.get("settings", {}).get("init")
-    return start_of(cell.method, str(init)) if init else None
-
-
 def stages_behind(cell: Cell) -> list[tuple[str, str, Path]]:
     """Return (method, stage, folder) of the cell itself and of every stage that it starts from, nearest first."""
     chain = [(cell.method, cell.stage, cell.path)]
     while True:
-        folder = chain[-1][2]
-        start = start_of_stage(cell, optional_json(folder / "stage.json", "record"))
-        if start is None or start in [part[:2] for part in chain]:
+        record = optional_json(chain[-1][2] / "stage.json", "record")
+        init = record.get("settings", {}).get("init")  # `coarse` or `METHOD/coarse`
+        if not init or (start := start_of(cell.method, str(init))) in [part[:2] for part in chain]:
             return chain
         # results/{dataset}/{example}/{method}/seed{seed}/{stage}
         chain.append((*start, cell.path.parents[2] / start[0] / f"seed{cell.seed}" / start[1]))

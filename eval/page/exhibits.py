@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from eval.page import media
-from eval.page.evidence import optional_json
 from eval.page.media import Medium
 from eval.pictures.pictures import REFERENCE
 from eval.tables.build import ResultTable
 from eval.tables.plan import Cell
 from eval.tables.shown import Truths, unseen_view
+from magic123.records.files import optional_json
 
 PROGRESS_SHOWN = 8  # pictures of a stage's progress, evenly spaced, the last one among them
 
@@ -130,7 +130,7 @@ def exhibition(table: ResultTable, truths: Truths, requested: str | None) -> Exh
             shown |= show("normal", "normal", about, folder / "normal" / f"{view}.png", "image/webp", media.picture)
             span, scale = spans[cell.dataset, cell.example], depth_scale(folder)
             if span is not None and scale is not None:
-                encode = partial(_depth, near=span[0] * scale, far=span[1] * scale)
+                encode = partial(media.depth_picture, near=span[0] * scale, far=span[1] * scale)
                 shown |= show("depth", "depth", about, folder / "depth" / f"{view}.png", "image/webp", encode)
         shown |= show("film", "film", about, folder / "turntable.mp4", "video/mp4", media.film)
         for file in progress(cell.path / "progress"):
@@ -144,10 +144,6 @@ def exhibition(table: ResultTable, truths: Truths, requested: str | None) -> Exh
         no_mesh = optional_json(cell.path / "mesh" / "none.json", "reason")
         exhibits[cell.dataset, cell.example, cell.method, cell.stage] = Exhibit(cell, shown, str(no_mesh.get("reason", "")))
     return Exhibition(seed, views, subjects, exhibits, list(chosen.values()))
-
-
-def _depth(file: Path, level: int, near: float, far: float) -> bytes:
-    return media.depth_picture(file, near, far, level)
 
 
 def example_folder(cell: Cell) -> Path:

@@ -80,7 +80,7 @@ def read_depth(file: Path) -> np.ndarray:
     return depth
 
 
-def depth_picture(file: Path, near: float, far: float, level: int) -> bytes:
+def depth_picture(file: Path, level: int, near: float, far: float) -> bytes:
     """Encode a depth map as WebP: yellow at the stored depth `near`, violet at `far`, white for the background."""
     import matplotlib
 

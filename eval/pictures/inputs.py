@@ -13,7 +13,7 @@ from eval.pictures.pictures import REFERENCE, View, read_picture, read_views
 from eval.pictures.protocols import Protocol
 from magic123.records.cards import Made
 from magic123.records.errors import InputError
-from magic123.records.files import need_file, need_folder, read_json
+from magic123.records.files import need_file, need_folder, optional_json, read_json
 from magic123.records.notes import Notes, checked
 
 NO_MESH_MADE = "this method makes no mesh"
@@ -126,14 +126,12 @@ def read_made(stage: Path | None) -> Made | None:
 
 def rendering_kernels(views: Path) -> dict[str, str]:
     """Return the implementations that rendered the views, from their cameras.json; empty where it lists none."""
-    file = views / "cameras.json"
-    return dict(read_json(file, "cameras").get("kernels", {})) if file.is_file() else {}
+    return dict(optional_json(views / "cameras.json", "cameras").get("kernels", {}))
 
 
 def alignment_of(views: Path) -> dict[str, Any] | None:
     """Return how another system's mesh came into the project's frame, from the cameras.json of its views; else None."""
-    file = views / "cameras.json"
-    found = read_json(file, "cameras").get("alignment") if file.is_file() else None
+    found = optional_json(views / "cameras.json", "cameras").get("alignment")
     return found if isinstance(found, dict) else None
 
 
@@ -144,7 +142,7 @@ def notes_of(views: Path) -> Notes | None:
         InputError: It is anything but names with a text or a number each.
     """
     file = views / "cameras.json"
-    notes = read_json(file, "cameras").get("notes") if file.is_file() else None
+    notes = optional_json(file, "cameras").get("notes")
     return None if notes is None else checked(notes, file)
 
 

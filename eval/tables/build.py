@@ -14,7 +14,6 @@ of jobs can do without.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
@@ -236,18 +235,3 @@ def tidy_csv(table: ResultTable) -> str:
 def cells_csv(table: ResultTable) -> str:
     """Return CSV text with every planned value in a line of its own, missing ones included."""
     return csv_text(entries_frame(table.entries))
-
-
-def read_settings(text: str) -> dict:
-    """Return the settings of a table from JSON.
-
-    Raises:
-        InputError: The text is no JSON object.
-    """
-    try:
-        settings = json.loads(text)
-    except json.JSONDecodeError as problem:
-        raise InputError(f"--settings is not valid JSON ({problem})") from problem
-    if not isinstance(settings, dict):
-        raise InputError("--settings must be a JSON object with title and columns")
-    return settings

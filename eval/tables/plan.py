@@ -14,7 +14,7 @@ from eval.metrics.registry import default_views, describe, explained_by
 from eval.pictures.protocols import PROTOCOLS
 from magic123.records.cards import Gap, Scores, Value, read_scores
 from magic123.records.errors import InputError
-from magic123.records.files import read_json
+from magic123.records.files import optional_json, read_json
 from magic123.records.status import NO_RESULT, OK
 
 VIEW_SETS = ("novel", "reference", "all")
@@ -141,8 +141,7 @@ def read_cell(cell: Cell, columns: list[Column]) -> tuple[list[Entry], list[Valu
     if scores is None:
         return [Entry(cell, column, status, reason=reason) for column in columns], []
     values = {Column(value.metric, value.view_set, value.protocol): value for value in scores.values}
-    record = cell.path / "stage.json"
-    rung = read_json(record, "record of a stage").get("rung", 0) if record.is_file() else 0
+    rung = optional_json(cell.path / "stage.json", "record of a stage").get("rung", 0)
     entries, used = [], []
     for column in columns:
         if column in values:

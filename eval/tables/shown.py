@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from eval.pictures.pictures import REFERENCE, view_sets
 from eval.tables.plan import Cell
 from magic123.records.errors import InputError
-from magic123.records.files import read_json
+from magic123.records.files import optional_json
 
 UNSEEN_SIDE = (60.0, 150.0)  # polar and azimuth, degrees: from behind and above; the nearest view is shown
 TRUTH_HELP = 'folders of true views, JSON: {"DATASET": {"EXAMPLE": "FOLDER"}}'
@@ -55,7 +54,7 @@ def unseen_view(cells: list[Cell], requested: str | None) -> str | None:
                 return requested
             folder_without = folder
             continue
-        sets = _cameras(folder / "cameras.json").get("sets", {})
+        sets = optional_json(folder / "cameras.json", "cameras").get("sets", {})
         cameras = [camera for name, listed in sets.items() if name != REFERENCE for camera in listed]
         if cameras:
             nearest = min(cameras, key=_distance_from_unseen_side)
@@ -67,10 +66,6 @@ def unseen_view(cells: list[Cell], requested: str | None) -> str | None:
         views = ", ".join(view_sets(folder_without))
         raise InputError(f"no result has the view {requested}.png ({folder_without} has {views}); choose another --view")
     return None
-
-
-def _cameras(file: Path) -> dict[str, Any]:
-    return read_json(file, "cameras") if file.is_file() else {}
 
 
 def _distance_from_unseen_side(camera: dict) -> float:

@@ -6,14 +6,14 @@ Settings classes are imported by the options that need them: `magic123 lease`, w
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from magic123.records.devices import present_device
 from magic123.records.errors import InputError
+from magic123.records.files import read_json_object
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -30,22 +30,6 @@ def command_parser(command: str, description: str | None) -> argparse.ArgumentPa
     return argparse.ArgumentParser(
         prog=f"magic123 {command}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-
-
-def read_json_object(option: str, text: str) -> dict[str, Any]:
-    """Read a JSON object from the value of an option: JSON text, or the name of a file that holds it.
-
-    Raises:
-        InputError: it is neither.
-    """
-    source = option if text.lstrip().startswith("{") else f"{option} {text}"
-    try:
-        values = json.loads(text if source == option else Path(text).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{source} is not readable as JSON ({error}); give a JSON object or a file of one") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{source} must hold a JSON object, not a {type(values).__name__}")
-    return values
 
 
 def settings_type(option: str, model: type[Model]) -> Callable[[str], Model]:

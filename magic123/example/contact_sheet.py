@@ -89,15 +89,8 @@ def draw_sheet(tiles: list[Tile], title: str, file: Path) -> None:
 
 def _plain(text: str) -> str:
     """Return text whose letters the font can draw, with a box in place of each other one."""
-    from matplotlib.font_manager import get_font
+    from matplotlib.font_manager import FontProperties, findfont, get_font
 
-    font = _font_file()
+    font = findfont(FontProperties(family="DejaVu Sans"))  # matplotlib's own, which every installation has
     known = get_font(font).get_charmap()
     return "".join(letter if letter == "\n" or ord(letter) in known else "\N{WHITE SQUARE}" for letter in text)
-
-
-def _font_file() -> str:
-    """Return matplotlib's own font, which every installation has."""
-    from matplotlib.font_manager import FontProperties, findfont
-
-    return findfont(FontProperties(family="DejaVu Sans"))

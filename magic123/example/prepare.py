@@ -166,7 +166,7 @@ def prepare_caption(given: Given, camera: ReferenceCamera, out: Path) -> None:
         if getattr(given, option) is not None:
             raise InputError(f"--{option} {getattr(given, option)} was given without the --image that it belongs to")
     record = words | {"token": None, "camera": camera.model_dump(), "pictured": False}
-    with output_folder(out, marker="example.json") as folder:
+    with output_folder(out, "example.json") as folder:
         _write_json(folder / "example.json", record | {"depth_source": "none", "normal_source": "none"})
 
 
@@ -228,7 +228,7 @@ def prepare(given: Given, settings: PrepareSettings, camera: ReferenceCamera, ou
         normal = alpha_convention.straight(averaged, square[..., 3])
 
     qa = {"measures": measured | {"prepared_area_share": float((rgba[..., 3] > 127).mean())}, "warnings": warnings}
-    with output_folder(out, marker="example.json") as folder:
+    with output_folder(out, "example.json") as folder:
         Image.fromarray(rgba).save(folder / "rgba.png")
         if inverse is not None:
             Image.fromarray(np.rint(inverse * 65535).astype(np.uint16)).save(folder / "depth.png")

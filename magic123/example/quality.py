@@ -10,6 +10,7 @@ from typing import TypedDict
 import cv2
 import numpy as np
 
+from magic123.example.framing import object_box
 from magic123.settings.prepare import QualityLimits
 
 
@@ -37,8 +38,6 @@ def measure(alpha: np.ndarray) -> MaskMeasures:
     middle = mask[height // 3 : height - height // 3, width // 3 : width - width // 3]
     count, _, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     largest = int(statistics[1:, cv2.CC_STAT_AREA].max()) if count > 1 else 0
-    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    box = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1] if inside else [0, 0, 0, 0]
     soft = int(((alpha > 0.05) & (alpha < 0.95)).sum())
     return {
         "width": width,
@@ -50,7 +49,7 @@ def measure(alpha: np.ndarray) -> MaskMeasures:
         "components": count - 1,
         "main_component_share": largest / max(inside, 1),
         "soft_edge_share": soft / max(inside, 1),
-        "box": box,
+        "box": list(object_box(mask)) if inside else [0, 0, 0, 0],
     }
 
 

@@ -30,6 +30,7 @@ from magic123.measure.original_layouts import (
     zero123_checkpoint,
 )
 from magic123.priors.latent_diffusion import offline
+from magic123.records.files import write_json
 from magic123.settings.registry import Weights
 from magic123.weights.checkpoint_file import save_tensors
 
@@ -186,8 +187,8 @@ def write_stable_diffusion(folder: Path, sizes: Networks) -> None:
         "clip_sample": False, "num_train_timesteps": 1000, "set_alpha_to_one": False, "skip_prk_steps": True,
         "steps_offset": 1, "trained_betas": None,
     }  # fmt: skip
-    write_text(folder / "scheduler" / "scheduler_config.json", schedule)
-    write_text(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline"})
+    write_json(folder / "scheduler" / "scheduler_config.json", schedule)
+    write_json(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline"})
 
 
 def stable_diffusion_networks(sizes: Networks, vocabulary: int = 49408) -> tuple[Any, Any, Any]:
@@ -218,11 +219,11 @@ def write_tokenizer(folder: Path) -> int:
         "<end_of_text>": "<|endoftext|>",
     }  # by open_clip, and by the published file
     vocabulary = {spelled.get(word, word): number for word, number in tokenizer.encoder.items()}
-    write_text(folder / "vocab.json", vocabulary)
+    write_json(folder / "vocab.json", vocabulary)
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, merges)]) + "\n", encoding="utf-8")
     special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
-    write_text(folder / "special_tokens_map.json", special | {"pad_token": "<|endoftext|>"})
-    write_text(
+    write_json(folder / "special_tokens_map.json", special | {"pad_token": "<|endoftext|>"})
+    write_json(
         folder / "tokenizer_config.json",
         special
         | {"pad_token": "<|endoftext|>", "model_max_length": 77, "tokenizer_class": "CLIPTokenizer", "do_lower_case": True},
@@ -237,7 +238,7 @@ def write_clip(folder: Path, entry: Weights, architecture: str | dict[str, Any])
     config = open_clip.get_model_config(architecture) if isinstance(architecture, str) else architecture
     state = open_clip.CLIP(**config).state_dict()
     statistics = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
-    write_text(folder / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": statistics})
+    write_json(folder / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": statistics})
     for file in entry.downloads:
         if file.endswith(".bin"):
             save(state, folder / file)
@@ -257,12 +258,6 @@ def write_trunk(folder: Path, trunk: str) -> None:
         state[f"features.{key}"] = torch.randn(shape) * deviation
     file = save(state, folder / f"{trunk}.pth")
     file.rename(folder / f"{trunk}-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.pth")
-
-
-def write_text(file: Path, content: dict[str, Any]) -> None:
-    """Write JSON, with its folder."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 # -------------------------------------------------------------------------------------------------------------- costs

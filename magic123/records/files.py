@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from magic123.records.errors import NO_ROOM, InputError, disk_error
 
@@ -77,12 +78,12 @@ def remove_left_over(folder: str | Path) -> list[Path]:
 
 
 @contextmanager
-def output_folder(out: str | Path, marker: str) -> Iterator[Path]:
+def output_folder(out: str | Path, *markers: str) -> Iterator[Path]:
     """Provide a temporary folder beside `out` that replaces `out` when the block succeeds, and is deleted when it fails.
 
     Args:
-        out: the folder to write. It may exist if it is empty or holds `marker`.
-        marker: name of a file by which the output of an earlier run is recognised.
+        out: the folder to write. It may exist if it is empty or holds a marker.
+        *markers: names of files, by one of which the output of an earlier run is recognised.
 
     Yields:
         The temporary folder.
@@ -93,8 +94,8 @@ def output_folder(out: str | Path, marker: str) -> Iterator[Path]:
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"output {out} is a file; name a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / marker).is_file():
-        raise InputError(f"output folder {out} holds files but no {marker}, so it is not replaced; name another")
+    if out.is_dir() and any(out.iterdir()) and not any((out / marker).is_file() for marker in markers):
+        raise InputError(f"output folder {out} holds files but no {' or '.join(markers)}, so it is not replaced; name another")
     # resolved: a path that ends in .. or a symbolic link has no sibling of its own
     out = out.resolve()
     for path in out.parent.glob(f".{glob.escape(out.name)}.*.part"):
@@ -251,6 +252,36 @@ def read_json(path: Path, what: str) -> dict:
     if not isinstance(content, dict):
         raise InputError(f"{what} {path} must hold a JSON object, not a {type(content).__name__}")
     return content
+
+
+def optional_json(path: Path, what: str) -> dict:
+    """Return the JSON object in a file, or {} if the file is missing; otherwise as `read_json`."""
+    return read_json(path, what) if path.is_file() else {}
+
+
+def noted_json(path: Path) -> dict:
+    """Return the JSON object in a file; {} if it is missing or damaged, of notes that a run can do without."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def read_json_object(option: str, text: str) -> dict[str, Any]:
+    """Read a JSON object from the value of an option: JSON text, or the name of a file that holds it.
+
+    Raises:
+        InputError: it is neither.
+    """
+    source = option if text.lstrip().startswith("{") else f"{option} {text}"
+    try:
+        values = json.loads(text if source == option else Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{source} is not readable as JSON ({error}); give a JSON object or a file of one") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{source} must hold a JSON object, not a {type(values).__name__}")
+    return values
 
 
 def check_writable(*folders: str) -> None:

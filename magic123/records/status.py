@@ -28,7 +28,7 @@ from magic123.records.errors import (
     disk_sentence,
     is_out_of_memory,
 )
-from magic123.records.files import write_json
+from magic123.records.files import noted_json, write_json
 
 RUNNING, OK = "running", "ok"
 FAILED, NON_FINITE, OUT_OF_MEMORY, STOPPED = InputError.status, NonFinite.status, OutOfMemory.status, Stopped.status
@@ -95,19 +95,14 @@ def noted(command: str, out: str | Path) -> Iterator[None]:
 
 def _energy_until_stopped(out: str | Path) -> dict[str, Any]:
     """Return the energy that earlier processes spent on an output before they were stopped; {} without any."""
-    try:
-        note = json.loads(status_file(out).read_text(encoding="utf-8"))
-        return dict(note["energy"]) if note["status"] in (STOPPED, TIMED_OUT) else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    note = noted_json(status_file(out))
+    energy = note.get("energy") if note.get("status") in (STOPPED, TIMED_OUT) else None
+    return energy if isinstance(energy, dict) else {}
 
 
 def read_energy(out: str | Path) -> dict[str, float | None]:
     """Return the energy that the command spent on an output: "gpu_joules" and "cpu_joules", None where it was not measured."""
-    try:
-        energy = json.loads(status_file(out).read_text(encoding="utf-8"))["energy"]
-    except (OSError, ValueError, KeyError, TypeError):
-        energy = {}
+    energy = noted_json(status_file(out)).get("energy")
     values = {key: energy.get(key) if isinstance(energy, dict) else None for key in ("gpu_joules", "cpu_joules")}
     return {key: float(value) if isinstance(value, int | float) else None for key, value in values.items()}
 

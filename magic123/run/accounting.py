@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from magic123.records.files import noted_json
 from magic123.records.status import OK, RUNNING, read_energy, status_file
 
 STEPS = ("prepare", "invert", "reconstruct", "view", "score")
@@ -53,9 +54,10 @@ def jobs(root: Path = Path(".")) -> list[Job]:
             continue
         example, cell, step = parts[:2], parts[2:-1] or ("", "", ""), parts[-1]
         at = root / "results" / Path(*parts[:-1])
-        record = _json(at / "token" / "run.json" if step == "invert" else at / "run.json" if step == "reconstruct" else None)
+        note = {"invert": at / "token" / "run.json", "reconstruct": at / "run.json"}.get(step)
+        record = noted_json(note) if note else {}
         method, seed, stage = cell
-        rung = _json(at / "stage.json").get("rung") if step == "reconstruct" else None
+        rung = noted_json(at / "stage.json").get("rung") if step == "reconstruct" else None
         values = (
             *example, method, seed.removeprefix("seed"), stage, step,
             # a benchmark is of the last process alone, the record of a loop that was resumed of all
@@ -75,15 +77,6 @@ def _output(at: Path, step: str) -> Path:
 def _largest(*values: float | None) -> float | None:
     """Return the largest of the values that are numbers; None without one."""
     return max((value for value in values if isinstance(value, int | float)), default=None)
-
-
-def _json(file: Path | None) -> dict[str, Any]:
-    """Return the JSON object in a file; {} without a file, or if it is damaged."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8")) if file else {}
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def estimate(
@@ -199,7 +192,7 @@ def progress(cells: list[dict[str, Any]], root: Path = Path(".")) -> dict[str, A
         if (at / "scores.json").is_file():
             states["done"] += 1
             continue
-        notes = [_json(status_file(out)) for out in (at, at / "views")]
+        notes = [noted_json(status_file(out)) for out in (at, at / "views")]
         statuses = [note.get("status") for note in notes if note]
         for step, note in zip(("reconstruct", "view"), notes, strict=True):
             if note.get("status") == RUNNING:

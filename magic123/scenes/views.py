@@ -206,24 +206,28 @@ def write_showcase(
     circle = view_cameras(settings, example.camera if example.pictured else None)["turntable"]
     if assumed is not None:
         circle = as_assumed(circle, example.camera, assumed)
-    count, frames = len(circle), []
-    for index in range(count):
-        picture = look(scene, circle[index])
-        frames.append(Frame(float(circle.azimuth[index]), to_bytes(picture["colour"]), to_bytes(picture["normal"])))
     surface = f"mesh of {figures['faces']:,} faces" if "faces" in figures else f"no mesh: {figures['reason']}"
-    write_frames(frames, example, [about[key] for key in ("prompt", "label", "scene") if about.get(key)] + [surface], folder)
-    say(f"view: turntable of {count} frames, contact sheet")
+    words = [about[key] for key in ("prompt", "label", "scene") if about.get(key)] + [surface]
+    write_turntable(circle, lambda camera: look(scene, camera), example, words, folder)
+    say(f"view: turntable of {len(circle)} frames, contact sheet")
 
 
-def write_frames(frames: list[Frame], example: Example, words: list[str], folder: Path) -> None:
+def write_turntable(
+    circle: Camera, shown: Callable[[Camera], dict[str, np.ndarray]], example: Example, words: list[str], folder: Path
+) -> None:
     """Write turntable.mp4 and contact.png.
 
     Args:
-        frames: once around the object.
+        circle: cameras once around the object.
+        shown: returns `colour` and `normal` as `look` does, for one camera.
         example: gives the name and the picture.
         words: parts of the sheet's second line.
         folder: where both files are written.
     """
+    frames = []
+    for index in range(len(circle)):
+        picture = shown(circle[index])
+        frames.append(Frame(float(circle.azimuth[index]), to_bytes(picture["colour"]), to_bytes(picture["normal"])))
     write_film(folder / "turntable.mp4", frames)
     reference = None if example.rgb is None else to_bytes(example.rgb.cpu().numpy())
     contact_sheet(example.name, "  ·  ".join(words), reference, frames).save(folder / "contact.png", optimize=True)

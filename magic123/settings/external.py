@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from magic123.records.mesh_files import SUFFIXES
 from magic123.settings.common import Settings
 
 # what a command may ask for in braces
@@ -21,7 +22,6 @@ PLACEHOLDERS = {
     "views": "the views of another row (`views`): cameras.json, SET/NNN.png on white, alpha/SET/NNN.png",
     "out": "an empty folder to write into",
 }
-MESHES = (".glb", ".gltf", ".obj", ".ply")
 
 
 class External(Settings):
@@ -65,8 +65,8 @@ class External(Settings):
     def _known(cls, makes: str) -> str:
         path = PurePosixPath(makes)
         inside = not path.is_absolute() and ".." not in path.parts
-        if makes != "renders" and (path.suffix.lower() not in MESHES or not inside):
-            raise ValueError(f"write renders, or the name of a mesh below {{out}} that ends in {', '.join(MESHES)}")
+        if makes != "renders" and (path.suffix.lower() not in SUFFIXES or not inside):
+            raise ValueError(f"write renders, or the name of a mesh below {{out}} that ends in {', '.join(SUFFIXES)}")
         return makes
 
     @field_validator("conda")

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 from urllib.parse import quote, urlsplit
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from magic123.records.hashes import RECEIPT
 from magic123.settings.common import Settings
@@ -50,6 +50,10 @@ def check_source(url: str) -> str:
     if "{file}" not in url:
         raise ValueError(f"{url} must say where the file's name goes: {{file}}")
     return url
+
+
+RelativePath = Annotated[str, AfterValidator(check_relative)]
+Address = Annotated[str, AfterValidator(check_source)]
 
 
 def readable(count: float) -> str:
@@ -106,10 +110,10 @@ class Weights(Settings):
     """One set of network weights."""
 
     kind: PriorKind | MetricKind | Literal["dpt", "rembg", "checkpoint"]
-    path: str  # the folder that commands are given
-    files: list[str] = []  # shipped or converted, in that folder; fetched ones are the names under `downloads`
-    sources: list[str] = []  # URLs in the order in which they are tried; {file} stands for a name under `downloads`
-    downloads: dict[str, Download] = {}
+    path: RelativePath  # the folder that commands are given
+    files: list[RelativePath] = []  # shipped or converted, in that folder; fetched ones are the names under `downloads`
+    sources: list[Address] = []  # URLs in the order in which they are tried; {file} stands for a name under `downloads`
+    downloads: dict[RelativePath, Download] = {}
     made_from: str | None = None  # the entry that `converter` turns into this one
     converter: Literal["zero123", "dpt", "open-clip"] | None = None
     conditioning: Literal["distance", "elevation"] | None = None  # of a zero123, see priors.zero123.pose_vector
@@ -122,31 +126,10 @@ class Weights(Settings):
     needed_for: str = ""
     random: bool = False  # random numbers, for a rehearsal; no table shows published numbers beside theirs
 
-    @field_validator("path")
-    @classmethod
-    def _relative(cls, value: str) -> str:
-        return check_relative(value)
-
-    @field_validator("files")
-    @classmethod
-    def _relative_files(cls, value: list[str]) -> list[str]:
-        return [check_relative(file) for file in value]
-
-    @field_validator("downloads")
-    @classmethod
-    def _relative_downloads(cls, value: dict[str, Download]) -> dict[str, Download]:
-        for file in value:
-            if check_relative(file) == RECEIPT:
-                raise ValueError(f"{RECEIPT} is the receipt's own name")
-        return value
-
-    @field_validator("sources")
-    @classmethod
-    def _addresses(cls, value: list[str]) -> list[str]:
-        return [check_source(url) for url in value]
-
     @model_validator(mode="after")
     def _one_origin(self):
+        if RECEIPT in self.downloads:
+            raise ValueError(f"{RECEIPT} is the receipt's own name")
         if bool(self.sources) != bool(self.downloads):
             raise ValueError("sources and downloads belong together")
         if (self.made_from is None) != (self.converter is None):

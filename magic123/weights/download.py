@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request
 
 from magic123.records.errors import InputError
+from magic123.records.files import noted_json
 from magic123.settings.registry import LOCAL, Download, readable
 
 CHUNK = 2**20
@@ -139,7 +140,7 @@ def _from_source(url: str, target: Path, file: BinaryIO, expected: Download, say
     """Download or resume from one source and return the SHA-256. Raises Refused if the source does not provide the file."""
     for attempt in range(ATTEMPTS):
         before = file.seek(0, os.SEEK_END)
-        note = _read_note(target)
+        note = noted_json(_note(target.with_name(f"{target.name}.part")))
         if before and not expected.known and note.get("url") != url:
             before = _restart(file)  # another source may have another file, and there is no hash to detect it
         try:
@@ -235,15 +236,6 @@ def _restart(file: BinaryIO) -> int:
 def _note(part: Path) -> Path:
     """Return the file that records where an unfinished download comes from."""
     return Path(f"{part}.json")
-
-
-def _read_note(target: Path) -> dict:
-    """Return the record of an unfinished download (url, tag, bytes); {} if there is none."""
-    try:
-        note = json.loads(_note(target.with_name(f"{target.name}.part")).read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return note if isinstance(note, dict) else {}
 
 
 # -------------------------------------------------------------------------------------------------------------- hashes

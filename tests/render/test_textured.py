@@ -39,9 +39,7 @@ def test_one_colour_is_seen_as_it_is_stored():
     texture = np.full((4, 4, 4), (200, 100, 50, 255), np.uint8)
     middle = seen(Part(QUAD, FACES, uv=UV, texture=texture))[16, 16]
     assert np.allclose(middle, [200 / 255, 100 / 255, 50 / 255, 1], atol=1e-6)
-    assert np.allclose(
-        seen(Part(QUAD, FACES, factor=(0.5, 0.2, 0.0, 1.0)))[16, 16, :3], encoded(np.array([0.5, 0.2, 0]))
-    )
+    assert np.allclose(seen(Part(QUAD, FACES, factor=(0.5, 0.2, 0.0, 1.0)))[16, 16, :3], encoded(np.array([0.5, 0.2, 0])))
     both = seen(Part(QUAD, FACES, uv=UV, texture=texture, factor=(0.5, 0.5, 0.5, 1.0)))[16, 16, :3]
     assert np.allclose(both, encoded(decoded(np.array([200, 100, 50]) / 255) / 2), atol=1e-6)
 

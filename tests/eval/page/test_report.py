@@ -434,7 +434,7 @@ def test_depth_is_bright_where_near(tmp_path: Path) -> None:
     depth = np.tile(np.linspace(9000, 21000, 64).astype(np.uint16), (64, 1))
     depth[:8] = 0
     Image.fromarray(depth).save(tmp_path / "depth.png")
-    seen = np.asarray(Image.open(io.BytesIO(media.depth_picture(tmp_path / "depth.png", 10000, 20000, 0)))).astype(int)
+    seen = np.asarray(Image.open(io.BytesIO(media.depth_picture(tmp_path / "depth.png", 0, 10000, 20000)))).astype(int)
     assert seen[:6].min() > 240
     light = seen[20:].mean((0, 2))
     assert light[2] > light[20] > light[40] > light[62]
