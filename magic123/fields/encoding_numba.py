@@ -68,25 +68,32 @@ def _locate(x, scale, half):
     return np.int64(cell), position - cell
 
 
-@njit(cache=True, nogil=True)
-def _forward(x, table, scale, half, resolution, size, offset, dense, active, lanes, out):
-    count, features = x.shape[0], len(lanes)
+@njit(inline="always")
+def _interpolation(x, i, scale, half, resolution, size, offset, dense):
+    """Return the rows of the corners of point i's cell, the weights of both ends along x, and of the four edges along x."""
     one = half + half
     two = one + one
     three = two + one
+    cx, wx = _locate(x[i, 0], scale, half)
+    cy, wy = _locate(x[i, 1], scale, half)
+    cz, wz = _locate(x[i, 2], scale, half)
+    wx = wx * wx * (three - two * wx)
+    wy = wy * wy * (three - two * wy)
+    wz = wz * wz * (three - two * wz)
+    vy, vz = one - wy, one - wz
+    rows = _corner_rows(cx, cy, cz, resolution, size, offset, dense)
+    return rows, (one - wx, wx), (vz * vy, vz * wy, wz * vy, wz * wy)
+
+
+@njit(cache=True, nogil=True)
+def _forward(x, table, scale, half, resolution, size, offset, dense, active, lanes, out):
+    count, features = x.shape[0], len(lanes)
     for start in range(0, count, BLOCK):
         for level in range(active):
             s, r, n, o, dn = scale[level], resolution[level], size[level], offset[level], dense[level]
             for i in range(start, min(start + BLOCK, count)):
-                cx, wx = _locate(x[i, 0], s, half)
-                cy, wy = _locate(x[i, 1], s, half)
-                cz, wz = _locate(x[i, 2], s, half)
-                wx = wx * wx * (three - two * wx)
-                wy = wy * wy * (three - two * wy)
-                wz = wz * wz * (three - two * wz)
-                i0, i1, i2, i3, i4, i5, i6, i7 = _corner_rows(cx, cy, cz, r, n, o, dn)
-                vx, vy, vz = one - wx, one - wy, one - wz
-                zy0, zy1, zy2, zy3 = vz * vy, vz * wy, wz * vy, wz * wy
+                rows, (vx, wx), (zy0, zy1, zy2, zy3) = _interpolation(x, i, s, half, r, n, o, dn)
+                i0, i1, i2, i3, i4, i5, i6, i7 = rows
                 for f in range(features):
                     out[i, level * features + f] = (
                         zy0 * (vx * table[i0, f] + wx * table[i1, f])
@@ -99,22 +106,12 @@ def _forward(x, table, scale, half, resolution, size, offset, dense, active, lan
 @njit(cache=True, nogil=True)
 def _backward_table(x, grad_out, scale, half, resolution, size, offset, dense, active, lanes, grad_table):
     count, features = x.shape[0], len(lanes)
-    one = half + half
-    two = one + one
-    three = two + one
     for start in range(0, count, BLOCK):
         for level in range(active):
             s, r, n, o, dn = scale[level], resolution[level], size[level], offset[level], dense[level]
             for i in range(start, min(start + BLOCK, count)):
-                cx, wx = _locate(x[i, 0], s, half)
-                cy, wy = _locate(x[i, 1], s, half)
-                cz, wz = _locate(x[i, 2], s, half)
-                wx = wx * wx * (three - two * wx)
-                wy = wy * wy * (three - two * wy)
-                wz = wz * wz * (three - two * wz)
-                i0, i1, i2, i3, i4, i5, i6, i7 = _corner_rows(cx, cy, cz, r, n, o, dn)
-                vx, vy, vz = one - wx, one - wy, one - wz
-                zy0, zy1, zy2, zy3 = vz * vy, vz * wy, wz * vy, wz * wy
+                rows, (vx, wx), (zy0, zy1, zy2, zy3) = _interpolation(x, i, s, half, r, n, o, dn)
+                i0, i1, i2, i3, i4, i5, i6, i7 = rows
                 for f in range(features):
                     g = grad_out[i, level * features + f]
                     g0, g1 = g * vx, g * wx
