@@ -13,7 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from magic123.miniatures.families import FAMILIES
-from magic123.miniatures.shapes import BOX, COLOURS, CYLINDER, ELLIPSOID, REVOLUTION, STRIPES, Builder, Pattern, turn
+from magic123.miniatures.shapes import (
+    BOX,
+    COLOURS,
+    CONE,
+    CYLINDER,
+    ELLIPSOID,
+    OF_CONE,
+    OF_CYLINDER,
+    STRIPES,
+    Builder,
+    Pattern,
+    turn,
+)
 
 FIRST_HELD_OUT = 1_000_000  # object numbers from here on are never trained on
 
@@ -76,18 +88,14 @@ def inside_distance(toy: ToyObject, points: np.ndarray) -> np.ndarray:
     best = np.full(len(points), np.inf)
     for kind, centre, rotation, half, profile in zip(toy.kind, toy.centre, toy.rotation, toy.half, toy.profile, strict=True):
         p = (points - centre) @ rotation.T / half
-        radial = np.hypot(p[:, 0], p[:, 2])
         if kind == ELLIPSOID:
             f = np.linalg.norm(p, axis=1) - 1
         elif kind == BOX:
             f = np.abs(p).max(1) - 1
-        elif kind == CYLINDER:
-            f = np.maximum(radial, np.abs(p[:, 1])) - 1
-        elif kind == REVOLUTION:
-            square = profile[0] + p[:, 1] * (profile[1] + p[:, 1] * profile[2])
-            f = np.maximum(radial - np.sqrt(np.maximum(square, 0)), np.abs(p[:, 1]) - 1)
         else:
-            f = np.maximum(radial - (1 - p[:, 1]) / 2, -1 - p[:, 1])
+            a, b, c = {CYLINDER: OF_CYLINDER, CONE: OF_CONE}.get(kind, profile)
+            radius = np.sqrt(np.maximum(a + p[:, 1] * (b + p[:, 1] * c), 0))
+            f = np.maximum(np.hypot(p[:, 0], p[:, 2]) - radius, np.abs(p[:, 1]) - 1)
         best = np.minimum(best, f * half.min())
     return best
 

@@ -12,7 +12,7 @@ import numba as nb
 import numpy as np
 
 from magic123.miniatures.objects import ToyObject
-from magic123.miniatures.shapes import BANDS, BOX, CONE, CYLINDER, ELLIPSOID, GRADIENT, STRIPES
+from magic123.miniatures.shapes import BANDS, BOX, CONE, CYLINDER, ELLIPSOID, GRADIENT, OF_CONE, OF_CYLINDER, STRIPES
 
 LIGHT = np.array([0.45, 0.75, 0.48]) / np.linalg.norm([0.45, 0.75, 0.48])
 AMBIENT, DIFFUSE = 0.62, 0.42
@@ -56,9 +56,9 @@ def _hit(kind, profile, o, d):
     else:
         q0, q1, q2 = profile[0], profile[1], profile[2]
         if kind == CYLINDER:
-            q0, q1, q2 = 1.0, 0.0, 0.0
-        elif kind == CONE:  # ((1 - y) / 2)^2
-            q0, q1, q2 = 0.25, -0.5, 0.25
+            q0, q1, q2 = OF_CYLINDER
+        elif kind == CONE:
+            q0, q1, q2 = OF_CONE
         a = d[0] * d[0] + d[2] * d[2] - q2 * d[1] * d[1]
         b = o[0] * d[0] + o[2] * d[2] - q2 * o[1] * d[1] - 0.5 * q1 * d[1]
         c = o[0] * o[0] + o[2] * o[2] - q0 - o[1] * (q1 + q2 * o[1])

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 ELLIPSOID, BOX, CYLINDER, CONE, REVOLUTION = range(5)
+OF_CYLINDER, OF_CONE = (1.0, 0.0, 0.0), (0.25, -0.5, 0.25)  # coefficients of q(y): 1 and ((1 - y) / 2)^2
 STRIPES, BANDS, GRADIENT, SPOTS = range(4)
 COLOURS = {
     "red": (0.82, 0.16, 0.14),
