@@ -16,7 +16,8 @@ from PIL import Image
 
 from magic123.geometry.mesh import clean, decimate, face_areas, vertex_normals
 from magic123.geometry.texture import PADDING, Albedo, Atlas, bake, unwrap
-from magic123.geometry.textured import Part, coloured, joined, linear_of_srgb, srgb_of_linear
+from magic123.geometry.textured import Part, coloured, joined
+from magic123.records.colour import decoded, encoded
 
 
 def write_mesh(
@@ -88,7 +89,7 @@ def write_parts(file: Path, parts: list[Part]) -> None:
 
     material, (first, *others) = None, parts
     if first.texture is not None and first.uv is not None and not others:
-        stored = srgb_of_linear(linear_of_srgb(first.texture[..., :3] / 255) * first.factor[:3])
+        stored = encoded(decoded(first.texture[..., :3] / 255) * first.factor[:3])
         picture = Image.fromarray(np.rint(stored.clip(0, 1) * 255).astype(np.uint8))
         material = trimesh.visual.material.PBRMaterial(
             name="surface", baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0, doubleSided=True
@@ -109,8 +110,8 @@ def colours_of(part: Part) -> UInt8[np.ndarray, "V 4"]:
     if part.texture is not None and part.uv is not None:
         height, width = part.texture.shape[:2]
         across, down = np.floor(part.uv * (width, -height)).astype(int).T % ((width,), (height,))
-        linear = linear * linear_of_srgb(part.texture[down, across, :3] / 255)
-    rgb = np.rint(srgb_of_linear(linear).clip(0, 1) * 255).astype(np.uint8)
+        linear = linear * decoded(part.texture[down, across, :3] / 255)
+    rgb = np.rint(encoded(linear).clip(0, 1) * 255).astype(np.uint8)
     return np.hstack([rgb, np.full((len(rgb), 1), 255, np.uint8)])
 
 

@@ -16,7 +16,8 @@ from magic123.geometry.lattice import build_lattice
 from magic123.geometry.marching_tets import marching_tets
 from magic123.geometry.mesh import mesh_problem
 from magic123.geometry.texture import bake, unwrap
-from magic123.geometry.textured import Part, read_parts, srgb_of_linear
+from magic123.geometry.textured import Part, read_parts
+from magic123.records.colour import encoded
 from magic123.render.raster import render_mesh
 
 SIZE = 64
@@ -188,7 +189,7 @@ def test_parts_of_others_keep_their_colours(tmp_path):
     assert np.array_equal(colours_of(part), [blue, white, green, red])
 
     half = replace(part, factor=(0.5, 0.5, 0.5, 1.0))
-    grey = round(float(srgb_of_linear(np.array(0.5))) * 255)
+    grey = round(float(encoded(np.array(0.5))) * 255)
     write_parts(file, [half])
     assert np.array_equal(read_parts(file)[0].texture[1, 1], [grey, grey, grey, 255])
     write_parts(file, [part, replace(half, texture=None, uv=None)])
