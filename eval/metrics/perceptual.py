@@ -135,7 +135,7 @@ class PerceptualMetric:
                 low, high = pictures.min(), pictures.max()
                 raise InputError(f"{self.name} takes pictures in [-1, 1], these span [{low:.3g}, {high:.3g}]")
         if len(first.pictures) != len(second.pictures):
-            raise ValueError(f"{len(first.pictures)} pictures and {len(second.pictures)} are no pairs")
+            raise ValueError(f"{len(first.pictures)} pictures cannot be paired with {len(second.pictures)}")
         size = batch_size(self.device)
         values: list[float] = []
         for a, b in zip(first.pictures.split(size), second.pictures.split(size), strict=True):
@@ -190,7 +190,7 @@ def check_digits(file: Path, sha256: str, trunk: str) -> None:
         trunk: Name of the network, for the error.
 
     Raises:
-        InputError: They are others, or the name promises nothing.
+        InputError: The weights are others, or the name of the file has no hash.
     """
     promised = DIGITS.search(file.name)
     if promised is None:

@@ -174,7 +174,9 @@ def read_views(folder: Path, truth: Path | None, pictured: bool = True) -> list[
         if truth is not None and name != REFERENCE:
             differing = {p.name for p in files} ^ {p.name for p in _numbered(truth / name)}
             if differing:
-                raise InputError(f"{folder / name} and {truth / name} differ in {min(differing)}; every view needs its truth")
+                raise InputError(
+                    f"{folder / name} and {truth / name} must hold the same views, but only one has {min(differing)}"
+                )
         for path in files:
             true_view = read_picture(truth / name / path.name, 4) if truth is not None and name != REFERENCE else None
             render = read_picture(path, 3)

@@ -59,7 +59,9 @@ def main(argv: list[str] | None = None) -> None:
         }
         words = command_words(options.settings, values)
         if options.settings.conda is not None and "CONDA_PREFIX" not in os.environ:
-            raise InputError(f"{options.settings.conda} is an environment for conda: run Snakemake with --sdm conda")
+            raise InputError(
+                f"this program needs the conda environment {options.settings.conda}: run Snakemake with --sdm conda"
+            )
         began = time.monotonic()
         run(words, Path(options.settings.folder), options.settings.minutes * 60)
         seconds = time.monotonic() - began

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command or options.per_card < 1 or options.slots < 0:
-        raise InputError("name a command, and numbers of 1 or more")
+        raise InputError("name the command to run; --per-card must be 1 or more, and --slots 0 or more")
     if "SLURM_JOB_ID" not in os.environ:  # the scheduler has given the card
         acquire(options.per_card, options.slots)
     try:

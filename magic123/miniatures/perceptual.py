@@ -32,7 +32,7 @@ def picture(pool: Pool, objects: np.ndarray, views: np.ndarray) -> Tensor:
 
 
 def distort(x: Tensor, kind: int, severity: Tensor, generator: torch.Generator) -> Tensor:
-    """Apply one of five distortions, monotone in severity [B] (0..1): noise, blur, shift, colour cast, cut-out."""
+    """Distort pictures by noise, blur, a shift, a colour cast or a cut-out, more so for a larger `severity` [B] in [0, 1]."""
     s = severity[:, None, None, None]
     if kind == 0:
         return x + 0.6 * s * torch.randn(x.shape, generator=generator)

@@ -159,7 +159,7 @@ def _of_primaries(name: str, chromaticities: tuple[float, ...], gamma: float | N
 
 
 def _unless_srgb(name: str, curves: np.ndarray, matrix: np.ndarray) -> ColourSpace:
-    """Return the space; without conversion if that would change no colour by more than a rounding to 8 bits."""
+    """Return the colour space; if converting to sRGB would change no colour by as much as 8 bits show, without a conversion."""
     space = ColourSpace(name, curves.astype(np.float32), matrix)
     levels = np.linspace(0, 1, 18, dtype=np.float32)
     grid = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(18, -1, 3)
@@ -236,7 +236,7 @@ def _tags(profile: bytes) -> dict[str, bytes]:
     """Return the tagged elements of an ICC profile: a table of signature, offset and size follows the header of 128 bytes."""
     (count,) = struct.unpack(">I", profile[128:132])
     if count > 200:
-        raise ValueError(f"a table of {count} tags")
+        raise ValueError(f"its table has {count} tags, more than any profile needs")
     entries = [struct.unpack(">4sII", profile[132 + 12 * i : 144 + 12 * i]) for i in range(count)]
     return {signature.decode("latin-1"): profile[offset : offset + size] for signature, offset, size in entries}
 

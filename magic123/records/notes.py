@@ -18,13 +18,13 @@ def read_notes(folder: Path) -> Notes | None:
     """Read the notes of a result.
 
     Args:
-        folder: What the program wrote, or another system's renders.
+        folder: the folder that the program wrote, or that of another system's renders.
 
     Returns:
-        Name -> text or number; None without notes.json.
+        Name -> text or number; None if the folder has no notes.json.
 
     Raises:
-        InputError: The file is not an object of at most MOST names, each with a finite number or a text of at most LONGEST
+        InputError: the file is not an object of at most MOST names, each with a finite number or a text of at most LONGEST
             characters.
     """
     file = folder / FILE

@@ -208,7 +208,7 @@ def _refuse_differences(packages: list[Package]) -> None:
 
 
 def _weights(priors: Any) -> Any:
-    """Return of the priors in stage.json what decides a result on any machine: their weights' hashes."""
+    """Return the hashes of the weights in stage.json: of the priors, they alone decide a result on every machine."""
     if not isinstance(priors, dict):
         return None
     return {name: {key: v for key, v in prior.items() if "sha256" in key} for name, prior in priors.items()}

@@ -233,5 +233,9 @@ def hours_of(scene: str, resolution: int, steps: int, times: dict[str, RecordedT
 
 
 def load_times(path: str | Path = TIMES) -> dict[str, RecordedTime]:
-    """Read the recorded times by name. Raises InputError."""
+    """Return the recorded times by name.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
     return load_entries(RecordedTime, path)

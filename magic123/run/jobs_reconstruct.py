@@ -83,7 +83,7 @@ class ReconstructJobs(SuiteJobs):
         return [self.suite.next_example(dataset, example)] if "next-example" in references else []
 
     def stage_options(self, wildcards: StageWildcards) -> str:
-        """Return the options of `reconstruct` for a stage."""
+        """Return the command-line options of `reconstruct` for a stage."""
         files = self.stage_inputs(wildcards)
         words: list[object] = []
         if "init" in files:

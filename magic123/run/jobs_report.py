@@ -70,7 +70,7 @@ class ReportJobs(WeightsJobs):
         return json.dumps({dataset: found for dataset, found in folders.items() if found})
 
     def truth_contents(self) -> list[str]:
-        """Return the hashes of these folders, of all examples of the run."""
+        """Return the hashes of the true views and meshes of all examples of the run."""
         return [
             Now(self.suite.contents, [self.suite.path_of(row.mesh)])
             if row.address_of("mesh")

@@ -46,7 +46,7 @@ class WeightsJobs(SuiteJobs):
         return {file: download.model_dump(exclude_none=True) for file, download in entry.downloads.items()}
 
     def converted(self, folder: str) -> Weights:
-        """Return the registry entry that is converted into `folder`."""
+        """Return the entry of the weights registry that is converted into `folder`."""
         return self.suite.weights[self.weights_in["converted"][folder]]
 
     def base_receipt(self, folder: str) -> str:

@@ -161,7 +161,7 @@ def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); datasets/README.md describes the format.") from error
     if not lines:
-        raise InputError(f"{path}: is empty; datasets/README.md describes the format.")
+        raise InputError(f"{path} is empty; datasets/README.md describes the format.")
     header = [cell.strip() for cell in lines[0][1]]
     if header[0].startswith("#"):
         raise InputError(f"{path} line {lines[0][0]}: is a comment ({header[0]!r}), and the format has none; remove the line.")

@@ -41,7 +41,7 @@ class ReleasedSetting:
 
     @property
     def same(self) -> bool:
-        """Whether ours is the released value."""
+        """Return whether our value is the released one."""
         return self.ours == self.released
 
 

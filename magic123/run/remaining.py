@@ -80,7 +80,7 @@ class RemainingTime(logging.Handler):
         self.ended, self.next = 0, FIRST
 
     def sentence(self) -> str:
-        """Return what is left, in words; "" where nothing is."""
+        """Return in words what is still to be done; "" if nothing is."""
         ended = [job for job in jobs(self.root) if job["written"] >= self.started and name_of(job) in self.wanted]
         left = self.wanted - {name_of(job) for job in ended}
         kinds = [(step, method, stage) for _, _, method, _, stage, step in left]

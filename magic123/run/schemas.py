@@ -68,7 +68,7 @@ def _partial(schema: Any) -> Any:
 
 
 def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a schema that also admits null; what describes the value stays outside."""
+    """Return a schema that also admits null; title, description and default stay beside the choice."""
     outside: dict[str, Any] = {key: schema[key] for key in ("title", "description", "default") if key in schema}
     inside = {key: value for key, value in schema.items() if key not in outside}
     if not inside:

@@ -163,7 +163,7 @@ def describe(camera: Camera) -> dict[str, Any]:
 
 
 def look(scene: Scene, camera: Camera) -> dict[str, np.ndarray]:
-    """Render a camera (a batch of one).
+    """Render what one camera sees (a batch of one).
 
     Returns:
         float32 arrays: `colour` [H, W, 3] and `normal` [H, W, 3] (as (n + 1) / 2) on white, `alpha` [H, W], `depth` [H, W].

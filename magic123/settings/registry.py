@@ -131,9 +131,9 @@ class Weights(Settings):
         if RECEIPT in self.downloads:
             raise ValueError(f"{RECEIPT} is the receipt's own name")
         if bool(self.sources) != bool(self.downloads):
-            raise ValueError("sources and downloads belong together")
+            raise ValueError("sources and downloads belong together: give both or neither")
         if (self.made_from is None) != (self.converter is None):
-            raise ValueError("made_from and converter belong together")
+            raise ValueError("made_from and converter belong together: give both or neither")
         if sum((bool(self.sources), self.made_from is not None, bool(self.files) and not self.made_from)) != 1:
             raise ValueError("give files (shipped), or sources and downloads (fetched), or made_from and converter")
         if (self.converter == "zero123") != (self.conditioning is not None):

@@ -179,7 +179,7 @@ def check_complete(state: dict[str, Tensor], shapes: dict[str, torch.Size], what
     for name, value in state.items():
         if value.shape != shapes[name]:
             raise InputError(
-                f"{what} in {path}: {name} has the shape {list(value.shape)}, not {list(shapes[name])}: another architecture"
+                f"{what} in {path} has another architecture: {name} is of shape {list(value.shape)}, not {list(shapes[name])}"
             )
         if not torch.isfinite(value).all():
             raise InputError(f"{what} in {path}: {name} holds numbers that are not finite, so the file is damaged")

@@ -343,7 +343,7 @@ class Progress:
         self.began, self.shown, self.tenth = time.monotonic(), 0.0, -1
 
     def at(self, done: int) -> None:
-        """Report that `done` bytes are there."""
+        """Report that `done` bytes have arrived."""
         now = time.monotonic()
         finished = done == self.total
         if sys.stderr.isatty():

@@ -122,7 +122,10 @@ def convert(path: Path, out: Path) -> dict[str, object]:
     report: dict[str, set[str]] = loaded[1]
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if names := sorted(map(str, report[problem])):
-            raise InputError(f"the checkpoint {path}: {len(names)} {problem.replace('_', ' ')} (the first is {names[0]})")
+            raise InputError(
+                f"the checkpoint {path} is not of this network: it has {len(names)} {problem.replace('_', ' ')}, "
+                f"such as {names[0]}"
+            )
     parameters: dict[str, Tensor] = dict(model.named_parameters())
     check_complete(parameters, {name: value.shape for name, value in parameters.items()}, "the depth model", path)
     DPTImageProcessor(
