@@ -120,7 +120,7 @@ def require_triton(key: str, device: torch.device) -> None:
     if device.type != "cuda":
         raise InputError(f"{key} is 'triton', which needs a CUDA device, but the tensors are on {device}; use 'auto'.")
     if (problem := triton_problem_on(device)) is not None:
-        raise InputError(f"{key} is 'triton', but {problem}; fix that, or use 'auto' or 'torch'.")
+        raise InputError(f"{key} is 'triton', but {problem}; fix that, or use 'auto'.")
 
 
 def device_guard(device: torch.device) -> AbstractContextManager[object]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 
 MARCHING, COMPOSITING = "magic123.render.marching_triton", "magic123.render.compositing_triton"
-GRID = "magic123.fields.encoding_triton"
+GRID, RASTER = "magic123.fields.encoding_triton", "magic123.render.raster_triton"
 RAYS = "*fp32 *fp32 *fp32 *fp32 *fp32 *i64 *fp32 *fp32"
 LAYOUT = "*fp32 *i32 *i32 *i32 *i32"
 COMPOSITE = "*i64 *fp32 *fp32 *fp32 *fp32"
+FACES, EDGES = "*fp64 *fp64 *fp64 *i64", "*fp64 *fp64 *fp64 *i64 *i64"
 # the types of a kernel's arguments, in order; its constants; options
 KERNELS = {
     "count steps": (MARCHING, "_count_steps", f"{RAYS} *i8 *i8 *i64 i32", {"RESOLUTION": 128, "BLOCK": 128}),
@@ -24,7 +25,16 @@ KERNELS = {
     "hash grid, position": (
         GRID, "_backward_position", f"*fp32 *fp32 *fp32 {LAYOUT} *fp32 i32 i32", {"ACTIVE": 16, "FEATURES": 2, "BLOCK": 256},
     ),
+    "faces, tiles": (RASTER, "_count_tiles", f"{FACES} *i64 *i64 i32 i32 i32 i32 i32", {"BLOCK": 128}),
+    "edges, lines": (RASTER, "_count_lines", f"{EDGES} *i64 *i64 i32 i32 i32 i32 i32", {"BLOCK": 128}),
 }  # fmt: skip
+for turn, winner in (("nearest", False), ("first", True)):
+    constants = {"WINNER": winner, "ITEMS": 32}
+    KERNELS[f"faces, {turn}"] = (RASTER, "_visit_faces", f"{FACES} *i64 *i64 *i32 i32 i32 i32 i32 i32 i32", constants)
+    types = f"{EDGES} *i64 *i32 *fp64 *i64 *i32 i32 i32 i32 i32 i32 i32 i32"
+    KERNELS[f"edges, {turn}"] = (RASTER, "_visit_edges", types, constants)
+# kernels that agree with the CPU to the bit: without fused multiply-add
+EXACT = {name for name, kernel in KERNELS.items() if name in ("count steps", "write samples") or kernel[0] == RASTER}
 
 
 def compile_kernel(name: str, capability: int = 90) -> dict:
@@ -38,5 +48,5 @@ def compile_kernel(name: str, capability: int = 90) -> dict:
     signature = dict(zip(plain, types.split(), strict=True)) | dict.fromkeys(constants, "constexpr")
     places = {(kernel.arg_names.index(constant),): value for constant, value in constants.items()}
     source = triton.compiler.ASTSource(kernel, signature, places)
-    options = {"enable_fp_fusion": False} if name in ("count steps", "write samples") else {}
+    options = {"enable_fp_fusion": False} if name in EXACT else {}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from magic123.device import Capacities, to_host
+from magic123.device import Capacities, to_device, to_host
 from magic123.geometry.edges import Edges, edges_within, find_edges
 from magic123.geometry.marching_tets import crossings, marching_tets, topology_within
 
@@ -23,12 +24,26 @@ class HostMesh(NamedTuple):
 
 
 class Surface(NamedTuple):
-    """A mesh on its device: vertices [V, 3], faces [F, 3] and edges; and on the CPU, None if that was not asked for."""
+    """A mesh on its device.
+
+    Attributes:
+        vertices: [V, 3], differentiable.
+        faces: vertex numbers, [F, 3].
+        edges: of the faces.
+        host: the mesh on the CPU; None if that was not asked for.
+        numbers: what `Look` asked to read.
+    """
 
     vertices: Tensor
     faces: Tensor
     edges: Edges
     host: HostMesh | None
+    numbers: list[int]
+
+
+# What is computed from a mesh before the host knows its size: vertices, faces, ends and opposite corners of the edges, all of
+# them padded, and the number of faces, vertices and edges [3] on the device -> numbers for the host, [N] int64
+Look = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def extract_surface(
@@ -37,10 +52,12 @@ def extract_surface(
     tets: Int[Tensor, "T 4"],
     capacities: Capacities,
     on_host: bool,
+    look: Look | None = None,
 ) -> Surface:
     """Return the level set sdf = 0, as `marching_tets` and `find_edges` do.
 
-    On a GPU, sizes are guessed and read together with the copy to the CPU; where they did not fit, each is waited for.
+    On a GPU, sizes are guessed and read together with the copy to the CPU and the numbers of `look`; where they did not fit,
+    each is waited for.
 
     Args:
         vertices: the lattice, in any units.
@@ -48,6 +65,7 @@ def extract_surface(
         tets: vertex numbers of positively oriented tetrahedra.
         capacities: of earlier calls, for faces, vertices and edges; adapted.
         on_host: whether the mesh is needed on the CPU too.
+        look: is called with the mesh, or twice; what the last call makes is of the surface that is returned.
     """
     on_gpu = sdf.device.type != "cpu"
     if on_gpu and capacities.sizes:
@@ -55,18 +73,22 @@ def extract_surface(
         a, b, faces, face_count, vertex_count = topology_within(sdf, tets, face_room, vertex_room)
         points = crossings(vertices, sdf, a, b)
         ends, sides, opposite, edge_count = edges_within(faces, face_count, edge_room)
-        numbers, *copies = to_host(
-            torch.stack([face_count, vertex_count, edge_count]), *((points, faces, ends, opposite) if on_host else ())
-        )
-        sizes = numbers.tolist()
-        if capacities.fit(sizes):
-            capacities.adapt(sizes)
-            f, v, e = sizes
+        numbers = torch.stack([face_count, vertex_count, edge_count])
+        if look is not None:
+            numbers = torch.cat([numbers, look(points, faces, ends, opposite, numbers)])
+        numbers, *copies = to_host(numbers, *((points, faces, ends, opposite) if on_host else ()))
+        f, v, e, *looked = numbers.tolist()
+        if capacities.fit([f, v, e]):
+            capacities.adapt([f, v, e])
             host = HostMesh(copies[0][:v], copies[1][:f], copies[2][:e], copies[3][:e]) if on_host else None
-            return Surface(points[:v], faces[:f], Edges(ends[:e], sides[:e], opposite[:e], closed=2 * e == 3 * f), host)
+            return Surface(points[:v], faces[:f], Edges(ends[:e], sides[:e], opposite[:e], closed=2 * e == 3 * f), host, looked)
     points, faces = marching_tets(vertices, sdf, tets)
     edges = find_edges(faces)
+    sizes, looked = [len(faces), len(points), len(edges.vertices)], []
     if on_gpu:
-        capacities.adapt([len(faces), len(points), len(edges.vertices)])
+        capacities.adapt(sizes)
     host = HostMesh(*to_host(points, faces, edges.vertices, edges.opposite)) if on_host else None
-    return Surface(points, faces, edges, host)
+    if look is not None:
+        numbers = look(points, faces, edges.vertices, edges.opposite, to_device(torch.tensor(sizes), faces.device))
+        looked = to_host(numbers)[0].tolist()
+    return Surface(points, faces, edges, host, looked)

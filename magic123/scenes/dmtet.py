@@ -7,6 +7,7 @@ Signed distances are positive inside. Colours come from the same kind of field a
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -26,7 +27,7 @@ from magic123.geometry.mesh import mesh_problem
 from magic123.geometry.surface import Surface, extract_surface
 from magic123.records.errors import InputError
 from magic123.render import losses
-from magic123.render.raster import choose_rasterizer, render_mesh
+from magic123.render.raster import Ahead, choose_rasterizer, look_ahead, recorded_rasterizer, render_mesh
 from magic123.render.rendering import PLAIN, Rendering, RenderOptions
 from magic123.render.shading import shade_colors
 from magic123.scenes.nerf import NeRF
@@ -84,12 +85,23 @@ class DMTet(Scene[DMTetStage]):
         return {**self.__dict__, "_last": None}
 
     def _surface(self) -> Surface:
+        return self._seen_surface([])[0]
+
+    def _seen_surface(self, views: Sequence[Camera]) -> tuple[Surface, list[Ahead | None]]:
+        """Return the surface and, where the Triton kernels rasterise, what each of some cameras sees of it."""
         # tanh keeps an offset within half the distance between two planes of the unscaled lattice
         offset = torch.tanh(self.deform) / self.settings.grid_resolution
         scaled = self.settings.scaled_offsets
         places = self.scale * (self.lattice + offset) if scaled else self.scale * self.lattice + offset
-        on_host = choose_rasterizer(self.settings.rasterizer, self.sdf.device) == "numba"
-        surface = extract_surface(places, self.sdf, self.tets, self._capacities, on_host)
+        rasterizer = choose_rasterizer(self.settings.rasterizer, self.sdf.device)
+        aheads: list[Ahead] = []
+
+        def look(*mesh: Tensor) -> Tensor:
+            aheads[:] = [look_ahead(view, *mesh) for view in views]
+            return torch.cat([ahead.counts for ahead in aheads])
+
+        looks = look if rasterizer == "triton" and views else None
+        surface = extract_surface(places, self.sdf, self.tets, self._capacities, rasterizer == "numba", looks)
         if not len(surface.faces):
             finite = bool(torch.isfinite(self.sdf).all())
             cause = "no signed distance is positive next to a negative one" if finite else "its signed distances are not finite"
@@ -97,7 +109,9 @@ class DMTet(Scene[DMTetStage]):
                 f"The dmtet scene has lost its surface before step {self._step} ({cause}): lower learning_rates.geometry "
                 "or the weights of the priors and of laplacian."
             )
-        return surface
+        if looks is None:
+            return surface, [None] * len(views)
+        return surface, [one._replace(numbers=surface.numbers[3 * i : 3 * i + 3]) for i, one in enumerate(aheads)]
 
     def render(self, camera: Camera, options: RenderOptions = PLAIN) -> Rendering:
         """Render the surface as `Scene.render` describes. Every mode has normals; the offsets are ignored.
@@ -107,10 +121,11 @@ class DMTet(Scene[DMTetStage]):
         """
         mode, ambient = options.mode, options.ambient
         background, light = options.background_on(self.sdf.device), options.lights(camera, self.sdf.device)
-        surface = self._surface()
+        views = [camera[index] for index in range(len(camera))]  # one by one: each has its own light
+        surface, aheads = self._seen_surface(views)
         uncovered = {"textureless": ambient, "normal": 0.5}.get(mode, 0.0) if self.settings.lit_background else 0.0
         pictures = []
-        for index in range(len(camera)):  # one by one: each has its own light
+        for index, view in enumerate(views):
 
             def shade(points: Tensor, normals: Tensor, index: int = index) -> Tensor:
                 albedo = self.field.albedo(points) if mode in ("albedo", "lambertian") else torch.ones_like(points)
@@ -120,12 +135,13 @@ class DMTet(Scene[DMTetStage]):
                 render_mesh(
                     surface.vertices,
                     surface.faces,
-                    camera[index],
+                    view,
                     shade=shade,
                     background=background[index : index + 1] if background.dim() == 4 else background,
                     rasterizer=self.settings.rasterizer,
                     edges=surface.edges,
                     host=surface.host,
+                    ahead=aheads[index],
                     uncovered=uncovered,
                 )
             )
@@ -183,9 +199,7 @@ class DMTet(Scene[DMTetStage]):
 
     def kernels(self) -> dict[str, str]:
         """Return the implementations of the rasteriser, the hash grid and marching tetrahedra."""
-        rasterizer = choose_rasterizer(self.settings.rasterizer, self.sdf.device)
-        if rasterizer == "numba" and self.sdf.device.type != "cpu":
-            rasterizer = "numba (visibility on the CPU)"
+        rasterizer = recorded_rasterizer(self.settings.rasterizer, self.sdf.device)
         return {"rasterizer": rasterizer, "hash_grid": self.field.grid.backend_used, "marching_tets": "torch"}
 
     @classmethod

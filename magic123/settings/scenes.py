@@ -100,7 +100,9 @@ class DMTetSettings(Settings):
     lattice: Literal["a15", "bcc"] = "a15"
     within_cube: bool = False  # the lattice, which is scaled to the object and a margin, ends at the cube at the latest
     scaled_offsets: bool = False  # offsets scale with the lattice, so that no tetrahedron can turn over
-    rasterizer: Literal["auto", "numba", "nvdiffrast"] = "auto"
+    # auto: numba on the CPU; on CUDA Triton where it runs (the same pictures), else nvdiffrast if it is installed (others at
+    # silhouettes), else numba, for which the mesh is copied to the CPU
+    rasterizer: Literal["auto", "numba", "triton", "nvdiffrast"] = "auto"
     texture_levels_masked: bool = False
     # textureless views: the uncovered pixels show the ambient light plus the background's colour, as released
     lit_background: bool = True

@@ -54,7 +54,8 @@ VIEWS = {
     "aten::split_with_sizes", "aten::unbind", "aten::diagonal", "aten::_unsafe_view", "aten::unfold", "aten::lift_fresh",
     "aten::_reshape_alias", "aten::chunk", "aten::view_as_real",
 }  # fmt: skip
-KERNELS = ("fields.encoding_triton", "render.marching_triton", "render.compositing_triton")
+KERNELS = ("fields.encoding_triton", "render.marching_triton", "render.compositing_triton", "render.raster_triton")
+ASKING = ("device", "fields.encoding", "render.raster", "scenes.nerf")  # modules that ask whether Triton can run
 
 
 class Wait(NamedTuple):
@@ -445,7 +446,7 @@ def pretended_cuda(*, gigabytes: int = 80, capability: tuple[int, int] = (9, 0),
         if triton:
             stack.enter_context(_interpreted_kernels())
         trouble = None if triton else "it is not tried here"
-        for module in [importlib.import_module(f"magic123.{name}") for name in ("device", "fields.encoding", "scenes.nerf")]:
+        for module in [importlib.import_module(f"magic123.{name}") for name in ASKING]:
             stack.enter_context(mock.patch.object(module, "triton_problem_on", lambda index: trouble))
         _devices.append(device)
         stack.callback(_devices.pop)

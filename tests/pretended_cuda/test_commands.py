@@ -82,7 +82,7 @@ def test_coarse_and_fine_with_both_priors(device, disc, tmp_path):
     assert record["device"] == "pretended" and record["determinism"] == "sums in chance order"
     assert record["priors"]["zero123"]["device"] == "cuda" and record["float32_retries"] == 0
     record = reconstruct(disc, FINER, tmp_path / "fine", "--init", str(tmp_path / "coarse"))
-    assert record["kernels"]["rasterizer"] == "numba (visibility on the CPU)"
+    assert record["kernels"]["rasterizer"].startswith("numba (visibility on the CPU; not in Triton: ")
     assert torch.get_deterministic_debug_mode() == 0
 
 

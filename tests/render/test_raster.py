@@ -13,7 +13,7 @@ from magic123.geometry.camera import Camera
 from magic123.geometry.edges import find_edges
 from magic123.records.errors import InputError
 from magic123.render import raster
-from magic123.render.raster import choose_rasterizer, render_mesh
+from magic123.render.raster import choose_rasterizer, recorded_rasterizer, render_mesh
 
 WHITE = torch.ones(3)
 
@@ -232,19 +232,32 @@ def test_same_input_same_picture_and_gradient():
     assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
 
 
-# ----------------------------------------------------------------------------------------------------------- nvdiffrast
 def test_choice_of_rasterizer(monkeypatch):
+    """On CUDA "auto" takes Triton where it runs, then nvdiffrast, then the CPU, and the record says why."""
     monkeypatch.setitem(sys.modules, "nvdiffrast", None)
+    monkeypatch.setattr(raster, "triton_problem_on", lambda device: None)
     assert choose_rasterizer("auto", "cpu") == choose_rasterizer("numba", "cuda") == "numba"
+    assert choose_rasterizer("auto", "cuda") == "triton" == recorded_rasterizer("auto", torch.device("cuda"))
+    monkeypatch.setattr(raster, "triton_problem_on", lambda device: "it is too old")
     assert choose_rasterizer("auto", "cuda") == "numba"
+    remark = "numba (visibility on the CPU; not in Triton: it is too old)"
+    assert recorded_rasterizer("auto", torch.device("cuda")) == remark
+    assert recorded_rasterizer("numba", torch.device("cuda")) == "numba (visibility on the CPU)"
+    assert recorded_rasterizer("auto", torch.device("cpu")) == "numba"
+    monkeypatch.setattr("magic123.device.triton_problem_on", lambda device: "it is too old")
+    with pytest.raises(InputError, match=r"dmtet\.rasterizer is 'triton', but it is too old"):
+        choose_rasterizer("triton", "cuda")
+    with pytest.raises(InputError, match=r"dmtet\.rasterizer is 'triton', which needs a CUDA device"):
+        choose_rasterizer("triton", "cpu")
     with pytest.raises(InputError, match="cannot be imported"):
         choose_rasterizer("nvdiffrast", "cuda")
     with pytest.raises(InputError, match="CUDA"):
         choose_rasterizer("nvdiffrast", "cpu")
-    with pytest.raises(InputError, match="choose auto, numba or nvdiffrast"):
+    with pytest.raises(InputError, match="choose auto, numba, triton or nvdiffrast"):
         choose_rasterizer("opengl", "cpu")
 
 
+# ----------------------------------------------------------------------------------------------------------- nvdiffrast
 def documented_nvdiffrast():
     """Stands in for nvdiffrast on the CPU: the documented tensors, computed by the z-buffer."""
     module = types.ModuleType("nvdiffrast.torch")
@@ -289,7 +302,9 @@ def test_nvdiffrast_path_gives_the_same_pictures(monkeypatch):
     package.torch = documented_nvdiffrast()
     monkeypatch.setitem(sys.modules, "nvdiffrast", package)
     monkeypatch.setitem(sys.modules, "nvdiffrast.torch", package.torch)
+    monkeypatch.setattr(raster, "triton_problem_on", lambda device: "it is too old")
     assert choose_rasterizer("auto", "cuda") == choose_rasterizer("nvdiffrast", "cuda") == "nvdiffrast"
+    assert recorded_rasterizer("auto", torch.device("cuda")) == "nvdiffrast (not in Triton: it is too old)"
     camera = Camera.orbit([70.0, 90.0], [25.0, 0.0], 1.8, 40.0, (24, 32))
     mesh = sphere(centre=(0.1, 0.1, 0.0))
     expected = render_mesh(*mesh, camera, shade=position_colours, background=WHITE, rasterizer="numba")
