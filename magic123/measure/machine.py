@@ -43,7 +43,7 @@ if torch.cuda.is_available():
 }
 LOST = {
     "tinycudann": "nothing where Triton runs; else the hash grid on CUDA runs in plain torch, several times slower",
-    "nvdiffrast": "mesh visibility is found on the CPU: the fine stage waits for it at every step",
+    "nvdiffrast": "nothing where Triton runs; else mesh visibility is found on the CPU, which every fine step waits for",
 }
 # messages of CUDA, its libraries and Python about code that was compiled for something else
 OTHER_BUILD = re.compile(
@@ -169,7 +169,10 @@ def extensions(devices: list[tuple[int, int]]) -> Iterable[Finding]:
     """
     from magic123.device import triton_problem
 
-    lost = "on CUDA the hash grid runs in tiny-cuda-nn or, several times slower, in plain torch, as ray marching then does"
+    lost = (
+        "on CUDA the hash grid runs in tiny-cuda-nn or, several times slower, in plain torch, as ray marching then does; "
+        "mesh visibility is found by nvdiffrast or on the CPU"
+    )
     if importlib.util.find_spec("triton") is None:
         yield Finding("Triton", "absent", triton_problem(None) or "not installed", lost)
     else:

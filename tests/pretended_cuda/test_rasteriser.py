@@ -42,7 +42,7 @@ def test_the_pictures_of_the_zbuffer_at_one_wait(monkeypatch):
         scenes = {name: scene(name) for name in ("numba", "auto")}
         assert [made.kernels()["rasterizer"] for made in scenes.values()] == ["numba (visibility on the CPU)", "triton"]
         waits = []
-        for shift in (0.0, 0.0, 0.15, -0.2):
+        for shift in (0.02, 0.0, 0.15, -0.2):  # at 0 faces vanish in corners of the lattice, and gradients are rounding
             results = []
             for made in scenes.values():
                 with torch.no_grad():

@@ -9,7 +9,8 @@ from pretended_cuda.steps import KNOWN, NOVEL, steps_of
 pytestmark = pytest.mark.skipif(problem() is not None, reason=problem() or "")
 
 # By file: a line within it moves with every change above it. `magic123/device.py` reads sizes (and in the fine stage the
-# surface, for the z-buffer on the CPU), `magic123/optimise/step.py` what to log. Sizes beyond their guess are read one by one.
+# surface, for the z-buffer on the CPU, or how much of it is seen), `magic123/optimise/step.py` what to log. Sizes beyond
+# their guess are read one by one.
 ALLOWED = {"magic123/device.py": 1, "magic123/optimise/step.py": 1}
 STEPS = (NOVEL - 2, NOVEL - 3, KNOWN - 4, NOVEL - 1, KNOWN - 1, KNOWN, NOVEL)  # the first ones learn sizes and constants
 
