@@ -62,5 +62,9 @@ rule install_miniatures:
         note=touch("results/miniatures/installed"),
     log:
         "logs/miniatures/install.log",
+    params:
+        canaries="--clip weights/miniature/clip --lpips weights/miniature/perceptual",
     shell:
-        "{{ mkdir -p weights/miniature && cp -rf {input.networks:q} weights/miniature && cp -rf {input.datasets:q}/. datasets; }} > {log:q} 2>&1"
+        "{{ mkdir -p weights/miniature && cp -rf {input.networks:q} weights/miniature && cp -rf {input.datasets:q}/. datasets"
+        " && python -m magic123 canary {params.canaries}"
+        " && python -m magic123 miniatures cards --out weights/miniature; }} > {log:q} 2>&1"

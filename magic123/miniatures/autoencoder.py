@@ -18,7 +18,7 @@ from magic123.miniatures.pool import DRAWN, SIZE, VIEWS, Pool
 from magic123.miniatures.training import DEVICE, draw_batch, save_half, train, write_record
 
 BATCH, LATENT_SIDE = 4, 8
-STEPS = {SIZE: 20000, DRAWN: 16000}
+STEPS = {SIZE: 20000, DRAWN: 9000}
 CHANNELS = {SIZE: (24, 48, 64), DRAWN: (16, 32, 64, 96)}
 LATENT_CHANNELS = {SIZE: 8, DRAWN: 16}
 NOISE = 0.05  # the posterior's standard deviation: held constant, it trains much faster than a learned one

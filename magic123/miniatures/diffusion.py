@@ -23,7 +23,7 @@ from magic123.miniatures.vocabulary import CONTEXT, encode, write_tokenizer
 CROSS = 96
 CHANNELS = (64, 128)
 DROPOUT = 0.12
-STABLE_DIFFUSION_STEPS, ZERO123_STEPS = 8000, 8000
+STABLE_DIFFUSION_STEPS, ZERO123_STEPS = 5200, 11500
 CONSTANT_UNTIL = 0.8  # share of the steps before the learning rate falls
 
 
