@@ -63,7 +63,7 @@ rule install_miniatures:
     log:
         "logs/miniatures/install.log",
     params:
-        canaries="--clip weights/miniature/clip --lpips weights/miniature/perceptual",
+        canaries="--clip weights/miniature/clip --perceptual weights/miniature/perceptual",
     shell:
         "{{ mkdir -p weights/miniature && cp -rf {input.networks:q} weights/miniature && cp -rf {input.datasets:q}/. datasets"
         " && python -m magic123 canary {params.canaries}"

@@ -104,7 +104,9 @@ def text_samples(folder: Path) -> np.ndarray:
     """Draw samples of the text-conditioned prior: a row for each family, of all views, as one picture in [0, 1]."""
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folder, safety_checker=None, local_files_only=True, torch_dtype=torch.float32
+    )
     pipeline.set_progress_bar_config(disable=True)
     captions = [make_object(FIRST_HELD_OUT + 1000 + i).caption for i in range(len(FAMILIES))]
     prompts = [f"{caption}, {view} view" for view in ("front", "side", "back") for caption in captions]
