@@ -33,7 +33,7 @@ min_version("9.19")
 try:
     getpass.getuser()
 except (KeyError, OSError):  # a container's user, of whom it has a number alone; Snakemake records the name
-    os.environ["USER"] = str(os.getuid())
+    os.environ.update(USER=str(os.getuid()))
 
 
 configfile: "config/config.yaml"
