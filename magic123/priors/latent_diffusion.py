@@ -303,7 +303,7 @@ def text_noise(
     schedule: Schedule,
     latents: Float[Tensor, "B C h w"],
     t: Int[Tensor, " B"],
-    context: Float[Tensor, "2B L D"],
+    context: Float[Tensor, "2*B L D"],
     **conditions: Any,
 ) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
     """Predict the noise in noisy latents without and with a prompt, see `Prior.noise`.

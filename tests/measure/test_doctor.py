@@ -58,7 +58,7 @@ def test_an_extension_that_is_not_there_is_absent():
     finding = try_extension("nvdiffrast") if not machine.importlib.util.find_spec("nvdiffrast") else None
     if finding is None:
         pytest.skip("nvdiffrast is installed here")
-    assert finding.state == "absent" and "fine stage" in finding.lost and not finding.needed
+    assert finding.state == "absent" and "fine step" in finding.lost and not finding.needed
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from magic123.measure.original_layouts import MIDAS_FULL, MIDAS_SMALL, midas_che
 from magic123.measure.rehearsal import SIZES, write_stable_diffusion
 from magic123.priors.latent_diffusion import load_autoencoder_and_unet, load_component
 from magic123.records.errors import InputError
+from magic123.records.files import write_json
 from magic123.run.load import read_suite
 from magic123.weights import prefetch
 
@@ -80,9 +81,7 @@ def rehearsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in ("config", "datasets"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
-    monkeypatch.setattr(
-        rehearsal, "write_trunk", lambda folder, trunk: rehearsal.write_text(folder / f"{trunk}-abcdef12.pth", {})
-    )
+    monkeypatch.setattr(rehearsal, "write_trunk", lambda folder, trunk: write_json(folder / f"{trunk}-abcdef12.pth", {}))
     Path("weights/locks").mkdir(parents=True)
     Path("weights/locks/rehearsal-lpips-vgg.json").write_text("{}")
     assert main(["rehearse"]) == 0

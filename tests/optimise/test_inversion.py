@@ -351,7 +351,7 @@ def test_a_learned_token_beats_its_start_and_the_caption_on_a_demo_object():
     rgba = np.asarray(Image.open(ROOT / "datasets" / row["image"]).convert("RGBA")).astype(np.float32) / 255
     picture = torch.from_numpy(rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:])
     settings = InversionSettings(
-        steps=60, batch=4, learning_rate=3e-2, weight_decay=0, cached_latents=32, evaluation_samples=64,
+        steps=150, batch=8, learning_rate=3e-2, weight_decay=0, cached_latents=32, evaluation_samples=64,
         templates=("{}", "{}, front view", "a photo of {}"),
     )  # fmt: skip
     model = TextToImage.load(MINIATURE)

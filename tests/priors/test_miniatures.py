@@ -64,9 +64,10 @@ def demo_views() -> list[SimpleNamespace]:
         rows = list(csv.DictReader(file))[:2]
     found = []
     for view, row in zip((2, 5), rows, strict=True):
-        truth = demo_picture(ROOT / "datasets" / row["truth"] / f"ring/{view:03d}.png", 32)
+        true_view = ROOT / "datasets" / row["truth"] / f"ring/{view:03d}.png"
+        truth, detailed = demo_picture(true_view, 32), demo_picture(true_view, 64)  # as the 3D and the 2D prior see it
         reference = demo_picture(ROOT / "datasets" / row["image"], 128)
-        found.append(SimpleNamespace(row=row, reference=reference, truth=truth, azimuth=15.0 + 30 * view))
+        found.append(SimpleNamespace(row=row, reference=reference, truth=truth, detailed=detailed, azimuth=15.0 + 30 * view))
     return found
 
 
@@ -105,6 +106,6 @@ def test_miniature_stable_diffusion_pulls_a_disturbed_true_view_back(demo_views)
         left = []
         for caption in (view.row["prompt"], other):
             prior = StableDiffusion.load(MINIATURES / "stable-diffusion", Prompts("{subject}", subject=caption))
-            left.append(pulled_back(prior, settings(guidance_scale=2.0), view.truth, views(view.azimuth)))
+            left.append(pulled_back(prior, settings(guidance_scale=2.0), view.detailed, views(view.azimuth), rate=1.0))
         print(f"{view.row['name']}: disturbance left {left[0]:.2f}, with another caption {left[1]:.2f}")
         assert left[0] < 0.85 and left[0] < 0.85 * left[1]

@@ -178,7 +178,7 @@ def test_an_absolute_error_of_colours():
     example, shown = disc_example(depth=None, normal=None), torch.rand(24, 24, 3, generator=generator)
     seen = Rendering(shown[None], example.alpha[None], example.alpha[None])
     for region, mask in (("picture", torch.ones(24, 24, 1)), ("object", example.mask.float())):
-        target = losses.reference_target(example, Losses(depth=0), rgb_region=region, rgb_error="absolute")
+        target = reference_target(example, Losses(depth=0), rgb_region=region, rgb_error="absolute")
         wanted = ((shown - example.rgb).abs() * mask).mean()
         assert losses.reference_rgb(seen, target).item() == pytest.approx(wanted.item(), rel=1e-5)
 

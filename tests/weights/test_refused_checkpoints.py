@@ -136,7 +136,7 @@ BAD = [
     (changed(text_to_image), "takes 4 channels where Zero-1-to-3 takes 8"),
     (drop("first_stage_model.quant_conv.bias"), "the autoencoder .* lacks 1 parameters"),
     (put("first_stage_model.encoder.strange", lambda value: torch.zeros(1)), "does not belong there"),
-    (put("first_stage_model.quant_conv.bias", lambda value: value[:4]), r"has the shape \[4\], not \[8\]"),
+    (put("first_stage_model.quant_conv.bias", lambda value: value[:4]), r"is of shape \[4\], not \[8\]"),
     (put("first_stage_model.quant_conv.bias", lambda value: value * float("nan")), "not finite"),
     (put("cond_stage_model.model.visual.strange", lambda value: torch.zeros(1)), "the image encoder"),
     (drop("cond_stage_model.model.visual.ln_post.bias"), "image_encoder/ .* lacks 1"),
