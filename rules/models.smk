@@ -62,7 +62,5 @@ rule install_miniatures:
         note=touch("results/miniatures/installed"),
     log:
         "logs/miniatures/install.log",
-    params:
-        canaries="--clip weights/miniature/clip --perceptual weights/miniature/perceptual",
     shell:
-        "{{ mkdir -p weights/miniature && cp -rf {input.networks:q} weights/miniature && cp -rf {input.datasets:q}/. datasets && python -m magic123 canary {params.canaries} && python -m magic123 miniatures cards --out weights/miniature; }} > {log:q} 2>&1"
+        "{{ mkdir -p weights/miniature && cp -rf {input.networks:q} weights/miniature && cp -rf {input.datasets:q}/. datasets && python -m magic123 canary --clip weights/miniature/clip --perceptual weights/miniature/perceptual && python -m magic123 miniatures cards --out weights/miniature; }} > {log:q} 2>&1"
