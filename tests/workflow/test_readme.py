@@ -42,14 +42,13 @@ def test_files_that_the_readme_links_to_are_there():
 
 
 def test_the_table_is_that_of_the_report():
-    with open(REPOSITORY / "reports" / "committed" / "demo-full.csv", newline="", encoding="utf-8") as file:
+    with open(REPOSITORY / "reports" / "committed" / "demo.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     stages = {
         "copy of the reference": ("copy-reference", "coarse"),
         "no prior": ("reconstruction-only", "coarse"),
         "2D prior only": ("2d-prior-only", "coarse"),
         "3D prior only": ("3d-prior-only", "coarse"),
-        "3D prior, wrong reference": ("wrong-reference", "coarse"),
         "both priors, coarse": ("both", "coarse"),
         "both priors, fine": ("both", "fine"),
     }
@@ -70,8 +69,6 @@ def test_the_table_is_that_of_the_report():
             if shown == "–":
                 assert not found or not found[0]["mean"]
                 continue
-            mean, deviation = shown.split(" ± ")
-            digits = len(mean.split(".")[1])
-            assert (mean, deviation) == (f"{float(found[0]['mean']):.{digits}f}", f"{float(found[0]['sd']):.{digits}f}")
+            assert shown == f"{float(found[0]['mean']):.{len(shown.split('.')[1])}f}"
             seen += 1
-    assert seen == 7 * 7 - 2
+    assert seen == 6 * 7 - 2
