@@ -144,10 +144,10 @@ def plot_views(result: dict, file: Path) -> None:
     ):
         axes.plot(result["azimuths"], result[key], "o-", ms=3, label=label, color=colour)
     axes.axvspan(-45, 45, color="#000000", alpha=0.05, lw=0)
-    axes.set(xlabel="azimuth from the input view (degrees)", ylabel="PSNR (dB)", xlim=(-168, 183), ylim=(8, 33))
+    axes.set(xlabel="azimuth from the input view (degrees)", ylabel="PSNR (dB)", xlim=(-168, 183), ylim=(6, 36))
     axes.set_xticks(range(-135, 181, 45))
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="upper right", fontsize=8)
+    axes.legend(frameon=False, loc="lower center", ncol=2, fontsize=8)
     axes.set_title(f"Novel views of {OBJECTS} held-out objects", fontsize=10)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
