@@ -15,19 +15,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import trimesh
 from PIL import Image
 
 from eval.metrics.clip import ClipModel, load_clip
 from eval.pictures.protocols import blend_on_white
 from magic123.geometry.camera import Camera
-from magic123.miniatures.objects import ToyObject, make_object, true_mesh
+from magic123.miniatures.demo import decimated_mesh
+from magic123.miniatures.objects import ToyObject, make_object
 from magic123.miniatures.picture import draw
 from magic123.miniatures.pool import TRAINING_OBJECTS
 from magic123.records.cameras import planned_poses
 
 AT_ONCE = 512  # objects that are drawn before they are embedded
-FACES = 12_000  # of the mesh, as of the demo's true meshes
 Pose = tuple[float, float, float, float]  # polar, azimuth, radius, fov
 
 
@@ -77,8 +76,7 @@ def main() -> None:
         (options.out / name).mkdir(parents=True)
         for index, pose in enumerate(of_set):
             Image.fromarray(seen(toy, pose, settings["size"], 4)).save(options.out / name / f"{index:03d}.png")
-    mesh = trimesh.Trimesh(*true_mesh(toy), process=False).simplify_quadric_decimation(face_count=FACES)
-    mesh.export(options.out / "mesh.ply", vertex_normal=False)
+    decimated_mesh(toy).export(options.out / "mesh.ply", vertex_normal=False)
     notes = {
         "nearest training object": number,
         "its name": toy.name,
