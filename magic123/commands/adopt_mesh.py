@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from magic123.commands.options import add_settings, command_parser, say
+from magic123.commands.options import add_settings, command_parser
 from magic123.records.cameras import read_cameras
 from magic123.records.notes import read_notes
+from magic123.records.terminal import say
 from magic123.settings.frames import Placement
 from magic123.settings.view import ViewSettings
 

@@ -7,31 +7,11 @@ Writes  --out: what the program wrote into {out}; it appears whole or not at all
 from __future__ import annotations
 
 import json
-import os
-import shlex
-import signal
-import subprocess
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from magic123.commands.options import add_settings, command_parser, say
-from magic123.records.errors import InputError, Stopped
-from magic123.records.files import output_folder, read_json, scratch_folder, write_json
-from magic123.records.notes import read_notes
+from magic123.commands.options import add_settings, command_parser
+from magic123.run.program import run_on_example
 from magic123.settings.external import External
-
-if TYPE_CHECKING:
-    from types import FrameType
-
-MARKER = "external.json"  # written beside what the program made
-GRACE = 5.0  # seconds between the request to stop and the end
-
-
-class OutOfTime(InputError):
-    """The program took longer than it may."""
-
-    status = "timed out"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,120 +23,4 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--views", type=Path, help="the views of another row, where the command asks for them")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    options = parser.parse_args(argv)
-    record = read_json(options.example / "example.json", "example")
-    with output_folder(options.out, MARKER) as folder, scratch_folder() as scratch:
-        cameras = scratch / "cameras.json"
-        write_json(cameras, options.cameras)
-        values = {
-            "image": (options.example / "rgba.png").resolve(),
-            "example": options.example.resolve(),
-            "prompt": record.get("prompt", ""),
-            "seed": options.seed,
-            "cameras": cameras,
-            "views": options.views and options.views.resolve(),
-            "out": folder,
-        }
-        words = command_words(options.settings, values)
-        if options.settings.conda is not None and "CONDA_PREFIX" not in os.environ:
-            raise InputError(
-                f"this program needs the conda environment {options.settings.conda}: run Snakemake with --sdm conda"
-            )
-        began = time.monotonic()
-        run(words, Path(options.settings.folder), options.settings.minutes * 60)
-        seconds = time.monotonic() - began
-        need_result(folder, options.settings.makes)
-        read_notes(folder)  # refuses others
-        write_json(folder / MARKER, {"command": options.settings.run, "seconds": round(seconds, 1), "seed": options.seed})
-    say(f"external: {options.settings.makes} in {seconds:.1f} s")
-
-
-def command_words(settings: External, values: dict[str, Any]) -> list[str]:
-    """Return the words of the command in its environment.
-
-    Args:
-        settings: The command.
-        values: What stands for the placeholders.
-    """
-    # split first: a caption with quotes or spaces stays one word
-    words = [word.format(**values) for word in shlex.split(settings.run)]
-    if settings.project is not None:
-        return ["uv", "run", "--project", str(Path(settings.project).resolve()), "--", *words]
-    if settings.requirements is not None:
-        return ["uv", "run", "--no-project", "--with-requirements", str(Path(settings.requirements).resolve()), "--", *words]
-    if settings.container is not None:
-        bound = [
-            f"--bind={folder}"
-            for folder in (values["example"], values["out"], Path(values["cameras"]).parent, values.get("views"))
-            if folder
-        ]
-        return ["apptainer", "exec", *(["--nv"] if settings.gpu else []), *bound, settings.container, *words]
-    return words
-
-
-def run(words: list[str], folder: Path, seconds: float) -> None:
-    """Run a program in a process group of its own, which ends with it, with its time or with this process.
-
-    Raises:
-        InputError: It cannot be started, or ends with another status than 0.
-        OutOfTime: It takes longer than `seconds`.
-        Stopped: This process was asked to stop.
-    """
-    # weights may be fetched by other people's programs, and their environment is not ours
-    environment = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "VIRTUAL_ENV")}
-    if conda := environment.get("CONDA_PREFIX"):  # the rule puts our programs before those of the environment
-        environment["PATH"] = os.pathsep.join([f"{conda}/bin", environment.get("PATH", "")])
-    print("+", shlex.join(words), flush=True)
-
-    def stop(number: int, _: FrameType | None) -> None:
-        raise Stopped(f"signal {number} stopped the program; the next run starts it again")
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    process = None
-    try:
-        process = subprocess.Popen(words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
-        status = process.wait(seconds)
-    except OSError as error:
-        raise InputError(
-            f"{words[0]} cannot be started in {folder} ({error.strerror}): install it, or correct `run`"
-        ) from error
-    except subprocess.TimeoutExpired as error:
-        raise OutOfTime(f"{words[0]} took longer than its {seconds / 60:g} minutes; raise `minutes`, or see its log") from error
-    finally:
-        if process is not None:
-            end_group(process)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if status:
-        how = f"status {status}" if status > 0 else f"signal {-status}"
-        raise InputError(f"{words[0]} ended with {how}; what it said is in its log")
-
-
-def end_group(process: subprocess.Popen) -> None:
-    """End what is left of a process group: by request, then by force."""
-    for number, wait in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
-        try:
-            os.killpg(process.pid, number)
-        except (ProcessLookupError, PermissionError):
-            return
-        until = time.monotonic() + wait
-        while time.monotonic() < until:
-            process.poll()
-            try:
-                os.killpg(process.pid, 0)
-            except (ProcessLookupError, PermissionError):
-                return
-            time.sleep(0.05)
-
-
-def need_result(folder: Path, makes: str) -> None:
-    """Refuse a folder without what the program was to make. Raises InputError."""
-    links = [path for path in folder.rglob("*") if path.is_symlink()]
-    if links:
-        raise InputError(f"it wrote the link {links[0].name}, and a result must stand by itself: write a copy")
-    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    listed = ", ".join(map(str, sorted(files)[:5])) or "nothing"
-    if makes != "renders" and (not (folder / makes).is_file() or not (folder / makes).stat().st_size):
-        raise InputError(f"it made no {makes}, but {listed}; correct `makes`, or see its log")
-    if makes == "renders" and not any(path.suffix == ".png" for path in files):
-        raise InputError(f"it made no pictures SET/NNN.png, but {listed}; see its log")
+    run_on_example(**vars(parser.parse_args(argv)))

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from magic123.commands.options import add_settings, command_parser, say
+from magic123.commands.options import add_settings, command_parser
+from magic123.records.terminal import say
 from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.frames import Frame, MeshExampleSettings
 from magic123.settings.view import ViewSettings

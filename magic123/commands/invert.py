@@ -7,18 +7,10 @@ the same run) and run.json (time and memory).
 
 from __future__ import annotations
 
-import json
-import time
 from pathlib import Path
 
-from magic123.commands.options import add_device, add_loop, add_settings, command_parser, device_or_default, say
-from magic123.optimise.loss_history import cost_of
-from magic123.records.errors import InputError, NonFinite
-from magic123.records.files import output_folder, write_json
-from magic123.records.hashes import fingerprint, hash_files
+from magic123.commands.options import add_device, add_loop, add_settings, command_parser
 from magic123.settings.inversion import InversionSettings
-from magic123.settings.priors import Speed
-from magic123.settings.versions import VERSIONS
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -32,135 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     add_loop(parser)
     options = parser.parse_args(argv)
-    invert(
-        options.example,
-        options.weights,
-        options.settings,
-        options.seed,
-        options.out,
-        options.device,
-        save_steps=options.save_steps,
-        save_seconds=options.save_seconds,
-        speed=options.speed,
-    )
+    from magic123.optimise.inversion import invert
 
-
-def starting_word(settings: InversionSettings, example_json: dict, prompt: str) -> tuple[str, str]:
-    """Return the word that the token starts from, and where it comes from.
-
-    It is that of the settings, else the example's init_word, else the last word of its prompt.
-
-    Raises:
-        InputError: there is no word in any of them.
-    """
-    if settings.init_word:
-        return settings.init_word, "settings"
-    if example_json.get("init_word"):
-        return example_json["init_word"], "example"
-    words = [word.strip(",.;:!") for word in prompt.split()]
-    if not words:
-        raise InputError("there is no word to start the token from: set init_word, or give the example a prompt")
-    return words[-1], "last word of the prompt"
-
-
-def invert(
-    example_folder: Path,
-    weights: Path,
-    settings: InversionSettings,
-    seed: int,
-    out: Path,
-    device: str | None = None,
-    *,
-    save_steps: int = 0,
-    save_seconds: float = 60.0,
-    speed: Speed = Speed(),  # noqa: B008 - frozen
-) -> dict:
-    """Learn a token for an example's object and write it. An unfinished run of the same settings and inputs is resumed.
-
-    Args:
-        example_folder: the example, with a picture.
-        weights: Stable Diffusion in diffusers' folder format.
-        settings: of the optimisation.
-        seed: of all random numbers.
-        out: the folder to write.
-        device: None: cuda where there is one, else the CPU.
-        save_steps: steps between saves of what is unfinished; 0: none.
-        save_seconds: seconds between them; 0: none.
-        speed: how the network is run.
-
-    Returns:
-        The content of token.json.
-
-    Raises:
-        InputError: the inputs do not fit, or (NonFinite) the gradients are not finite.
-        Stopped: a signal asked to stop, and what was done is saved.
-    """
-    started, began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.perf_counter()
-    import torch
-
-    from magic123.example.example import load_example
-    from magic123.example.token_file import save_token
-    from magic123.optimise.resume import LoopCheckpoints
-    from magic123.optimise.textual_inversion import TextToImage, learn_token
-    from magic123.priors.sds import NonFiniteGradient
-    from magic123.priors.speed import apply_speed
-
-    example = load_example(example_folder)
-    if example.rgb is None:
-        raise InputError(f"the example {example.name} is a caption alone: a token is learned from a picture")
-    described = json.loads((example_folder / "example.json").read_text())
-    word, origin = starting_word(settings, described, example.prompt)
-    device = device_or_default(device)
-    say(f"invert: {example.name}, the token {settings.token} starts from {word!r} ({origin}); device {device}")
-    model = TextToImage.load(weights, settings.dtype, device)
-    applied = apply_speed([model], speed, device)
-    about = {
-        "token": settings.token,
-        "example": example.name,
-        "weights": str(weights),
-        "weights_sha256": fingerprint(weights),
-        "settings": settings.model_dump(),
-        "seed": seed,
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "speed": applied,
-        "versions": versions(),
-    }
-    losses: list[float] = []
-    identity = {"code": VERSIONS["invert"], "example": hash_files(example_folder), "word": word, **about}
-    with LoopCheckpoints(out, identity, losses, steps=save_steps, seconds=save_seconds, began=began) as unfinished:
-        try:
-            embedding, record = learn_token(
-                model,
-                example.rgb,
-                caption=example.prompt,
-                init_word=word,
-                settings=settings,
-                seed=seed,
-                progress=say,
-                checkpoints=unfinished,
-            )
-        except NonFiniteGradient as error:
-            raise NonFinite(f"{error}: set its dtype to float32, or lower its learning_rate") from error
-        record["init"]["from"] = origin
-        if len(record["init"]["ids"]) > 1:
-            say(f"invert: {word!r} is {len(record['init']['ids'])} tokens here: the start is the mean of their embeddings")
-        evaluation = record["evaluation"]
-        say(
-            f"invert: denoising loss {evaluation['learned']:.5f} with the token, {evaluation['initial']:.5f} with its start, "
-            f"{evaluation['caption']:.5f} with the caption"
-        )
-        record = {**about, **record}
-        with output_folder(out, "token.json") as folder:
-            save_token(folder, settings.token, embedding)
-            (folder / "token.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-            write_json(folder / "run.json", cost_of(unfinished.starts, started, began))
-        unfinished.finish()
-    return record
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the libraries that affect the result."""
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("torch", "diffusers", "transformers")}
+    given = vars(options)
+    invert(given.pop("example"), **given)

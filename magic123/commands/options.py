@@ -6,12 +6,10 @@ Settings classes are imported by the options that need them: `magic123 lease`, w
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from magic123.records.devices import present_device
 from magic123.records.errors import InputError
 from magic123.records.files import read_json_object
 
@@ -67,41 +65,6 @@ def read_stage(text: str) -> Stage:
 def add_device(parser: argparse.ArgumentParser, default: str = "cuda where there is one") -> None:
     """Add the option --device; `default` describes what is used without it."""
     parser.add_argument("--device", help=f"cpu, cuda, ...; default: {default}")
-
-
-def device_or_default(device: str | None) -> str:
-    """Return the device that --device names; by default cuda where there is one, else the CPU.
-
-    Raises:
-        InputError: this machine does not have the device, or the installed torch has no code for it.
-    """
-    device = present_device(device)
-    if device.startswith("cuda"):
-        import torch
-
-        from magic123.measure.machine import arch_runs
-
-        capability, architectures = torch.cuda.get_device_capability(device), torch.cuda.get_arch_list()
-        if not arch_runs(architectures, capability):
-            raise InputError(
-                f"torch has no code for {torch.cuda.get_device_name(device)} (sm_{capability[0]}{capability[1]}; it has "
-                f"{' '.join(architectures)}): install a build of torch that lists it, or set --device to cpu"
-            )
-    return device
-
-
-def choose_device(stage: Stage, device: str | None) -> str:
-    """Return the device of a stage's scene and priors.
-
-    Args:
-        stage: the settings.
-        device: what --device names; None: cuda if anything is in half precision and there is one, else the CPU.
-
-    Raises:
-        InputError: this machine does not have the device, or the installed torch has no code for it.
-    """
-    half = stage.dtype != "float32" or any(prior.dtype != "float32" for prior in stage.priors.values())
-    return device_or_default(device if device is not None or half else "cpu")
 
 
 def add_loop(parser: argparse.ArgumentParser) -> None:
@@ -168,8 +131,3 @@ def print_table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> None
     for row in rows:
         table.add_row(*map(str, row))
     Console(markup=False, highlight=False).print(table)
-
-
-def say(line: str) -> None:
-    """Print a line of progress to stderr at once."""
-    print(line, file=sys.stderr, flush=True)

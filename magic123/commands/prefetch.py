@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from magic123.commands.options import add_configuration, add_registry, command_parser, registered_weights, say
+from magic123.commands.options import add_configuration, add_registry, command_parser, registered_weights
 from magic123.records.errors import InputError
+from magic123.records.terminal import say
 from magic123.run.load import read_suite
 from magic123.run.manifest import FETCHED, HASHES, load_manifest
 from magic123.run.suite import MANIFESTS

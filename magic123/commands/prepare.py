@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from magic123.commands.options import add_device, add_settings, command_parser, device_or_default
+from magic123.commands.options import add_device, add_settings, command_parser
 from magic123.example.prepare import Given, prepare, prepare_caption
+from magic123.records.devices import present_device
 from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.prepare import PrepareSettings
 
@@ -42,5 +43,5 @@ def main(argv: list[str] | None = None) -> None:
         prepare_caption(Given(**options), camera, out)
     else:
         # only DPT runs on a device
-        device = device_or_default(device) if settings.depth == "dpt" else "cpu"
+        device = present_device(device) if settings.depth == "dpt" else "cpu"
         prepare(Given(**options, device=device), settings, camera, out)

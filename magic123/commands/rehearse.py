@@ -14,7 +14,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from magic123.commands.options import add_registry, command_parser, say
+from magic123.commands.options import add_registry, command_parser
+from magic123.records.terminal import say
 
 FOLDER = Path("rehearsal")
 

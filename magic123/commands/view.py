@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from magic123.commands.options import add_device, add_settings, command_parser, device_or_default, say
+from magic123.commands.options import add_device, add_settings, command_parser
 from magic123.records.cameras import read_cameras
+from magic123.records.devices import present_device
 from magic123.records.errors import InputError
+from magic123.records.terminal import say
 from magic123.settings.view import ViewSettings
 
 
@@ -45,5 +47,5 @@ def main(argv: list[str] | None = None) -> None:
     about = {"example": example.name, "prompt": example.prompt, "scene": stage.scene, "steps": stage.steps}
     about["weights"] = options.settings.weights
     assumed = getattr(stage, "reference_camera", None)
-    scene = scene.to(device_or_default(options.device))
+    scene = scene.to(present_device(options.device))
     view(scene, example, options.settings, options.out, options.mesh, about, cameras, assumed, say)

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from magic123.records.devices import arch_runs
 from magic123.run.estimate import too_old
 from magic123.settings.registry import readable
 
@@ -79,32 +80,6 @@ def capabilities() -> list[tuple[int, int]]:
     except Exception:  # python_and_torch reports a torch that does not load
         return []
     return [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
-
-
-def arch_runs(arch_list: list[str], capability: tuple[int, int]) -> bool:
-    """Return whether code that was built for some architectures runs on a device.
-
-    Machine code (sm) runs on devices of the same major version whose minor version is at least as high (sm_90a: only on 9.0);
-    PTX (compute) runs on all devices that are at least as new.
-
-    Args:
-        arch_list: such as sm_80, sm_90a, compute_90.
-        capability: compute capability of the device, (major, minor).
-    """
-    for arch in arch_list:
-        if (match := re.fullmatch(r"(sm|compute)_(\d+)([af]?)", arch)) is None:
-            continue
-        kind, digits, feature = match.groups()
-        built = (int(digits[:-1]), int(digits[-1]))
-        if feature == "a":
-            runs = built == capability
-        elif kind == "compute" and not feature:
-            runs = built <= capability
-        else:
-            runs = built[0] == capability[0] and built[1] <= capability[1]
-        if runs:
-            return True
-    return False
 
 
 def driver() -> str | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import resource
-import sys
 import time
 from typing import Any
+
+from magic123.records.terminal import say
 
 
 class LossHistory:
@@ -73,8 +74,3 @@ def spent_since(began: float) -> dict[str, Any]:
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "peak_gpu_memory_mib": torch.cuda.max_memory_reserved() // 2**20 if torch.cuda.is_available() else None,
     }
-
-
-def say(line: str) -> None:
-    """Print a line on stderr at once."""
-    print(line, file=sys.stderr, flush=True)

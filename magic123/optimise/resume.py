@@ -27,9 +27,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from magic123.optimise.loss_history import say, spent_since
+from magic123.optimise.loss_history import spent_since
 from magic123.records.errors import InputError, Stopped
 from magic123.records.files import write_whole
+from magic123.records.terminal import say
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 NAME = r"([0-9a-f]{16})-(\d{8})-[0-9a-f]{32}\.safetensors"  # identity, step, checksum

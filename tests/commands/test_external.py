@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from repository_paths import REPOSITORY
 
 from magic123.__main__ import main
-from magic123.commands.external import command_words
 from magic123.records.status import read_status
+from magic123.run.program import command_words
 from magic123.settings.external import External
 
 VALUES = {

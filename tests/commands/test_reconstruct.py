@@ -13,10 +13,10 @@ from score_distillation import score_distillation
 from small_stages import COARSE, FIELD, FINE, write_disc
 from tiny_diffusion import write_stable_diffusion, write_zero123
 
-from magic123.commands.options import choose_device
-from magic123.commands.reconstruct import main, reconstruct
+from magic123.commands.reconstruct import main
 from magic123.geometry.camera import Camera
 from magic123.optimise.guidance import loss_scale_at
+from magic123.optimise.reconstruct import reconstruct, stage_device
 from magic123.optimise.views import novel_shading, plain_if_possible, sees_reference
 from magic123.priors.prompts import Prompts
 from magic123.priors.stable_diffusion import StableDiffusion
@@ -251,16 +251,16 @@ def test_the_device_is_as_asked_or_the_precision_asks_for_it(monkeypatch):
     prior = {"kind": "zero123", "weights": "z", "weight": 1, "guidance_scale": 2, "dtype": "bfloat16"}
     half_prior = stage_settings(scene="nerf", priors={"views": prior})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device(stage, None) == choose_device(half_prior, None) == "cpu"
+    assert stage_device(stage, None) == stage_device(half_prior, None) == "cpu"
     with pytest.raises(InputError, match="no CUDA device"):
-        choose_device(stage, "cuda:0")
+        stage_device(stage, "cuda:0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     answers = {"device_count": 2, "get_device_capability": (9, 0), "get_arch_list": ["sm_90"]}
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda *device, answer=answer: answer)
-    assert choose_device(stage, None) == "cpu" and choose_device(stage, "cuda:1") == "cuda:1"
-    assert choose_device(half, None) == choose_device(half_prior, None) == "cuda"
-    assert choose_device(half, "cpu") == "cpu"
+    assert stage_device(stage, None) == "cpu" and stage_device(stage, "cuda:1") == "cuda:1"
+    assert stage_device(half, None) == stage_device(half_prior, None) == "cuda"
+    assert stage_device(half, "cpu") == "cpu"
 
 
 @pytest.mark.gpu

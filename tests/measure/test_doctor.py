@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from magic123.__main__ import main
-from magic123.commands.options import device_or_default
 from magic123.device import triton_problem
 from magic123.measure import machine
-from magic123.measure.machine import Finding, arch_runs, extensions, host, python_and_torch, try_extension
+from magic123.measure.machine import Finding, extensions, host, python_and_torch, try_extension
+from magic123.records.devices import arch_runs, present_device
 from magic123.records.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -108,7 +108,7 @@ def test_a_card_that_torch_was_not_built_for_is_said_with_what_to_install(monkey
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "V100")
     with pytest.raises(InputError, match="torch has no code for V100"):
-        device_or_default("cuda")
+        present_device("cuda")
 
 
 def test_triton_needs_a_compiler_where_there_is_a_card(monkeypatch):

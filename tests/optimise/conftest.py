@@ -4,7 +4,7 @@ import pytest
 from small_stages import GUIDED, write_disc
 from tiny_diffusion import write_stable_diffusion, write_zero123
 
-from magic123.commands.reconstruct import reconstruct
+from magic123.optimise.reconstruct import reconstruct
 from magic123.settings.stage import stage_settings
 
 

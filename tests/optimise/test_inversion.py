@@ -15,6 +15,7 @@ from tiny_diffusion import SIDE, TEXT_WIDTH, write_stable_diffusion
 from magic123.commands import invert
 from magic123.example.token_file import load_token
 from magic123.optimise.augmentation import _blur, augment, centre_square, draw_maps, jitter_colors, shift_hue
+from magic123.optimise.inversion import starting_word
 from magic123.optimise.textual_inversion import IMAGENET_TEMPLATES, TextToImage, checked_templates, fill_template, learn_token
 from magic123.priors.prompts import Prompts
 from magic123.records.errors import InputError
@@ -143,11 +144,11 @@ def test_captions_keep_one_article(template, subject, expected):
 
 def test_where_the_first_word_comes_from():
     chosen = InversionSettings(init_word="cat")
-    assert invert.starting_word(chosen, {"init_word": "dog"}, "a red fox") == ("cat", "settings")
-    assert invert.starting_word(InversionSettings(), {"init_word": "dog"}, "a red fox") == ("dog", "example")
-    assert invert.starting_word(InversionSettings(), {"init_word": None}, "a red fox.") == ("fox", "last word of the prompt")
+    assert starting_word(chosen, {"init_word": "dog"}, "a red fox") == ("cat", "settings")
+    assert starting_word(InversionSettings(), {"init_word": "dog"}, "a red fox") == ("dog", "example")
+    assert starting_word(InversionSettings(), {"init_word": None}, "a red fox.") == ("fox", "last word of the prompt")
     with pytest.raises(InputError, match="init_word"):
-        invert.starting_word(InversionSettings(), {}, " ")
+        starting_word(InversionSettings(), {}, " ")
 
 
 # -------------------------------------------------------------------------------------------------- augmentation

@@ -5,8 +5,8 @@ import torch
 from killed_loop import FILES, same
 from small_stages import GUIDED, PRIORS
 
-from magic123.commands.reconstruct import reconstruct
 from magic123.optimise import guidance
+from magic123.optimise.reconstruct import reconstruct
 from magic123.priors import offload
 from magic123.priors.offload import Offloaded
 from magic123.records.errors import InputError

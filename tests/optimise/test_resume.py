@@ -17,12 +17,12 @@ from small_stages import COARSE, FINE, write_disc
 from tiny_diffusion import write_stable_diffusion
 
 from magic123 import __main__
-from magic123.commands.invert import invert
-from magic123.commands.reconstruct import reconstruct
 from magic123.commands.view import main
 from magic123.optimise import resume
 from magic123.optimise import step as one_step
+from magic123.optimise.inversion import invert
 from magic123.optimise.loss_history import cost_of
+from magic123.optimise.reconstruct import reconstruct
 from magic123.optimise.resume import LoopCheckpoints, loop_state, restore_loop
 from magic123.priors.prior import Prior
 from magic123.records.errors import InputError, NonFinite, Stopped
@@ -336,7 +336,7 @@ def half_stage(**changes) -> Stage:
 
 
 def run_half(prior, stage, example, out, monkeypatch):
-    monkeypatch.setattr("magic123.commands.reconstruct.load_priors", lambda *_: {"half": prior})
+    monkeypatch.setattr("magic123.optimise.reconstruct.load_priors", lambda *_: {"half": prior})
     reconstruct(example, stage, 0, out)
     return json.loads((out / "stage.json").read_text())["float32_retries"]
 
@@ -354,7 +354,7 @@ def test_half_precision_that_fails_is_done_again_in_float32_and_counted(example,
 
 def test_only_the_prior_that_failed_is_repeated_in_float32(example, tmp_path, monkeypatch):
     failing, calm = HalfPrior({3}), HalfPrior(set())
-    monkeypatch.setattr("magic123.commands.reconstruct.load_priors", lambda *_: {"half": failing, "calm": calm})
+    monkeypatch.setattr("magic123.optimise.reconstruct.load_priors", lambda *_: {"half": failing, "calm": calm})
     stage = half_stage(steps=8)
     stage = stage.model_copy(update={"priors": {"half": stage.priors["half"], "calm": stage.priors["half"]}})
     reconstruct(example, stage, 0, tmp_path / "half")

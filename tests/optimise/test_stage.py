@@ -10,13 +10,13 @@ from pydantic import ValidationError
 from small_stages import COARSE, FINE, GUIDED, PRIORS, SHORT
 from tiny_diffusion import write_stable_diffusion
 
-from magic123.commands.reconstruct import reconstruct
 from magic123.commands.view import main as view
 from magic123.example.example import load_example
 from magic123.geometry.camera import Camera
 from magic123.optimise import guidance, views
 from magic123.optimise import step as one_step
 from magic123.optimise.inputs import StepInputs
+from magic123.optimise.reconstruct import reconstruct
 from magic123.priors.stable_diffusion import StableDiffusion
 from magic123.records.errors import InputError
 from magic123.render.rendering import PLAIN, RenderOptions

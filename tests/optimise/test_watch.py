@@ -15,10 +15,10 @@ from PIL import Image
 from small_stages import COARSE, GUIDED, PRIORS, SHORT
 
 from eval.metrics.image_metrics import psnr, ssim
-from magic123.commands.reconstruct import reconstruct
 from magic123.example.example import load_example
 from magic123.geometry.camera import Camera
 from magic123.optimise import guidance
+from magic123.optimise.reconstruct import reconstruct
 from magic123.optimise.watch import StageWatch, sheet
 from magic123.priors.prompts import Prompts
 from magic123.priors.sds import NoisePrediction

@@ -11,6 +11,8 @@ from magic123.records.errors import InputError
 def test_a_device_is_there_or_refused_in_one_sentence(monkeypatch, count):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_90"])
     assert present_device(None) == ("cuda" if count else "cpu") and present_device("cpu") == "cpu"
     faults = {device: f"{device!r}, which torch cannot use on this machine" for device in ("gpu", "cuda:x", "meta", "")}
     if count:

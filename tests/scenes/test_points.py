@@ -13,13 +13,13 @@ from score_distillation import score_distillation
 from small_stages import COARSE, FIELD, write_disc
 from tiny_diffusion import SIDE, write_stable_diffusion
 
-from magic123.commands.reconstruct import reconstruct
 from magic123.commands.view import main as view
 from magic123.example.example import Example, load_example
 from magic123.geometry.camera import Camera
 from magic123.measure.benchmark import measure
 from magic123.optimise.guidance import replacing_prior
 from magic123.optimise.inputs import StepInputs
+from magic123.optimise.reconstruct import reconstruct
 from magic123.optimise.views import ReferenceView
 from magic123.priors.clip_reference import denoised_consistency, replaces_distillation
 from magic123.priors.prompts import Prompts

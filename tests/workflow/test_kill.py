@@ -21,7 +21,7 @@ INTERVAL, STEPS = 10, 110  # between saves, and in all
 SERVER = """
 import json, os, sys
 import torch._dynamo
-import magic123.commands.reconstruct, magic123.priors.loading, magic123.scenes.building
+import magic123.optimise.reconstruct
 from magic123.__main__ import main
 
 for line in sys.stdin:

@@ -13,10 +13,10 @@ from score_distillation import score_distillation
 from tiny_diffusion import SIDE, TEXT_WIDTH, write_deepfloyd_if, write_stable_diffusion_xl, write_zero123
 
 from magic123.commands.prepare import main as prepare
-from magic123.commands.reconstruct import reconstruct
 from magic123.commands.view import main as view
 from magic123.example.example import load_example
 from magic123.geometry.camera import Camera, view_cameras
+from magic123.optimise.reconstruct import reconstruct
 from magic123.priors.clip_reference import ClipReference, clip_consistency
 from magic123.priors.deepfloyd_if import DeepFloydIF, to_pixels
 from magic123.priors.latent_diffusion import Schedule

@@ -1,0 +1,140 @@
+"""Measure or predict one stage of a method, or textual inversion, and write the figures as JSON and Markdown."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from magic123.measure.benchmark import measure
+from magic123.measure.inversion_benchmark import measure_inversion
+from magic123.measure.ledger import predict, predict_inversion, table
+from magic123.measure.random_weights import Size
+from magic123.optimise.reconstruct import stage_device
+from magic123.records.devices import present_device
+from magic123.records.errors import InputError
+from magic123.records.files import write_json, write_whole
+from magic123.settings.inversion import InversionSettings
+from magic123.settings.priors import Speed
+from magic123.settings.stage import Stage
+
+
+def write_prediction(method: str, name: str, settings: Stage | InversionSettings, out: Path) -> str:
+    """Predict the cost of a stage, or of textual inversion, and write METHOD-NAME-predicted.json and .md.
+
+    Args:
+        method: its name.
+        name: of the stage, or "invert".
+        settings: of the stage, or of the inversion, which counts in half precision unless its settings say otherwise.
+        out: the folder to write.
+
+    Returns:
+        The Markdown.
+
+    Raises:
+        InputError: the stage's cost cannot be predicted.
+    """
+    if isinstance(settings, InversionSettings):
+        predicted = predict_inversion(InversionSettings(**{"dtype": "float16"} | settings.model_dump(exclude_unset=True)))
+    else:
+        predicted = predict(settings)
+    return _write(out / f"{method}-{name}-predicted", about(method, name) | predicted, table(predicted, f"{method}, {name}"))
+
+
+def write_measurement(
+    method: str,
+    name: str,
+    settings: Stage | InversionSettings,
+    out: Path,
+    *,
+    size: Size,
+    device: str | None,
+    steps: int,
+    warmup: int,
+    at: float,
+    speed: Speed,
+    memory: str | None,
+) -> str:
+    """Measure a stage, or textual inversion, and write METHOD-NAME-SIZE.json and .md.
+
+    Args:
+        method: its name.
+        name: of the stage, or "invert".
+        settings: of the stage, or of the inversion.
+        out: the folder to write.
+        size: "full" for the shapes of the published models, or "small".
+        device: what --device names; None: for a stage at full size as `stage_device` chooses, else cuda where there is one.
+        steps: to measure, and as many again for the shares of the parts.
+        warmup: steps before the measurement.
+        at: where in the stage to begin, as a fraction of its steps.
+        speed: how the networks are run.
+        memory: GB of the card that it was to fit; None: not asked.
+
+    Returns:
+        The Markdown.
+
+    Raises:
+        InputError: the stage cannot be measured here.
+    """
+    if isinstance(settings, InversionSettings):
+        # in half precision on CUDA, as published, and in float32 on a CPU
+        device, given = present_device(device), settings.model_dump(exclude_unset=True)
+        settings = InversionSettings(**{"dtype": "float16" if device.startswith("cuda") else "float32"} | given)
+        measured = measure_inversion(settings, size, device, steps=steps, warmup=warmup, speed=speed)
+    else:
+        device = stage_device(settings, device) if size == "full" else present_device(device)
+        half = {settings.dtype, *(prior.dtype for prior in settings.priors.values())} - {"float32"}
+        if size == "full" and device == "cpu" and half:
+            raise InputError(
+                f"the stage asks for {', '.join(sorted(half))}, which needs a CUDA device, and there is none: "
+                "measure --size small here, or a method in float32"
+            )
+        measured = measure(settings, size, device, steps=steps, warmup=warmup, at=at, speed=speed)
+        if memory:
+            measured["memory_gb_asked"] = int(memory)
+    measured = about(method, name) | measured
+    return _write(out / f"{method}-{name}-{size}", measured, markdown(measured))
+
+
+def about(method: str, name: str) -> dict[str, Any]:
+    """Return what every report says first: method, stage and date."""
+    return {"method": method, "stage": name, "date": time.strftime("%Y-%m-%d", time.gmtime())}
+
+
+def _write(file: Path, values: dict[str, Any], text: str) -> str:
+    """Write `file`.json and `file`.md, print the latter, and return it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(Path(f"{file}.json"), values)
+    write_whole(Path(f"{file}.md"), text.encode())
+    print(text)
+    return text
+
+
+def markdown(measured: dict) -> str:
+    """Return a measurement as Markdown."""
+    lines = [
+        f"# {measured['method']}, {measured['stage']} stage, {measured['size']} size, random weights ({measured['date']})",
+        "",
+        f"{measured['device']}, torch {measured['torch']}, {measured['threads']} threads; kernels: "
+        + ", ".join(f"{part} {kernel}" for part, kernel in measured["kernels"].items())
+        + (f"; precision: {', '.join(f'{n} {d}' for n, d in measured['precision'].items())}" if measured["precision"] else ""),
+        "",
+        f"- {measured['steps_per_second']:.3g} steps a second; "
+        f"{measured['stage_steps']} steps: {measured['stage_minutes']:.3g} minutes",
+        f"- peak memory of {measured['memory_of']}: {measured['peak_memory_bytes'] / 1e9:.2f} GB"
+        + (f" of {measured['memory_gb_asked']}" if "memory_gb_asked" in measured else ""),
+        f"- networks: {', '.join(f'{name} {value}' for name, value in measured['speed'].items())}",
+    ]
+    if measured["tflop_of_a_novel_view"]:
+        total = sum(sum(parts.values()) for parts in measured["tflop_of_a_novel_view"].values())
+        rates = ", ".join(f"{rate:.3g} in {dtype}" for dtype, rate in measured["tflop_per_second_of_matrix_products"].items())
+        lines.append(f"- a novel view's priors: {total:.3g} TFLOP; this device's matrix products: {rates} TFLOP a second")
+        if measured["share_of_the_limit"] is not None:
+            lines.append(
+                f"- arithmetic limit of a novel view: {1e3 * measured['seconds_at_the_limit']:.3g} ms, "
+                f"{measured['share_of_the_limit']:.0%} of what it took"
+            )
+    for view, parts in measured["shares"].items():
+        lines += ["", f"| {view}: {1e3 * measured['seconds_per_step'][view]:.3g} ms | share |", "|---|---|"]
+        lines += [f"| {name} | {share:.1%} |" for name, share in sorted(parts.items(), key=lambda item: -item[1])]
+    return "\n".join([*lines, ""])
