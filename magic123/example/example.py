@@ -42,6 +42,7 @@ class Example:
         camera: from which the picture was taken.
         prompt: a plain caption, such as "a red dog".
         token: a learned word for the object, if there is one.
+        init_word: a plain word for its kind, from which a token is learned; None: the last word of the prompt.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Example:
     camera: ReferenceCamera
     prompt: str
     token: str | None = None
+    init_word: str | None = None
 
     @property
     def pictured(self) -> bool:
@@ -157,14 +159,14 @@ def load_example(folder: str | Path) -> Example:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         camera = ReferenceCamera(**record["camera"])
-        name, prompt, token = record["name"], record["prompt"], record["token"]
+        name, prompt, token, init_word = record["name"], record["prompt"], record["token"], record.get("init_word")
         has_depth, has_normal = record["depth_source"] != "none", record["normal_source"] != "none"
         pictured = record.get("pictured", True)
     except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
         raise InputError(f"example {folder}: example.json is damaged ({error!r}); prepare the example again") from error
 
     if not pictured:
-        return Example(name, None, None, None, None, None, camera, prompt, token)
+        return Example(name, None, None, None, None, None, camera, prompt, token, init_word)
     rgba = _stored(folder, "rgba.png", "RGBA", None) / np.float32(255)
     size = rgba.shape[:2]
     alpha = rgba[..., 3:]
@@ -180,6 +182,7 @@ def load_example(folder: str | Path) -> Example:
         camera=camera,
         prompt=prompt,
         token=token,
+        init_word=init_word,
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from magic123.example.example import load_example
+from magic123.example.example import Example, load_example
 from magic123.example.token_file import save_token
 from magic123.optimise.loss_history import cost_of
 from magic123.optimise.resume import LoopCheckpoints
@@ -25,12 +25,12 @@ from magic123.records.errors import InputError, NonFinite
 from magic123.records.files import output_folder, write_json
 from magic123.records.hashes import fingerprint, hash_files
 from magic123.records.terminal import say
-from magic123.settings.inversion import InversionSettings
+from magic123.settings.inversion import InversionSettings, initial_word
 from magic123.settings.priors import Speed
 from magic123.settings.versions import VERSIONS
 
 
-def starting_word(settings: InversionSettings, example_json: dict, prompt: str) -> tuple[str, str]:
+def starting_word(settings: InversionSettings, example: Example) -> tuple[str, str]:
     """Return the word that the token starts from, and where it comes from.
 
     It is that of the settings, else the example's init_word, else the last word of its prompt.
@@ -40,12 +40,10 @@ def starting_word(settings: InversionSettings, example_json: dict, prompt: str) 
     """
     if settings.init_word:
         return settings.init_word, "settings"
-    if example_json.get("init_word"):
-        return example_json["init_word"], "example"
-    words = [word.strip(",.;:!") for word in prompt.split()]
-    if not words:
+    word = initial_word(example.init_word, example.prompt)
+    if not word:
         raise InputError("there is no word to start the token from: set init_word, or give the example a prompt")
-    return words[-1], "last word of the prompt"
+    return word, "example" if example.init_word else "last word of the prompt"
 
 
 def invert(
@@ -84,8 +82,7 @@ def invert(
     example = load_example(example_folder)
     if example.rgb is None:
         raise InputError(f"the example {example.name} is a caption alone: a token is learned from a picture")
-    described = json.loads((example_folder / "example.json").read_text())
-    word, origin = starting_word(settings, described, example.prompt)
+    word, origin = starting_word(settings, example)
     device = present_device(device)
     say(f"invert: {example.name}, the token {settings.token} starts from {word!r} ({origin}); device {device}")
     model = TextToImage.load(weights, settings.dtype, device)

@@ -39,3 +39,13 @@ class InversionSettings(Settings):
     evaluation_samples: PositiveInt = 64  # of the comparison with the initial token and with the plain caption
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     float32_retries: int = Field(100, ge=0)  # steps that may be done again in float32, as in a stage
+
+
+def initial_word(init_word: str | None, prompt: str) -> str:
+    """Return the word that names an example's kind of object, from which its token is learned.
+
+    Args:
+        init_word: that of the example, if it has one.
+        prompt: its caption, whose last word it is otherwise; empty without words.
+    """
+    return init_word or next((word for text in reversed(prompt.split()) if (word := text.strip(",.;:!"))), "")

@@ -69,9 +69,10 @@ class DiffusionSettings(PriorSettings):
 class PromptedSettings(DiffusionSettings):
     """A diffusion model conditioned on text."""
 
-    prompt: str = "A high-resolution DSLR image of {subject}"  # {subject}: the token or the caption; {name}: the example's
+    # {subject}: the token or the caption; {name}: the example's; {word}: its init_word, else the last word of its caption
+    prompt: str = "A high-resolution DSLR image of {subject}"
     view_prompts: bool = True
-    negative_prompt: str = ""  # of the unconditional prediction, in place of the empty prompt; {subject} and {name} as above
+    negative_prompt: str = ""  # of the unconditional prediction, in place of the empty prompt; with the same placeholders
     # append the other views' names to it, "side view, back view" at the front, and mix as the prompts are mixed; as released
     # with `dir_texts_neg`, where a negative prompt and these names run together without a comma
     negative_views: bool = False

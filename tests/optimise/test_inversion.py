@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ from PIL import Image
 from tiny_diffusion import SIDE, TEXT_WIDTH, write_stable_diffusion
 
 from magic123.commands import invert
+from magic123.example.example import Example
 from magic123.example.token_file import load_token
 from magic123.optimise.augmentation import _blur, augment, centre_square, draw_maps, jitter_colors, shift_hue
 from magic123.optimise.inversion import starting_word
 from magic123.optimise.textual_inversion import IMAGENET_TEMPLATES, TextToImage, checked_templates, fill_template, learn_token
 from magic123.priors.prompts import Prompts
 from magic123.records.errors import InputError
+from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.inversion import InversionSettings
 
 ROOT = Path(__file__).parents[2]
@@ -144,11 +147,13 @@ def test_captions_keep_one_article(template, subject, expected):
 
 def test_where_the_first_word_comes_from():
     chosen = InversionSettings(init_word="cat")
-    assert starting_word(chosen, {"init_word": "dog"}, "a red fox") == ("cat", "settings")
-    assert starting_word(InversionSettings(), {"init_word": "dog"}, "a red fox") == ("dog", "example")
-    assert starting_word(InversionSettings(), {"init_word": None}, "a red fox.") == ("fox", "last word of the prompt")
+    plain, fox = InversionSettings(), Example("fox", None, None, None, None, None, ReferenceCamera(), "a red fox.")
+    dog = replace(fox, init_word="dog")
+    assert starting_word(chosen, dog) == ("cat", "settings")
+    assert starting_word(plain, dog) == ("dog", "example")
+    assert starting_word(plain, fox) == ("fox", "last word of the prompt")
     with pytest.raises(InputError, match="init_word"):
-        starting_word(InversionSettings(), {}, " ")
+        starting_word(plain, replace(fox, prompt=" "))
 
 
 # -------------------------------------------------------------------------------------------------- augmentation

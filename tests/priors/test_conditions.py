@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from prior_inputs import ALPHAS, generator, views
 
+from magic123.example.example import Example
 from magic123.geometry.camera import Camera
 from magic123.priors.latent_diffusion import Schedule
+from magic123.priors.loading import _prompts
 from magic123.priors.prompts import Prompts, hard_view_shares, view_shares
 from magic123.priors.sds import (
     angle_weight,
@@ -18,6 +21,8 @@ from magic123.priors.sds import (
 from magic123.priors.stable_diffusion import StableDiffusion
 from magic123.priors.zero123 import Zero123, clip_pixels, pose_vector, reference_shares
 from magic123.records.errors import InputError
+from magic123.settings.cameras import ReferenceCamera
+from magic123.settings.priors import StableDiffusionSettings
 
 
 class RecordingUNet:
@@ -237,3 +242,12 @@ def test_negative_prompts_name_the_other_views():
     assert Prompts(negative_prompt="blurred", negative_views=True).negative_texts() == [f"blurred, {views}" for views in others]
     with pytest.raises(InputError, match="neither a token nor a caption"):
         Prompts(negative_prompt="a blurred {subject}").negative_texts()
+
+
+def test_a_prompt_may_hold_the_name_and_the_word_of_the_example():
+    example = Example("red_fox", None, None, None, None, None, ReferenceCamera(), "a red fox.")
+    settings = StableDiffusionSettings(
+        kind="stable-diffusion", weights="x", weight=1, guidance_scale=1, prompt="{name}: a {word}", negative_prompt="a {word}"
+    )
+    assert (_prompts(settings, example).prompt, _prompts(settings, example).negative_prompt) == ("red_fox: a fox", "a fox")
+    assert _prompts(settings, replace(example, init_word="dog")).prompt == "red_fox: a dog"
