@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple, cast
 from unittest import mock
 
@@ -32,9 +32,9 @@ from magic123.optimise.textual_inversion import splice_row
 from magic123.priors.latent_diffusion import encode
 from magic123.records.errors import InputError
 from magic123.render import volume
-from magic123.scenes.kinds import build_scene
 from magic123.scenes.nerf import NeRF
 from magic123.settings.inversion import InversionSettings
+from magic123.settings.scenes import FieldSettings, NeRFSettings
 from magic123.settings.stage import NeRFStage, OptimisedStage, Stage
 
 VIEWS = (
@@ -194,17 +194,25 @@ def prior_parts(kind: str, dtype: str) -> tuple[dict[str, Part], dict[str, int]]
     return parts, weights
 
 
-def sample_counts(stage: NeRFStage, size: int) -> tuple[int, int]:
+@lru_cache(maxsize=1)
+def _untrained(field: FieldSettings, nerf: NeRFSettings) -> NeRF:
+    """Return a scene before its first step, whose occupied cells are found."""
+    torch.manual_seed(0)
+    scene = NeRF(field, nerf)
+    scene.before_step(0, 1, torch.Generator().manual_seed(0))
+    return scene
+
+
+@cache
+def sample_counts(field: FieldSettings, nerf: NeRFSettings, size: int) -> tuple[int, int]:
     """Return how many samples an untrained scene evaluates without gradient, and how many it keeps, in one picture.
 
     Args:
-        stage: its settings.
+        field: its settings.
+        nerf: its settings.
         size: side of the picture in pixels.
     """
-    torch.manual_seed(0)
-    scene = build_scene(stage)
-    assert isinstance(scene, NeRF)
-    scene.before_step(0, stage.steps, torch.Generator().manual_seed(0))  # finds the occupied cells
+    scene = _untrained(field, nerf)
     looked, occupancy = [0], scene.occupancy
 
     def density(x: Tensor) -> Tensor:
@@ -214,7 +222,7 @@ def sample_counts(stage: NeRFStage, size: int) -> tuple[int, int]:
     origins, directions = (rays.reshape(-1, 3)[::RAYS] for rays in Camera.orbit(90.0, 0.0, 1.8, 40.0, size).rays())
     with torch.no_grad():
         marched = volume.march(
-            origins, directions, occupied=occupancy.occupied, max_samples=stage.nerf.max_samples, box=occupancy.box
+            origins, directions, occupied=occupancy.occupied, max_samples=nerf.max_samples, box=occupancy.box
         )
         kept = volume.visible(marched, density, len(origins))
     return RAYS * looked[0], RAYS * len(kept.ray)
@@ -275,7 +283,7 @@ def predict(stage: Stage) -> dict[str, Any]:
     fields = {}
     for view, size in sizes.items():
         if isinstance(stage, NeRFStage):
-            fields[view] = field_part(stage, *sample_counts(stage, size), evaluations=7)
+            fields[view] = field_part(stage, *sample_counts(stage.field, stage.nerf, size), evaluations=7)
         else:
             fields[view] = field_part(stage, 0, round(covered * size**2), evaluations=1)
     with torch.device("meta"):

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from magic123.device import device_guard
 
-ITEMS, PROGRAMS = 32, 2048
+ITEMS, PROGRAMS, BLOCK = 32, 2048, 128
 TILE, LINES = tl.constexpr(4), tl.constexpr(8)
 _INFINITE = tl.constexpr(math.inf)
 _FARTHEST = 0x7FF << 52  # the bits of an infinite float64
@@ -292,8 +292,8 @@ def visibility(
         if elements := views * len(faces):
             counts = torch.empty(elements, dtype=torch.int64, device=device)
             limits = (height, width)
-            _count_tiles[(triton.cdiv(elements, 128),)](
-                *screen, faces, sizes, counts, elements, len(faces), vertices, *limits, 128, **_EXACT
+            _count_tiles[(triton.cdiv(elements, BLOCK),)](
+                *screen, faces, sizes, counts, elements, len(faces), vertices, *limits, BLOCK, **_EXACT
             )
             last, steps = counts.cumsum(0), elements.bit_length()
             for winner in (False, True):
@@ -305,8 +305,8 @@ def visibility(
             counts = torch.empty(elements, dtype=torch.int64, device=device)
             limits = (height, width)
             edges = (*screen, ends, opposite)
-            _count_lines[(triton.cdiv(elements, 128),)](
-                *edges, sizes, counts, elements, len(ends), vertices, *limits, 128, **_EXACT
+            _count_lines[(triton.cdiv(elements, BLOCK),)](
+                *edges, sizes, counts, elements, len(ends), vertices, *limits, BLOCK, **_EXACT
             )
             last, steps = counts.cumsum(0), elements.bit_length()
             seen = (last, ids, nearest, errors, numbers)

@@ -17,8 +17,11 @@ from magic123.measure.ledger import (
     field_part,
     predict_inversion,
     prior_parts,
+    sample_counts,
 )
+from magic123.render.occupancy import OccupancyGrid
 from magic123.settings.inversion import InversionSettings
+from magic123.settings.scenes import FieldSettings, NeRFSettings
 from magic123.settings.settings_file import load_methods
 
 
@@ -62,6 +65,17 @@ def test_memory_of_a_field_is_bounded(repository):
     stage = load_methods(repository / "config/methods.yaml")["magic123"].stages["coarse"]
     few, many, more = (field_part(stage, 0, kept, 7).peak for kept in (2**19, 2**20, 2**23))
     assert few == many / 2 and more < many
+
+
+def test_a_scene_is_prepared_once_for_all_sizes_and_rows(monkeypatch):
+    """Finding the occupied cells is most of the work: two million evaluations of the field at the published settings."""
+    updates, update = [], OccupancyGrid.update
+    monkeypatch.setattr(OccupancyGrid, "update", lambda grid, *rest: updates.append(1) or update(grid, *rest))
+    field, nerf = FieldSettings(hidden=16), NeRFSettings(occupancy_resolution=8, max_samples=16)
+    looked = [sample_counts(field, nerf, size) for size in (32, 64, 32)]
+    sample_counts(FieldSettings(hidden=16), nerf, 32)
+    assert len(updates) == 1
+    assert looked[0] == looked[2] and 0 < looked[0][0] < looked[1][0]
 
 
 def test_the_command_writes_what_it_predicts_and_says_so(tmp_path, monkeypatch, repository, capsys):

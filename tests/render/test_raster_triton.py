@@ -199,9 +199,10 @@ def many(count: int) -> Mesh:
     return points, torch.cat([torch.stack([a, b, c], 1), torch.stack([a, c, d], 1)])
 
 
-@pytest.mark.nightly
 def test_200_000_faces(fast, monkeypatch):
+    """The interpreter takes a program's operations one by one, whatever their width: few wide programs take seconds."""
     monkeypatch.setattr(fast, "ITEMS", 8192)
+    monkeypatch.setattr(fast, "BLOCK", 8192)
     monkeypatch.setattr(raster, "choose_rasterizer", lambda asked, device: asked)
     mesh, camera = many(200_000), Camera.orbit(70.0, 25.0, 1.8, 40.0, 256)
     assert len(mesh[1]) > 199_000
