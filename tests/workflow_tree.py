@@ -325,13 +325,18 @@ def _compared(run: Run) -> dict:
     return json.loads(run.stdout[run.stdout.index("COMPARED") + len("COMPARED") :])
 
 
-def compare_each(root: Path, targets: list[str], files: list[str]) -> list[dict[str, dict] | str]:
-    """For each of several configuration files: the jobs of `compared`, or what was said where the run is refused."""
+def snakemake_each(root: Path, words: list[str], files: list[str]) -> list[Run]:
+    """Run Snakemake in the tree with each of several configuration files."""
     server = _server()
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(root)}
-    request = {"folder": str(root), "words": ["--dag", "dot", *targets], "environment": environment, "each": files}
+    request = {"folder": str(root), "words": words, "environment": environment, "each": files}
     print(json.dumps(request), file=server.stdin, flush=True)
     codes = json.loads(server.stdout.readline())
     server.communicate()
-    runs = [Run(code, (root / f"stdout{n}").read_text(), (root / f"stderr{n}").read_text()) for n, code in enumerate(codes)]
+    return [Run(code, (root / f"stdout{n}").read_text(), (root / f"stderr{n}").read_text()) for n, code in enumerate(codes)]
+
+
+def compare_each(root: Path, targets: list[str], files: list[str]) -> list[dict[str, dict] | str]:
+    """For each of several configuration files: the jobs of `compared`, or what was said where the run is refused."""
+    runs = snakemake_each(root, ["--dag", "dot", *targets], files)
     return [_compared(run)["jobs"] if run.returncode == 0 else run.text for run in runs]

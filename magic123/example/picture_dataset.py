@@ -63,6 +63,8 @@ def add_folder(folder: Path, name: str, results: str | None = None) -> None:
     table, run, sheet = MANIFESTS / f"{name}.csv", run_file(name), MANIFESTS / f"{name}-contact.png"
     rows = load_manifest(table) if table.exists() else {}
     before = read_yaml(str(run)).get("run") or {} if run.exists() else None
+    if rows and before is None:
+        raise InputError(f"{table} exists, and its run {run} does not; take another --name")
     if before is not None and before.get("datasets") != [name]:
         raise InputError(f"{run} exists and is not a run of the dataset {name!r} alone; take another --name")
     if before is not None and results is not None and before.get("tables") != [results]:
@@ -73,7 +75,7 @@ def add_folder(folder: Path, name: str, results: str | None = None) -> None:
     pictures, others = pictures_in(folder)
     lines: list[dict[str, str]] = []
     tiles: list[Tile] = []
-    problems = [f"{path.name}: not a PNG, JPEG, WebP or BMP picture, not listed" for path in others]
+    problems = [f"{_printable(path.name)}: {_no_picture(path)}" for path in others]
     readable: dict[str, Tile] = {}
     listed = {os.path.abspath(root / row.image): key for key, row in rows.items() if row.image}
     taken = set(rows)
@@ -135,6 +137,13 @@ def add_folder(folder: Path, name: str, results: str | None = None) -> None:
     print(f"{sheet}: what was understood of each; look at it before the run")
     print(f"{run}: the run; its mask is {settings.mask}")
     print(f"uv run snakemake --cores all --configfile {run}")
+
+
+def _no_picture(path: Path) -> str:
+    """Return what is in a folder of pictures and is none."""
+    if path.is_dir():
+        return "a folder, which is not looked into"
+    return f"{'not a PNG, JPEG, WebP or BMP picture' if path.is_file() else 'no file'}, not listed"
 
 
 def _checked(path: Path, settings: PrepareSettings) -> Tile:

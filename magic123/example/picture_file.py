@@ -20,13 +20,27 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from magic123.records import alpha as alpha_convention
 from magic123.records.colour import SRGB, ColourSpace, applied, space_of, to_srgb
 from magic123.records.errors import InputError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM")  # of their files
+# what other files start with, of those with a `ftyp` after four bytes -> what they are
+OTHERS = {
+    b"GIF8": "a GIF",
+    b"II*\0": "a TIFF",
+    b"MM\0*": "a TIFF",
+    b"ftypavi": "an AVIF",
+    b"ftyphei": "a HEIC",
+    b"ftypmif1": "a HEIC",
+    b"%PDF": "a PDF",
+    b"<": "a web page or an SVG",
+    b"version https://git-lfs": "a pointer of Git LFS (`git lfs pull` fetches the picture)",
+}
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MiB: programs write their whole state into pictures
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error, zlib.error, tokenize.TokenError)
 # Pictures with more pixels are reduced to a half or a quarter of their sides while they are read: every pixel takes about 90
 # bytes in `prepare`, whose square has 1024 pixels a side at most. The largest published picture has 15.7 million.
@@ -201,7 +215,11 @@ def _opened(path: Path, data: bytes, what: str) -> Image.Image:
         try:
             return Image.open(io.BytesIO(data), formats=FORMATS)
         except Image.UnidentifiedImageError as error:
-            raise InputError(f"{what} {path} is not a PNG, JPEG, WebP or BMP picture; convert it to PNG") from error
+            if data.startswith(STARTS):
+                raise InputError(f"{what} {path} is damaged at its start; export or download it again") from error
+            start = data[4:] if data[4:8] == b"ftyp" else data.lstrip()
+            kind = next((f"{kind}, " for begins, kind in OTHERS.items() if start.startswith(begins)), "")
+            raise InputError(f"{what} {path} is {kind}not a PNG, JPEG, WebP or BMP picture; convert it to PNG") from error
         except Image.DecompressionBombError as error:
             raise InputError(f"{what} {path} declares too many pixels ({error}); shrink it first") from error
         except DAMAGE as error:

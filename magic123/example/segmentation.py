@@ -33,7 +33,7 @@ def grabcut(rgb: np.ndarray, margin: float, iterations: int) -> np.ndarray:
         iterations: of GrabCut.
 
     Raises:
-        InputError: the picture is too small, or nothing differs from the background.
+        InputError: the picture is too small or too narrow, or nothing differs from the background.
     """
     height, width = rgb.shape[:2]
     scale = min(1.0, GRABCUT_SIDE / max(height, width))
@@ -42,7 +42,7 @@ def grabcut(rgb: np.ndarray, margin: float, iterations: int) -> np.ndarray:
     rows, columns = small.shape[:2]
     inset_x, inset_y = max(1, round(columns * margin)), max(1, round(rows * margin))
     if min(rows, columns) < 16:
-        raise InputError(f"the picture ({width} x {height} pixels) is too small for grabcut; give a mask file")
+        raise InputError(f"the picture ({width} x {height} pixels) is too small or too narrow for grabcut; give a mask file")
     rim = np.ones((rows, columns), bool)
     rim[inset_y : rows - inset_y, inset_x : columns - inset_x] = False
     labels = np.where(background_distance(small, rim) > FOREGROUND_DISTANCE, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)

@@ -14,7 +14,7 @@ from magic123.records.errors import InputError
 from magic123.settings.common import Settings
 from magic123.settings.frames import Axis, Frame
 from magic123.settings.registry import check_relative, check_source, url_of
-from magic123.settings.settings_file import validate
+from magic123.settings.settings_file import choose_from, validate
 
 # the columns whose files can be fetched -> the columns of their hashes
 HASHES = {"image": "sha256", "mesh": "sha256", "depth": "depth_sha256", "normal": "normal_sha256", "token": "token_sha256"}
@@ -135,7 +135,7 @@ def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
 
     Raises:
         InputError: the file cannot be read as UTF-8 (a byte order mark is skipped), a quote is never closed, cells are not
-            separated by commas, some lines end otherwise than others, or two columns have one name.
+            separated by commas, some lines end otherwise than others, or a column is unknown, missing or there twice.
     """
     lines: list[tuple[int, list[str]]] = []
     begins = 1
@@ -155,10 +155,16 @@ def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
     except csv.Error as error:
         if "unexpected end" in str(error):
             raise InputError(f"{path} line {begins}: a quote that opens here is never closed; close it on its line.") from error
+        if "field limit" in str(error):
+            raise InputError(
+                f"{path} line {begins}: a cell has more than {csv.field_size_limit()} letters; shorten it."
+            ) from error
         raise InputError(
             f"{path} line {begins}: cannot be read ({error}); a quote in a cell is written twice, and closes before the comma."
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text ({error}); save it as CSV with commas in UTF-8.") from error
+    except OSError as error:
         raise InputError(f"{path}: cannot be read ({error}); datasets/README.md describes the format.") from error
     if not lines:
         raise InputError(f"{path} is empty; datasets/README.md describes the format.")
@@ -168,12 +174,19 @@ def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
     if len(header) == 1 and (separator := next((sign for sign in ";\t|" if sign in header[0]), None)):
         name = {"\t": "tabs"}.get(separator, repr(separator))
         raise InputError(f"{path} line {lines[0][0]}: the cells are separated by {name}; save the file with commas.")
+    at = f"{path} line {lines[0][0]}"
     for place, column in enumerate(header):
-        if column in header[:place]:
+        if column and column in header[:place]:
             raise InputError(
-                f"{path} line {lines[0][0]}: the column {column!r} stands twice, as column {header.index(column) + 1} and "
-                f"{place + 1}; remove one."
+                f"{at}: the column {column!r} stands twice, as column {header.index(column) + 1} and {place + 1}; remove one."
             )
+        if column and column not in ManifestRow.model_fields:
+            raise InputError(
+                f"{at}: the column {column!r} is not known; {choose_from(column, list(ManifestRow.model_fields))}."
+            )
+    for column in ("name", "prompt"):
+        if column not in header:
+            raise InputError(f"{at}: the column {column!r} is missing; datasets/README.md describes the format.")
     return [(lines[0][0], header), *lines[1:]]
 
 
@@ -195,16 +208,20 @@ def load_manifest(path: Path) -> dict[str, ManifestRow]:
         place = f"{path} line {number}"
         if line[0].lstrip().startswith("#"):
             raise InputError(f"{place}: is a comment ({line[0].strip()!r}), and the format has none; remove the line.")
+        while len(line) > len(header[1]) and not line[-1].strip():  # spreadsheets fill lines up to the longest
+            line.pop()
         if len(line) > len(header[1]):
             raise InputError(
                 f"{place}: has more cells than the header, {len(line)} and {len(header[1])}; "
                 "put quotes around a prompt with commas."
             )
-        cells = dict(zip(header[1], (cell.strip() for cell in line), strict=False))
+        # a column without a name is a spreadsheet's too, as long as nothing stands in it
+        cells = {column: cell.strip() for column, cell in zip(header[1], line, strict=False) if column or cell.strip()}
+        if "" in cells:
+            raise InputError(f"{place}: {cells['']!r} stands in a column without a name; name the column, or clear the cell.")
         if broken := next((value for value in cells.values() if has_controls(value)), None):
             raise InputError(f"{place}: {broken!r} has a control character; write the cell again.")
-        given = {key: value for key, value in cells.items() if value or key not in ManifestRow.model_fields}
-        row = validate(ManifestRow, given, place)
+        row = validate(ManifestRow, {column: cell for column, cell in cells.items() if cell}, place)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", row.name):  # it becomes a folder
             raise InputError(
                 f"{place}: the name {row.name!r} must be letters, digits, - and _, a letter or digit first, 64 at most."

@@ -45,12 +45,12 @@ ARTICLES = {"a", "an", "the", "my", "one", "two", "three", "four", "some", "seve
 
 
 def pictures_in(folder: Path) -> tuple[dict[Path, Path | None], list[Path]]:
-    """Return the pictures of a folder with their masks (NAME_mask.png beside NAME.jpg), and its other files.
+    """Return the pictures of a folder with their masks (NAME_mask.png beside NAME.jpg), and what else is in it.
 
-    Hidden files and subfolders are passed over. The order is that of the names, numbers by their value.
+    Hidden files are passed over. The order is that of the names, numbers by their value.
     """
-    files = sorted((path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")), key=_by_value)
-    pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
+    files = sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=_by_value)
+    pictures = [path for path in files if path.suffix.lower() in SUFFIXES and path.is_file()]
     stems = {path.stem.lower() for path in pictures}
     masks = {}
     for path in pictures:

@@ -104,6 +104,8 @@ def test_edited_lines_stay_and_new_pictures_are_appended(project, capsys):
 
 def test_what_cannot_be_used_is_named_and_left_out(project, capsys):
     Path("my pictures/notes.txt").write_text("x")
+    Path("my pictures/more").mkdir()
+    Path("my pictures/link.png").symlink_to("absent.png")
     Path("my pictures/broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     cut_out().save("my pictures/two\nlines.png")
     cut_out().save("my pictures/IMG_0001.png")
@@ -112,6 +114,8 @@ def test_what_cannot_be_used_is_named_and_left_out(project, capsys):
     told = capsys.readouterr().err
     for words in (
         "notes.txt: not a PNG",
+        "more: a folder, which is not looked into",
+        "link.png: no file, not listed",
         "broken.png: not listed",
         "two?lines.png: not listed",
         "IMG_0001: the name",
@@ -130,9 +134,11 @@ def test_what_cannot_be_used_is_named_and_left_out(project, capsys):
         (["add", "my pictures", "--name", "../a"], "not a usable name"),
         (["add", "my pictures", "--name", "config"], "take another --name"),
         (["add", "my pictures", "--name", "demo-full"], "take another --name"),
+        (["add", "my pictures", "--name", "demo"], "datasets/demo.csv exists, and its run config/demo.yaml does not"),
     ],
 )
 def test_refusals_write_nothing(project, words, reason, capsys):
+    shutil.copy(REPOSITORY / "datasets/demo.csv", "datasets/demo.csv")
     before = sorted(project.rglob("*"))
     assert main(["dataset", *words]) == 1
     assert reason in capsys.readouterr().err and sorted(project.rglob("*")) == before

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from picture_files import png
 from PIL import Image
 from prepared import (
     HARD,
@@ -93,6 +94,14 @@ def test_16_bit_files_keep_16_bits(colour_type, channels, tmp_path):
     if channels in (2, 4):
         assert np.abs(picture.alpha * 65535 - values[..., -1]).max() < 0.5
     assert picture.stored.endswith("16 bit")
+
+
+def test_texts_of_any_length_in_a_file_are_no_damage(tmp_path):
+    """Programs write their whole state into a PNG, compressed."""
+    (tmp_path / "a.png").write_bytes(
+        png(np.zeros((4, 4, 3), np.uint8), 2, {b"zTXt": b"workflow\0\0" + zlib.compress(b"x" * 3_000_000)})
+    )
+    assert read_picture(tmp_path / "a.png", LIMIT).size == (4, 4)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

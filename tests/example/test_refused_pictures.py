@@ -75,6 +75,19 @@ def text_named_png(folder):
     return options(folder / "image.png")
 
 
+@case("is a TIFF, not a PNG")
+def tiff_named_png(folder):
+    Image.open(folder / "image.png").save(folder / "image.png", "TIFF")
+    return options(folder / "image.png")
+
+
+@case("damaged at its start")
+def wrong_checksum_of_the_header(folder):
+    whole = (folder / "image.png").read_bytes()
+    (folder / "image.png").write_bytes(whole[:29] + b"none" + whole[33:])
+    return options(folder / "image.png")
+
+
 def png_header(width: int, height: int) -> bytes:
     """A PNG that declares a size and holds almost nothing."""
 

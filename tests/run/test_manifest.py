@@ -51,12 +51,28 @@ def test_what_spreadsheets_write_is_read(tmp_path, encoding, end):
         (HEAD + "lamp,a lamp\rb.jpg,c.jpg\n", "carriage returns within its lines"),
         ("", "is empty"),
         (HEAD, "lists no examples"),
+        ("sep=,\n" + HEAD + LAMP, "line 1: the column 'sep=' is not known"),
+        ("Name,prompt,image\n" + LAMP, "line 1: the column 'Name' is not known; did you mean 'name'?"),
+        ("prompt,image\na,b.jpg\n", "line 1: the column 'name' is missing"),
+        ("name,prompt,image,\nlamp,a,b.jpg,old\n", "line 2: 'old' stands in a column without a name"),
+        (HEAD + f"lamp,{'a' * 200_000},b.jpg\n", "line 2: a cell has more than 131072 letters"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_its_line(tmp_path, text, message):
     with pytest.raises(InputError) as caught:
         load(tmp_path, text)
     assert message in str(caught.value) and "mine.csv" in str(caught.value)
+
+
+def test_empty_columns_of_spreadsheets_are_nothing(tmp_path):
+    text = "name,prompt,image,,\nlamp,a,b.jpg,,\nvase,b,c.jpg,,,,\n"
+    assert {key: row.image for key, row in load(tmp_path, text).items()} == {"lamp": "b.jpg", "vase": "c.jpg"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_other_encodings_are_named(tmp_path, encoding):
+    with pytest.raises(InputError, match=r"mine\.csv: is not UTF-8 text .* save it as CSV with commas in UTF-8"):
+        load(tmp_path, HEAD + "vase,un vase à pois,b.jpg\n", encoding)
 
 
 @pytest.mark.parametrize(

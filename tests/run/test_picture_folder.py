@@ -45,6 +45,7 @@ def test_masks_belong_to_their_picture(tmp_path):
     for name in ("mug.jpg", "mug_mask.png", "gas mask.png", "p10.png", "p2.png", "notes.txt", ".hidden.png"):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
+    (tmp_path / "nowhere.png").symlink_to("absent.png")
     pictures, others = pictures_in(tmp_path)
     assert [(picture.name, mask and mask.name) for picture, mask in pictures.items()] == [
         ("gas mask.png", None),
@@ -52,4 +53,4 @@ def test_masks_belong_to_their_picture(tmp_path):
         ("p2.png", None),
         ("p10.png", None),
     ]
-    assert [path.name for path in others] == ["notes.txt"]
+    assert [path.name for path in others] == ["folder.png", "notes.txt", "nowhere.png"]

@@ -242,7 +242,7 @@ def test_rows_of_tables(suite_of) -> None:
 @pytest.mark.parametrize(
     ("lines", "parts"),
     [
-        (["name,prompt,imge", "dog,a dog,x.png"], ["line 2", "imge is not a known setting", "did you mean 'image'?"]),
+        (["name,prompt,imge", "dog,a dog,x.png"], ["line 1", "the column 'imge' is not known", "did you mean 'image'?"]),
         (["name,prompt,image", "dog,a red, big dog,x.png"], ["line 2", "more cells than the header", "quotes"]),
         (["name,prompt,image", "dog,,x.png"], ["line 2", "prompt is missing"]),
         (["name,prompt,image", "my dog,a dog,x.png"], ["line 2", "'my dog'", "letters, digits"]),
