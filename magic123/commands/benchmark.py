@@ -5,7 +5,8 @@
     magic123 benchmark --stage invert --out ...                          textual inversion, at its published settings
     magic123 benchmark --stage coarse --size small --out ...             a minute on a CPU
     magic123 benchmark --stage coarse --predict --out ...                counted at full size, without a card: memory, times
-    magic123 benchmark --all --out ...                                   every stage, and textual inversion, in one report
+    magic123 benchmark --all --out ...                                   every stage, and textual inversion, in one report;
+                                                                         on a card also whether compiling networks pays
 
 Writes METHOD-STAGE-SIZE.json and .md into the folder --out; METHOD-STAGE-predicted with --predict.
 """
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
             continue
         text = write_measurement(
             of, name, settings, options.out, size=options.size, device=options.device, steps=options.steps,
-            warmup=options.warmup, at=options.at, speed=speed, memory=options.memory,
+            warmup=options.warmup, at=options.at, speed=speed, memory=options.memory, compare=options.all,
         )  # fmt: skip
         texts.append(text)
     if options.all:

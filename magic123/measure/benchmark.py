@@ -6,6 +6,7 @@ instrumentation; the share of each part is measured in other steps, which synchr
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import resource
@@ -26,7 +27,7 @@ from magic123.optimise.stage import make_optimizer
 from magic123.optimise.step import backward, differentiate, read, step_losses
 from magic123.optimise.views import reference_view, sees_reference
 from magic123.priors.prior import offload
-from magic123.priors.speed import apply_speed
+from magic123.priors.speed import apply_speed, compile_problems
 from magic123.records.errors import InputError
 from magic123.scenes.kinds import build_scene
 from magic123.scenes.nerf import NeRF
@@ -112,6 +113,14 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def forget_earlier_work(device: torch.device) -> None:
+    """Give back what an earlier measurement of this process holds: memory of the card, compiled networks."""
+    torch.compiler.reset()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def machine(device: torch.device) -> dict[str, Any]:
     """Return the device, the number of threads and cores, and the version of torch, as plain data."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
@@ -158,6 +167,7 @@ def measure(
     if size == "small":
         stage = small(stage)
     where = torch.device(device)
+    forget_earlier_work(where)
     set_determinism(where)  # as in a run
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -191,8 +201,10 @@ def measure(
         differentiate(StepInputs(scene, reference, priors, stage, step, generator), optimizer)
         optimizer.step()
 
+    began = clock.now()
     for step in range(first, first + warmup):
         run_step(step)
+    warming = clock.now() - began
     seconds: dict[str, list[float]] = {"known view": [], "novel view": []}
     began = clock.now()
     for step in range(first + warmup, first + warmup + steps):
@@ -231,6 +243,7 @@ def measure(
         "stage_steps": stage.steps,
         "first_step": first,
         "measured_steps": steps,
+        "warmup_seconds": warming,
         "steps_per_second": steps / whole,
         "seconds_per_step": {view: sum(times) / len(times) for view, times in seconds.items() if times},
         "shares": {
@@ -241,6 +254,7 @@ def measure(
         "memory_of": "the card (reserved)" if where.type == "cuda" else "the process",
         "kernels": scene.kernels(),
         "speed": applied,
+        "compile_problems": compile_problems(priors.values()),
         "precision": {name: settings.dtype for name, settings in stage.priors.items()},
         **machine(where),
     } | limit(stage, size, where, seconds["novel view"])

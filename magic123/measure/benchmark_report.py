@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,7 @@ def write_measurement(
     at: float,
     speed: Speed,
     memory: str | None,
+    compare: bool = False,
 ) -> str:
     """Measure a stage, or textual inversion, and write METHOD-NAME-SIZE.json and .md.
 
@@ -69,6 +72,7 @@ def write_measurement(
         at: where in the stage to begin, as a fraction of its steps.
         speed: how the networks are run.
         memory: GB of the card that it was to fit; None: not asked.
+        compare: measure again with compiled networks, and say which is faster; on CUDA, where `speed` leaves that open.
 
     Returns:
         The Markdown.
@@ -76,11 +80,12 @@ def write_measurement(
     Raises:
         InputError: the stage cannot be measured here.
     """
+    run: Callable[..., dict[str, Any]]
     if isinstance(settings, InversionSettings):
         # in half precision on CUDA, as published, and in float32 on a CPU
         device, given = present_device(device), settings.model_dump(exclude_unset=True)
         settings = InversionSettings(**{"dtype": "float16" if device.startswith("cuda") else "float32"} | given)
-        measured = measure_inversion(settings, size, device, steps=steps, warmup=warmup, speed=speed)
+        run = partial(measure_inversion, settings, size, device, steps=steps, warmup=warmup)
     else:
         device = stage_device(settings, device) if size == "full" else present_device(device)
         half = {settings.dtype, *(prior.dtype for prior in settings.priors.values())} - {"float32"}
@@ -89,11 +94,44 @@ def write_measurement(
                 f"the stage asks for {', '.join(sorted(half))}, which needs a CUDA device, and there is none: "
                 "measure --size small here, or a method in float32"
             )
-        measured = measure(settings, size, device, steps=steps, warmup=warmup, at=at, speed=speed)
-        if memory:
-            measured["memory_gb_asked"] = int(memory)
+        run = partial(measure, settings, size, device, steps=steps, warmup=warmup, at=at)
+    measured = run(speed=speed)
+    if memory and not isinstance(settings, InversionSettings):
+        measured["memory_gb_asked"] = int(memory)
+    if compare and device.startswith("cuda") and speed.compile is None:
+        compiled = run(speed=speed.model_copy(update={"compile": "default"}))
+        measured["compiled"] = {key: compiled[key] for key in COMPARED} | {"verdict": verdict(measured, compiled)}
     measured = about(method, name) | measured
     return _write(out / f"{method}-{name}-{size}", measured, markdown(measured))
+
+
+COMPARED = (
+    "compile_problems", "peak_memory_bytes", "seconds_per_step", "stage_minutes", "steps_per_second", "warmup_seconds"
+)  # fmt: skip
+
+
+def verdict(plain: dict[str, Any], compiled: dict[str, Any]) -> str:
+    """Say whether a whole stage is faster with compiled networks, the time to compile them included.
+
+    Args:
+        plain: a measurement.
+        compiled: another of the same steps, with compiled networks.
+    """
+    if compiled["compile_problems"]:
+        return f"not compiled: {'; '.join(compiled['compile_problems'])}"
+    steps = plain["stage_steps"]
+    step, faster = (1 / measured["steps_per_second"] for measured in (plain, compiled))
+    more = compiled["warmup_seconds"] - plain["warmup_seconds"]
+    said = (
+        f"{1e3 * faster:.3g} ms a step compiled, {1e3 * step:.3g} not; compiling took {more:.3g} s (less where torch's cache "
+        f"had it); memory {compiled['peak_memory_bytes'] / 1e9:.3g} GB compiled, "
+        f"{plain['peak_memory_bytes'] / 1e9:.3g} not"
+    )
+    if faster >= step:
+        return f"leave compute.speed.compile off: {said}"
+    even = max(more, 0) / (step - faster)
+    advice = "set compute.speed.compile to default" if even < steps else "leave compute.speed.compile off"
+    return f"{advice}: {said}; as fast from {even:.0f} steps on, of {steps}"
 
 
 def about(method: str, name: str) -> dict[str, Any]:
@@ -125,6 +163,9 @@ def markdown(measured: dict) -> str:
         + (f" of {measured['memory_gb_asked']}" if "memory_gb_asked" in measured else ""),
         f"- networks: {', '.join(f'{name} {value}' for name, value in measured['speed'].items())}",
     ]
+    lines += [f"- {problem}" for problem in measured["compile_problems"]]
+    if "compiled" in measured:
+        lines.append(f"- {measured['compiled']['verdict']}")
     if measured["tflop_of_a_novel_view"]:
         total = sum(sum(parts.values()) for parts in measured["tflop_of_a_novel_view"].values())
         rates = ", ".join(f"{rate:.3g} in {dtype}" for dtype, rate in measured["tflop_per_second_of_matrix_products"].items())

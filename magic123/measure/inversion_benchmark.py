@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from magic123.device import to_device
-from magic123.measure.benchmark import Clock, Timed, ball, machine, peak_memory
+from magic123.measure.benchmark import Clock, Timed, ball, forget_earlier_work, machine, peak_memory
 from magic123.measure.random_weights import Size, random_text_to_image
 from magic123.optimise.textual_inversion import TextToImage, differentiate, encode_variants, splice_row
-from magic123.priors.speed import apply_speed
+from magic123.priors.speed import apply_speed, compile_problems
 from magic123.settings.inversion import InversionSettings
 from magic123.settings.priors import Speed
 
@@ -21,6 +21,7 @@ def measure_inversion(
 ) -> dict[str, Any]:
     """Run `warmup` + 2 `steps` steps and measure them; arguments and result as for `benchmark.measure`."""
     where = torch.device(device)
+    forget_earlier_work(where)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = random_text_to_image(size, dtype=settings.dtype, device=where, seed=seed)
@@ -53,8 +54,10 @@ def measure_inversion(
             with clock.part("optimiser"):
                 optimizer.step()
 
+    began = clock.now()
     for _ in range(warmup):
         run_step(model)
+    warming = clock.now() - began
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
     began = clock.now()
@@ -75,6 +78,7 @@ def measure_inversion(
         "cached_latents": settings.cached_latents,
         "stage_steps": settings.steps,
         "measured_steps": steps,
+        "warmup_seconds": warming,
         "steps_per_second": steps / whole,
         "seconds_per_step": {"step": total / steps},
         "shares": {"step": {name: spent / total for name, spent in clock.seconds.items()}},
@@ -83,6 +87,7 @@ def measure_inversion(
         "memory_of": "the card (reserved)" if where.type == "cuda" else "the process",
         "kernels": {},
         "speed": applied,
+        "compile_problems": compile_problems([model]),
         "precision": {"stable_diffusion": settings.dtype},
         **machine(where),
         "tflop_of_a_novel_view": {},

@@ -19,7 +19,7 @@ from magic123.optimise.loss_history import cost_of
 from magic123.optimise.resume import LoopCheckpoints
 from magic123.optimise.textual_inversion import TextToImage, learn_token
 from magic123.priors.sds import NonFiniteGradient
-from magic123.priors.speed import apply_speed
+from magic123.priors.speed import apply_speed, compile_problems
 from magic123.records.devices import present_device
 from magic123.records.errors import InputError, NonFinite
 from magic123.records.files import output_folder, write_json
@@ -124,6 +124,8 @@ def invert(
             f"{evaluation['caption']:.5f} with the caption"
         )
         record = {**about, **record}
+        if problems := compile_problems([model]):
+            record["speed"] = applied | {"compile_problems": problems}
         with output_folder(out, "token.json") as folder:
             save_token(folder, settings.token, embedding)
             (folder / "token.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")

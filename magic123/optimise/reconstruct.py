@@ -28,7 +28,7 @@ from magic123.optimise.stage import optimise
 from magic123.optimise.watch import StageWatch, check_watch
 from magic123.priors.loading import load_priors
 from magic123.priors.offload import visit
-from magic123.priors.speed import apply_speed
+from magic123.priors.speed import apply_speed, compile_problems
 from magic123.priors.zero123 import Zero123
 from magic123.records.cameras import read_cameras
 from magic123.records.devices import present_device
@@ -187,6 +187,8 @@ def run_rung(stage: Stage, rung: int, run: StageRun) -> None:
 
         with watch or nullcontext():
             record["float32_retries"], averages = optimise(scene, example, priors, stage, generator, log, unfinished, watch)
+        if problems := compile_problems(priors.values()):
+            record["speed"] = applied | {"compile_problems": problems}
         write_whole(run.out / "losses.csv", history.table().encode())
         save_scene(run.out, scene, stage, record, averages)
         steps_per_second = round(history.steps_here / max(history.seconds(), 1e-9), 2) if history.steps_here else None

@@ -15,15 +15,21 @@ from magic123.priors.prior import FrozenModel, networks
 def in_float32(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Convert networks to float32 inside the context, and back after it.
 
-    Half-precision weights are unchanged afterwards, because float32 holds each of them exactly.
+    Half-precision weights are unchanged afterwards, because float32 holds each of them exactly. Compiled networks run without
+    torch.compile inside: it would take minutes for the few calls.
     """
     modules = list(modules)
     dtypes = [next(module.parameters()).dtype for module in modules]
+    compiled = [(part, call) for module in modules for part in module.modules() if (call := part._compiled_call_impl)]
     for module in modules:
         module.float()
+    for part, _ in compiled:
+        part._compiled_call_impl = None
     try:
         yield
     finally:
+        for part, call in compiled:
+            part._compiled_call_impl = call
         for module, dtype in zip(modules, dtypes, strict=True):
             module.to(dtype)
 

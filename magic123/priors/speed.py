@@ -7,6 +7,7 @@ picks the fastest kernel of the device.
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, runtime_checkable
@@ -14,10 +15,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from magic123.priors.latent_diffusion import to_memory_format
 from magic123.priors.prior import networks
-from magic123.records.errors import InputError
+from magic123.records.errors import InputError, is_out_of_memory
 from magic123.settings.priors import Speed
 
 LARGE = 32e9  # bytes of GPU memory from which streams, which cannot share cached memory, are the default
@@ -79,6 +81,8 @@ def _streams_by_default(models: list[Any], speed: Speed, device: torch.device) -
 def compile_networks(model: object, mode: str, device: torch.device) -> None:
     """Have torch.compile compile a model's UNet and its autoencoder's encoder when they first run.
 
+    A network that cannot be compiled, or fails as compiled, runs as it is from then on, see `compile_problems`.
+
     Args:
         model: a prior, or another object; attributes `unet` and `vae` are compiled where it has them.
         mode: of torch.compile, for the UNet; the encoder's is WITHOUT_GRAPHS[mode].
@@ -89,10 +93,60 @@ def compile_networks(model: object, mode: str, device: torch.device) -> None:
     """
     if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++"))):
         raise InputError("compute.speed.compile needs a C++ compiler (g++ or clang++) on a CPU: install one, or set it to off")
+    for name, network in _compilable(model):
+        network.compile(mode=mode if name == "UNet" else WITHOUT_GRAPHS[mode], dynamic=False)
+        network._compiled_call_impl = Compiled(f"{getattr(model, 'name', 'the model')}'s {name}", network)
+
+
+def _compilable(model: object) -> Iterator[tuple[str, Any]]:
     if (unet := getattr(model, "unet", None)) is not None:
-        unet.compile(mode=mode, dynamic=False)
+        yield "UNet", unet
     if (vae := getattr(model, "vae", None)) is not None:
-        vae.encoder.compile(mode=WITHOUT_GRAPHS[mode], dynamic=False)
+        yield "encoder", vae.encoder
+
+
+class Compiled:
+    """The compiled call of a network, which gives way to the network's own where it fails for another reason than memory.
+
+    Attributes:
+        problem: why the network's own is used; None: it is not.
+    """
+
+    def __init__(self, name: str, network: Any) -> None:
+        self.problem: str | None = None
+        self._name, self._network, self._call = name, network, network._compiled_call_impl
+        self._differentiated = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the network."""
+        if self.problem is None:
+            try:
+                self._compile_backward(args, kwargs)
+                return self._call(*args, **kwargs)
+            except Exception as error:  # of the compiler, of its libraries, of the compiled code
+                if is_out_of_memory(error):
+                    raise
+                said = " ".join(str(error).strip().split("\n\n")[0].split())[:300]  # what follows is how to debug the compiler
+                self.problem = f"{self._name} runs without torch.compile, which failed ({type(error).__name__}: {said})"
+                warnings.warn(self.problem, stacklevel=2)
+        return self._network._call_impl(*args, **kwargs)
+
+    def _compile_backward(self, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Differentiate the first call that needs it once more, here, where its compilation may fail."""
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        if self._differentiated or not given or not torch.is_grad_enabled():
+            return
+        copies = {id(tensor): tensor.detach().requires_grad_() for tensor in given}
+        args, kwargs = tree_map(lambda leaf: copies.get(id(leaf), leaf), (args, kwargs))
+        made = [leaf for leaf in tree_leaves(self._call(*args, **kwargs)) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        torch.autograd.grad(made, list(copies.values()), [torch.zeros_like(tensor) for tensor in made], allow_unused=True)
+        self._differentiated = True
+
+
+def compile_problems(models: Iterable[object]) -> list[str]:
+    """Return, for each network that was to be compiled and is not, why, as a sentence."""
+    calls = {id(network): network._compiled_call_impl for model in models for _, network in _compilable(model)}
+    return [call.problem for call in calls.values() if isinstance(call, Compiled) and call.problem is not None]
 
 
 @runtime_checkable

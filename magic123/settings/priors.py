@@ -177,8 +177,9 @@ class Speed(Settings):
 
     # their weights and pictures with channels last in memory; none: yes
     channels_last: bool | None = None
-    # torch.compile of UNets and of the autoencoders' encoders, in one of its modes; none: off. The two modes that record CUDA
-    # graphs do so for the UNets alone, through which no gradient passes; the encoders are then compiled without
+    # torch.compile of UNets and of the autoencoders' encoders, in one of its modes; none: off, because tracing them takes each
+    # stage half a minute (`benchmark --all` measures both). A network that fails as compiled runs as it is. The two modes that
+    # record CUDA graphs do so for the UNets alone, through which no gradient passes; the encoders are then compiled without
     compile: Literal["off", "default", "reduce-overhead", "max-autotune"] | None = None
     # each prior on a CUDA stream of its own; none: on cards of 32 GB or more, because memory is then not shared among them.
     # Not with CUDA graphs

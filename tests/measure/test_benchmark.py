@@ -1,19 +1,21 @@
 """benchmark: its parts add up, its arithmetic is the published models', and it says what it cannot measure."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from magic123.__main__ import main
-from magic123.measure import benchmark
+from magic123.measure import benchmark, benchmark_report
 from magic123.measure.benchmark import Clock, Timed, ball, small
 from magic123.measure.random_weights import flops
 from magic123.optimise.step import differentiate, differentiate_again
 from magic123.optimise.views import sees_reference
 from magic123.priors.offload import Offloaded
 from magic123.records.errors import NonFinite
+from magic123.settings.priors import Speed
 from magic123.settings.settings_file import load_methods
 from magic123.settings.stage import stage_settings
 
@@ -109,6 +111,52 @@ def test_all_stages_are_measured_into_one_report(tmp_path, monkeypatch, reposito
     ]  # fmt: skip
     assert main([*words, "--stage", "coarse", "--out", str(tmp_path)]) == 2
     assert "not allowed with" in capsys.readouterr().err
+
+
+def measured(step_seconds, warmup_seconds, problems=()):
+    return {
+        "stage_steps": 1000, "steps_per_second": 1 / step_seconds, "warmup_seconds": warmup_seconds,
+        "peak_memory_bytes": 3e9, "compile_problems": list(problems),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "compiled, said",
+    [
+        (
+            measured(0.015, 3),
+            "set compute.speed.compile to default: 15 ms a step compiled, 20 not; .* from 400 steps on, of 1000",
+        ),
+        (measured(0.015, 7), "leave compute.speed.compile off: .*compiling took 6 s"),
+        (measured(0.021, 1), "leave compute.speed.compile off: 21 ms a step compiled, 20 not"),
+        (measured(0.020, 1, ["the UNet runs without it"]), "not compiled: the UNet runs without it"),
+    ],
+)
+def test_compiling_pays_where_a_stage_is_long_enough(compiled, said):
+    assert re.match(said, benchmark_report.verdict(measured(0.02, 1), compiled))
+
+
+def test_on_a_card_the_report_of_all_compares_compiled_networks(tmp_path, monkeypatch, repository):
+    """Each is measured twice, if the settings leave the choice open."""
+    monkeypatch.chdir(repository)
+    monkeypatch.setattr(benchmark_report, "present_device", lambda device: "cuda")
+    asked, measure = [], benchmark_report.measure
+
+    def on_the_cpu(settings, size, device, *, speed, **how):
+        asked.append(speed.compile)
+        return measure(settings, size, "cpu", speed=Speed(), **how)
+
+    monkeypatch.setattr(benchmark_report, "measure", on_the_cpu)
+    stage = load_methods("config/methods.yaml")["magic123"].stages["fine"]
+    how = {"size": "small", "device": None, "steps": 4, "warmup": 0, "at": 0.5, "memory": None}
+    write = benchmark_report.write_measurement
+    text = write("magic123", "fine", stage, tmp_path, speed=Speed(), compare=True, **how)
+    assert asked == [None, "default"]
+    assert re.search(r"\n- (leave compute.speed.compile off|set compute.speed.compile to default): .* ms a step compiled", text)
+    assert "compute.speed.compile" not in write(
+        "magic123", "fine", stage, tmp_path, speed=Speed(compile="off"), compare=True, **how
+    )
+    assert asked == [None, "default", "off"]
 
 
 def test_half_precision_at_full_size_needs_a_gpu(tmp_path, monkeypatch, repository, capsys):

@@ -10,6 +10,7 @@ import torch
 from pretended_cuda.device import pretended_cuda, problem
 from pretended_cuda.steps import KNOWN, NOVEL, steps_of
 from repository_paths import DEMO, REPOSITORY
+from safetensors.torch import load_file
 from small_stages import COARSE, FINE, write_disc
 
 from eval.__main__ import main as evaluate
@@ -84,6 +85,24 @@ def test_coarse_and_fine_with_both_priors(device, disc, tmp_path):
     record = reconstruct(disc, FINER, tmp_path / "fine", "--init", str(tmp_path / "coarse"))
     assert record["kernels"]["rasterizer"].startswith("numba (visibility on the CPU; not in Triton: ")
     assert torch.get_deterministic_debug_mode() == 0
+
+
+def test_networks_that_cannot_be_compiled_run_as_they_are(device, disc, tmp_path, monkeypatch):
+    """The stage ends with the results that it has without the compiler, and its record says why."""
+
+    def fails(*args, **kwargs):
+        raise RuntimeError("PTXASError: no such instruction")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: setattr(self, "_compiled_call_impl", fails))
+    plain = reconstruct(disc, SHORT, tmp_path / "plain")
+    with pytest.warns(UserWarning, match="runs without torch.compile, which failed"):
+        record = reconstruct(disc, SHORT, tmp_path / "compiled", "--speed", '{"compile": "default"}')
+    assert record["speed"]["compile"] == "default" and len(record["speed"]["compile_problems"]) == 4
+    assert "UNet runs without torch.compile, which failed (RuntimeError: PTXASError" in record["speed"]["compile_problems"][0]
+    assert plain["speed"]["compile"] == "off" and "compile_problems" not in plain["speed"]
+    made = [(tmp_path / name / "checkpoint.safetensors") for name in ("plain", "compiled")]
+    one, other = (load_file(file) for file in made)
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 AWAY = {name: prior | {"offload": True} for name, prior in PRIORS.items()}

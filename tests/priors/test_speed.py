@@ -16,9 +16,10 @@ from magic123.commands.options import settings_type
 from magic123.geometry.camera import Camera
 from magic123.priors import speed as speeding
 from magic123.priors.deepfloyd_if import DeepFloydIF
+from magic123.priors.precision import priors_in_float32
 from magic123.priors.prior import FrozenModel
 from magic123.priors.prompts import Prompts
-from magic123.priors.speed import apply_speed, on_streams
+from magic123.priors.speed import apply_speed, compile_problems, on_streams
 from magic123.priors.stable_diffusion import StableDiffusion
 from magic123.priors.stable_diffusion_xl import StableDiffusionXL
 from magic123.priors.zero123 import Zero123
@@ -81,20 +82,43 @@ def test_the_layout_in_memory_changes_rounding_alone(tmp_path):
 COMPILER = pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="no C++ compiler here")
 
 
+class Layers(torch.nn.Module):
+    """A small network. torch does not compile its own modules, Sequential among them, where they are the outermost."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm = torch.nn.Conv2d(4, 8, 3), torch.nn.GroupNorm(2, 8)
+        self.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.silu(self.norm(self.conv(x)))
+
+
+def model_of_layers() -> SimpleNamespace:
+    return SimpleNamespace(name="small", unet=Layers(), vae=SimpleNamespace(encoder=Layers()))
+
+
+PIXELS = torch.linspace(-1, 1, 256).reshape(1, 4, 8, 8)
+
+
+def slope(network: torch.nn.Module) -> torch.Tensor:
+    pixels = PIXELS.clone().requires_grad_()
+    network(pixels).square().sum().backward()
+    return pixels.grad
+
+
 @COMPILER
 def test_compiled_layers_change_rounding_alone():
     """The same door, for two networks that compile in seconds."""
-
-    def layers() -> torch.nn.Module:
-        torch.manual_seed(0)
-        return torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3), torch.nn.GroupNorm(2, 8), torch.nn.SiLU())
-
-    model, plain = SimpleNamespace(unet=layers(), vae=SimpleNamespace(encoder=layers())), layers()
+    model, plain = model_of_layers(), Layers()
     assert apply_speed([model], Speed(compile="default"), "cpu")["compile"] == "default"
-    x = torch.randn(1, 4, 8, 8)
+    compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     for network in (model.unet, model.vae.encoder):
-        assert network._compiled_call_impl is not None
-        torch.testing.assert_close(network(x), plain(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(network(PIXELS), plain(PIXELS), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(slope(model.vae.encoder), slope(plain), rtol=1e-4, atol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= compiled + 2  # with a gradient, and without
+    assert compile_problems([model]) == []
 
 
 @COMPILER
@@ -106,6 +130,77 @@ def test_compiled_networks_change_rounding_alone(tmp_path):
     torch.testing.assert_close(gradients(models), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     ((unet, encoder),) = ((m.unet, m.vae.encoder) for m in models.values())
     assert unet._compiled_call_impl is not None and encoder._compiled_call_impl is not None
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """Have networks compiled by a backend of one's own."""
+    compile_module = torch.nn.Module.compile
+
+    def use(backend):
+        monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode, **how: compile_module(self, backend=backend, **how))
+
+    yield use
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("passes", ["forward", "backward"])
+def test_networks_that_cannot_be_compiled_run_as_they_are_and_say_so(compiler, passes):
+    from torch._dynamo.backends.common import aot_autograd
+
+    def broken(graph, inputs):
+        raise RuntimeError("this card has no such instruction")
+
+    compiler(broken if passes == "forward" else aot_autograd(fw_compiler=lambda graph, _: graph, bw_compiler=broken))
+    model, expected = model_of_layers(), slope(Layers())
+    speeding.compile_networks(model, "default", torch.device("cuda"))
+    said = r"small's encoder runs without torch.compile, which failed \(.*no such instruction"
+    with pytest.warns(UserWarning, match=said):
+        assert torch.equal(slope(model.vae.encoder), expected)
+    assert torch.equal(slope(model.vae.encoder), expected)  # without another attempt, which would warn
+    assert [problem.split()[:2] for problem in compile_problems([model])] == [["small's", "encoder"]]
+    model.unet(PIXELS)  # without a gradient to compute, the backward pass is not tried
+    assert len(compile_problems([model, model])) == 2 if passes == "forward" else 1
+
+
+def test_memory_that_runs_out_is_not_the_compilers_fault(compiler):
+    """The ladder of the stage answers it."""
+
+    def full(graph, inputs):
+        def run(*args):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        return run
+
+    compiler(full)
+    model = model_of_layers()
+    speeding.compile_networks(model, "default", torch.device("cuda"))
+    with pytest.raises(torch.OutOfMemoryError):
+        model.unet(PIXELS)
+    assert compile_problems([model]) == []
+
+
+def test_compiled_priors_compute_the_same_and_a_step_repeated_in_float32_runs_them_plainly(tmp_path, compiler):
+    """Traced with their gradients and not fused, not a bit differs. Nothing is compiled anew for the few calls in float32."""
+    calls = []
+
+    def counted(graph, inputs):
+        calls.append(graph)
+        return graph
+
+    compiler(counted)
+    expected, models = gradients(priors(tmp_path)), priors(tmp_path)
+    for model in models.values():
+        speeding.compile_networks(model, "default", torch.device("cuda"))
+    assert torch.equal(gradients(models), expected) and torch.equal(gradients(models), expected)
+    assert compile_problems(models.values()) == []
+    compiled = len(calls)
+    assert compiled >= 3  # two UNets, and encoders of one shape
+    for model in models.values():
+        model.unet.double(), model.vae.double()  # as half precision does: another dtype than float32
+    with priors_in_float32(models.values()):
+        assert torch.equal(gradients(models), expected)
+    assert len(calls) == compiled
 
 
 @pytest.mark.parametrize(
@@ -200,6 +295,7 @@ def test_streams_begin_with_the_picture_and_are_waited_for(monkeypatch):
 def test_graphs_are_for_the_networks_without_gradients(monkeypatch):
     told = {}
     unet, vae = SimpleNamespace(), SimpleNamespace(encoder=SimpleNamespace())
+    unet._compiled_call_impl = vae.encoder._compiled_call_impl = None
     unet.compile = lambda **how: told.update(unet=how["mode"])
     vae.encoder.compile = lambda **how: told.update(encoder=how["mode"])
     for mode, plain in speeding.WITHOUT_GRAPHS.items():
