@@ -3,7 +3,7 @@
 A file becomes parts, each with one material, in the frame of the file with node transforms applied. Colours are albedo: base
 colour texture times base colour factor times vertex colours; light, metalness, roughness and normal maps are not read.
 trimesh decodes the formats; this module hands it the files, and refuses what it would leave out without a word: textures that
-are missing, materials that are not defined, extensions that it does not know.
+are missing, materials that are not defined, extensions that it does not know, skeletons, polygons that a fan does not fill.
 
 Textures are sRGB. Factors and vertex colours are linear in glTF, as its specification says, and sRGB in OBJ and PLY, which
 say nothing: that is what programs show.
@@ -18,6 +18,7 @@ import struct
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
+from urllib.parse import unquote
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -38,7 +39,12 @@ BESIDE = (".mtl", ".bin", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tga", ".ti
 TRANSPARENCIES: dict[str, Transparency] = {"OPAQUE": "opaque", "MASK": "mask", "BLEND": "blend"}
 WRAPS: dict[int, Wrap] = {10497: "repeat", 33071: "clamp", 33648: "mirror"}  # the sampler's numbers in glTF
 # what glTF files may use: materials beyond the base colour change no albedo, and the rest is read
-KNOWN_EXTENSIONS = re.compile(r"KHR_materials_|KHR_lights_|KHR_xmp|KHR_mesh_quantization$|EXT_texture_webp$")
+KNOWN_EXTENSIONS = re.compile(
+    r"KHR_materials_|KHR_lights_|KHR_xmp|KHR_mesh_quantization$|KHR_texture_transform$|EXT_texture_webp$"
+)
+LARGEST = {5120: 127, 5121: 255, 5122: 32767, 5123: 65535}  # of glTF's integers, which stand for 1 where they are normalized
+TRIANGLE_FAN = 6
+LARGEST_OUTSIDE = 0.05  # of a polygon's area, that triangles from its first corner may cover outside it
 
 
 @dataclass(frozen=True)
@@ -211,6 +217,8 @@ def _folder_of(path: Path) -> Any:
         def get(self, name: str) -> bytes:
             name = str(name).strip().replace("\\", "/")
             file = (path.parent / name).resolve()
+            if not file.is_file():  # an address as glTF writes it: a%20name.png
+                file = (path.parent / unquote(name)).resolve()
             if not file.is_relative_to(path.parent.resolve()):
                 self.problems.append(f"{name!r}, which lies outside its folder")
             elif not file.is_file():
@@ -252,11 +260,17 @@ def _texels(image: Any, what: str, seen: dict[int, np.ndarray]) -> np.ndarray:
     Raises:
         InputError: it has more than MOST_TEXELS, or is damaged.
     """
+    from PIL import Image
+
     if id(image) not in seen:
         if not 0 < image.width * image.height <= MOST_TEXELS:
             raise InputError(
                 f"{what} has {image.width} x {image.height} pixels, and at most {MOST_TEXELS:,} are read; reduce it"
             )
+        if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+            image = Image.fromarray(np.clip(np.asarray(image) // 257, 0, 255).astype(np.uint8))
+        elif image.mode == "F":
+            raise InputError(f"{what} holds floating point numbers; export it with 8 bits")
         seen[id(image)] = np.asarray(image.convert("RGBA"))
     return seen[id(image)]
 
@@ -270,7 +284,9 @@ def _own_normals(mesh: Any) -> np.ndarray | None:
 def _gltf(content: bytes, path: Path, resolver: Any) -> list[Part]:
     """Return the parts of a glTF file.
 
-    trimesh rounds factors to 8 bits and drops samplers, so materials are named by their numbers, and read from the header.
+    trimesh rounds factors to 8 bits, drops samplers, takes integers as they are stored and the first texture coordinates
+    whatever a material asks for. So each primitive gets a material of its own, named by its number, and the rest is read from
+    the header.
     """
     binary = path.suffix.lower() == ".glb"
     header, rest = _split_glb(content, path) if binary else (json.loads(content), b"")
@@ -281,53 +297,100 @@ def _gltf(content: bytes, path: Path, resolver: Any) -> list[Part]:
         raise InputError(f"mesh {path} uses the glTF extension {unknown[0]!r}, which is not read; export it without")
     if sum(int(accessor.get("count", 0)) for accessor in header.get("accessors", [])) > 3 * len(content) + 2**20:
         raise InputError(f"mesh {path} declares more numbers than it holds; export it again")
-    materials = [dict(material) for material in header.get("materials", [])]
-    header["materials"] = [{**material, "name": str(number)} for number, material in enumerate(materials)]
-    header["materials"].append({"name": str(len(materials))})  # for parts without one, whose colours trimesh would round
+    if any("mesh" in node and "skin" in node for node in header.get("nodes", [])):
+        raise InputError(f"mesh {path} is posed by a skeleton, which is not read; apply its pose and export it without")
+    if any(any(thing.get("weights") or ()) for thing in [*header.get("nodes", []), *header.get("meshes", [])]):
+        raise InputError(f"mesh {path} is changed by morph targets, which are not read; apply them and export it without")
+    for node in header.get("nodes", []):
+        node.pop("camera", None)  # trimesh leaves out the mesh of such a node
+    materials = header.get("materials", [])
+    primitives: list[tuple[dict, dict]] = []  # attributes and material of each
     for mesh in header.get("meshes", []):
         for primitive in mesh["primitives"]:
-            primitive.setdefault("material", len(materials))
-    materials.append({})
+            if primitive.get("mode") == TRIANGLE_FAN:
+                raise InputError(f"mesh {path} has triangle fans, which are not read; export it as triangles")
+            surface = primitive.get("mode", 4) >= 4  # not points or lines
+            material = materials[primitive["material"]] if surface and "material" in primitive else {}
+            attributes, asked = primitive["attributes"], _surface(material).get("baseColorTexture")
+            if asked is not None:
+                coordinates = f"TEXCOORD_{_transform(asked).get('texCoord', asked.get('texCoord', 0))}"
+                if coordinates not in attributes:
+                    raise InputError(f"mesh {path} has a texture and no {coordinates} for it; export it again")
+                attributes["TEXCOORD_0"] = attributes[coordinates]
+            stored = [*attributes.values(), *(value for name, value in primitive.items() if name == "indices")]
+            if any("sparse" in header["accessors"][number] for number in stored):
+                raise InputError(f"mesh {path} has sparse accessors, which are not read; export it without")
+            primitive["material"] = len(primitives)
+            primitives.append((attributes, material))
+    header["materials"] = [
+        {"name": str(number), "pbrMetallicRoughness": {"baseColorTexture": {"index": asked["index"]}}}
+        if (asked := _surface(material).get("baseColorTexture")) is not None
+        else {"name": str(number)}
+        for number, (_, material) in enumerate(primitives)
+    ]
     seen: dict[int, np.ndarray] = {}
     text = json.dumps(header).encode()
     return [
-        _gltf_part(mesh, materials[int(mesh.visual.material.name)], header, path, seen).moved(matrix)
+        _gltf_part(mesh, *primitives[int(mesh.visual.material.name)], header, path, seen).moved(matrix)
         for mesh, matrix in _load(_joined_glb(text, rest) if binary else text, path.suffix[1:].lower(), resolver)
         if len(mesh.faces)
     ]
 
 
-def _gltf_part(mesh: Any, material: dict, header: dict, path: Path, seen: dict[int, np.ndarray]) -> Part:
-    surface = material.get("pbrMetallicRoughness", {})
+def _surface(material: dict) -> dict:
+    """Return base colour factor and texture of a material of either workflow."""
     other = material.get("extensions", {}).get("KHR_materials_pbrSpecularGlossiness")
-    if other is not None:
-        surface = {"baseColorFactor": other.get("diffuseFactor"), "baseColorTexture": other.get("diffuseTexture")}
-    asked, texture = surface.get("baseColorTexture"), None
+    if other is None:
+        return material.get("pbrMetallicRoughness", {})
+    named = {"baseColorFactor": other.get("diffuseFactor"), "baseColorTexture": other.get("diffuseTexture")}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _transform(texture: dict) -> dict:
+    return texture.get("extensions", {}).get("KHR_texture_transform", {})
+
+
+def _unit(header: dict, accessor: int) -> float:
+    """Return what the number 1 of an accessor stands for."""
+    about = header["accessors"][accessor]
+    return 1 / LARGEST[about["componentType"]] if about.get("normalized") and about["componentType"] in LARGEST else 1.0
+
+
+def _gltf_part(mesh: Any, attributes: dict, material: dict, header: dict, path: Path, seen: dict[int, np.ndarray]) -> Part:
+    surface = _surface(material)
+    asked, texture, uv = surface.get("baseColorTexture"), None, None
     sampler: dict[str, int] = {}
     if asked is not None:
         image = mesh.visual.material.baseColorTexture
-        if image is None or asked.get("texCoord", 0) != 0:
-            reason = (
-                "cannot be read"
-                if image is None
-                else f"uses the coordinates TEXCOORD_{asked['texCoord']}, and only the first are read"
+        if image is None:
+            raise InputError(
+                f"mesh {path}: the texture of material {material.get('name', '')!r} cannot be read; export it again"
             )
-            raise InputError(f"mesh {path}: the texture of material {material.get('name', '')!r} {reason}; export it again")
         texture = _texels(image, f"mesh {path}: a texture", seen)
         number = header["textures"][asked["index"]].get("sampler")
         sampler = {} if number is None else header["samplers"][number]
+        # glTF's coordinates start at the upper left corner; trimesh has turned them over, and unsigned integers round
+        u, v = (np.array(mesh.visual.uv, np.float64) * [1, -1] + [0, 1]).T
+        stored = header["accessors"][attributes["TEXCOORD_0"]]["componentType"]
+        v = v % (LARGEST[stored] + 1) if stored in (5121, 5123) else v
+        unit = _unit(header, attributes["TEXCOORD_0"])
+        how = _transform(asked)
+        (right, down), (wide, high), turn = how.get("offset", (0, 0)), how.get("scale", (1, 1)), how.get("rotation", 0)
+        u, v = wide * unit * u, high * unit * v
+        u, v = right + np.cos(turn) * u + np.sin(turn) * v, down + np.cos(turn) * v - np.sin(turn) * u
+        uv = np.stack([u, 1 - v], -1)
     colours = mesh.visual.vertex_attributes.get("color")
     if colours is not None:
         colours = np.asarray(colours)
         scale = np.iinfo(colours.dtype).max if colours.dtype.kind == "u" else 1
         colours = colours.reshape(len(mesh.vertices), -1) / np.float64(scale)
         colours = np.hstack([colours, np.ones((len(colours), 4 - colours.shape[1]))])
-    red, green, blue, alpha = (float(value) for value in surface.get("baseColorFactor") or (1, 1, 1, 1))
+    red, green, blue, alpha = (float(value) for value in surface.get("baseColorFactor", (1, 1, 1, 1)))
     return Part(
-        np.array(mesh.vertices, np.float64),
+        _unit(header, attributes["POSITION"]) * np.array(mesh.vertices, np.float64),
         np.array(mesh.faces, np.int64),
         _own_normals(mesh),
-        None if mesh.visual.uv is None else np.array(mesh.visual.uv, np.float64),
+        uv,
         texture,
         (red, green, blue, alpha),
         colours,
@@ -354,21 +417,67 @@ def _joined_glb(header: bytes, rest: bytes) -> bytes:
 
 
 # -------------------------------------------------------------------------------------------------------------------- OBJ
+# lines of a material that decide how it looks, and are not read
+UNREAD = {
+    rb"^[ \t]*map_Kd[ \t]+-": "has options before the name of its texture, which are not read; write the name alone",
+    rb"^[ \t]*map_d[ \t]": "has its opacity in a picture (map_d), which is not read; export it as glTF, or remove that line",
+}
+
+
 def _obj(content: bytes, path: Path, resolver: Any) -> list[Part]:
     textured: dict[str, bool] = {}  # material -> whether it has a texture
+    used = {
+        " ".join(name.decode("utf-8", "replace").split())
+        for name in re.findall(rb"^[ \t]*usemtl[ \t]+(.+?)[ \t\r]*$", content, re.MULTILINE)
+    }
     for library in dict.fromkeys(LIBRARY.findall(content)):
         text = resolver.get(library.decode("utf-8", "replace"))
         for block in re.split(rb"^[ \t]*newmtl[ \t]+", text, flags=re.MULTILINE)[1:]:
             name = " ".join(block.splitlines()[0].decode("utf-8", "replace").split())
             textured[name] = re.search(rb"^[ \t]*map_Kd[ \t]+\S", block, re.MULTILINE | re.IGNORECASE) is not None
-    used = {
-        " ".join(name.decode("utf-8", "replace").split())
-        for name in re.findall(rb"^[ \t]*usemtl[ \t]+(.+?)[ \t\r]*$", content, re.MULTILINE)
-    }
+            for pattern, reason in UNREAD.items():
+                if name in used and re.search(pattern, block, re.MULTILINE | re.IGNORECASE):
+                    raise InputError(f"mesh {path}: the material {name!r} {reason}")
     if textured and (unknown := sorted(used - set(textured))):
         raise InputError(f"mesh {path} uses the material {unknown[0]!r}, which no MTL file of it defines; export it again")
+    _check_fans(*_obj_polygons(content), path)
     seen: dict[int, np.ndarray] = {}
     return [_obj_part(mesh, path, textured, seen) for mesh, _ in _load(content, "obj", resolver)]
+
+
+def _obj_polygons(content: bytes) -> tuple[np.ndarray, list[list[int]]]:
+    """Return the vertices of an OBJ file, and the vertex numbers of its faces of more than three corners."""
+    vertices: list[list[bytes]] = []
+    polygons = []
+    content = content.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ")
+    if re.search(rb"^[ \t]*f(?:[ \t]+\S+){4}", content, re.MULTILINE):
+        for line in content.splitlines():
+            words = line.split()
+            if words[:1] == [b"v"]:
+                vertices.append(words[1:4])
+            elif words[:1] == [b"f"] and len(words) > 4:
+                numbers = [int(word.split(b"/")[0]) for word in words[1:]]
+                polygons.append([number - 1 if number > 0 else len(vertices) + number for number in numbers])
+    return np.array(vertices, np.float64).reshape(-1, 3), polygons
+
+
+def _check_fans(vertices: np.ndarray, polygons: Any, path: Path) -> None:
+    """Refuse polygons that the triangles from their first corner do not fill, which is how trimesh divides them.
+
+    Raises:
+        InputError: a polygon is not convex there.
+    """
+    by_length: dict[int, list] = {}
+    for polygon in polygons:
+        by_length.setdefault(len(polygon), []).append(polygon)
+    for length, numbers in by_length.items():
+        if length > 3:
+            corners = vertices[np.array(numbers)] - vertices[np.array(numbers)[:, :1]]
+            fan = np.cross(corners[:, 1:-1], corners[:, 2:])
+            across = fan.sum(1, keepdims=True)
+            outside = np.minimum((fan * across).sum(-1), 0).sum(1) / np.maximum((across**2).sum((1, 2)), 1e-60)
+            if outside.min() < -LARGEST_OUTSIDE:
+                raise InputError(f"mesh {path} has faces of {length} corners that are not convex; export it as triangles")
 
 
 def _obj_part(mesh: Any, path: Path, textured: dict[str, bool], seen: dict[int, np.ndarray]) -> Part:
@@ -379,9 +488,12 @@ def _obj_part(mesh: Any, path: Path, textured: dict[str, bool], seen: dict[int, 
     own = getattr(material, "kwargs", {})
     opacity = float(np.atleast_1d(own.get("d", 1.0))[-1])  # Tr means its opposite in some programs, and is not read
     red, green, blue = decoded(np.array(_floats(own.get("kd"), (1.0, 1.0, 1.0))))
-    image = getattr(material, "image", None)
+    # trimesh gives a grey texture to materials that no file defines
+    image = getattr(material, "image", None) if textured.get(str(material.name)) else None
     if image is None and textured.get(str(material.name)):
         raise InputError(f"mesh {path}: the texture of material {material.name!r} cannot be read; export it again")
+    if image is not None and not max(red, green, blue):
+        raise InputError(f"mesh {path}: the material {material.name!r} multiplies its texture by Kd 0 0 0; write Kd 1 1 1")
     return replace(
         part,
         uv=None if uv is None else np.array(uv, np.float64),
@@ -400,6 +512,14 @@ def _floats(value: Any, default: tuple[float, ...]) -> tuple[float, ...]:
 def _ply(content: bytes, path: Path, resolver: Any) -> list[Part]:
     parts = []
     for mesh, _ in _load(content, "ply", resolver):
+        stored = mesh.metadata["_ply_raw"]
+        if any(stored[element]["properties"].get("red", "")[1:] == "u2" for element in ("vertex", "face")):
+            raise InputError(f"mesh {path} has colours of 16 bits; export it with 8")
+        for name in {"vertex_index", "vertex_indices"} & set(stored["face"]["properties"]):
+            corners = stored["face"]["data"][name]
+            corners = corners if corners.dtype.names is None else corners["f1"]
+            if corners.ndim == 1 or corners.shape[1] > 3:
+                _check_fans(np.array(mesh.vertices, np.float64), corners, path)
         part = Part(np.array(mesh.vertices, np.float64), np.array(mesh.faces, np.int64), _own_normals(mesh))
         if mesh.visual.kind == "texture":
             image = (

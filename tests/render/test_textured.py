@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import trimesh
 from PIL import Image
-from textured_objects import WRITERS, pattern, write_glb, write_obj, write_ply
+from textured_objects import WRITERS, egg, pattern, write_glb, write_obj, write_ply
 
 from magic123.geometry.camera import Camera
 from magic123.geometry.textured import Part, joined, read_parts
@@ -192,15 +192,16 @@ def test_parts_keep_their_materials_and_transforms(tmp_path):
     assert ply.colours is not None and ply.colours.shape == (len(ply.vertices), 4)
 
 
-def glb_with(file, change) -> None:
-    """A GLB whose header was changed by `change`."""
+def glb_with(file, change, appended: list[bytes] | tuple = ()) -> None:
+    """A GLB whose header was changed by `change`, and whose binary part goes on with what it appended."""
     content = write_glb(file).read_bytes()
     (length,) = struct.unpack_from("<I", content, 12)
     header = json.loads(content[20 : 20 + length])
     change(header)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 4)
-    rest = content[20 + length :]
+    rest = content[20 + length :] + b"".join(appended)
+    rest = struct.pack("<I", len(rest) - 8) + rest[4:]
     file.write_bytes(struct.pack("<4sIIII", b"glTF", 2, 20 + len(text) + len(rest), len(text), 0x4E4F534A) + text + rest)
 
 
@@ -223,21 +224,153 @@ def test_factors_and_samplers_are_read_exactly(tmp_path):
     assert body.wrap == ("clamp", "mirror") and (body.transparency, body.cutoff) == ("mask", 0.3)
 
 
+def with_accessor(header: dict, number: int, values: np.ndarray, **more) -> bytes:
+    """Point an accessor at other numbers, which are to be appended to the binary part."""
+    header["bufferViews"].append({"buffer": 0, "byteOffset": header["buffers"][0]["byteLength"], "byteLength": values.nbytes})
+    header["buffers"][0]["byteLength"] += values.nbytes
+    header["accessors"][number] = {
+        "bufferView": len(header["bufferViews"]) - 1, "count": len(values), "type": f"VEC{values.shape[1]}", **more
+    }  # fmt: skip
+    return values.tobytes()
+
+
+def test_integers_stand_for_what_they_say(tmp_path):
+    """Positions and coordinates as normalized 16 bits, in a node that scales them back, as programs that shrink files write."""
+    _, plain = read_parts(write_glb(tmp_path / "plain.glb"))
+    appended = []
+
+    def change(header: dict) -> None:
+        (attributes,) = (each for each in attributes_of(header) if "TEXCOORD_0" in each)
+        node = next(node for node in header["nodes"] if "matrix" in node)
+        node["matrix"] = (np.array(node["matrix"]).reshape(4, 4).T @ np.diag([0.5, 0.5, 0.5, 1])).T.reshape(-1).tolist()
+        body = egg()
+        positions = np.zeros((len(body.vertices), 4), np.int16)  # each in 8 bytes
+        positions[:, :3] = np.rint(body.vertices / 0.5 * 32767)
+        coordinates = np.rint(np.asarray(body.visual.uv) / 2 * [1, -2] * 65535 + [0, 65535]).astype(np.uint16)
+        appended.append(with_accessor(header, attributes["POSITION"], positions, componentType=5122, normalized=True))
+        header["accessors"][attributes["POSITION"]]["type"] = "VEC3"
+        header["bufferViews"][-1]["byteStride"] = 8
+        appended.append(with_accessor(header, attributes["TEXCOORD_0"], coordinates, componentType=5123, normalized=True))
+        for texture in textures_of(header):
+            texture["extensions"] = {"KHR_texture_transform": {"scale": [2, 1]}}
+        header["extensionsUsed"] = ["KHR_mesh_quantization", "KHR_texture_transform"]
+
+    glb_with(tmp_path / "a.glb", change, appended)
+    _, body = read_parts(tmp_path / "a.glb")
+    assert np.allclose(body.vertices, plain.vertices, atol=2e-5) and np.allclose(body.uv, plain.uv, atol=4e-5)
+
+
+def test_a_node_with_a_camera_shows_its_mesh_too(tmp_path):
+    def change(header: dict) -> None:
+        header["cameras"] = [{"type": "perspective", "perspective": {"yfov": 1, "znear": 0.1}}]
+        for node in header["nodes"]:
+            if "mesh" in node:
+                node["camera"] = 0
+
+    glb_with(tmp_path / "a.glb", change)
+    assert len(read_parts(tmp_path / "a.glb")) == 2
+
+
+def test_textures_are_moved_turned_and_scaled(tmp_path):
+    """(0.2, 0.1) + R(-90 degrees) diag(2, 3) (u, v), from the upper left corner."""
+
+    def change(header: dict) -> None:
+        for texture in textures_of(header):
+            transform = {"offset": [0.2, 0.1], "scale": [2, 3], "rotation": np.pi / 2}
+            texture["extensions"] = {"KHR_texture_transform": transform}
+        header["extensionsUsed"] = ["KHR_texture_transform"]
+
+    _, plain = read_parts(write_glb(tmp_path / "plain.glb"))
+    glb_with(tmp_path / "a.glb", change)
+    _, body = read_parts(tmp_path / "a.glb")
+    u, v = plain.uv[:, 0], 1 - plain.uv[:, 1]
+    assert np.allclose(body.uv, np.stack([0.2 + 3 * v, 1 - (0.1 - 2 * u)], -1), atol=1e-6)
+
+
+def test_the_coordinates_that_a_texture_asks_for(tmp_path):
+    def change(header: dict) -> None:
+        (attributes,) = (each for each in attributes_of(header) if "TEXCOORD_0" in each)
+        attributes["TEXCOORD_1"] = attributes.pop("TEXCOORD_0")
+        second_coordinates(header)
+
+    _, plain = read_parts(write_glb(tmp_path / "plain.glb"))
+    glb_with(tmp_path / "a.glb", change)
+    _, body = read_parts(tmp_path / "a.glb")
+    assert np.array_equal(body.uv, plain.uv)
+
+
+def test_diffuse_colours_of_the_other_workflow(tmp_path):
+    def change(header: dict) -> None:
+        for material in header["materials"]:
+            surface = material.pop("pbrMetallicRoughness")
+            named = {"diffuseTexture": surface.get("baseColorTexture"), "diffuseFactor": surface.get("baseColorFactor")}
+            named = {name: value for name, value in named.items() if value is not None}
+            material["extensions"] = {"KHR_materials_pbrSpecularGlossiness": named}
+        header["extensionsUsed"] = ["KHR_materials_pbrSpecularGlossiness"]
+
+    glb_with(tmp_path / "a.glb", change)
+    part, body = read_parts(tmp_path / "a.glb")
+    assert np.array_equal(body.texture[..., :3], np.asarray(pattern())) and np.allclose(part.factor, (0.8, 0.2, 26 / 255, 1))
+
+
+def test_addresses_of_files_are_decoded(tmp_path):
+    def change(header: dict) -> None:
+        header["images"][0] = {"uri": "a%20folder/caf%C3%A9.png"}
+
+    glb_with(tmp_path / "a.glb", change)
+    with pytest.raises(InputError, match="not in its folder"):
+        read_parts(tmp_path / "a.glb")
+    (tmp_path / "a folder").mkdir()
+    pattern().save(tmp_path / "a folder/café.png")
+    _, body = read_parts(tmp_path / "a.glb")
+    assert np.array_equal(body.texture[..., :3], np.asarray(pattern()))
+    glb_with(
+        tmp_path / "a.glb",
+        lambda header: header["images"][0].update(uri="%2e%2e/secret.png") or header["images"][0].pop("bufferView"),
+    )
+    with pytest.raises(InputError, match="outside its folder"):
+        read_parts(tmp_path / "a.glb")
+
+
+@pytest.mark.parametrize("mode", ["I;16", "L", "LA", "P", "CMYK", "1"])
+def test_textures_of_every_kind_of_pixel(tmp_path, mode):
+    """Sixteen bits of grey are not cut off at 255; the others are as Pillow shows them."""
+    grey = np.asarray(pattern().convert("L"))
+    picture = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else pattern().convert(mode)
+    file = write_obj(tmp_path / "a.obj")
+    picture.save(tmp_path / "pattern.png", "TIFF" if mode == "CMYK" else "PNG")
+    texture = next(part.texture for part in read_parts(file) if part.texture is not None)
+    expected = np.repeat(grey[..., None], 3, 2) if mode in ("I;16", "L", "LA") else np.asarray(picture.convert("RGB"))
+    assert np.array_equal(texture[..., :3], expected) and (texture[..., 3] == 255).all()
+
+
 def lost_image(header: dict) -> None:
     header["images"][0] = {"uri": "lost.png"}
 
 
+def textures_of(header: dict) -> list[dict]:
+    surfaces = [material["pbrMetallicRoughness"] for material in header["materials"]]
+    return [surface["baseColorTexture"] for surface in surfaces if "baseColorTexture" in surface]
+
+
+def attributes_of(header: dict) -> list[dict]:
+    return [primitive["attributes"] for mesh in header["meshes"] for primitive in mesh["primitives"]]
+
+
 def second_coordinates(header: dict) -> None:
-    for material in header["materials"]:
-        material["pbrMetallicRoughness"].get("baseColorTexture", {}).update(texCoord=1)
+    for texture in textures_of(header):
+        texture.update(texCoord=1)
 
 
 REFUSED = {
     "needs 'lost.png', which is not in its folder": lost_image,
     "extension 'KHR_draco_mesh_compression'": lambda header: header.update(extensionsUsed=["KHR_draco_mesh_compression"]),
-    "extension 'KHR_texture_transform'": lambda header: header.update(extensionsUsed=["KHR_texture_transform"]),
+    "posed by a skeleton": lambda header: [node.update(skin=0) for node in header["nodes"]],
+    "changed by morph targets": lambda header: header["meshes"][0].update(weights=[0, 0.5]),
+    "has triangle fans": lambda header: header["meshes"][0]["primitives"][0].update(mode=6),
+    "has sparse accessors": lambda header: header["accessors"][attributes_of(header)[0]["POSITION"]].update(sparse={}),
     "declares more numbers": lambda header: header["accessors"][0].update(count=2**31),
-    "TEXCOORD_1": second_coordinates,
+    "has a texture and no TEXCOORD_1": second_coordinates,
     "cannot be read": lambda header: material_of(header, alphaMode="GLOW"),
     "has no triangles": lambda header: [p.update(mode=0) for m in header["meshes"] for p in m["primitives"]],
 }  # fmt: skip
@@ -258,6 +391,9 @@ def test_what_would_be_left_out_of_an_obj_is_refused(tmp_path):
         ("two.mtl", "newmtl body\nmap_Kd lost.png\nnewmtl part\n", "'lost.png', which is not in its folder"),
         ("two.mtl", "newmtl body\nmap_Kd ../secret.png\nnewmtl part\n", "outside its folder"),
         ("pattern.png", "no picture", "texture"),
+        ("two.mtl", "newmtl body\nmap_Kd -s 2 2 1 pattern.png\nnewmtl part\n", "'body' has options before"),
+        ("two.mtl", "newmtl body\nmap_d pattern.png\nnewmtl part\n", "'body' has its opacity in a picture"),
+        ("two.mtl", "newmtl body\nKd 0 0 0\nmap_Kd pattern.png\nnewmtl part\n", "multiplies its texture by Kd 0 0 0"),
     ):
         write_obj(file)
         pattern().save(tmp_path / "secret.png")
@@ -267,6 +403,52 @@ def test_what_would_be_left_out_of_an_obj_is_refused(tmp_path):
     (file.parent / "two.mtl").unlink()
     with pytest.raises(InputError, match=r"'two.mtl', which is not in its folder"):
         read_parts(file)
+
+
+def test_materials_without_an_mtl_file_are_white(tmp_path):
+    (tmp_path / "a.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nusemtl lost\nf 1/1 2/1 3/1\n")
+    (part,) = read_parts(tmp_path / "a.obj")
+    assert part.texture is None and part.factor == (1, 1, 1, 1)
+
+
+CORNERS = [(-0.4, -0.4), (0.4, -0.4), (0.4, 0.4), (0, -0.2), (-0.4, 0.4)]  # an M, whose fan from its first corner leaves it
+
+
+@pytest.mark.parametrize("first", range(5))
+@pytest.mark.parametrize("kind", ["obj", "obj, counted backwards", "ply"])
+def test_polygons_are_filled_or_refused(tmp_path, kind, first):
+    """The picture has the polygon's area, whichever corner comes first, or there is one sentence."""
+    order = [*range(first, 5), *range(first)]
+    corners = [CORNERS[number] for number in order]
+    file = tmp_path / f"a.{kind[:3]}"
+    if kind == "ply":
+        properties = "".join(f"property float {axis}\n" for axis in "xyz")
+        lines = [f"ply\nformat ascii 1.0\nelement vertex 5\n{properties}element face 1"]
+        lines += ["property list uchar int vertex_indices\nend_header", *(f"{x} {y} 0" for x, y in corners), "5 0 1 2 3 4"]
+    else:
+        lines = [f"v {x} {y} 0" for x, y in corners]
+        lines.append("f -5 -4 \\\n -3 -2 -1" if "," in kind else "f 1 2 3 4 5")
+    file.write_text("\n".join(lines) + "\n")
+    if order[0] == 3:  # from the corner that points inwards, the fan fills it
+        (part,) = read_parts(file)
+        across = np.cross(*(part.vertices[part.faces[:, k]] - part.vertices[part.faces[:, 0]] for k in (1, 2)))
+        assert (across[:, 2] > 0).all() and across[:, 2].sum() / 2 == pytest.approx(0.64 - 0.24)
+    else:
+        with pytest.raises(InputError, match="has faces of 5 corners that are not convex"):
+            read_parts(file)
+
+
+def test_colours_of_16_bits_are_refused(tmp_path):
+    text = (
+        "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\nproperty ushort red\n"
+        "property ushort green\nproperty ushort blue\nelement face 1\nproperty list uchar int vertex_indices\nend_header\n"
+        "0 0 0 65535 0 0\n1 0 0 0 0 0\n0 1 0 0 0 0\n3 0 1 2\n"
+    )
+    (tmp_path / "a.ply").write_text(text)
+    with pytest.raises(InputError, match="colours of 16 bits"):
+        read_parts(tmp_path / "a.ply")
+    (tmp_path / "a.ply").write_text(text.replace("ushort", "uchar").replace("65535", "255"))
+    assert read_parts(tmp_path / "a.ply")[0].colours[0].tolist() == [1, 0, 0, 1]
 
 
 def test_large_textures_and_files_are_refused_before_they_are_decoded(tmp_path):
