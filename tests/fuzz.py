@@ -1,6 +1,6 @@
 """Damaged and hostile files for every reader of files that others wrote: nothing but the project's own errors may come out.
 
-    python tests/fuzz.py --count 100000 [--seed 0] [--reader NAME]
+    python tests/fuzz.py --count 100000 [--seed 0] [--reader NAME ...]
 
 Each input is a sound file, changed in a few places. A reader may accept it or refuse it with its one kind of error; what else
 it raises, a file written anywhere but in the reader's own place, and more memory than LIMIT are findings; the exit status is
@@ -19,6 +19,7 @@ import struct
 import sys
 import tempfile
 import time
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -82,6 +83,27 @@ usemtl nose
 f 1 2 4
 f 1 4 3
 f 2 3 4
+f 1 2 4 3
+"""
+POLYGONS = b"""ply
+format ascii 1.0
+element vertex 5
+property float x
+property float y
+property float z
+property uchar red
+property uchar green
+property uchar blue
+element face 2
+property list uchar int vertex_indices
+end_header
+0 0 0 255 0 0
+1 0 0 0 255 0
+1 1 0 0 0 255
+0 1 0 9 9 9
+0 0 1 1 2 3
+4 0 1 2 3
+3 0 1 4
 """
 
 
@@ -123,6 +145,15 @@ def resume_folder(folder: Path) -> None:
         raise InputError("it was set aside")
 
 
+def read_packed(folder: Path) -> None:
+    """A mesh in a zip archive, which is unpacked within the reader's own place."""
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        read_parts(folder / "m.zip")
+    finally:
+        tempfile.tempdir = before
+
+
 def readers() -> dict[str, Reader]:
     picture = Image.open(io.BytesIO(png("RGBA")))
     exif = Image.Exif()
@@ -161,6 +192,19 @@ def readers() -> dict[str, Reader]:
     dressed.visual = trimesh.visual.TextureVisuals(uv=np.eye(4)[:, :2], material=fur)
     coloured.visual = trimesh.visual.ColorVisuals(vertex_colors=np.eye(4, dtype=np.uint8) * 200)
     obj = {"m.obj": OBJ, "m.mtl": MTL, "fur.png": png("RGB")}
+    apart = {
+        name.replace("model.gltf", "m.gltf"): data for name, data in trimesh.Scene(dressed).export(file_type="gltf").items()
+    }
+    header = json.loads(apart["m.gltf"])
+    asked = header["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"]
+    asked["extensions"] = {"KHR_texture_transform": {"offset": [0.1, 0], "scale": [2, 1], "rotation": 0.5, "texCoord": 0}}
+    header |= {"extensionsUsed": ["KHR_texture_transform"]}
+    apart["m.gltf"] = json.dumps(header).encode()
+    binary = header["buffers"][header["bufferViews"][0]["buffer"]]["uri"]  # the first of them: trimesh writes several
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, data in obj.items():
+            packed.writestr(f"meshes/{name}", data)
 
     def at(name: str, read: Callable, *more) -> Callable[[Path], object]:
         return lambda place: read(place / name, *more)
@@ -191,6 +235,10 @@ def readers() -> dict[str, Reader]:
         "textured (MTL)": Reader(obj, "m.mtl", at("m.obj", read_parts)),
         "textured (PNG)": Reader(obj, "fur.png", at("m.obj", read_parts)),
         "textured (PLY)": Reader({"m.ply": coloured.export(file_type="ply")}, "m.ply", at("m.ply", read_parts)),
+        "textured (glTF)": Reader(apart, "m.gltf", at("m.gltf", read_parts)),
+        "textured (glTF's numbers)": Reader(apart, binary, at("m.gltf", read_parts)),
+        "textured (ZIP)": Reader({"m.zip": archive.getvalue()}, "m.zip", read_packed),
+        "textured (PLY, polygons)": Reader({"m.ply": POLYGONS}, "m.ply", at("m.ply", read_parts)),
         "mesh (PLY)": Reader({"m.ply": ply}, "m.ply", at("m.ply", load_mesh), InputError),
     }  # fmt: skip
 
@@ -324,9 +372,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=100_000, help="inputs in all, spread evenly")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--reader", help="one of them alone")
+    parser.add_argument(
+        "--reader", nargs="+", default=[""], metavar="NAME", help="only those whose names start so: mesh textured"
+    )
     given = parser.parse_args()
-    chosen = {name: reader for name, reader in readers().items() if given.reader in (None, name)}
+    chosen = {name: reader for name, reader in readers().items() if name.startswith(tuple(given.reader))}
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (in_use + LIMIT, in_use + LIMIT))
     sys.stderr = open("/dev/null", "w")  # noqa: SIM115  what the readers say of damaged files

@@ -1,32 +1,19 @@
 """A row of another system's meshes through the real workflow, from the picture to the table and the page."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from workflow_tree import REPOSITORY, write_lines
+from real_tree import real_tree, snakemake
+from workflow_tree import write_lines
 
 from magic123.records.cards import read_scores
 
 
-def snakemake(root: Path) -> str:
-    """Run the workflow here with the commands of the repository; return what it says."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--configfile", "config/theirs.yaml"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
 @pytest.mark.nightly
 def test_true_meshes_as_a_row_of_the_demo(tmp_path: Path) -> None:
-    for name in ("Snakefile", "rules", "config", "profiles", "datasets", "weights", "magic123", "eval"):
-        (tmp_path / name).symlink_to(REPOSITORY / name) if name not in ("config", "datasets") else shutil.copytree(
-            REPOSITORY / name, tmp_path / name
-        )
+    real_tree(tmp_path)
     (tmp_path / "datasets/foreign/demo").mkdir(parents=True)
     shutil.copy(tmp_path / "datasets/demo/yellow_dog/truth/mesh.ply", tmp_path / "datasets/foreign/demo/yellow_dog.ply")
     write_lines(tmp_path / "config/foreign.yaml", "theirs:", "  label: theirs", "  meshes: 'foreign/{dataset}/{example}.ply'")
@@ -36,7 +23,7 @@ def test_true_meshes_as_a_row_of_the_demo(tmp_path: Path) -> None:
         "run: {datasets: [demo], examples: [yellow_dog], methods: [copy-reference, theirs], seeds: [0], tables: [demo]}",
         "view: {size: 64, turntable_frames: 4}",
     )
-    said = snakemake(tmp_path)
+    said = snakemake(tmp_path, "theirs.yaml")
     row = tmp_path / "results/demo/yellow_dog/theirs/seed0/meshes"
     scores = read_scores(row / "scores.json")
     values = {(value.metric, value.view_set): value.value for value in scores.values}
@@ -47,4 +34,4 @@ def test_true_meshes_as_a_row_of_the_demo(tmp_path: Path) -> None:
     assert json.loads((row / "mesh/mesh.json").read_text())["alignment"]["align"] == "none"
     page = (tmp_path / "reports/demo-report.html").read_text()
     assert "theirs" in page and "theirs" in (tmp_path / "reports/demo.md").read_text() and "Table: reports/demo.html" in said
-    assert "Nothing to be done" in snakemake(tmp_path)
+    assert "Nothing to be done" in snakemake(tmp_path, "theirs.yaml")
