@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,19 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "results/example: No space left on device (it needs more than 0.0 MB" in error and "; make room" in error
     assert [file.name for file in (tmp_path / "results").iterdir()] == [NOTE]
+
+
+def test_a_reader_that_ends_is_no_error(repository):
+    """As in `magic123 estimate | head -0`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        run = subprocess.run(
+            [sys.executable, "-m", "magic123", "estimate"], cwd=repository, stdout=writing, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        os.close(writing)
+    assert run.returncode == 1 and "Traceback" not in run.stderr and "BrokenPipe" not in run.stderr
 
 
 @pytest.mark.parametrize("arguments", [[], ["prepair"]])

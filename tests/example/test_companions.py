@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from prepared import bytes_of, colour_ramp, overlap, prepare, soft_disc
 
@@ -114,6 +117,25 @@ def test_large_pictures_are_reduced_as_they_are_read(suffix, tmp_path, monkeypat
     for tensor in ("rgb", "depth", "normal"):
         difference = (reduced.require(tensor) - whole.require(tensor)).abs()[inside[..., 0]]
         assert difference.mean() < 0.02, tensor
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_photograph_of_48_megapixels_fits_the_memory_that_a_job_asks_for(suffix, tmp_path, repository):
+    inside = np.hypot(*(np.mgrid[:6048:8, :8064:8] - np.array([3024, 4032])[:, None, None])) < 1500
+    small = np.where(inside[..., None], (200, 60, 40), (120, 150, 160)).astype(np.uint8)
+    Image.fromarray(small.repeat(8, 0).repeat(8, 1)).save(tmp_path / f"photo.{suffix}", quality=90)
+    words = ["--image", f"photo.{suffix}", "--name", "x", "--prompt", "a disc", "--out", "out", "--depth-weights", DPT]
+    words += ["--settings", json.dumps({"mask": "grabcut", "depth": "dpt"})]
+    code = (
+        "import resource, sys, magic123.__main__ as m\nsys.exit(m.main(sys.argv[1:]) or print(resource.getrusage(0).ru_maxrss))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, "prepare", *map(str, words)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    asked = yaml.safe_load((repository / "config" / "config.yaml").read_text())["compute"]["mem_mb"]
+    assert int(run.stdout.split()[-1]) / 1024 < asked
+    assert json.loads((tmp_path / "out" / "example.json").read_text())["source_size"] == [8064, 6048]
 
 
 @pytest.mark.parametrize("convention", ["straight", "premultiplied"])

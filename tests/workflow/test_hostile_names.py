@@ -135,3 +135,22 @@ def test_what_may_be_written_freely_reaches_the_commands_as_it_is(tmp_path: Path
     assert planned_jobs(tree, *words) == set()
     (tree / "datasets" / picture).write_text("another")  # no input of a rule, because of its name: noticed all the same
     assert "prepare cone" in planned_jobs(tree, *words)
+
+
+def test_datasets_with_the_names_of_what_a_run_keeps_are_kept(tmp_path: Path) -> None:
+    """A successful run deletes its notes on failures, and a failing one reads them."""
+    tree = build(tmp_path)
+    for name in ("failures", "unfinished", "archive"):
+        (tree / "datasets" / f"{name}.csv").write_text(dataset(ROW))
+    run = (
+        "run: {datasets: [failures, unfinished, archive], examples: all, methods: [copy-reference], seeds: [0], tables: [demo]}"
+    )
+    write_lines(tree / "config" / "own.yaml", run)
+    words = ("--configfile", "config/own.yaml")
+    assert snakemake(tree, "--keep-going", *words, FAIL="results/archive").returncode == 1
+    assert "was told to fail" in (tree / "reports" / "demo-unfinished.csv").read_text()
+    run = snakemake(tree, *words)
+    assert run.returncode == 0, run.text
+    kept = [f"results/{name}/cone/copy-reference/seed0/coarse/scores.json" for name in ("failures", "unfinished", "archive")]
+    assert all((tree / file).is_file() for file in kept) and not (tree / "results" / ".failures").exists()
+    assert planned_jobs(tree, *words) == set()
