@@ -242,6 +242,37 @@ def test_an_older_picture_in_place_of_another_is_noticed(tree: Path) -> None:
     assert planned_jobs(tree, *RUN) == {"prepare house"} | wrong | TABLE
 
 
+def test_older_files_in_place_of_those_of_others_are_noticed(tmp_path: Path) -> None:
+    """Pictures, meshes and true views that were put there, and the networks of metrics."""
+    tree = build(tmp_path)
+    ring, mesh = tree / "datasets/demo/cone/truth/ring/000.png", tree / "datasets/foreign/meshes/demo/cone.ply"
+    shown = tree / "datasets/foreign/renders/demo/cone/reference/000.png"
+    for file in (ring, mesh, shown):
+        file.parent.mkdir(parents=True)
+        file.write_text("one")
+    with open(tree / "config" / "methods.yaml", "a") as file:
+        file.write(
+            "\ntheirs: {label: theirs, meshes: 'foreign/meshes/{dataset}/{example}.ply'}"
+            "\nshown: {label: shown, renders: 'foreign/renders/{dataset}/{example}'}\n"
+        )
+    run = "{datasets: [demo], examples: [cone], methods: [theirs, shown], seeds: [0], tables: [demo]}"
+    write_lines(tree / "config" / "small.yaml", f"run: {run}")
+    scores = {"theirs": "score cone/theirs/meshes", "shown": "score cone/shown/renders"}
+    assert snakemake(tree, *RUN).returncode == 0 and planned_jobs(tree, *RUN) == set()
+    for file, jobs in (
+        (mesh, {"adopt_mesh cone/theirs/meshes", scores["theirs"]}),
+        (shown, {"adopt cone/shown/renders", scores["shown"]}),
+        (ring, set(scores.values())),
+        (tree / "weights/miniature/perceptual/model.safetensors", set(scores.values())),
+    ):
+        before = file.read_bytes()
+        replace(file)
+        assert planned_jobs(tree, *RUN) - TABLE == jobs, file
+        file.write_bytes(before)
+        os.utime(file, (1, 1))
+        assert planned_jobs(tree, *RUN) == set()
+
+
 def test_changes_inside_folders_are_noticed_and_made_good_once(tree: Path) -> None:
     replace(tree / "datasets/demo/cone/truth/mesh.ply")
     (tree / "results/demo/dog/both/seed0/fine/views/cameras.json").unlink()
