@@ -28,8 +28,9 @@ from magic123.fields.field import Field
 from magic123.geometry.camera import Camera
 from magic123.measure.benchmark import ball
 from magic123.measure.random_weights import RANDOM, UNET, networks, random_text_to_image
-from magic123.optimise.textual_inversion import splice_row
+from magic123.optimise.textual_inversion import RETRY_CHUNKS, splice_row
 from magic123.priors.latent_diffusion import encode
+from magic123.priors.precision import in_float32
 from magic123.records.errors import InputError
 from magic123.render import volume
 from magic123.scenes.nerf import NeRF
@@ -325,20 +326,32 @@ def predict_inversion(settings: InversionSettings) -> dict[str, Any]:
         row = torch.nn.Parameter(torch.empty(table.shape[1]))
         handle = splice_row(model.text_encoder, len(table) - 1, row)
         chunk = min(settings.chunk or settings.batch, settings.batch)
-        with counting() as denoising:
-            latents, noise = (torch.empty(chunk, 4, latent, latent) for _ in range(2))
-            t, ids = torch.zeros(chunk, dtype=torch.int64), torch.zeros(chunk, 77, dtype=torch.int64)
-            model.denoising_loss(latents, noise, t, ids).sum().backward()
-        handle.remove()
+
+        def denoise(count: int) -> Tally:
+            with counting() as tally:
+                latents, noise = (torch.empty(count, 4, latent, latent) for _ in range(2))
+                t, ids = torch.zeros(count, dtype=torch.int64), torch.zeros(count, 77, dtype=torch.int64)
+                model.denoising_loss(latents, noise, t, ids).sum().backward()
+            return tally
+
+        denoising = denoise(chunk)
         with counting() as encoding, torch.no_grad():
             encode(model.vae, torch.empty(min(settings.batch, 32), side, side, 3), side)
+    held = sum(
+        parameter.nbytes for network in (model.vae, model.unet, model.text_encoder) for parameter in network.parameters()
+    )
     parts = {"text encoder and UNet": Part(denoising.operations * math.ceil(settings.batch / chunk), denoising.peak)}
     if not settings.cached_latents:
         parts["VAE"] = Part(encoding.operations * math.ceil(settings.batch / 32), encoding.peak)
-    networks_of = (model.vae, model.unet, model.text_encoder)
-    held = float(sum(parameter.nbytes for network in networks_of for parameter in network.parameters()))
-    peak = held + max(part.peak for part in parts.values())
-    return _summary({"step": parts}, {"step": settings.steps}, held, {"step": peak})
+    peak = {"step": held + max(part.peak for part in parts.values())}
+    if settings.dtype != "float32":
+        # the UNet alone is converted, and fewer pictures are processed at a time
+        before = sum(parameter.nbytes for parameter in model.unet.parameters())
+        with torch.device("meta"), in_float32([model.unet]):
+            more = sum(parameter.nbytes for parameter in model.unet.parameters()) - before
+            peak["repeated in float32"] = held + more + denoise(max(1, chunk // RETRY_CHUNKS)).peak
+    handle.remove()
+    return _summary({"step": parts}, {"step": settings.steps}, held, peak)
 
 
 def _summary(views: dict[str, dict[str, Part]], steps: dict[str, int], held: float, peak: dict[str, float]) -> dict[str, Any]:
@@ -395,7 +408,7 @@ def table(predicted: dict[str, Any], title: str) -> str:
     }
     lines += [f"| {name} | {' | '.join(value(view) for view in views)} |" for name, value in rows.items()]
     if again is not None:
-        lines.append(f"| peak of a step repeated in float32 | | {again / 2**30:.1f} GiB |")
+        lines.append(f"| peak of a step repeated in float32 {'| ' * len(views)}{again / 2**30:.1f} GiB |")
     lines += ["", f"| card | {' | '.join(views)} | dominated by | stage |", "|---" * (len(views) + 3) + "|"]
     for name, by in predicted["seconds"].items():
         times = " | ".join(f"{sum(by[view].values()) * 1e3:.0f} ms" for view in views)

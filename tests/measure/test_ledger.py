@@ -15,6 +15,7 @@ from magic123.measure.ledger import (
     Part,
     counting,
     field_part,
+    predict,
     predict_inversion,
     prior_parts,
     sample_counts,
@@ -89,6 +90,13 @@ def test_the_command_writes_what_it_predicts_and_says_so(tmp_path, monkeypatch, 
     assert peaks["reference view"] < peaks["novel view"] < peaks["repeated in float32"] < 11 * 2**30
 
 
+def test_a_repeated_step_fits_the_memory_profiles(repository):
+    """Their cards keep room for the context, the workspaces and what the allocator reserves."""
+    methods = load_methods(repository / "config/methods.yaml")
+    for method, most in (("magic123-12gb", 11), ("magic123-24gb", 23)):
+        assert predict(methods[method].stages["coarse"])["peak_bytes"]["repeated in float32"] < most * 2**30
+
+
 def test_textual_inversion_is_predicted_too(tmp_path, monkeypatch, repository, capsys):
     """Chunks and cached latents lower what they should: memory, and the autoencoder's time."""
     monkeypatch.chdir(repository)
@@ -99,5 +107,8 @@ def test_textual_inversion_is_predicted_too(tmp_path, monkeypatch, repository, c
     held = whole["weights_and_state_bytes"]
     assert chunked["weights_and_state_bytes"] == held
     assert chunked["peak_bytes"]["step"] - held < (whole["peak_bytes"]["step"] - held) / 3
+    for predicted in (whole, chunked):  # the UNet is converted, and a quarter of the pictures are processed at a time
+        peaks = predicted["peak_bytes"]
+        assert held + 1.5 * 2**30 < peaks["repeated in float32"] < 1.1 * peaks["step"]
     assert chunked["operations"]["step"] > 3 * whole["operations"]["step"]
     assert whole["seconds"]["H100"]["step"].keys() - chunked["seconds"]["H100"]["step"].keys() == {"VAE"}

@@ -1,10 +1,15 @@
 """How often the host waits for the device in a step: each wait with the line that causes it."""
 
+import sys
+import types
 from collections import Counter
 
 import pytest
-from pretended_cuda.device import Device, pretended_cuda, problem
+import torch
+from pretended_cuda.device import CudaTensor, Device, pretended_cuda, problem
 from pretended_cuda.steps import KNOWN, NOVEL, steps_of
+
+from magic123.render import raster
 
 pytestmark = pytest.mark.skipif(problem() is not None, reason=problem() or "")
 
@@ -34,6 +39,43 @@ def test_waits_of_a_fine_step(device: Device):
     check(waits[KNOWN], ALLOWED)
     check(waits[NOVEL], ALLOWED)
     assert device.operations["aten::_fused_adam_"] and not device.operations["aten::addcdiv_"]
+
+
+def nvdiffrast_on(device: Device) -> types.ModuleType:
+    """Stand in for nvdiffrast: its waits and the shapes that it documents, and the middles of the faces for their points.
+
+    Its CUDA rasteriser waits once a call for its stream (`launchStages` in cudaraster/impl/RasterImpl.cpp). Interpolation and
+    antialiasing do not.
+    """
+    module = types.ModuleType("nvdiffrast.torch")
+
+    def rasterize(context, positions, triangles, resolution, grad_db):
+        device.wait("nvdiffrast")
+        seen = raster._ZBuffer(positions.detach().values, triangles.values, *resolution, None)
+        middle = torch.full((*seen.ids.shape, 3), 1 / 3)
+        return CudaTensor(torch.cat([middle, seen.ids[..., None]], -1)), None
+
+    def interpolate(attributes, rast, triangles):
+        corners = triangles.long()[(rast[..., 3].long() - 1).clamp_min(0)]  # [1, H, W, 3]
+        return attributes[0][corners].mean(-2), None
+
+    module.RasterizeCudaContext = lambda device: None
+    module.rasterize, module.interpolate, module.antialias = rasterize, interpolate, lambda colour, *rest: colour.clone()
+    return module
+
+
+def test_waits_of_a_fine_step_with_nvdiffrast(device: Device, monkeypatch):
+    """It waits itself, and so does the count of the pixels that it covers."""
+    package = types.ModuleType("nvdiffrast")
+    package.torch = nvdiffrast_on(device)
+    monkeypatch.setitem(sys.modules, "nvdiffrast", package)
+    monkeypatch.setitem(sys.modules, "nvdiffrast.torch", package.torch)
+    monkeypatch.setattr(raster, "_nvdiffrast_context", lambda device: None)
+    waits = steps_of(device, "fine", (NOVEL - 1, KNOWN, NOVEL))
+    for step in (KNOWN, NOVEL):
+        own = [wait for wait in waits[step] if wait.operation != "nvdiffrast"]
+        assert len(own) == len(waits[step]) - 1
+        check(own, ALLOWED | {"magic123/render/raster.py": 1})
 
 
 def test_waits_of_a_coarse_step(device: Device):
