@@ -13,7 +13,7 @@ from magic123.records.errors import InputError
 from magic123.records.files import need_folder, write_text
 from magic123.records.mesh_files import SUFFIXES
 from magic123.run.contents import Contents
-from magic123.run.manifest import ManifestRow
+from magic123.run.manifest import ManifestRow, as_cell
 from magic123.run.picture_folder import caption_of, check_run, name_of, run_file, write_run
 from magic123.run.suite import MANIFESTS
 from magic123.settings.settings_file import read_yaml, validate
@@ -46,7 +46,7 @@ def add_meshes(folder: Path, name: str, frame: dict[str, str], results: str | No
         {
             "name": key,
             "prompt": caption_of(Path(key))[0],
-            "mesh": _place(mesh, root),
+            "mesh": as_cell(_place(mesh, root)),
             **frame,
             "sha256": Contents().of_file(mesh),
         }

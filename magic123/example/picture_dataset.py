@@ -22,7 +22,7 @@ from magic123.records.errors import InputError
 from magic123.records.files import scratch_folder, write_text
 from magic123.run.captions import check_captions
 from magic123.run.load import read_suite
-from magic123.run.manifest import ManifestRow, has_controls, load_manifest
+from magic123.run.manifest import ManifestRow, as_cell, load_manifest, printable
 from magic123.run.picture_folder import caption_of, check_run, name_of, pictures_in, run_file, write_run
 from magic123.run.suite import MANIFESTS
 from magic123.settings.cameras import ReferenceCamera
@@ -75,7 +75,7 @@ def add_folder(folder: Path, name: str, results: str | None = None) -> None:
     pictures, others = pictures_in(folder)
     lines: list[dict[str, str]] = []
     tiles: list[Tile] = []
-    problems = [f"{_printable(path.name)}: {_no_picture(path)}" for path in others]
+    problems = [f"{printable(path.name)}: {_no_picture(path)}" for path in others]
     readable: dict[str, Tile] = {}
     listed = {os.path.abspath(root / row.image): key for key, row in rows.items() if row.image}
     taken = set(rows)
@@ -84,8 +84,8 @@ def add_folder(folder: Path, name: str, results: str | None = None) -> None:
             tile = _checked(path, settings)
             cells = [_cell(file, root) if file else "" for file in (path, mask)]
         except InputError as error:
-            problems.append(f"{_printable(path.name)}: not listed: {error}")
-            tiles.append(Tile(_printable(path.name), remarks=[str(error)]))
+            problems.append(f"{printable(path.name)}: not listed: {error}")
+            tiles.append(Tile(printable(path.name), remarks=[str(error)]))
             continue
         key = listed.get(os.path.abspath(path))
         if key is None:
@@ -132,7 +132,7 @@ def add_folder(folder: Path, name: str, results: str | None = None) -> None:
     except InputError as error:
         problems.append(f"the run would be refused: {error}")
     for problem in problems:
-        print(" ".join(_printable(problem).split()), file=sys.stderr)
+        print(" ".join(printable(problem).split()), file=sys.stderr)
     print(f"{table}: {len(all_rows)} pictures ({len(lines)} new); edit names and captions there")
     print(f"{sheet}: what was understood of each; look at it before the run")
     print(f"{run}: the run; its mask is {settings.mask}")
@@ -165,15 +165,7 @@ def _cell(path: Path, root: Path) -> str:
         InputError: the name cannot be written into a table.
     """
     absolute, inside = os.path.abspath(path), os.path.abspath(os.curdir)
-    cell = os.path.relpath(absolute, root) if Path(absolute).is_relative_to(inside) else absolute
-    if has_controls(cell) or cell != cell.strip():
-        raise InputError(f"the path {_printable(cell)!r} has signs that a table cannot hold; rename it")
-    return cell
-
-
-def _printable(text: str) -> str:
-    """Return text with a question mark for what no terminal and no UTF-8 file can hold."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    return as_cell(os.path.relpath(absolute, root) if Path(absolute).is_relative_to(inside) else absolute)
 
 
 def _table(table: Path | None, lines: list[dict[str, str]]) -> str:

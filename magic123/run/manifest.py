@@ -195,6 +195,18 @@ def has_controls(text: str) -> bool:
     return any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text)
 
 
+def printable(text: str) -> str:
+    """Return text with a question mark for what no terminal and no UTF-8 file can hold."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def as_cell(path: str) -> str:
+    """Return a path, as it is, for a cell of a table. Raises InputError for one that would not be read back."""
+    if has_controls(path) or path != path.strip():
+        raise InputError(f"the path {printable(path)!r} has signs that a table cannot hold; rename it")
+    return path
+
+
 def load_manifest(path: Path) -> dict[str, ManifestRow]:
     """Read the examples of a dataset by name, in the file's order.
 

@@ -51,6 +51,7 @@ def test_folders_that_are_refused_leave_nothing(project, capsys):
         (("--name", "toys"), "textured_two.mtl"),
         (("--name", "toys", "--scale", "huge"), "scale 'huge' is none of"),
         (("--name", "toys", "--front", "y"), "lie on one axis"),
+        (("--name", "toys"), "two?lines.ply' has signs that a table cannot hold"),
     ):
         if sentence == "textured_two.mtl":
             (project / "toys/a.obj").write_text("mtllib textured_two.mtl\nv 0 0 0\n")
@@ -58,6 +59,8 @@ def test_folders_that_are_refused_leave_nothing(project, capsys):
         elif sentence.startswith("scale"):
             write_obj(project / "toys/a.obj")
             write_ply(project / "toys/b.ply")
+        elif sentence.startswith("two"):
+            write_ply(project / "toys/two\nlines.ply")
         assert from_meshes("toys", *words) == 1
         error = capsys.readouterr().err
         assert error.startswith("error: ") and sentence in error and error.count("\n") == 1, error

@@ -242,6 +242,21 @@ def test_an_older_picture_in_place_of_another_is_noticed(tree: Path) -> None:
     assert planned_jobs(tree, *RUN) == {"prepare house"} | wrong | TABLE
 
 
+def test_a_picture_that_changes_while_it_is_prepared_is_prepared_again(tmp_path: Path) -> None:
+    tree = build(tmp_path)
+    write_lines(
+        tree / "config" / "small.yaml",
+        "run: {datasets: [demo], examples: [cone], methods: [copy-reference], seeds: [0], tables: [demo]}",
+    )
+    commands = tree / "magic123" / "__main__.py"
+    before = commands.read_text()
+    commands.write_text(before + "\nif command == 'prepare':\n    Path(options['image']).write_text('changed meanwhile')\n")
+    assert snakemake(tree, *RUN).returncode == 0
+    commands.write_text(before)
+    assert "prepare cone" in planned_jobs(tree, *RUN)
+    assert snakemake(tree, *RUN).returncode == 0 and planned_jobs(tree, *RUN) == set()
+
+
 def test_older_files_in_place_of_those_of_others_are_noticed(tmp_path: Path) -> None:
     """Pictures, meshes and true views that were put there, and the networks of metrics."""
     tree = build(tmp_path)
