@@ -5,6 +5,7 @@ Each pair is compared in value first. Prints a Markdown table; the figures of on
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import time
@@ -53,6 +54,34 @@ def hash_grid(levels: int, log2_entries: int, finest: int, points: int) -> tuple
         torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5 * float(plain.abs().max()))
     name = f"hash grid, {levels} levels of 2^{log2_entries} rows, {points} points, forward and backward"
     return name, lambda: run(encode_torch), lambda: run(encode_numba)
+
+
+def hash_grid_in_drjit(levels: int, log2_entries: int, finest: int, points: int) -> Callable | None:
+    """The same work by Dr.Jit's hash grid (linear in a cell, not smooth), on one thread of its LLVM backend, if installed."""
+    if importlib.util.find_spec("drjit") is None:
+        return None
+    dr, grids = importlib.import_module("drjit"), importlib.import_module("drjit.nn")
+    kinds = importlib.import_module("drjit.llvm.ad")
+    dr.set_thread_count(1)
+    growth = (finest / 16) ** (1 / (levels - 1))
+    grid = grids.HashGridEncoding(
+        kinds.Float, 3, n_levels=levels, hashmap_size=2**log2_entries, base_resolution=16, per_level_scale=growth
+    )
+    source = np.random.default_rng(0)
+    x = kinds.Array3f(source.random((3, points), dtype=np.float32))
+    upstream = [kinds.Float(source.standard_normal(points).astype(np.float32)) for _ in range(2 * levels)]
+
+    def run() -> None:
+        dr.enable_grad(x, grid.data)
+        dr.clear_grad(x)
+        dr.clear_grad(grid.data)
+        out = list(grid([x.x, x.y, x.z]))
+        dr.eval(out)
+        dr.backward(dr.sum(sum(u * o for u, o in zip(upstream, out, strict=True))))
+        dr.eval(dr.grad(x), dr.grad(grid.data))
+        dr.sync_thread()
+
+    return run
 
 
 def ray_marching(size: int, samples: int) -> tuple[str, Callable, Callable]:
@@ -149,6 +178,9 @@ def main() -> None:
         name, plain, fast = pair(*arguments)
         slow, quick = seconds(plain, 2), seconds(fast)
         print(f"| {name} | {1e3 * slow:.1f} ms | {1e3 * quick:.1f} ms | {slow / quick:.1f} |", flush=True)
+        if pair is hash_grid and (peer := hash_grid_in_drjit(*arguments)):
+            slow, quick = seconds(peer), seconds(fast)
+            print(f"| the same, against Dr.Jit | {1e3 * slow:.1f} ms | {1e3 * quick:.1f} ms | {slow / quick:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,77 +23,83 @@ BLOCK = 512  # points processed at one level before the next level: few enough t
 
 
 @njit(inline="always")
-def _corner_rows(x, y, z, resolution, size, offset, dense):
-    """Return the rows of the eight corners of a cell, x fastest."""
-    if dense:
-        a = x + resolution * (y + resolution * z)
-        b = a + resolution
-        c = a + resolution * resolution
-        d = c + resolution
-        # rows beyond the end wrap around; one subtraction is enough for the modulo
-        a1, b1, c1, d1 = a + 1, b + 1, c + 1, d + 1
-        a -= size if a >= size else 0
-        b -= size if b >= size else 0
-        c -= size if c >= size else 0
-        d -= size if d >= size else 0
-        a1 -= size if a1 >= size else 0
-        b1 -= size if b1 >= size else 0
-        c1 -= size if c1 >= size else 0
-        d1 -= size if d1 >= size else 0
-    else:
-        mask = size - 1
-        x1 = x + 1
-        y0, y1 = y * 2654435761, (y + 1) * 2654435761
-        z0, z1 = z * 805459861, (z + 1) * 805459861
-        a, a1 = (x ^ y0 ^ z0) & mask, (x1 ^ y0 ^ z0) & mask
-        b, b1 = (x ^ y1 ^ z0) & mask, (x1 ^ y1 ^ z0) & mask
-        c, c1 = (x ^ y0 ^ z1) & mask, (x1 ^ y0 ^ z1) & mask
-        d, d1 = (x ^ y1 ^ z1) & mask, (x1 ^ y1 ^ z1) & mask
-    # unsigned, so that numba leaves out the check for negative indices
+def _scratch(dtype):
+    """Return room for a block: the rows of its points' corners, x fastest; cells and positions in them along the axes."""
+    return np.empty((8, BLOCK), np.uint32), np.empty((3, BLOCK), np.uint32), np.empty((3, BLOCK), dtype)
+
+
+@njit(inline="always")
+def _locate(x, start, count, scale, half, resolution, size, offset, dense, rows, cells, inside):
+    """Fill the scratch room with the `count` points from `start` on.
+
+    Each loop writes few arrays and looks nothing up, so that LLVM computes several points at once. 32 bits are enough: rows are
+    fewer, and of a hash only the low bits count. A NaN is read as -1, so that it stays inside the table.
+    """
+    one = half + half
+    for axis in range(3):
+        cell, place = cells[axis], inside[axis]
+        for j in range(count):
+            unit = (x[start + j, axis] + one) * half
+            position = (unit if unit > 0 else one - one) * scale + half
+            whole = np.int32(position)  # rounded down: it is not negative
+            cell[j] = whole
+            place[j] = whole
+            place[j] = position - place[j]
+    cx, cy, cz = cells[0], cells[1], cells[2]
+    first, side, end, mask = np.uint32(offset), np.uint32(resolution), np.uint32(size), np.uint32(size - 1)
+    none, prime, other_prime = np.uint32(0), np.uint32(2654435761), np.uint32(805459861)
+    for corner in range(8):
+        row = rows[corner]
+        dx, dy, dz = np.uint32(corner & 1), np.uint32(corner >> 1 & 1), np.uint32(corner >> 2)
+        if dense:
+            for j in range(count):
+                a = np.uint32(cx[j] + dx + side * np.uint32(cy[j] + dy + side * np.uint32(cz[j] + dz)))
+                # rows beyond the end wrap around; one subtraction is enough for the modulo
+                row[j] = first + np.uint32(a - (end if a >= end else none))
+        else:
+            for j in range(count):
+                a = np.uint32(cx[j] + dx) ^ np.uint32(np.uint32(cy[j] + dy) * prime)
+                row[j] = first + ((a ^ np.uint32(np.uint32(cz[j] + dz) * other_prime)) & mask)
+
+
+@njit(inline="always")
+def _corners(rows, j):
+    """Return the rows of the corners of a point. They are unsigned, so that numba leaves out the check for negative indices."""
     return (
-        np.uintp(a + offset), np.uintp(a1 + offset), np.uintp(b + offset), np.uintp(b1 + offset),
-        np.uintp(c + offset), np.uintp(c1 + offset), np.uintp(d + offset), np.uintp(d1 + offset),
+        np.uintp(rows[0, j]), np.uintp(rows[1, j]), np.uintp(rows[2, j]), np.uintp(rows[3, j]),
+        np.uintp(rows[4, j]), np.uintp(rows[5, j]), np.uintp(rows[6, j]), np.uintp(rows[7, j]),
     )  # fmt: skip
 
 
 @njit(inline="always")
-def _locate(x, scale, half):
-    """Return the cell and the position inside it along one axis. A NaN is read as -1, so that it stays inside the table."""
-    one = half + half
-    unit = (x + one) * half
-    if not unit > 0:
-        unit = one - one
-    position = unit * scale + half
-    cell = np.floor(position)
-    return np.int64(cell), position - cell
-
-
-@njit(inline="always")
-def _interpolation(x, i, scale, half, resolution, size, offset, dense):
-    """Return the rows of the corners of point i's cell, the weights of both ends along x, and of the four edges along x."""
+def _weights(inside, j, half):
+    """Return the weights of both ends along x, and of the four edges along x."""
     one = half + half
     two = one + one
     three = two + one
-    cx, wx = _locate(x[i, 0], scale, half)
-    cy, wy = _locate(x[i, 1], scale, half)
-    cz, wz = _locate(x[i, 2], scale, half)
+    wx, wy, wz = inside[0, j], inside[1, j], inside[2, j]
     wx = wx * wx * (three - two * wx)
     wy = wy * wy * (three - two * wy)
     wz = wz * wz * (three - two * wz)
     vy, vz = one - wy, one - wz
-    rows = _corner_rows(cx, cy, cz, resolution, size, offset, dense)
-    return rows, (one - wx, wx), (vz * vy, vz * wy, wz * vy, wz * wy)
+    return (one - wx, wx), (vz * vy, vz * wy, wz * vy, wz * wy)
 
 
 @njit(cache=True, nogil=True)
 def _forward(x, table, scale, half, resolution, size, offset, dense, active, lanes, out):
     count, features = x.shape[0], len(lanes)
+    rows, cells, inside = _scratch(x.dtype)
     for start in range(0, count, BLOCK):
+        many = min(BLOCK, count - start)
         for level in range(active):
-            s, r, n, o, dn = scale[level], resolution[level], size[level], offset[level], dense[level]
-            for i in range(start, min(start + BLOCK, count)):
-                rows, (vx, wx), (zy0, zy1, zy2, zy3) = _interpolation(x, i, s, half, r, n, o, dn)
-                i0, i1, i2, i3, i4, i5, i6, i7 = rows
+            _locate(
+                x, start, many, scale[level], half, resolution[level], size[level], offset[level], dense[level],
+                rows, cells, inside,
+            )  # fmt: skip
+            for j in range(many):
+                i = start + j
+                i0, i1, i2, i3, i4, i5, i6, i7 = _corners(rows, j)
+                (vx, wx), (zy0, zy1, zy2, zy3) = _weights(inside, j, half)
                 for f in range(features):
                     out[i, level * features + f] = (
                         zy0 * (vx * table[i0, f] + wx * table[i1, f])
@@ -106,12 +112,18 @@ def _forward(x, table, scale, half, resolution, size, offset, dense, active, lan
 @njit(cache=True, nogil=True)
 def _backward_table(x, grad_out, scale, half, resolution, size, offset, dense, active, lanes, grad_table):
     count, features = x.shape[0], len(lanes)
+    rows, cells, inside = _scratch(x.dtype)
     for start in range(0, count, BLOCK):
+        many = min(BLOCK, count - start)
         for level in range(active):
-            s, r, n, o, dn = scale[level], resolution[level], size[level], offset[level], dense[level]
-            for i in range(start, min(start + BLOCK, count)):
-                rows, (vx, wx), (zy0, zy1, zy2, zy3) = _interpolation(x, i, s, half, r, n, o, dn)
-                i0, i1, i2, i3, i4, i5, i6, i7 = rows
+            _locate(
+                x, start, many, scale[level], half, resolution[level], size[level], offset[level], dense[level],
+                rows, cells, inside,
+            )  # fmt: skip
+            for j in range(many):
+                i = start + j
+                i0, i1, i2, i3, i4, i5, i6, i7 = _corners(rows, j)
+                (vx, wx), (zy0, zy1, zy2, zy3) = _weights(inside, j, half)
                 for f in range(features):
                     g = grad_out[i, level * features + f]
                     g0, g1 = g * vx, g * wx
@@ -132,14 +144,18 @@ def _backward_position(x, table, grad_out, scale, half, resolution, size, offset
     two = one + one
     three = two + one
     six = three + three
+    rows, cells, inside = _scratch(x.dtype)
     for start in range(0, count, BLOCK):
+        many = min(BLOCK, count - start)
         for level in range(active):
-            s, r, n, o, dn = scale[level], resolution[level], size[level], offset[level], dense[level]
-            for i in range(start, min(start + BLOCK, count)):
-                cx, tx = _locate(x[i, 0], s, half)
-                cy, ty = _locate(x[i, 1], s, half)
-                cz, tz = _locate(x[i, 2], s, half)
-                i0, i1, i2, i3, i4, i5, i6, i7 = _corner_rows(cx, cy, cz, r, n, o, dn)
+            _locate(
+                x, start, many, scale[level], half, resolution[level], size[level], offset[level], dense[level],
+                rows, cells, inside,
+            )  # fmt: skip
+            for j in range(many):
+                i = start + j
+                i0, i1, i2, i3, i4, i5, i6, i7 = _corners(rows, j)
+                tx, ty, tz = inside[0, j], inside[1, j], inside[2, j]
                 wx = tx * tx * (three - two * tx)
                 wy = ty * ty * (three - two * ty)
                 wz = tz * tz * (three - two * tz)
@@ -157,7 +173,7 @@ def _backward_position(x, table, grad_out, scale, half, resolution, size, offset
                     a6 += g * table[i6, f]
                     a7 += g * table[i7, f]
                 # derivative of the smoothstep, and half the scale from [-1, 1] to [0, 1]
-                k = six * s * half
+                k = six * scale[level] * half
                 dx, dy, dz = k * tx * (one - tx), k * ty * (one - ty), k * tz * (one - tz)
                 grad_x[i, 0] += dx * (vz * (vy * (a1 - a0) + wy * (a3 - a2)) + wz * (vy * (a5 - a4) + wy * (a7 - a6)))
                 grad_x[i, 1] += dy * (vz * (vx * (a2 - a0) + wx * (a3 - a1)) + wz * (vx * (a6 - a4) + wx * (a7 - a5)))
