@@ -22,6 +22,28 @@ def run(*words: object) -> int:
     return main([str(word) for word in words])
 
 
+def move(mesh, file, turn) -> None:
+    """Write a mesh again, turned, in centimetres and elsewhere."""
+    matrix = turn.copy()
+    matrix[:3] *= 100
+    matrix[:3, 3] = 30, -50, 20
+    file.parent.mkdir()
+    if mesh.suffix == ".obj":
+        for beside in ("two.mtl", "pattern.png"):
+            (file.parent / beside).write_bytes((mesh.parent / beside).read_bytes())
+        lines = [
+            "v {:.9g} {:.9g} {:.9g}\n".format(*(matrix[:3, :3] @ np.array(line.split()[1:], float) + matrix[:3, 3]))
+            if line.startswith("v ")
+            else line
+            for line in mesh.read_text().splitlines(keepends=True)
+        ]
+        file.write_text("".join(lines))
+    else:
+        scene = trimesh.load_scene(mesh, process=False)
+        scene.apply_transform(matrix)
+        file.write_bytes((scene.to_mesh() if mesh.suffix == ".ply" else scene).export(file_type=mesh.suffix[1:]))
+
+
 @pytest.fixture
 def truth(tmp_path, request):
     """A mesh, what `from-mesh` and `prepare` make of it, and the same mesh lying on its back, in centimetres and elsewhere."""
@@ -32,25 +54,7 @@ def truth(tmp_path, request):
     prepared = '{"resolution": 128, "depth": "none"}'
     words = ("--name", "x", "--prompt", "a thing", "--settings", prepared, "--out", tmp_path / "example")
     assert run("prepare", "--image", tmp_path / "object/rgba.png", *words) == 0
-    matrix = TURN.copy()
-    matrix[:3] *= 100
-    matrix[:3, 3] = 30, -50, 20
-    moved = tmp_path / "moved" / name
-    moved.parent.mkdir()
-    if name.endswith("obj"):
-        for beside in ("two.mtl", "pattern.png"):
-            (moved.parent / beside).write_bytes((tmp_path / beside).read_bytes())
-        lines = [
-            "v {:.9g} {:.9g} {:.9g}\n".format(*(matrix[:3, :3] @ np.array(line.split()[1:], float) + matrix[:3, 3]))
-            if line.startswith("v ")
-            else line
-            for line in mesh.read_text().splitlines(keepends=True)
-        ]
-        moved.write_text("".join(lines))
-    else:
-        scene = trimesh.load_scene(mesh, process=False)
-        scene.apply_transform(matrix)
-        moved.write_bytes((scene.to_mesh() if name.endswith("ply") else scene).export(file_type=name[-3:]))
+    move(mesh, tmp_path / "moved" / name, TURN)
     return tmp_path
 
 
@@ -84,6 +88,36 @@ def test_the_truth_in_its_declared_frame_is_perfect(truth):
     alignment = values["psnr", "novel"].card.alignment
     assert alignment["align"] == "none" and alignment["frame"] == frame and "sphere of the true mesh" in alignment["method"]
     assert "unaligned" in values["chamfer", "novel"].card.full_name
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("truth", WRITERS, indirect=True)
+def test_turned_about_each_axis_and_declared_or_found(truth):
+    """Declared, or found without a word about its frame, the truth is perfect; neither, it is flagged."""
+    name = next(name for name in WRITERS if (truth / name).is_file())
+    frames = {"x": {"up": "z", "front": "-y"}, "y": {"up": "y", "front": "x"}, "z": {"up": "-x", "front": "z"}}
+    for number, (axis, frame) in enumerate(frames.items()):
+        mesh = truth / axis / name
+        move(truth / name, mesh, trimesh.transformations.rotation_matrix(np.pi / 2, np.eye(3)[number]))
+        for how in ({"frame": frame | {"scale": "fit"}}, {"align": "similarity"}, {}):
+            assert adopt(truth, mesh, how, "--truth-mesh", truth / "object/mesh.ply") == 0
+            found = scores(truth)
+            values = {(value.metric, value.view_set): value for value in found.values}
+            raised = [flag.name for flag in found.flags if flag.state == "raised"]
+            lowest = min(values["psnr", "novel"].images.values())
+            print(
+                f"{name} about {axis}, {', '.join(how) or 'nothing'}: Chamfer {values['chamfer', 'novel'].value:.5f}, "
+                f"F-score {values['f-score', 'novel'].value:.3f}, lowest PSNR {lowest:.1f} dB, flags {raised}"
+            )
+            if how:
+                assert (
+                    lowest > 80
+                    and values["f-score", "novel"].value == 1
+                    and values["chamfer", "novel"].value == 0
+                    and not raised
+                )
+            else:
+                assert "misplaced" in raised
 
 
 def test_nothing_declared_is_found_and_recorded(truth):
