@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -47,7 +48,7 @@ def words(example: Path, out: Path, program: str, **settings) -> list[str]:
     """The command line of a Python program that has {out} as its first word."""
     script = out.parent / "program.py"
     script.write_text("import sys, time, os, subprocess\nfrom pathlib import Path\nout = Path(sys.argv[1])\n" + program)
-    settings = {"run": f"{sys.executable} '{script}' {{out}} {{prompt}} {{seed}}", "makes": "mesh.ply"} | settings
+    settings = {"run": f"{shlex.quote(sys.executable)} '{script}' {{out}} {{prompt}} {{seed}}", "makes": "mesh.ply"} | settings
     given = ["--settings", json.dumps(settings), "--cameras", '{"sets": {}}', "--seed", "7"]
     return ["external", *given, "--example", str(example), "--out", str(out)]
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -55,8 +56,9 @@ def test_each_is_a_gap_and_the_others_finish(tmp_path: Path) -> None:
     lines = []
     for how in ("works", *SAID):
         makes = "renders" if how == "rubbish-pictures" else "mesh.ply"
-        words = f"{sys.executable} program.py {how} {{out}} {tree / 'pids'}"
-        lines.append(f"{how}: {{label: {how}, command: {{run: '{words}', makes: {makes}, files: [program.py], minutes: 0.2}}}}")
+        words = f"{shlex.quote(sys.executable)} program.py {how} {{out}} {shlex.quote(str(tree / 'pids'))}"
+        command = {"run": words, "makes": makes, "files": ["program.py"], "minutes": 0.2}
+        lines.append(f"{how}: {{label: {how}, command: {json.dumps(command)}}}")
     write_lines(tree / "config/programs.yaml", *lines)
     write_lines(
         tree / "config/run.yaml",
