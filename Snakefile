@@ -22,6 +22,7 @@ from snakemake.utils import min_version
 from magic123.records.errors import InputError
 from magic123.records.files import check_writable, remove_left_over
 from magic123.run.captions import check_captions
+from magic123.run.checks import check_remote_python
 from magic123.run.estimate import cost_of, load_times
 from magic123.run.progress import show_progress
 from magic123.run.remaining import RemainingTime
@@ -100,6 +101,8 @@ onstart:
     # what parameters of this kind hold is taken anew when a job has finished (magic123/run/contents.py), not from the plan
     type(workflow.persistence)._params.cache_clear()
     sentence(check_writable)("results", "reports", "logs", "benchmarks")
+    if workflow.executor_plugin.common_settings.non_local_exec:
+        sentence(check_remote_python)(sys.executable)
     for folder in ("results", "reports"):
         remove_left_over(folder)
     # before anything is fetched: list it, and check that there is room for all of it

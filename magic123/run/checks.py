@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -218,3 +219,19 @@ def check_files(suite: Suite) -> None:
                     raise InputError(
                         f"{file}.{HASHES[column]} is {wanted}, but {path} has {digest}; get the original, or clear the cell."
                     )
+
+
+def check_remote_python(executable: str) -> None:
+    """Check that Snakemake can start Python on the nodes of a cluster: it writes the path into a script as it is.
+
+    Args:
+        executable: path of Python.
+
+    Raises:
+        InputError: a shell would read the path as something else.
+    """
+    if re.search(r"""[\s'"`$&;|<>(){}*?\\]""", executable):
+        raise InputError(
+            f"the jobs of a cluster cannot start {executable}, because Snakemake does not quote its path: put the environment "
+            "elsewhere, with UV_PROJECT_ENVIRONMENT=/a/path/without/spaces before `uv run`"
+        )
