@@ -29,29 +29,34 @@ def _scratch(dtype):
 
 
 @njit(inline="always")
-def _locate(x, start, count, scale, half, resolution, size, offset, dense, rows, cells, inside):
-    """Fill the scratch room with the `count` points from `start` on.
+def _locate(x, start, count, level, scale, half, resolution, size, offset, dense, rows, cells, inside):
+    """Fill the scratch room with the `count` points from `start` on, at one level.
 
     Each loop writes few arrays and looks nothing up, so that LLVM computes several points at once. 32 bits are enough: rows are
     fewer, and of a hash only the low bits count. A NaN is read as -1, so that it stays inside the table.
     """
-    one = half + half
+    one, stretch = half + half, scale[level]
     for axis in range(3):
         cell, place = cells[axis], inside[axis]
         for j in range(count):
             unit = (x[start + j, axis] + one) * half
-            position = (unit if unit > 0 else one - one) * scale + half
+            position = (unit if unit > 0 else one - one) * stretch + half
             whole = np.int32(position)  # rounded down: it is not negative
             cell[j] = whole
             place[j] = whole
             place[j] = position - place[j]
     cx, cy, cz = cells[0], cells[1], cells[2]
-    first, side, end, mask = np.uint32(offset), np.uint32(resolution), np.uint32(size), np.uint32(size - 1)
+    first, side, end, mask = (
+        np.uint32(offset[level]),
+        np.uint32(resolution[level]),
+        np.uint32(size[level]),
+        np.uint32(size[level] - 1),
+    )
     none, prime, other_prime = np.uint32(0), np.uint32(2654435761), np.uint32(805459861)
     for corner in range(8):
         row = rows[corner]
         dx, dy, dz = np.uint32(corner & 1), np.uint32(corner >> 1 & 1), np.uint32(corner >> 2)
-        if dense:
+        if dense[level]:
             for j in range(count):
                 a = np.uint32(cx[j] + dx + side * np.uint32(cy[j] + dy + side * np.uint32(cz[j] + dz)))
                 # rows beyond the end wrap around; one subtraction is enough for the modulo
@@ -92,10 +97,7 @@ def _forward(x, table, scale, half, resolution, size, offset, dense, active, lan
     for start in range(0, count, BLOCK):
         many = min(BLOCK, count - start)
         for level in range(active):
-            _locate(
-                x, start, many, scale[level], half, resolution[level], size[level], offset[level], dense[level],
-                rows, cells, inside,
-            )  # fmt: skip
+            _locate(x, start, many, level, scale, half, resolution, size, offset, dense, rows, cells, inside)
             for j in range(many):
                 i = start + j
                 i0, i1, i2, i3, i4, i5, i6, i7 = _corners(rows, j)
@@ -116,10 +118,7 @@ def _backward_table(x, grad_out, scale, half, resolution, size, offset, dense, a
     for start in range(0, count, BLOCK):
         many = min(BLOCK, count - start)
         for level in range(active):
-            _locate(
-                x, start, many, scale[level], half, resolution[level], size[level], offset[level], dense[level],
-                rows, cells, inside,
-            )  # fmt: skip
+            _locate(x, start, many, level, scale, half, resolution, size, offset, dense, rows, cells, inside)
             for j in range(many):
                 i = start + j
                 i0, i1, i2, i3, i4, i5, i6, i7 = _corners(rows, j)
@@ -148,10 +147,7 @@ def _backward_position(x, table, grad_out, scale, half, resolution, size, offset
     for start in range(0, count, BLOCK):
         many = min(BLOCK, count - start)
         for level in range(active):
-            _locate(
-                x, start, many, scale[level], half, resolution[level], size[level], offset[level], dense[level],
-                rows, cells, inside,
-            )  # fmt: skip
+            _locate(x, start, many, level, scale, half, resolution, size, offset, dense, rows, cells, inside)
             for j in range(many):
                 i = start + j
                 i0, i1, i2, i3, i4, i5, i6, i7 = _corners(rows, j)
