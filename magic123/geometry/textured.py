@@ -317,7 +317,7 @@ def _gltf(content: bytes, path: Path, resolver: Any) -> list[Part]:
                 if coordinates not in attributes:
                     raise InputError(f"mesh {path} has a texture and no {coordinates} for it; export it again")
                 attributes["TEXCOORD_0"] = attributes[coordinates]
-            stored = [*attributes.values(), *(value for name, value in primitive.items() if name == "indices")]
+            stored = [*attributes.values(), *([primitive["indices"]] if "indices" in primitive else [])]
             if any("sparse" in header["accessors"][number] for number in stored):
                 raise InputError(f"mesh {path} has sparse accessors, which are not read; export it without")
             primitive["material"] = len(primitives)

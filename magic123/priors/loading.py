@@ -15,7 +15,7 @@ from magic123.priors.prior import Prior, offload
 from magic123.priors.prompts import Prompts
 from magic123.records.errors import InputError
 from magic123.records.hashes import fingerprint
-from magic123.settings.inversion import initial_word
+from magic123.settings.inversion import fill_names
 from magic123.settings.priors import (
     ClipSettings,
     DeepFloydIFSettings,
@@ -94,15 +94,12 @@ def _picture(name: str, example: Example) -> Tensor:
 
 def _prompts(settings: PromptedSettings, example: Example) -> Prompts:
     """Return what a text-conditioned prior reads."""
-
-    def named(text: str) -> str:
-        return text.replace("{name}", example.name).replace("{word}", initial_word(example.init_word, example.prompt))
-
+    about = (example.name, example.init_word, example.prompt)
     return Prompts(
-        named(settings.prompt),
+        fill_names(settings.prompt, *about),
         example.prompt,
         settings.view_prompts,
-        named(settings.negative_prompt),
+        fill_names(settings.negative_prompt, *about),
         settings.negative_views,
         settings.hard_views,
         example.camera.azimuth,

@@ -17,7 +17,7 @@ from pathlib import Path
 from magic123.records.errors import InputError
 from magic123.run.manifest import ManifestRow
 from magic123.run.suite import MANIFESTS, Suite
-from magic123.settings.inversion import IMAGENET_TEMPLATES, initial_word
+from magic123.settings.inversion import IMAGENET_TEMPLATES, fill_names
 from magic123.settings.priors import PromptedSettings
 from magic123.settings.registry import Weights
 
@@ -80,8 +80,7 @@ def _texts(suite: Suite, row: ManifestRow, computed: bool) -> Iterator[tuple[str
                     (prior.prompt, named if prior.view_prompts else ("",)),
                     (prior.negative_prompt, other_views(named) if prior.negative_views else ("",)),
                 ):
-                    filled = text.replace("{subject}", subject).replace("{name}", row.name)
-                    filled = filled.replace("{word}", initial_word(row.init_word, row.prompt))
+                    filled = fill_names(text.replace("{subject}", subject), row.name, row.init_word, row.prompt)
                     yield from ((filled + view, suite.weights[prior.weights], use) for view in views)
     if learned and not settings.invert.given:
         templates = settings.invert.settings.templates

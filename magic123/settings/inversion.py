@@ -49,3 +49,15 @@ def initial_word(init_word: str | None, prompt: str) -> str:
         prompt: its caption, whose last word it is otherwise; empty without words.
     """
     return init_word or next((word for text in reversed(prompt.split()) if (word := text.strip(",.;:!"))), "")
+
+
+def fill_names(text: str, name: str, init_word: str | None, prompt: str) -> str:
+    """Return a prompt with the name of an example for {name} and its `initial_word` for {word}.
+
+    Args:
+        text: the prompt, which keeps its other placeholders.
+        name: of the example.
+        init_word: see `initial_word`.
+        prompt: see `initial_word`.
+    """
+    return text.replace("{name}", name).replace("{word}", initial_word(init_word, prompt))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from magic123.example.token_file import load_token, save_token
 from magic123.records.errors import InputError
-from magic123.records.files import output_folder
+from magic123.records.files import output_folder, write_json
 from magic123.records.terminal import say
 from magic123.settings.registry import RECEIPT, Weights
 from magic123.weights import dpt, open_clip, zero123
@@ -43,8 +43,7 @@ def convert_weights(name: str, registry: dict[str, Weights]) -> None:
         else:
             record = open_clip.convert(before, folder)
         made_from = json.loads(Path(base.receipt).read_text(encoding="utf-8"))
-        record = {"made_from": made_from, "converter": entry.converter, **record}
-        (folder / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+        write_json(folder / RECORD, {"made_from": made_from, "converter": entry.converter, **record})
         missing = [file for file in entry.files if not (folder / file).is_file()]
         if missing:
             raise InputError(f"the converter made no {missing[0]} for {name}, which the registry lists: correct its files")

@@ -1,13 +1,11 @@
 """The demo in a folder whose path has a space and a letter beyond ASCII, with the real commands."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from real_tree import snakemake
 from workflow_tree import REPOSITORY, write_lines
 
 RUN = "{datasets: [demo], examples: [yellow_dog], methods: [copy-reference, short], seeds: [0], tables: [demo]}"
@@ -17,13 +15,6 @@ def copy_of_the_project(root: Path) -> None:
     for name in ("rules", "config", "profiles", "datasets", "weights/miniature", "magic123", "eval"):
         shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPOSITORY / "Snakefile", root)
-
-
-def snakemake(root: Path) -> str:
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--configfile", "config/short.yaml"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(root)})
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 @pytest.mark.nightly
@@ -41,11 +32,11 @@ def test_a_few_steps_of_the_demo_run_once(tmp_path: Path) -> None:
         "invert: {settings: {steps: 4}}",
         "view: {size: 64, turntable_frames: 4, max_faces: 500}",
     )
-    assert "Table: reports/demo.html" in snakemake(root)
+    assert "Table: reports/demo.html" in snakemake(root, "short.yaml")
     for place in ("copy-reference/seed0/coarse", "short/seed0/coarse", "short/seed0/fine"):
         scores = json.loads((root / "results/demo/yellow_dog" / place / "scores.json").read_text())
         assert {value["metric"] for value in scores["values"]} >= {"psnr", "psnr-ring", "lpips-mini", "clip-mini"}
     assert "both priors" in (root / "reports/demo-report.html").read_text()
     assert [path.name for path in (tmp_path).iterdir()] == ["My Projects é"]
     assert [path.name for path in root.parent.iterdir()] == ["magic123-bench"]
-    assert "Nothing to be done" in snakemake(root)
+    assert "Nothing to be done" in snakemake(root, "short.yaml")
