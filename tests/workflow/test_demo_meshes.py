@@ -18,6 +18,7 @@ from real_tree import real_tree, run, snakemake
 from scipy.ndimage import binary_dilation
 from workflow_tree import write_lines
 
+from magic123.geometry.mesh import clean
 from magic123.miniatures.demo import NUMBERS
 from magic123.miniatures.objects import make_object
 from magic123.records.cards import read_scores
@@ -105,4 +106,7 @@ def test_the_demo_as_meshes_gives_its_own_truth_back(tmp_path: Path) -> None:
         assert same["chamfer", "novel"] == 0 and same["psnr", "novel"] > 80
         surface = trimesh.load_mesh(made / "object/mesh.ply", process=False)
         truth = trimesh.load_mesh(demo / "truth/mesh.ply", process=False)
-        assert np.allclose(surface.bounds, truth.bounds, atol=1e-5) and len(surface.faces) > 0.99 * len(truth.faces)
+        # demo_meshes leaves out specks of a few faces, as every export does
+        kept, _ = clean(np.asarray(truth.vertices), np.asarray(truth.faces))
+        assert np.allclose(surface.bounds, [kept.min(0), kept.max(0)], atol=1e-5)
+        assert len(surface.faces) > 0.99 * len(truth.faces)
