@@ -26,6 +26,7 @@ from magic123.run.checks import check_remote_python
 from magic123.run.estimate import cost_of, load_times
 from magic123.run.progress import show_progress
 from magic123.run.remaining import RemainingTime
+from magic123.run.scheduling import lift_default_job_rate
 from magic123.weights.prefetch import check_space, listing, missing_weights
 from magic123.run.load import load_suite
 
@@ -100,6 +101,7 @@ rule all:
 onstart:
     # what parameters of this kind hold is taken anew when a job has finished (magic123/run/contents.py), not from the plan
     type(workflow.persistence)._params.cache_clear()
+    lift_default_job_rate(workflow.scheduler)
     sentence(check_writable)("results", "reports", "logs", "benchmarks")
     if workflow.executor_plugin.common_settings.non_local_exec:
         sentence(check_remote_python)(sys.executable)
