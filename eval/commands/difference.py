@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from eval.tables.differences import LEVEL, paired_difference, read_values
+from magic123.records.terminal import counted
 
 
 def main(argv: list[str]) -> None:
@@ -20,4 +21,4 @@ def main(argv: list[str]) -> None:
     difference = paired_difference(first, second)
     interval = f"[{difference.low:+.4f}, {difference.high:+.4f}]"
     print(f"{given.metric} {given.rows[0]} - {given.rows[1]}: {difference.mean:+.4f}, {LEVEL:.0%} {interval}")
-    print(f"{difference.examples} examples, {difference.pairs} pairs on {given.dataset}")
+    print(f"{counted(difference.examples, 'example')}, {counted(difference.pairs, 'pair')} on {given.dataset}")

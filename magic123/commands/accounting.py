@@ -18,6 +18,7 @@ from magic123.records.energy import in_words as energy_in_words
 from magic123.records.errors import InputError
 from magic123.records.files import write_json, write_whole
 from magic123.records.status import KILLED
+from magic123.records.terminal import counted
 from magic123.run.accounting import in_words, jobs, progress, table
 
 
@@ -49,6 +50,6 @@ def main(argv: list[str] | None = None) -> None:
         saved = "" if job["saved_step"] is None else f", step {job['saved_step']} saved"
         print(f"  {job['step']} {job['cell']} since {job['since']}{saved}; if no process does it, it was {KILLED}")
     hours = sum(line["wall_s"] for line in lines) / 3600
-    print(f"{len(lines)} jobs ended, {hours:.2f} hours of wall time in all: {options.out.with_suffix('.csv')}")
+    print(f"{counted(len(lines), 'job')} ended, {hours:.2f} hours of wall time in all: {options.out.with_suffix('.csv')}")
     joules = {"cards": [line["gpu_joules"] for line in lines], "processor": [line["cpu_joules"] for line in lines]}
     print(energy_in_words(joules, options.grams_per_kwh))

@@ -14,6 +14,7 @@ from typing import cast
 
 from magic123.commands.options import add_configuration, command_parser, print_table
 from magic123.records.errors import InputError
+from magic123.records.terminal import counted
 from magic123.run import accounting
 from magic123.run.estimate import NAMES, TIMES, Estimate, Predict, RecordedTime, all_jobs, cost_of, load_times
 from magic123.run.load import read_suite
@@ -132,7 +133,7 @@ def job_rows(estimate: Estimate) -> Iterator[tuple[int, str, str]]:
 
 def describe(entry: RecordedTime) -> str:
     """Return a recorded time in words."""
-    return f"{entry.minutes:g} minutes for {entry.steps} steps at {entry.resolution} on a {entry.gpu}"
+    return f"{entry.minutes:g} minutes for {counted(entry.steps, 'step')} at {entry.resolution} on a {entry.gpu}"
 
 
 def print_tables(estimate: Estimate, times: dict[str, RecordedTime]) -> None:

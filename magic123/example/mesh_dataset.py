@@ -12,6 +12,7 @@ from pathlib import Path
 from magic123.records.errors import InputError
 from magic123.records.files import need_folder, write_text
 from magic123.records.mesh_files import SUFFIXES
+from magic123.records.terminal import counted
 from magic123.run.contents import Contents
 from magic123.run.manifest import ManifestRow, as_cell
 from magic123.run.picture_folder import caption_of, check_run, name_of, run_file, write_run
@@ -63,7 +64,7 @@ def add_meshes(folder: Path, name: str, frame: dict[str, str], results: str | No
     write_run(name, "Meshes", results or name, "demo", base.registries.tables)
     for row in rows:
         print(f"{row['name']}: {row['prompt']!r}, {row['mesh']}", file=sys.stderr)
-    print(f"{table}: {len(rows)} meshes; edit names and captions there")
+    print(f"{table}: {counted(len(rows), 'mesh', 'meshes')}; edit names and captions there")
     print(f"uv run snakemake --cores all --configfile {run}")
 
 

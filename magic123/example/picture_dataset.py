@@ -20,6 +20,7 @@ from magic123.example.quality_picture import reduced
 from magic123.records import alpha as alpha_convention
 from magic123.records.errors import InputError
 from magic123.records.files import scratch_folder, write_text
+from magic123.records.terminal import counted
 from magic123.run.captions import check_captions
 from magic123.run.load import read_suite
 from magic123.run.manifest import ManifestRow, as_cell, load_manifest, printable
@@ -122,7 +123,7 @@ def add_folder(folder: Path, name: str, results: str | None = None) -> None:
         problems += [f"{key}: {remark}" for remark in tile.remarks]
 
     sheet.parent.mkdir(parents=True, exist_ok=True)
-    draw_sheet(tiles, f"{name}: {len(all_rows)} pictures of {folder}, mask: {settings.mask}", sheet)
+    draw_sheet(tiles, f"{name}: {counted(len(all_rows), 'picture')} of {folder}, mask: {settings.mask}", sheet)
     write_text(table, text)
     if not run.exists():
         more = PREPARE.format(mask=mask_from, why=WHY[mask_from])
@@ -133,7 +134,7 @@ def add_folder(folder: Path, name: str, results: str | None = None) -> None:
         problems.append(f"the run would be refused: {error}")
     for problem in problems:
         print(" ".join(printable(problem).split()), file=sys.stderr)
-    print(f"{table}: {len(all_rows)} pictures ({len(lines)} new); edit names and captions there")
+    print(f"{table}: {counted(len(all_rows), 'picture')} ({len(lines)} new); edit names and captions there")
     print(f"{sheet}: what was understood of each; look at it before the run")
     print(f"{run}: the run; its mask is {settings.mask}")
     print(f"uv run snakemake --cores all --configfile {run}")

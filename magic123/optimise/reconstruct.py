@@ -35,7 +35,7 @@ from magic123.records.devices import present_device
 from magic123.records.errors import InputError, OutOfMemory, is_out_of_memory
 from magic123.records.files import write_json, write_whole
 from magic123.records.hashes import hash_files
-from magic123.records.terminal import say
+from magic123.records.terminal import counted, say
 from magic123.scenes.building import draw_scene, start_scene
 from magic123.scenes.checkpoint import save_scene
 from magic123.scenes.kinds import SCENES
@@ -171,7 +171,7 @@ def run_rung(stage: Stage, rung: int, run: StageRun) -> None:
         record["views"] = run.views.model_dump(mode="json")
     if given is not None:
         record["cameras"] = given
-    say(f"{example.name}: {stage.scene}, {stage.steps} steps, priors: {', '.join(priors) or 'none'}")
+    say(f"{example.name}: {stage.scene}, {counted(stage.steps, 'step')}, priors: {', '.join(priors) or 'none'}")
     for folder in (run.init, run.token):
         forget(folder)
     history, identity = LossHistory(stage.steps), checkpoint_identity(stage, run, record)

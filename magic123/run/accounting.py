@@ -16,6 +16,7 @@ from typing import Any
 
 from magic123.records.files import noted_json
 from magic123.records.status import OK, RUNNING, read_energy, status_file
+from magic123.records.terminal import counted
 
 STEPS = ("prepare", "invert", "reconstruct", "view", "score")
 COLUMNS = (
@@ -161,7 +162,7 @@ def in_words(seconds: float, unknown: int, at_once: int = 1) -> str:
         at_once: how many jobs run at the same time.
     """
     shared = f", {_duration(seconds / at_once)} with {at_once} at once" if at_once > 1 else ""
-    more = f", and {unknown} jobs of a kind that has not run here yet" if unknown else ""
+    more = f", and {counted(unknown, 'job')} of a kind that has not run here yet" if unknown else ""
     return f"about {_duration(seconds)} of work{shared}, by what such jobs took{more}"
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import PositiveFloat, PositiveInt
 
 from magic123.records.results import start_of
+from magic123.records.terminal import counted
 from magic123.run.accounting import Kind
 from magic123.run.plan import axes_of, cells
 from magic123.run.suite import Suite
@@ -99,12 +100,12 @@ class Estimate:
 
     def sentence(self) -> str:
         """Return the estimate in one sentence."""
-        grid = f"{self.examples} examples x {self.methods} methods x {self.seeds} seeds"
+        grid = " x ".join([counted(self.examples, "example"), counted(self.methods, "method"), counted(self.seeds, "seed")])
         if not self.hours:
-            return f"{grid}: {sum(self.jobs.values())} optimisations; no recorded time fits them"
+            return f"{grid}: {counted(sum(self.jobs.values()), 'optimisation')}; no recorded time fits them"
         parts = " + ".join(f"{hours:.0f} h for {self.jobs[scene]} {NAMES[scene]}" for scene, hours in self.hours.items())
-        more = f"; {self.unknown} jobs without a recorded time are not in it" if self.unknown else ""
-        by = f"; {sum(self.predicted.values())} jobs predicted, not measured" if self.predicted else ""
+        more = f"; not in it: {counted(self.unknown, 'job')} without a recorded time" if self.unknown else ""
+        by = f"; {counted(sum(self.predicted.values()), 'job')} predicted, not measured" if self.predicted else ""
         here = f". On such a GPU nothing runs here: {self.unusable}" if self.unusable else ""
         return f"{grid}: about {self.total:.0f} GPU-hours on a {self.gpu} ({parts}{by}{more}){here}"
 

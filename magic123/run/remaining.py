@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from magic123.records.terminal import counted
 from magic123.run.accounting import Job, Kind, estimate, in_words, jobs
 from magic123.run.suite import Suite
 from magic123.settings.stage import OptimisedStage
@@ -87,7 +88,7 @@ class RemainingTime(logging.Handler):
         seconds, unknown = estimate(kinds, self.earlier, ended, self.reference)
         if not left:
             return ""
-        return f"{len(left)} jobs of networks and metrics: {in_words(seconds, unknown, self.at_once)}."
+        return f"{counted(len(left), 'job')} of networks and metrics: {in_words(seconds, unknown, self.at_once)}."
 
     def emit(self, record: logging.LogRecord) -> None:
         """Count a job that has ended, and print what is left after FIRST of them and at every doubling."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from magic123.example.token_file import load_token, save_token
 from magic123.records.errors import InputError
 from magic123.records.files import output_folder, write_json
-from magic123.records.terminal import say
+from magic123.records.terminal import counted, say
 from magic123.settings.registry import RECEIPT, Weights
 from magic123.weights import dpt, open_clip, zero123
 from magic123.weights.prefetch import is_complete, write_receipt
@@ -62,7 +62,7 @@ def delete_original(name: str, registry: dict[str, Weights]) -> None:
     base = registry[made_from]
     for file in base.downloads:
         (Path(base.path) / file).unlink(missing_ok=True)
-    say(f"{made_from}: deleted {len(base.downloads)} files")
+    say(f"{made_from}: deleted {counted(len(base.downloads), 'file')}")
 
 
 def convert_token(file: Path, out: Path) -> None:

@@ -16,6 +16,7 @@ from pydantic import PositiveFloat
 
 from magic123.records.errors import InputError
 from magic123.records.files import write_json
+from magic123.records.terminal import counted
 from magic123.run.manifest import FETCHED, HASHES
 from magic123.run.suite import Suite
 from magic123.settings.registry import Download, Weights, readable, url_of
@@ -162,7 +163,7 @@ def listing(suite: Suite) -> str:
         lines.append(f"    source   {own[0].url} and so on; hashes: {hashes}")
         lines.append(f"    licence  {own[0].source}")
     total = f"{readable(left)} to fetch and convert" if left else "files to verify" if missing else "nothing to fetch"
-    return "\n".join([*lines, f"{len(needed)} sets of weights, {len(files)} files of datasets: {total}"])
+    return "\n".join([*lines, f"{counted(len(needed), 'set')} of weights, {counted(len(files), 'file')} of datasets: {total}"])
 
 
 def proof_of(entry: Weights) -> str:
