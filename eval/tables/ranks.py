@@ -212,6 +212,7 @@ def ranks_markdown(table: ResultTable, ranked: list[Rank]) -> str:
     pairs = len(table.rows) * (len(table.rows) - 1) // 2
     note = (
         f"Place by the mean; in brackets how many other rows it beats with a {LEVEL:.0%} interval beyond zero, corrected for "
-        f"the {pairs} comparisons of a column. Below about five examples the intervals are an indication."
+        f"the {'one comparison' if pairs == 1 else f'{pairs} comparisons'} of a column. Below about five examples the "
+        "intervals are an indication."
     )
     return "\n".join([*lines, "", note, ""])
