@@ -34,7 +34,7 @@ min_version("9.19")
 
 try:
     getpass.getuser()
-except (KeyError, OSError):  # a container's user, of whom it has a number alone; Snakemake records the name
+except (KeyError, OSError):  # a container may know only the number of its user, and Snakemake records the name
     os.environ.update(USER=str(os.getuid()))
 
 
@@ -99,7 +99,7 @@ rule all:
 
 
 onstart:
-    # what parameters of this kind hold is taken anew when a job has finished (magic123/run/contents.py), not from the plan
+    # what parameters of this kind hold is read again when a job has finished (magic123/run/contents.py), not from the plan
     type(workflow.persistence)._params.cache_clear()
     lift_default_job_rate(workflow.scheduler)
     sentence(check_writable)("results", "reports", "logs", "benchmarks")
