@@ -40,7 +40,7 @@ from magic123.example.companion import read_depth, read_mask
 from magic123.example.example import load_example
 from magic123.example.picture_file import read_picture
 from magic123.example.token_file import load_token
-from magic123.geometry.textured import read_parts
+from magic123.geometry.mesh_reader import read_parts
 from magic123.optimise.resume import LoopCheckpoints
 from magic123.records.cards import read_scores
 from magic123.records.errors import InputError

@@ -92,7 +92,7 @@ def _place(mesh: Path, root: Path) -> str:
 
 def _check_readable(meshes: dict[str, Path]) -> None:
     """Read every mesh as a run will. Raises InputError with the first that cannot be read, and how many there are."""
-    from magic123.geometry.textured import read_parts
+    from magic123.geometry.mesh_reader import read_parts
 
     problems = []
     for mesh in meshes.values():

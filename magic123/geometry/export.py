@@ -15,8 +15,8 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from magic123.geometry.mesh import clean, decimate, face_areas, vertex_normals
+from magic123.geometry.mesh_parts import Part, coloured, joined
 from magic123.geometry.texture import PADDING, Albedo, Atlas, bake, unwrap
-from magic123.geometry.textured import Part, coloured, joined
 from magic123.records.colour import decoded, encoded
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from magic123.geometry.textured import Part, joined
+from magic123.geometry.mesh_parts import Part, joined
 from magic123.records.errors import InputError
 from magic123.settings.frames import Frame
 

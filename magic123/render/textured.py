@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from magic123.geometry.camera import Camera
-from magic123.geometry.textured import Part, joined
+from magic123.geometry.mesh_parts import Part, joined
 from magic123.geometry.zbuffer import triangle_ids
 from magic123.records.colour import decoded, encoded
 

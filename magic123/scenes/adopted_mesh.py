@@ -14,8 +14,9 @@ from magic123.geometry.camera import Camera, view_cameras
 from magic123.geometry.export import write_parts
 from magic123.geometry.frames import ball_of, placement, used_vertices
 from magic123.geometry.mesh import drop_unused, face_areas, mesh_problem
+from magic123.geometry.mesh_parts import Part, coloured, joined
+from magic123.geometry.mesh_reader import read_parts
 from magic123.geometry.registration import Registration, onto_mesh, onto_silhouette
-from magic123.geometry.textured import Part, coloured, joined, read_parts
 from magic123.records.cameras import ViewSets
 from magic123.records.errors import InputError
 from magic123.records.files import output_folder

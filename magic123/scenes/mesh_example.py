@@ -11,7 +11,8 @@ from PIL import Image
 
 from magic123.geometry.camera import Camera, view_cameras
 from magic123.geometry.frames import placement, used_vertices
-from magic123.geometry.textured import joined, read_parts
+from magic123.geometry.mesh_parts import joined
+from magic123.geometry.mesh_reader import read_parts
 from magic123.records.cameras import POSE
 from magic123.records.errors import InputError
 from magic123.records.files import output_folder

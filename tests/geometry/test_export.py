@@ -15,8 +15,9 @@ from magic123.geometry.export import colours_of, write_mesh, write_parts
 from magic123.geometry.lattice import build_lattice
 from magic123.geometry.marching_tets import marching_tets
 from magic123.geometry.mesh import mesh_problem
+from magic123.geometry.mesh_parts import Part
+from magic123.geometry.mesh_reader import read_parts
 from magic123.geometry.texture import bake, unwrap
-from magic123.geometry.textured import Part, read_parts
 from magic123.records.colour import encoded
 from magic123.render.raster import render_mesh
 

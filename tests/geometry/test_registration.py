@@ -6,8 +6,8 @@ from scipy.spatial.transform import Rotation
 from textured_objects import box, egg
 
 from magic123.geometry.camera import Camera
+from magic123.geometry.mesh_parts import Part
 from magic123.geometry.registration import best_similarity, moved, onto_mesh, onto_silhouette, surface_points, turns
-from magic123.geometry.textured import Part
 from magic123.render.textured import TexturedMesh, covered
 
 

@@ -15,7 +15,7 @@ from repository_paths import REPOSITORY
 from textured_objects import WRITERS
 
 from magic123.geometry.camera import Camera
-from magic123.geometry.textured import read_parts
+from magic123.geometry.mesh_reader import read_parts
 from magic123.records.colour import encoded
 from magic123.render.textured import TexturedMesh
 

@@ -1,4 +1,4 @@
-"""Meshes in zip archives, as Google Scanned Objects and other collections hand them out, and archives that are hostile."""
+"""Meshes of every format, and in zip archives, as Google Scanned Objects and other collections hand them out."""
 
 import io
 import stat
@@ -7,10 +7,38 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from textured_objects import pack, scanned, write_glb
+import trimesh
+from PIL import Image
+from textured_objects import pack, scanned, write_glb, write_obj, write_ply
 
-from magic123.geometry.textured import read_parts
+from magic123.geometry.mesh_parts import joined
+from magic123.geometry.mesh_reader import read_parts
+from magic123.records.colour import decoded
 from magic123.records.errors import InputError
+
+
+def test_parts_keep_their_materials_and_transforms(tmp_path):
+    part, body = read_parts(write_glb(tmp_path / "a.glb"))
+    assert body.texture is not None and body.double_sided and not part.double_sided
+    assert np.allclose(part.factor, (0.8, 0.2, 26 / 255, 1)) and part.texture is None
+    vertices, faces = joined([part, body])
+    given = trimesh.load_scene(tmp_path / "a.glb").to_mesh()
+    assert np.allclose(np.sort(vertices, 0), np.sort(given.vertices, 0), atol=1e-6) and len(faces) == len(given.faces)
+    box, body = sorted(read_parts(write_obj(tmp_path / "b.obj")), key=lambda part: len(part.faces))
+    assert np.allclose(box.factor[:3], decoded(np.array([0.8, 0.2, 0.1]))) and body.texture is not None
+    (ply,) = read_parts(write_ply(tmp_path / "c.ply"))
+    assert ply.colours is not None and ply.colours.shape == (len(ply.vertices), 4)
+
+
+def test_large_textures_and_files_are_refused_before_they_are_decoded(tmp_path):
+    file = write_obj(tmp_path / "a.obj")
+    Image.new("1", (9000, 9000)).save(tmp_path / "pattern.png")
+    with pytest.raises(InputError, match="9000 x 9000 pixels"):
+        read_parts(file)
+    with file.open("r+b") as stream:
+        stream.truncate(2**30 + 1)
+    with pytest.raises(InputError, match=r"has 1.0 GiB, and at most 1 GiB"):
+        read_parts(file)
 
 
 def test_a_scanned_object_reads_as_its_files_do(tmp_path: Path) -> None:
@@ -86,7 +114,7 @@ def test_archives_without_a_mesh_links_bombs_and_damage(tmp_path: Path, monkeypa
     with pytest.raises(InputError, match="is damaged"):
         read_parts(tmp_path / "bad.zip")
 
-    monkeypatch.setattr("magic123.geometry.textured.MOST_BYTES", 2**20)
+    monkeypatch.setattr("magic123.geometry.mesh_reader.MOST_BYTES", 2**20)
     bomb = io.BytesIO(bytes(2**21))
     with pytest.raises(InputError, match="holds more than"):
         read_parts(pack(tmp_path / "bomb.zip", {"meshes/model.obj": bomb.read()}))

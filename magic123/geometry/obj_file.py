@@ -1,0 +1,104 @@
+"""Read OBJ files with the materials of their MTL files, or with vertex colours.
+
+Colours (`Kd` and those of vertices) are taken as sRGB: the format does not say, and that is what programs show.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from magic123.geometry.mesh_file import MeshFile, check_fans, with_colours, without_material
+from magic123.geometry.mesh_parts import Part
+from magic123.records.colour import decoded
+from magic123.records.errors import InputError
+from magic123.records.mesh_files import LIBRARY
+
+# lines of a material that decide how it looks, and are not read
+UNREAD = {
+    rb"^[ \t]*map_Kd[ \t]+-": "has options before the name of its texture, which are not read; write the name alone",
+    rb"^[ \t]*map_d[ \t]": "has its opacity in a picture (map_d), which is not read; export it as glTF, or remove that line",
+}
+
+
+def read_obj(file: MeshFile) -> list[Part]:
+    """Return the parts of an OBJ file, one for each material.
+
+    Raises:
+        InputError: a material is not defined or not read in full, or a polygon is not convex.
+    """
+    textured = _textured_materials(file)
+    check_fans(*_polygons(file.content), file.path)
+    return [_part(mesh, file, textured) for mesh, _ in file.meshes()]
+
+
+def _textured_materials(file: MeshFile) -> set[str]:
+    """Return the names of the materials that have a texture.
+
+    Raises:
+        InputError: a material that is used is not defined in any MTL file, or has lines that are not read.
+    """
+    used = {_name(name) for name in re.findall(rb"^[ \t]*usemtl[ \t]+(.+?)[ \t\r]*$", file.content, re.MULTILINE)}
+    textured: dict[str, bool] = {}
+    for library in dict.fromkeys(LIBRARY.findall(file.content)):
+        text = file.get(library.decode("utf-8", "replace"))
+        for block in re.split(rb"^[ \t]*newmtl[ \t]+", text, flags=re.MULTILINE)[1:]:
+            name = _name(block.splitlines()[0])
+            textured[name] = re.search(rb"^[ \t]*map_Kd[ \t]+\S", block, re.MULTILINE | re.IGNORECASE) is not None
+            for pattern, reason in UNREAD.items():
+                if name in used and re.search(pattern, block, re.MULTILINE | re.IGNORECASE):
+                    raise InputError(f"mesh {file.path}: the material {name!r} {reason}")
+    if textured and (unknown := sorted(used - set(textured))):
+        raise InputError(f"mesh {file.path} uses the material {unknown[0]!r}, which no MTL file of it defines; export it again")
+    return {name for name, has_texture in textured.items() if has_texture}
+
+
+def _name(words: bytes) -> str:
+    """Return the name of a material as trimesh does: its words with one space between them."""
+    return " ".join(words.decode("utf-8", "replace").split())
+
+
+def _polygons(content: bytes) -> tuple[np.ndarray, list[list[int]]]:
+    """Return the vertices [V, 3], and the vertex numbers of the faces of more than three corners."""
+    vertices: list[list[bytes]] = []
+    polygons = []
+    content = content.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ")
+    if re.search(rb"^[ \t]*f(?:[ \t]+\S+){4}", content, re.MULTILINE):
+        for line in content.splitlines():
+            words = line.split()
+            if words[:1] == [b"v"]:
+                vertices.append(words[1:4])
+            elif words[:1] == [b"f"] and len(words) > 4:
+                numbers = [int(word.split(b"/")[0]) for word in words[1:]]
+                polygons.append([number - 1 if number > 0 else len(vertices) + number for number in numbers])
+    return np.array(vertices, np.float64).reshape(-1, 3), polygons
+
+
+def _part(mesh: Any, file: MeshFile, textured: set[str]) -> Part:
+    part = without_material(mesh)
+    if mesh.visual.kind != "texture":
+        return with_colours(part, mesh)
+    material, uv = mesh.visual.material, mesh.visual.uv
+    lines = getattr(material, "kwargs", {})
+    opacity = float(np.atleast_1d(lines.get("d", 1.0))[-1])  # Tr means its opposite in some programs, and is not read
+    kd = np.atleast_1d(lines.get("kd", 1.0)).astype(np.float64)
+    red, green, blue = (float(value) for value in decoded(kd if len(kd) == 3 else kd[:1].repeat(3)))
+    image = None
+    if str(material.name) in textured:  # trimesh gives a grey texture to materials that no file defines
+        image = getattr(material, "image", None)
+        if image is None:
+            raise InputError(f"mesh {file.path}: the texture of material {material.name!r} cannot be read; export it again")
+        if not max(red, green, blue):
+            raise InputError(
+                f"mesh {file.path}: the material {material.name!r} multiplies its texture by Kd 0 0 0; write Kd 1 1 1"
+            )
+    return replace(
+        part,
+        uv=None if uv is None else np.array(uv, np.float64),
+        texture=None if image is None else file.texels(image),
+        factor=(red, green, blue, opacity),
+        transparency="opaque" if opacity >= 1 else "blend",
+    )
