@@ -23,16 +23,24 @@ UNREAD = {
     rb"^[ \t]*map_d[ \t]": "has its opacity in a picture (map_d), which is not read; export it as glTF, or remove that line",
 }
 
+# a line of a vertex with a colour: x y z red green blue
+COLOURED = re.compile(rb"^(v(?:[ \t]+\S+){3})[ \t]+([-+.\d]\S*)[ \t]+([-+.\d]\S*)[ \t]+([-+.\d]\S*)", re.MULTILINE)
+ROUNDED = 1.001  # colours up to here lie between 0 and 1, but for their rounding
+
 
 def read_obj(file: MeshFile) -> list[Part]:
     """Return the parts of an OBJ file, one for each material.
 
     Raises:
-        InputError: a material is not defined or not read in full, or a polygon is not convex.
+        InputError: a material is not defined or not read in full, a polygon is not convex, or vertex colours are of no known
+            range.
     """
     textured = _textured_materials(file)
     check_fans(*_polygons(file.content), file.path)
-    return [_part(mesh, file, textured) for mesh, _ in file.meshes()]
+    meshes = file.meshes()
+    if any(mesh.visual.kind == "vertex" for mesh, _ in meshes) and _beyond_one(file.content):
+        meshes = file.meshes(_with_unit_colours(file))
+    return [_part(mesh, file, textured) for mesh, _ in meshes]
 
 
 def _textured_materials(file: MeshFile) -> set[str]:
@@ -77,13 +85,36 @@ def _polygons(content: bytes) -> tuple[np.ndarray, list[list[int]]]:
     return np.array(vertices, np.float64).reshape(-1, 3), polygons
 
 
+def _colour(line: re.Match[bytes]) -> list[float]:
+    return [float(word) for word in line.groups()[1:]]
+
+
+def _beyond_one(content: bytes) -> bool:
+    """Return whether vertex colours exceed 1, where trimesh cuts them off: some programs write them from 0 to 255."""
+    return any(max(_colour(line)) > ROUNDED for line in COLOURED.finditer(content))
+
+
+def _with_unit_colours(file: MeshFile) -> bytes:
+    """Return the content of a file with its vertex colours divided by 255. Raises InputError where they are no bytes."""
+
+    def divided(line: re.Match[bytes]) -> bytes:
+        colour = _colour(line)
+        if not all(0 <= value <= 255 and value.is_integer() for value in colour):
+            raise InputError(
+                f"mesh {file.path} has vertex colours that are neither from 0 to 1 nor whole numbers up to 255; export it again"
+            )
+        return line[1] + b" %.9f %.9f %.9f" % tuple(value / 255 for value in colour)
+
+    return COLOURED.sub(divided, file.content)
+
+
 def _part(mesh: Any, file: MeshFile, textured: set[str]) -> Part:
     part = without_material(mesh)
     if mesh.visual.kind != "texture":
         return with_colours(part, mesh)
     material, uv = mesh.visual.material, mesh.visual.uv
     lines = getattr(material, "kwargs", {})
-    opacity = float(np.atleast_1d(lines.get("d", 1.0))[-1])  # Tr means its opposite in some programs, and is not read
+    opacity = _opacity(lines, f"mesh {file.path}: the material {material.name!r}")
     kd = np.atleast_1d(lines.get("kd", 1.0)).astype(np.float64)
     red, green, blue = (float(value) for value in decoded(kd if len(kd) == 3 else kd[:1].repeat(3)))
     image = None
@@ -102,3 +133,21 @@ def _part(mesh: Any, file: MeshFile, textured: set[str]) -> Part:
         factor=(red, green, blue, opacity),
         transparency="opaque" if opacity >= 1 else "blend",
     )
+
+
+def _opacity(lines: dict[str, Any], what: str) -> float:
+    """Return a material's opacity: `d`, or 1 - `Tr` where there is no `d`.
+
+    Args:
+        lines: of the material, by their first words in small letters.
+        what: names it in the error message.
+
+    Raises:
+        InputError: it would be invisible by `Tr`, which some programs write with the meaning of `d`.
+    """
+    if "d" in lines:
+        return float(lines["d"][-1])
+    opacity = 1 - float(lines["tr"][-1]) if "tr" in lines else 1.0
+    if opacity <= 0:
+        raise InputError(f"{what} has no d, and by its Tr it is invisible; write d 1 if it is opaque")
+    return opacity

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 # One number per command: raise it when the command's results change for the same settings. Snakemake cannot see the
 # code of an imported package, so this number is what makes it run the command again.
 VERSIONS = {"convert": 1, "prepare": 2, "invert": 2, "reconstruct": 3, "view": 2, "score": 5, "table": 3, "report": 3}
-VERSIONS |= {"from-mesh": 2, "adopt-mesh": 4, "external": 1}
+VERSIONS |= {"from-mesh": 3, "adopt-mesh": 5, "external": 1}
 
 # The same for settings of a stage, by their paths: raise one where only stages that use the setting give other results, so that
 # these alone run again. A number may go when that of `reconstruct` is raised.

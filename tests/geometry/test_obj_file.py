@@ -1,9 +1,11 @@
-"""OBJ and MTL files: what would be left out is refused."""
+"""OBJ and MTL files: opacity and vertex colours as programs write them; what would be left out is refused."""
 
+import numpy as np
 import pytest
 from textured_objects import pattern, write_obj
 
 from magic123.geometry.mesh_reader import read_parts
+from magic123.records.colour import decoded
 from magic123.records.errors import InputError
 
 
@@ -33,3 +35,51 @@ def test_materials_without_an_mtl_file_are_white(tmp_path):
     (tmp_path / "a.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nusemtl lost\nf 1/1 2/1 3/1\n")
     (part,) = read_parts(tmp_path / "a.obj")
     assert part.texture is None and part.factor == (1, 1, 1, 1)
+
+
+OPACITIES = {"Tr 0.25": 0.75, "Tr 0": 1, "d 0.5\nTr 0.25": 0.5, "d 1\nTr 1": 1, "d -halo 0.5": 0.5, "": 1}
+
+
+@pytest.mark.parametrize(("lines", "opacity"), OPACITIES.items())
+def test_opacity_is_d_or_what_transparency_leaves(tmp_path, lines, opacity):
+    file = write_obj(tmp_path / "a.obj")
+    (tmp_path / "two.mtl").write_text(f"newmtl body\nmap_Kd pattern.png\n{lines}\nnewmtl part\nKd 1 0 0\n")
+    body = next(part for part in read_parts(file) if part.texture is not None)
+    assert body.factor == (1, 1, 1, opacity) and body.transparency == ("opaque" if opacity == 1 else "blend")
+
+
+def test_a_material_that_is_invisible_by_its_transparency_is_refused(tmp_path):
+    file = write_obj(tmp_path / "a.obj")
+    (tmp_path / "two.mtl").write_text("newmtl body\nmap_Kd pattern.png\nTr 1\nnewmtl part\nKd 1 0 0\n")
+    with pytest.raises(InputError, match="the material 'body' has no d, and by its Tr it is invisible"):
+        read_parts(file)
+
+
+def coloured(file, colours: list[str], more: str = ""):
+    """A triangle with these colours at its corners."""
+    vertices = [f"v {place} {colour}\n" for place, colour in zip(("0 0 0", "1 0 0", "0 1 0"), colours, strict=True)]
+    file.write_text(more + "".join(vertices) + "f 1 2 3\n")
+    return file
+
+
+def test_vertex_colours_from_0_to_1_and_to_255(tmp_path):
+    expected = decoded(np.array([[255, 0, 0], [0, 128, 0], [51, 102, 2]]) / 255)
+    for name, colours in (
+        ("unit", ["1.0 0 0", "0 0.50196 0", "0.2 0.4 0.00784"]),
+        ("rounded", ["1.0000001 0 0", "0 0.50196 0", "0.2 0.4 0.00784"]),
+        ("bytes", ["255 0 0", "0 128 0", "51 102 2"]),
+        ("floats", ["255.0 0.0 0.0", "0 128.000 0", "51.0 102.0 2.0"]),
+        ("alpha", ["255 0 0 255", "0 128 0 255", "51 102 2 255"]),
+    ):
+        (part,) = read_parts(coloured(tmp_path / f"{name}.obj", colours))
+        assert np.allclose(part.colours, np.hstack([expected, np.ones((3, 1))]), atol=1e-6), name
+        assert np.array_equal(part.vertices, [[0, 0, 0], [1, 0, 0], [0, 1, 0]])
+
+
+def test_vertex_colours_of_another_range_are_refused_where_they_are_seen(tmp_path):
+    for colours in (["2.5 0 0", "0 1 0", "0 0 1"], ["256 0 0", "0 1 0", "0 0 1"], ["255 -1 0", "0 1 0", "0 0 1"]):
+        with pytest.raises(InputError, match="neither from 0 to 1 nor whole numbers up to 255"):
+            read_parts(coloured(tmp_path / "a.obj", colours))
+    (tmp_path / "a.mtl").write_text("newmtl red\nKd 1 0 0\n")  # a material comes before them
+    (part,) = read_parts(coloured(tmp_path / "a.obj", ["2.5 0 0", "0 1 0", "0 0 1"], "mtllib a.mtl\nusemtl red\n"))
+    assert part.colours is None and part.factor == (1, 0, 0, 1)
