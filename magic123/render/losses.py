@@ -310,7 +310,7 @@ def compute(weights: Losses, inputs: LossInputs) -> dict[str, Tensor]:
     """
     values = {}
     for name, row in LOSSES.items():
-        if getattr(weights, name) and row.needs in inputs and (arguments := inputs[row.needs]()) is not None:
+        if row.needs in inputs and getattr(weights, name) and (arguments := inputs[row.needs]()) is not None:
             values[name] = row.function(*arguments)
     return values
 

@@ -15,6 +15,12 @@ from magic123.run.method_list import table_cell
 from magic123.settings.stage import Method
 
 RELEASED = Path("config/released.csv")
+INTRODUCTION = """# Presets beside what was released
+
+Made from `config/released.csv` by `magic123 released`. There is a line for every setting that a stage of Magic123 or of one of
+its neighbours reads, and for whatever a row of the paper's tables changes in Magic123. What has no line, no step of that stage
+reads, such as the settings of the reference view in a stage from text. "Not in it" means that the released code has nothing
+of the kind; the value beside it then does nothing. `null` is also what a code has that has no number to compare with."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def compare(methods: dict[str, Method], file: Path = RELEASED) -> list[ReleasedS
 
 def markdown(rows: list[ReleasedSetting]) -> str:
     """Return the rows as a Markdown page, one table for each method."""
-    parts = ["# Presets beside what was released\n\nMade from `config/released.csv` by `magic123 released`."]
+    parts = [INTRODUCTION]
     for method in dict.fromkeys(row.method for row in rows):
         lines = ["| stage | setting | released | ours | source | why ours differs |", "|---|---|---|---|---|---|"]
         for row in rows:
