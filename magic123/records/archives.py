@@ -1,4 +1,4 @@
-"""Zip archives that others made, read without trust in them."""
+"""Reading of zip archives from untrusted sources."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_FILES = 100_000
 
 
 def stays_inside(path: str) -> bool:
-    """Return whether a path of an archive stays in the folder that it is unpacked to, on every system."""
+    """Return whether a path in an archive stays inside the folder it is unpacked to, on every operating system."""
     pure = PurePosixPath(path)
     return bool(path) and not pure.is_absolute() and ".." not in pure.parts and "\\" not in path and ":" not in path
 
@@ -27,13 +27,13 @@ def read_archive(
     Args:
         source: The archive.
         what: What it should be, with an article, for error messages.
-        remedy: How to get one, for the error message about another file.
-        largest: Bytes of all its files together that are accepted.
-        wanted: Whether a file is read; all names are checked.
+        remedy: How to get one, for the error message if it is something else.
+        largest: Largest total size of its files that is accepted, in bytes.
+        wanted: Selects the files to read by name; the names of all files are checked.
 
     Raises:
-        InputError: The file is no zip archive, damaged or encrypted; a path leaves the folder that it would be unpacked to, a
-            file is a link or there twice; or it is too large.
+        InputError: The file is not a zip archive, or is damaged, encrypted or too large; or a file in it leaves the folder it
+            would be unpacked to, is a link, or appears twice.
     """
     try:
         archive = zipfile.ZipFile(source)
@@ -54,4 +54,4 @@ def read_archive(
         try:
             return {name: archive.read(name) for name in names if not name.endswith("/") and wanted(name)}
         except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OSError, EOFError, ValueError) as error:
-            raise InputError(f"{source} is damaged ({error}); get it again") from error
+            raise InputError(f"{source} is damaged ({error}); get a new copy") from error

@@ -1,4 +1,4 @@
-"""Cameras of views and of true views, as the cameras.json beside the pictures gives them, and comparisons of them.
+"""Read and compare the cameras of rendered and true views, from the cameras.json beside the pictures.
 
 Views:  {"sets": {set: [{"file": "set/000.png", "polar", "azimuth", "radius", "fov"}, ...]}}
 Truth:  the same, or {"radius", "fov", set: [{"polar", "azimuth"}, ...]} with the pictures numbered in that order.
@@ -22,20 +22,20 @@ ViewSets = dict[str, list[dict[str, float]]]  # name -> cameras, each {"polar", 
 POSE = ("polar", "azimuth", "radius", "fov")
 TOLERANCE = 1e-3  # degrees and world units
 NOT_VIEWS = {"alpha", "normal", "depth", "mask", "shaded"}  # folders beside the view sets that hold other quantities
+SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # a valid folder name on every operating system
 # names that no view set may have: those folders, the input picture's view, the turntable, and names of groups of sets
-SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # a folder's name on every system
 RESERVED = NOT_VIEWS | {"reference", "turntable", "novel", "all"}
 
 
 def planned_poses(settings: Mapping[str, Any], camera: Mapping[str, Any] | None) -> dict[str, list[Pose]]:
-    """Return where the views of a run look from.
+    """Return the camera poses of a run's views.
 
     Args:
         settings: The run's view settings: `sets` of {polar, first_azimuth, count}, and the `radius` and `fov` of all sets.
         camera: Polar, azimuth, radius and fov of the reference view; None for an example without a picture.
 
     Returns:
-        View set -> poses. The set `reference` comes first; every other set is a ring of even steps in azimuth.
+        View set -> poses. The set `reference` comes first; every other set is a ring, evenly spaced in azimuth.
     """
     poses: dict[str, list[Pose]] = {}
     if camera is not None:
@@ -47,7 +47,7 @@ def planned_poses(settings: Mapping[str, Any], camera: Mapping[str, Any] | None)
 
 
 def ring_azimuths(first: float, count: int) -> list[float]:
-    """Return `count` azimuths in degrees, evenly spaced around a circle from `first` on."""
+    """Return `count` azimuths in degrees, evenly spaced around a circle, starting at `first`."""
     return [first + 360 * index / count for index in range(count)]
 
 
@@ -72,12 +72,12 @@ def read_cameras(file: Path) -> ViewSets:
                 raise ValueError(f"no camera is at {one}")
         in_order = all(camera["file"] == f"{name}/{i:03d}.png" for name in cameras for i, camera in enumerate(sets[name]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{file}: gives no polar, azimuth, radius and fov of every view ({error!r}); make it again") from error
+        raise InputError(f"{file}: must give polar, azimuth, radius, fov of every view ({error!r}); regenerate it") from error
     unusable = [name for name in cameras if name in RESERVED or not SET_NAME.fullmatch(name)]
     if not in_order or not cameras or not all(cameras.values()) or unusable:
         taken = ", ".join(sorted(RESERVED))
         raise InputError(
-            f"{file}: must list SET/000.png, SET/001.png, ... in their order, in sets whose names are plain and none of {taken}"
+            f"{file}: must list SET/000.png, SET/001.png, ... in order; SET is letters, digits, - and _, and none of {taken}"
         )
     return cameras
 
@@ -92,7 +92,7 @@ def read_poses(folder: Path) -> dict[str, Pose]:
         "set/000" -> (polar, azimuth, radius, fov), in degrees and world units; empty without cameras.json.
 
     Raises:
-        InputError: cameras.json does not give all four of a view.
+        InputError: cameras.json does not give all four values of a view.
     """
     file = folder / "cameras.json"
     if not file.is_file():
@@ -107,7 +107,7 @@ def read_poses(folder: Path) -> dict[str, Pose]:
                 given = {"file": f"{name}/{index:03d}.png", **shared, **camera}
                 polar, azimuth, radius, fov = (float(given[key]) for key in POSE)
                 if not SET_NAME.fullmatch(name) or not re.fullmatch(rf"{name}/\d+\.png", given["file"]):
-                    raise ValueError  # it would be written elsewhere
+                    raise ValueError  # its picture would be written outside the folder
                 poses[given["file"].removesuffix(".png")] = (polar, azimuth, radius, fov)
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise InputError(f"{file} does not give file (SET/NNN.png), polar, azimuth, radius and fov of every view") from problem
@@ -140,7 +140,7 @@ def compare_poses(views: Path, truth: Path) -> None:
 
 
 def repeats_of_reference(views: Path) -> list[str]:
-    """Return the names of views whose camera is the reference's: they are not novel."""
+    """Return the names of views with the reference view's camera, which are not novel."""
     poses = read_poses(views)
     reference = poses.get("reference/000")
     if reference is None:

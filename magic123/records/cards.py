@@ -32,29 +32,29 @@ class MetricCard(Strict):
     sets: list[str]  # the folders of views that were measured
     n_views: int
     against: str  # what the views are compared with
-    resolution: int | None  # pixels of a side at the comparison; None for meshes
+    resolution: int | None  # side of the compared images in pixels; None for meshes
     range: str
     background: str
     model: str | None
     weights_sha256: str | None
     canary: str | None
     libraries: dict[str, str]
-    kernels: dict[str, str]  # which implementations rendered the views; empty where the views do not say
+    kernels: dict[str, str]  # which implementations rendered the views; empty if that is not recorded
     device: str
     seconds: float
     time: str  # UTC, ISO 8601
-    # how another system's mesh came into the project's frame: align, method, frame, transform, residual; None: it is in it
+    # how another system's mesh was brought into this frame (align, method, frame, transform, residual); None: not needed
     alignment: dict[str, Any] | None
 
 
 class Value(Strict):
-    """One number. `reference` and `novel` views never mix, but under as-published (CLIP similarity) and syncdreamer."""
+    """One number. Only as-published (CLIP similarity) and syncdreamer mix `reference` with `novel` views."""
 
     metric: str
     protocol: str
     view_set: ViewSet
     value: FiniteFloat
-    images: dict[str, FiniteFloat]  # the same before averaging, by "set/index"; empty for meshes
+    images: dict[str, FiniteFloat]  # the value of each image before averaging, by "set/index"; empty for meshes
     card: MetricCard
 
     @model_validator(mode="after")
@@ -88,7 +88,7 @@ class Gap(Strict):
 
 
 class Flag(Strict):
-    """One known way of failing: what was measured, the threshold, and whether the flag is raised."""
+    """One known failure mode: the measured number, the threshold, and whether the flag is raised."""
 
     name: str
     state: Literal["raised", "clear", "not measured"]
@@ -113,7 +113,7 @@ class Scores(Strict):
     left_out: list[str]  # views whose camera is the reference's, which are not novel
     flags: list[Flag] = []  # empty in scores of earlier versions
     made: Made | None = None  # None: made elsewhere, or scored without its stage.json
-    notes: Notes | None = None  # what another system's program says of the result (notes.json); None: nothing
+    notes: Notes | None = None  # notes.json of another system's program; None: it wrote none
 
     @model_validator(mode="after")
     def _each_once(self) -> Scores:

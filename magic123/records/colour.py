@@ -2,7 +2,7 @@
 
 A file may declare its colours by an embedded ICC profile (PNG, JPEG, WebP), by PNG's cICP, sRGB, gAMA and cHRM chunks (in the
 order of precedence of the PNG specification, third edition, section 4.3) or by the EXIF tags of cameras. Spaces of three curves
-and a matrix are converted here, in floating point, because Pillow's binding of Little CMS has no more than 8 bits; everything
+and a matrix are converted here, in floating point, because Pillow's binding of Little CMS is limited to 8 bits; everything
 else (tables, CMYK) goes through Little CMS.
 """
 
@@ -16,15 +16,15 @@ import numpy as np
 from PIL import Image, ImageCms
 
 STEPS = 65536  # entries of a curve, one for each value of 16 bits
-D50 = (0.96422, 1.0, 0.82521)  # white of the ICC's connection space, XYZ
+D50 = (0.96422, 1.0, 0.82521)  # white of the ICC profile connection space, XYZ
 # white, red, green and blue as xy chromaticities
 SRGB_PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 P3_PRIMARIES = (0.3127, 0.329, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06)
 BT2020_PRIMARIES = (0.3127, 0.329, 0.708, 0.292, 0.17, 0.797, 0.131, 0.046)
 ADOBE_PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
 ADOBE_GAMMA = 563 / 256
-CODED_PRIMARIES = {1: SRGB_PRIMARIES, 9: BT2020_PRIMARIES, 12: P3_PRIMARIES}  # of a cICP chunk, as in ITU-T H.273
-HDR_TRANSFERS = {16: "PQ", 18: "HLG"}  # likewise: of light brighter than the white of a screen
+CODED_PRIMARIES = {1: SRGB_PRIMARIES, 9: BT2020_PRIMARIES, 12: P3_PRIMARIES}  # code points of a cICP chunk (ITU-T H.273)
+HDR_TRANSFERS = {16: "PQ", 18: "HLG"}  # likewise, for light brighter than a screen's white
 CLIPPED = 2e-3  # linear light beyond [0, 1] that is not a rounding error
 ROWS = 256  # converted at once, to bound the memory
 
@@ -35,11 +35,11 @@ class ColourSpace:
 
     Attributes:
         name: e.g. "Display P3".
-        curves: [3, 65536] float32, linear light of each channel's values; None: the colours are sRGB, or taken for it.
+        curves: [3, 65536] float32, linear light of each channel's values; None: the colours are sRGB, or assumed to be.
         matrix: [3, 3], linear light of this space to that of sRGB.
         profile: an ICC profile that only Little CMS can apply (`applied`); empty otherwise.
-        remark: why the colours are only taken for sRGB; empty if they are known to be.
-        refusal: why there is no way to sRGB that is not a choice of taste; empty if there is one.
+        remark: why sRGB is only assumed; empty if it is known.
+        refusal: why the picture is refused, since any conversion to sRGB is a matter of taste; empty if it is accepted.
     """
 
     name: str
@@ -83,7 +83,7 @@ def to_srgb(rgb: np.ndarray, space: ColourSpace) -> tuple[np.ndarray, float]:
 
     Args:
         rgb: [H, W, 3] float32 in [0, 1], straight.
-        space: what they are stored in.
+        space: their colour space.
 
     Returns:
         The colours [H, W, 3] float32, and the fraction of pixels that were clipped.
@@ -111,7 +111,7 @@ def space_of(image: Image.Image, data: bytes) -> ColourSpace:
     if image.format == "PNG" and (code := _png_chunk(data, b"cICP")):
         return _coded(code)
     if profile := info.get("icc_profile"):
-        wide = image.format == "PNG" and data[25] == 4  # grey and alpha, of which Pillow makes RGBA if it has 16 bits
+        wide = image.format == "PNG" and data[25] == 4  # grey with alpha, which Pillow opens as RGBA if it has 16 bits
         return _of_profile(profile, "LA" if wide else image.mode)
     if image.mode == "CMYK":
         return ColourSpace("CMYK", remark="the picture is CMYK without a colour profile: its colours are approximate")
@@ -122,7 +122,7 @@ def space_of(image: Image.Image, data: bytes) -> ColourSpace:
             return ColourSpace(
                 "gAMA and cHRM", remark="the picture's gAMA or cHRM chunk is damaged: its colours are taken as sRGB"
             )
-        # all writers of sRGB say 0.45455 for its curve, which is no power law
+        # all writers declare sRGB's curve as 0.45455, although it is not a power law
         exponent = None if abs(gamma / 0.45455 - 1) < 0.01 else 1 / gamma
         return _of_primaries(f"gAMA {gamma:.5g}", chromaticities, exponent)
     if image.format in ("JPEG", "MPO", "WEBP"):
@@ -141,14 +141,14 @@ def applied(image: Image.Image, space: ColourSpace) -> Image.Image:
     kind = source.profile.xcolor_space.strip()
     image = image.convert({"GRAY": "L"}.get(kind, kind))
     converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    assert converted is not None  # only where it changes the picture in place
+    assert converted is not None  # it is None only with inPlace=True
     if alpha is not None:
         converted.putalpha(alpha)
     return converted
 
 
 def _of_primaries(name: str, chromaticities: tuple[float, ...], gamma: float | None) -> ColourSpace:
-    """Return a space of primaries and a power law, or sRGB's curve for None."""
+    """Return a space with the given primaries and power law; sRGB's curve if `gamma` is None."""
     values = np.linspace(0, 1, STEPS)
     curve = decoded(values) if gamma is None else values**gamma
     try:
@@ -159,7 +159,7 @@ def _of_primaries(name: str, chromaticities: tuple[float, ...], gamma: float | N
 
 
 def _unless_srgb(name: str, curves: np.ndarray, matrix: np.ndarray) -> ColourSpace:
-    """Return the colour space; if converting to sRGB would change no colour by as much as 8 bits show, without a conversion."""
+    """Return the colour space, without a conversion if converting would change no colour by a step of 8 bits."""
     space = ColourSpace(name, curves.astype(np.float32), matrix)
     levels = np.linspace(0, 1, 18, dtype=np.float32)
     grid = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(18, -1, 3)
@@ -178,7 +178,7 @@ def _coded(code: bytes) -> ColourSpace:
 
 
 def _hdr(name: str, transfer: int) -> ColourSpace:
-    """Return the space of a high dynamic range, which only a tone mapping of somebody's choice brings into sRGB."""
+    """Return a space of high dynamic range, with a refusal: there is no standard tone mapping to sRGB."""
     refusal = f"has a high dynamic range ({name}: {HDR_TRANSFERS[transfer]}); export it as an ordinary (SDR) picture"
     return ColourSpace(name, refusal=refusal)
 
@@ -215,7 +215,7 @@ def _of_profile(profile: bytes, mode: str) -> ColourSpace:
         if (kind == "GRAY") != grey and kind != "CMYK":
             remark = f"the embedded colour profile {name!r} ({kind}) does not fit a picture of mode {mode}: {taken}"
             return ColourSpace(name, remark=remark)
-        # proves that it can be applied
+        # raises PyCMSError if the profile cannot be applied
         ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), {"GRAY": "L"}.get(kind, kind), "RGB")
     except (
         ImageCms.PyCMSError,
@@ -272,7 +272,7 @@ def _curve(tag: bytes) -> np.ndarray:
 
 
 def _png_chunk(data: bytes, kind: bytes) -> bytes:
-    """Return the content of a PNG's chunk before the pixels; empty if there is none."""
+    """Return the content of a PNG chunk that precedes the pixels; empty if there is none."""
     at = 8
     while at + 8 <= len(data):
         (length,) = struct.unpack(">I", data[at : at + 4])

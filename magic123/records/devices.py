@@ -44,7 +44,7 @@ def present_device(device: str | None) -> str:
 
 
 def arch_runs(arch_list: list[str], capability: tuple[int, int]) -> bool:
-    """Return whether code that was built for some architectures runs on a device.
+    """Return whether code built for the given architectures runs on a device.
 
     Machine code (sm) runs on devices of the same major version whose minor version is at least as high (sm_90a: only on 9.0);
     PTX (compute) runs on all devices that are at least as new.

@@ -1,7 +1,7 @@
-"""Energy of a command: of its NVIDIA cards by NVML (extra `energy`), and of the processor by RAPL, where they can be read.
+"""Energy of a command: its NVIDIA cards through NVML (extra `energy`) and the processor through RAPL, where they can be read.
 
-A card's counter is of the whole card, whoever uses it. The processor's counters are of its sockets, so a command is given the
-share of the processor's busy time that it and its children had. What cannot be measured is a gap with a reason.
+A card's counter covers the whole card, whoever uses it. RAPL counts whole processor sockets, so a command is charged in
+proportion to its share, with its children, of the busy CPU time. A value that cannot be measured is a gap with a reason.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 POWERCAP, STAT = Path("/sys/class/powercap"), Path("/proc/stat")
-SECONDS = 30.0  # between readings: the counters of sockets start again after some minutes of full load
-# grams of CO2 for a kilowatt-hour of electricity: the world's mean of 2024 (IEA, Electricity 2025, chapter Emissions,
-# https://www.iea.org/reports/electricity-2025/emissions); emissions of generation alone, without those of fuel supply
+SECONDS = 30.0  # between readings: the sockets' counters wrap around after some minutes of full load
+# grams of CO2 per kilowatt-hour of electricity: the world's mean in 2024 (IEA, Electricity 2025, chapter Emissions,
+# https://www.iea.org/reports/electricity-2025/emissions), for generation alone, without fuel supply
 WORLD_GRAMS_PER_KWH = 445.0
 
 
 class EnergyMeter:
-    """Measures from its creation until `stop`, with a thread that reads the counters now and then."""
+    """Measure energy from creation until `stop`; a thread reads the counters every `SECONDS`."""
 
     def __init__(self, powercap: Path = POWERCAP, stat: Path = STAT):
         self.gaps: dict[str, str] = {}
@@ -34,7 +34,7 @@ class EnergyMeter:
             threading.Thread(target=self._watch, daemon=True).start()
 
     def stop(self) -> dict[str, Any]:
-        """Return {"gpu_joules", "cpu_joules", "gaps"}: None and a reason for what was not measured."""
+        """Return {"gpu_joules", "cpu_joules", "gaps"}; a value that was not measured is None, with its reason in `gaps`."""
         self._end.set()
         return {"gpu_joules": self._card_joules(), "cpu_joules": self._cpu_joules(), "gaps": self.gaps}
 
@@ -86,7 +86,7 @@ class EnergyMeter:
     # ---------------------------------------------------------------------------------------------------------- sockets
     def _open_sockets(self, powercap: Path) -> list[Path]:
         sockets = sorted(powercap.glob("*-rapl:[0-9]*")) if powercap.is_dir() else []
-        sockets = [socket for socket in sockets if socket.name.count(":") == 1]  # those with two are parts of a socket
+        sockets = [socket for socket in sockets if socket.name.count(":") == 1]  # two colons: a part of a socket
         if not sockets:
             self.gaps["cpu"] = "this machine shows no RAPL counters"
         try:
@@ -107,7 +107,7 @@ class EnergyMeter:
             self._read_sockets()
 
     def _read_sockets(self) -> None:
-        """Add what the sockets used since the last reading; a counter starts again at the end of its range."""
+        """Add the sockets' energy since the last reading; a counter wraps around at the end of its range."""
         with self._lock:
             try:
                 for index, socket in enumerate(self._sockets):
@@ -130,7 +130,7 @@ class EnergyMeter:
 
 
 def _busy_seconds(stat: Path) -> float:
-    """Return the processor time that all processes of the machine have had; 0 where it is not known."""
+    """Return the CPU seconds that all processes of the machine have used; 0 if unknown."""
     try:
         user, nice, system, _idle, _wait, *rest = map(int, stat.read_text().split("\n", 1)[0].split()[1:9])
     except (OSError, ValueError):
@@ -139,12 +139,12 @@ def _busy_seconds(stat: Path) -> float:
 
 
 def _own_seconds() -> float:
-    """Return the processor time that this process and its children have had."""
+    """Return the CPU seconds that this process and its children have used."""
     return sum(os.times()[:4])
 
 
 def added(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Return the energy of two processes; what either did not measure is a gap."""
+    """Add the energy of two processes; a value that either did not measure is a gap."""
     sums = {}
     for key in ("gpu_joules", "cpu_joules"):
         a, b = first.get(key), second.get(key)
@@ -153,11 +153,11 @@ def added(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 
 def in_words(joules: dict[str, list[float | None]], grams_per_kwh: float = WORLD_GRAMS_PER_KWH) -> str:
-    """Return a sentence about the energy and the carbon of jobs, and about what was not measured.
+    """Return a sentence on the energy and CO2 of jobs, which also says what was not measured.
 
     Args:
-        joules: for "cards" and "processor" the energy of each job; None where it was not measured.
-        grams_per_kwh: grams of CO2 for a kilowatt-hour of electricity.
+        joules: "cards" and "processor" -> energy of each job; None where it was not measured.
+        grams_per_kwh: grams of CO2 per kilowatt-hour of electricity.
     """
     parts, measured = [], 0.0
     for what, values in joules.items():

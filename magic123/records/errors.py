@@ -1,4 +1,4 @@
-"""Exceptions that a user can act on, with the status that a result gets for each."""
+"""Exceptions that a user can act on, and the status that each gives a result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class NonFinite(InputError):
     """A value of the optimisation is not finite.
 
     Attributes:
-        priors: names of the priors that gave it; empty where that is not known.
+        priors: names of the priors that produced it; empty if unknown.
     """
 
     status = "non-finite"
@@ -58,7 +58,7 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
-# what to do where a file cannot be written, or a folder not made
+# what to do if a file cannot be written or a folder cannot be created
 DISK = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room in the quota",
@@ -76,9 +76,9 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def disk_error(error: BaseException) -> OSError | None:
-    """Return the error of the disk that an exception tells of; None where it tells of none in DISK.
+    """Return the disk error, of those in `DISK`, behind an exception; None if there is none.
 
-    safetensors has an exception of its own for it, and `torch.save` to an open file a RuntimeError that hides it.
+    safetensors raises an exception of its own for it; `torch.save` to an open file raises a RuntimeError that hides it.
     """
     if type(error).__name__ == "SafetensorError" and (number := re.search(r"\(os error (\d+)\)", str(error))):
         error = OSError(int(number[1]), os.strerror(int(number[1])))

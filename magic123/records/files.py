@@ -1,4 +1,4 @@
-"""Reading and writing of files and folders: outputs appear complete or not at all."""
+"""Reading and writing files and folders; outputs appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from typing import Any
 
 from magic123.records.errors import NO_ROOM, InputError, disk_error
 
-# Temporary files and folders end in the writer's process and machine, by which those of killed writers are known.
+# The names of temporary files and folders hold the writer's process and machine, so that those of killed writers can be found.
 TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)@(?P<machine>.+)\.part")
-FULL = 2**20  # bytes that are free on a disk that counts as full
+FULL = 2**20  # bytes; a disk with less free space counts as full
 ABANDONED = 86400  # seconds without a change after which the writer on another machine is taken to be dead
 
 
 def _machine() -> str:
-    """Return a name of what process numbers belong to: the machine, and the container on it."""
+    """Return a name for the namespace of process numbers: the machine, and the container on it."""
     try:
         return f"{platform.node()}-{os.stat('/proc/self/ns/pid').st_ino}"
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return platform.node()
 
 
@@ -49,7 +49,7 @@ def _is_left_over(path: Path) -> bool:
     except ProcessLookupError:
         return True
     except (PermissionError, OverflowError):
-        pass  # another user's process, or none that we could ask for
+        pass  # another user's process, or a number that no process here can have
     return False
 
 
@@ -60,7 +60,7 @@ def remove_left_over(folder: str | Path) -> list[Path]:
         folder: Where to look. It need not exist.
 
     Returns:
-        What was removed.
+        The removed files and folders.
     """
     removed = []
     for root, folders, files in os.walk(folder):
@@ -83,7 +83,7 @@ def output_folder(out: str | Path, *markers: str) -> Iterator[Path]:
 
     Args:
         out: the folder to write. It may exist if it is empty or holds a marker.
-        *markers: names of files, by one of which the output of an earlier run is recognised.
+        *markers: names of files; any of them marks a folder as the output of an earlier run.
 
     Yields:
         The temporary folder.
@@ -135,14 +135,12 @@ def scratch_folder() -> Iterator[Path]:
 
     Raises:
         InputError: there is no folder that temporary files can be written to.
-        OSError: as in the block; an error of a full disk names the folder of temporary files if it is that which is full.
+        OSError: raised in the block; if the disk of temporary files is full, the error names their folder.
     """
     try:
         scratch = tempfile.TemporaryDirectory()
     except OSError as error:
-        raise InputError(
-            f"temporary files cannot be written ({error.strerror}): set TMPDIR to a folder that takes them"
-        ) from error
+        raise InputError(f"temporary files cannot be written ({error.strerror}): set TMPDIR to another folder") from error
     with scratch as folder:
         try:
             yield Path(folder)
@@ -157,17 +155,17 @@ def scratch_folder() -> Iterator[Path]:
 def whole_file(path: Path, size: int | None = None) -> Iterator[Path]:
     """Provide a temporary path for a file that is complete or missing afterwards, even after a power cut.
 
-    When the block succeeds, what it wrote there is synchronised to disk and renamed; then its folder is synchronised.
+    When the block succeeds, the file is synchronised to disk and renamed; then its folder is synchronised.
 
     Args:
         path: the file.
-        size: bytes that will be written, for the error where there is no room; None: unknown.
+        size: bytes that will be written, for the error if there is no room; None: unknown.
 
     Yields:
         The temporary path, beside `path`.
 
     Raises:
-        OSError: it cannot be written; with the file's name and, where there is no room, how much it needs.
+        OSError: it cannot be written. The error has the file's name and, if there is no room, the size it needs.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}{_ending()}")
@@ -178,7 +176,7 @@ def whole_file(path: Path, size: int | None = None) -> Iterator[Path]:
         _synchronise(path.parent)
     except Exception as error:
         written = part.stat().st_size if part.exists() else 0
-        part.unlink(missing_ok=True)  # before it is asked what is free
+        part.unlink(missing_ok=True)  # first, so that the error reports its bytes as free
         if (disk := disk_error(error)) is None or disk.filename not in (None, str(part)):
             raise
         raise _about(disk, path, f"more than {written / 1e6:.1f} MB" if size is None else f"{size / 1e6:.1f} MB") from error
@@ -187,7 +185,7 @@ def whole_file(path: Path, size: int | None = None) -> Iterator[Path]:
 
 
 def _synchronise(path: Path) -> None:
-    """Write what the system holds back of a file or a folder to disk."""
+    """Flush the system's buffers of a file or a folder to disk."""
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
@@ -196,7 +194,7 @@ def _synchronise(path: Path) -> None:
 
 
 def _about(error: OSError, path: Path, needed: str = "") -> OSError:
-    """Return an error of the disk with the file that it is about and, where there is no room for it, what it needs."""
+    """Return a disk error with the file's name and, if there is no room for the file, the size it needs."""
     reason = error.strerror
     if needed and error.errno in NO_ROOM:
         free = f", and {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free" if error.errno == errno.ENOSPC else ""
@@ -248,7 +246,7 @@ def read_json(path: Path, what: str) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{what} {path} is not valid JSON ({error}); make it again") from error
+        raise InputError(f"{what} {path} is not valid JSON ({error}); regenerate it") from error
     if not isinstance(content, dict):
         raise InputError(f"{what} {path} must hold a JSON object, not a {type(content).__name__}")
     return content
@@ -260,7 +258,7 @@ def optional_json(path: Path, what: str) -> dict:
 
 
 def noted_json(path: Path) -> dict:
-    """Return the JSON object in a file; {} if it is missing or damaged, of notes that a run can do without."""
+    """Return the JSON object in a file that a run can do without; {} if it is missing or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -285,7 +283,7 @@ def read_json_object(option: str, text: str) -> dict[str, Any]:
 
 
 def check_writable(*folders: str) -> None:
-    """Raise InputError unless files can be made in these folders, those that are there."""
+    """Raise InputError unless files can be created in these folders; missing ones are skipped."""
     for folder in folders:
         if os.path.isdir(folder) and not os.access(folder, os.W_OK | os.X_OK):
             place = os.path.abspath(folder)

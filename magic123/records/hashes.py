@@ -1,4 +1,4 @@
-"""SHA-256 of what a result was made from."""
+"""SHA-256 of the files and weights that a result is made from."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
-RECEIPT = "receipt.json"  # what fetching and converting leave beside weights: {"files": {name: {"sha256", "bytes"}}}
-HASHED_WHOLE = 256 * 2**20  # bytes; of larger weights the hashes of the files are hashed, which a receipt may know
+RECEIPT = "receipt.json"  # written beside fetched and converted weights: {"files": {name: {"sha256", "bytes"}}}
+HASHED_WHOLE = 256 * 2**20  # bytes; for larger weights the files' hashes are hashed, which a receipt may have
 
 
 def hash_files(path: Path | None) -> str | None:
@@ -30,8 +30,8 @@ def fingerprint(folder: Path) -> str:
 def sha256_of(file: Path, folder: Path | None = None) -> str:
     """Return the SHA-256 of a file in hexadecimal.
 
-    Large weights are not read again for it where their receipt knows the hash, and the file has the recorded size and was not
-    touched since the receipt was written.
+    Large weights are not read if their receipt has the hash, and the file has the recorded size and was not touched since the
+    receipt was written.
 
     Args:
         file: the file.
@@ -45,19 +45,19 @@ def sha256_of(file: Path, folder: Path | None = None) -> str:
             if entry["bytes"] == size:
                 return str(entry["sha256"])
         except (ValueError, KeyError, TypeError):
-            pass  # a damaged receipt, or one of other files: the file itself is read
+            pass  # a damaged receipt, or one for other files: read the file itself
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _changed(file: Path) -> int:
-    """Return when content or status of a file last changed, ns. The latter cannot be set back by a copy."""
+    """Return when the content or status (ctime) of a file last changed, in ns. Copying cannot set the latter back."""
     status = file.stat()
     return max(status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _digest(files: list[Path], root: Path, whole: bool) -> str:
-    """Return the SHA-256 of names, sizes and contents, or with `whole` false of the hashes of the contents."""
+    """Return the SHA-256 of names, sizes and contents; unless `whole`, of the contents' hashes instead."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.relative_to(root)} {file.stat().st_size}\n".encode())

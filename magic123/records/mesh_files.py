@@ -15,7 +15,7 @@ LIBRARY, TEXTURE = (
 
 
 def files_of_mesh(path: Path) -> list[Path]:
-    """Return a mesh file and the files beside it that it names and that are there; the reader says what is missing."""
+    """Return a mesh file and the files beside it that it names, if they exist; the reader reports missing ones."""
     suffix, names = path.suffix.lower(), list[str]()
     try:
         if suffix == ".obj":
@@ -26,7 +26,7 @@ def files_of_mesh(path: Path) -> list[Path]:
             header = json.loads(path.read_bytes())
             named = [entry.get("uri", "") for kind in ("buffers", "images") for entry in header.get(kind, [])]
             names = [unquote(name) for name in named if not name.startswith("data:")]
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError):  # a damaged file has none; the reader refuses it
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):  # damaged: the reader refuses it
         names = []
     beside = {path.parent / name for name in names if name}
     return [path, *sorted(file for file in beside if file.is_file())]

@@ -1,7 +1,7 @@
-"""Results to hand on: a table's scores, records and contact sheets in one hashed ZIP file, and several of them merged.
+"""Packages of results: pack a table's scores, records and contact sheets into one hashed ZIP file, and merge several of them.
 
 A package holds `package.json` (the table's settings, its plan, and the SHA-256 of every other file) and the files of the cells
-under the paths that they have in a project. Nothing in it is executed.
+under their paths in a project. Nothing in it is executed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INDEX = "package.json"
 OF_CELL = ("scores.json", "status.json", "stage.json", "run.json", "losses.csv", "views/contact.png", "views/cameras.json")
 OF_EXAMPLE = ("example.json", "rgba.png", "qa.json")
 LARGEST = 1024**3  # bytes of a package when unpacked
-MADE_ALIKE = ("settings", "priors")  # of stage.json: equal for the results of one row
+MADE_ALIKE = ("settings", "priors")  # keys of stage.json that must agree within a row
 
 
 class IndexedCell(BaseModel):
@@ -44,7 +44,7 @@ class IndexedCell(BaseModel):
 
 
 class Index(BaseModel):
-    """What `package.json` holds."""
+    """The content of `package.json`."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -60,7 +60,7 @@ class Package:
     """A package that was read and verified.
 
     Attributes:
-        source: Where it came from, for sentences.
+        source: Where it came from, for messages.
         name: Name of its table.
         settings: The table's settings, as `magic123 table` reads them.
         cells: The planned cells; `path` is relative to the package.
@@ -74,7 +74,7 @@ class Package:
     files: dict[str, bytes]
 
     def record(self, path: str) -> dict[str, Any]:
-        """Return a JSON file of the package; empty where it has none."""
+        """Return the content of a JSON file of the package; {} if it has no such file."""
         return json.loads(self.files[path]) if path in self.files else {}
 
 
@@ -84,7 +84,7 @@ def place_of(cell: dict[str, Any]) -> str:
 
 
 def write_package(name: str, settings: dict[str, Any], cells: list[dict[str, Any]], out: Path) -> tuple[int, int]:
-    """Write the results of a table that exist, and its whole plan.
+    """Write the existing results of a table, and its whole plan.
 
     Args:
         name: Name of the table.
@@ -96,7 +96,7 @@ def write_package(name: str, settings: dict[str, Any], cells: list[dict[str, Any
         How many of the cells have scores, and the size of the file in bytes.
 
     Raises:
-        InputError: No cell has any.
+        InputError: No cell has scores.
     """
     sources: dict[str, Path] = {}
     for cell in cells:
@@ -128,7 +128,7 @@ def read_package(source: Path) -> Package:
     """Read and verify a package, without writing anything.
 
     Raises:
-        InputError: The file is no package, or of another format; a path leaves the package, a file is a link, missing, not
+        InputError: The file is not a package, or has another format; a path leaves the package; a file is a link, missing, not
             listed, or differs from its hash; or the package is larger than 1 GiB.
     """
     return _verified(source, read_archive(source, "a package of results", "make one with `magic123 pack`", LARGEST))
@@ -174,8 +174,8 @@ def _refuse_differences(packages: list[Package]) -> None:
     """Refuse packages whose results do not belong in one table.
 
     Raises:
-        InputError: A result is in two packages with different scores; a row was made with other settings or weights; an
-            example is another picture or was prepared in another way.
+        InputError: Two packages differ in the scores of a result, in the settings or weights of a row, or in the picture or
+            preparation of an example.
     """
     scores: dict[tuple, tuple[str, bytes]] = {}
     rows: dict[tuple, tuple[str, Any]] = {}
@@ -208,7 +208,7 @@ def _refuse_differences(packages: list[Package]) -> None:
 
 
 def _weights(priors: Any) -> Any:
-    """Return the hashes of the weights in stage.json: of the priors, they alone decide a result on every machine."""
+    """Return the hashes of the priors' weights in stage.json; the rest of `priors` may differ between machines."""
     if not isinstance(priors, dict):
         return None
     return {name: {key: v for key, v in prior.items() if "sha256" in key} for name, prior in priors.items()}
@@ -225,8 +225,8 @@ def merge(
     Args:
         packages: At least one; the first one's title, baseline and order come first.
         out: Folder for `plan.json`, `settings.json` and `results/`.
-        title: Of the table; None: the first package's.
-        check: Called with the cells before `out` appears; what it raises leaves nothing behind.
+        title: Title of the table; None: the first package's.
+        check: Called with the cells before `out` appears; if it raises, nothing is written.
 
     Returns:
         The planned cells of all packages, with their paths, and the settings of the table.

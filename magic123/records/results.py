@@ -1,4 +1,4 @@
-"""Where a result lies, and the stage that it starts from."""
+"""The path of a result, and the stage that it starts from."""
 
 from __future__ import annotations
 

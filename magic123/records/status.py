@@ -2,7 +2,7 @@
 
 {"status", "reason", "command", "started", "seconds", "process", "machine", "energy"}. The status is `running` at first, then
 `ok`, `failed`, `non-finite`, `out of memory`, `stopped` (by a signal, with the progress saved) or `timed out` (the same, at the
-end of SLURM's time for the job). A status that is `running` after the end of the process means that it was killed.
+time limit of the SLURM job). A status that is still `running` after the process has ended means that it was killed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def status_file(out: str | Path) -> Path:
 
 
 def out_of_time() -> bool:
-    """Return whether the time of the SLURM job that this process is in is over, or almost."""
+    """Return whether this process's SLURM job has reached its time limit, or almost."""
     end = os.environ.get("SLURM_JOB_END_TIME", "")
     return end.isdigit() and time.time() > int(end) - GRACE
 
@@ -94,7 +94,7 @@ def noted(command: str, out: str | Path) -> Iterator[None]:
 
 
 def _energy_until_stopped(out: str | Path) -> dict[str, Any]:
-    """Return the energy that earlier processes spent on an output before they were stopped; {} without any."""
+    """Return the energy that earlier processes spent on an output before they were stopped; {} if there were none."""
     note = noted_json(status_file(out))
     energy = note.get("energy") if note.get("status") in (STOPPED, TIMED_OUT) else None
     return energy if isinstance(energy, dict) else {}

@@ -1,4 +1,4 @@
-"""Lines for the person at the terminal; results go to files."""
+"""Messages for the person at the terminal; results go to files."""
 
 from __future__ import annotations
 

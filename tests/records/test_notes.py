@@ -25,7 +25,7 @@ def test_notes_are_texts_and_numbers(tmp_path: Path) -> None:
         ('{"a": null}', "'a' is neither"),
         ('{"a": NaN}', "'a' is neither"),
         (json.dumps({"a": "x" * (LONGEST + 1)}), f"'a' takes more than {LONGEST} characters"),
-        (json.dumps({f"name {i}": i for i in range(MOST + 1)}), f"has {MOST + 1} names"),
+        (json.dumps({f"name {i}": i for i in range(MOST + 1)}), f"has {MOST + 1} entries"),
     ],
 )
 def test_other_notes_are_refused(tmp_path: Path, text: str, sentence: str) -> None:
