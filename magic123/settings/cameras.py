@@ -10,7 +10,7 @@ from magic123.settings.common import OMITTED, Growth, KindSettings, Range, Setti
 
 
 class ReferenceCamera(Settings):
-    """Where the input picture is taken from."""
+    """The camera of the input picture."""
 
     polar: float = Field(90.0, ge=0, le=180)
     azimuth: float = 0.0
@@ -19,7 +19,7 @@ class ReferenceCamera(Settings):
 
 
 class GrowingRanges(Growth):
-    """How wide the ranges of training views are, as a share of their full width around the reference view.
+    """Width of the ranges of training views around the reference view, as a share of their full width.
 
     The defaults are those of `progressive_view` in Magic123's published code: 0.2 + 2 progress.
     """
@@ -31,23 +31,23 @@ class GrowingRanges(Growth):
 class PoseJitter(Settings):
     """Random changes of a training view's pose; the defaults are those of `jitter_pose` in Magic123's published code.
 
-    The priors are still told the view that was drawn, without the changes.
+    The priors are still given the pose that was drawn, without the changes.
     """
 
-    position: NonNegativeFloat = 0.2  # side of the cube around the camera in which its position is uniform, world units
+    position: NonNegativeFloat = 0.2  # the position is uniform in a cube of this side around the camera, world units
     target: NonNegativeFloat = 0.2  # standard deviation of the point that it looks at, along each axis, world units
-    up: NonNegativeFloat = 0.02  # standard deviation of what is added to its unit vector upwards, along each axis
+    up: NonNegativeFloat = 0.02  # standard deviation of the noise on the up vector (of length 1), along each axis
 
 
 class FrontSteps(Settings):
-    """Steps whose prompts say front view wherever the novel camera is.
+    """Steps whose prompts say "front view" wherever the novel camera is.
 
-    RealFusion means to look from the reference camera at these steps. As released, the rays of the novel camera stay, with
+    RealFusion intends to use the reference camera at these steps. Its released code keeps the rays of the novel camera, with
     noise on them.
     """
 
-    except_every: PositiveInt = 1  # all steps but every n-th; 1: none
-    ray_noise: NonNegativeFloat = 0.0  # standard deviation, world units for origins and the tangent for directions
+    except_every: PositiveInt = 1  # all steps except every n-th; 1: no steps
+    ray_noise: NonNegativeFloat = 0.0  # standard deviation, in world units for origins and as a tangent for directions
 
 
 class NovelCameras(KindSettings):
@@ -67,7 +67,7 @@ class NovelCameras(KindSettings):
     def _growing_ranges_hold_every_view(self) -> Self:
         if self.progressive and (self.upper_hemisphere or self.jitter):
             raise ValueError(
-                "progressive keeps every view in the ranges, and upper_hemisphere and jitter leave them: "
+                "progressive keeps every view in the ranges, but upper_hemisphere and jitter leave them: "
                 "set upper_hemisphere to 0 and leave jitter out, as the published code does"
             )
         return self

@@ -1,4 +1,4 @@
-"""What all settings have in common.
+"""Base classes of all settings.
 
 Angles are degrees, lengths are world units (the object lies in the cube [-1, 1]^3), weights multiply summed gradients (priors)
 or mean losses. Defaults are those of Magic123's published code (coarse stage) unless a comment says otherwise.
@@ -33,7 +33,7 @@ def _takes_truth(annotation: Any) -> bool:
 
 
 def _has_truth(value: Any, levels: int = 4) -> bool:
-    """Return whether a value of YAML is true or false, or holds one within so many levels of lists and mappings."""
+    """Return whether a YAML value is true or false, or contains one within `levels` levels of lists and mappings."""
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     return isinstance(value, bool) or (levels > 0 and any(_has_truth(part, levels - 1) for part in parts))
 
@@ -79,9 +79,9 @@ class KindSettings(Settings):
     """Base of the settings of one kind among several, such as priors.
 
     Records (stage.json, and what Snakemake compares between runs) list the keys of all kinds, as they did when all kinds
-    shared one class, so results recorded then stay up to date. `recorded` lists these keys in their order, each with the
-    value that it has in records of kinds without it; at OMITTED they leave it out, and so do the others at its default.
-    Keys that are not in `recorded` come first.
+    shared one class, so that earlier results stay up to date. `recorded` lists these keys in order, each with the value that
+    records of kinds without the key have. A key that is OMITTED is left out of these records, and of the others where it has
+    its default. Keys that are not in `recorded` come first.
     """
 
     recorded: ClassVar[dict[str, Any]] = {}
@@ -89,7 +89,7 @@ class KindSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _without_recorded(cls, values: Any, info: ValidationInfo) -> Any:
-        """Drop what a record lists for other kinds, unless the validation context is STRICT."""
+        """Drop the keys that a record lists for other kinds, unless the validation context is STRICT."""
         if not isinstance(values, dict) or is_strict(info):
             return values
         plain = partial(to_jsonable_python, fallback=str)

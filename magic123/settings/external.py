@@ -1,4 +1,4 @@
-"""Settings of a row whose results another program makes."""
+"""Settings of a row whose results are made by another program."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from magic123.records.mesh_files import SUFFIXES
 from magic123.settings.common import Settings
 
-# what a command may ask for in braces
+# what a command may contain in braces
 PLACEHOLDERS = {
     "image": "the prepared picture, square RGBA with straight alpha (PNG)",
     "example": "the folder of the prepared example: rgba.png, depth.png, example.json with the camera",
@@ -32,7 +32,7 @@ class External(Settings):
 
     run: str
     makes: str  # `renders`: SET/NNN.png as `adopt` reads them; or the file name of a mesh below {out}
-    folder: str = "."  # where it starts, relative to the project
+    folder: str = "."  # its working directory, relative to the project
     # at most one environment: a folder with pyproject.toml (uv run --project), a file of requirements (uv run
     # --with-requirements), a conda file (made by Snakemake, which needs --sdm conda), an image for apptainer; without one,
     # the project's own
@@ -41,8 +41,8 @@ class External(Settings):
     conda: str | None = None
     container: str | None = None
     views: str | None = None  # METHOD/STAGE of the row whose views of the same example and seed {views} stands for
-    files: tuple[str, ...] = ()  # programs, weights, ...: files and folders whose contents decide the result
-    minutes: float = Field(default=60.0, gt=0)  # longer, and it is stopped
+    files: tuple[str, ...] = ()  # programs, weights, ...: files and folders whose contents affect the result
+    minutes: float = Field(default=60.0, gt=0)  # time limit, after which it is stopped
     gpu: bool = False  # whether it waits for a GPU of its own
     threads: PositiveInt = 1
     mem_mb: PositiveInt = 4000
@@ -73,7 +73,7 @@ class External(Settings):
     @classmethod
     def _conda_file(cls, conda: str | None) -> str | None:
         if conda is not None and PurePosixPath(conda).suffix not in (".yaml", ".yml"):
-            raise ValueError("name a conda file that ends in .yaml or .yml; an environment by its name could not be made again")
+            raise ValueError("name a conda file that ends in .yaml or .yml; an environment given by name cannot be recreated")
         return conda
 
     @model_validator(mode="after")
@@ -93,5 +93,5 @@ class External(Settings):
 
     @property
     def makes_mesh(self) -> bool:
-        """Whether it makes a mesh, and not pictures."""
+        """Whether it makes a mesh rather than pictures."""
         return self.makes != "renders"

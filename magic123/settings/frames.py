@@ -1,4 +1,4 @@
-"""Settings of the frame of a mesh that was made elsewhere, and of the pictures that are rendered of such meshes."""
+"""Settings for meshes that were made elsewhere: their frame, and the pictures rendered of them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Axis = Literal["x", "-x", "y", "-y", "z", "-z"]
 
 
 class Frame(Settings):
-    """Which way a mesh stands, and how large it is. The default is the project's own frame, which is also glTF's."""
+    """Orientation and scale of a mesh. The default is the project's own frame, which is also glTF's."""
 
     up: Axis = "y"
     front: Axis = "z"
-    # unit-sphere: centred, into the sphere of diameter 1; unit-cube: centred, the longest side of its box is 1;
-    # fit: centred and as large as the true mesh (its sphere), or unit-sphere without one; a number multiplies, 0.01 for cm
+    # unit-sphere: centred and scaled to a bounding sphere of diameter 1; unit-cube: centred, with 1 as the longest side of its
+    # box; fit: centred and scaled to the true mesh's bounding sphere, else unit-sphere; a number is a factor (0.01 for cm)
     scale: Literal["unit-sphere", "unit-cube", "as-is", "fit"] | Annotated[float, Field(gt=0)] = "as-is"
 
     @model_validator(mode="after")
@@ -28,21 +28,20 @@ class Frame(Settings):
 
 
 class MeshExampleSettings(Settings):
-    """What `from-mesh` renders of the mesh of a dataset's line, beside the views of the run."""
+    """What `from-mesh` renders of a dataset's mesh, besides the views of the run."""
 
-    size: PositiveInt = 512  # pixels of a side of the input picture
-    samples: PositiveInt = 4  # points along each side of a pixel
-    lit: bool = False  # under a fixed light from above, in place of albedo alone
-    # where the input picture is taken from, where it is not the project's own camera (1.8, 40 degrees); the true views have
-    # those of `view`
+    size: PositiveInt = 512  # side of the input picture in pixels
+    samples: PositiveInt = 4  # samples along each side of a pixel
+    lit: bool = False  # under a fixed light from above, instead of albedo alone
+    # camera of the input picture, if it is not the project's own (1.8, 40 degrees); the true views use those of `view`
     radius: PositiveFloat | None = None
     fov: PositiveFloat | None = None
 
 
 class Placement(Settings):
-    """How the mesh of another system comes into the project's frame: as declared, and then, where asked for, as found."""
+    """How another system's mesh is brought into the project's frame: as declared, then optionally by registration."""
 
     frame: Frame = Frame()
-    # none: as declared; scale: moved and scaled onto the true mesh, or the picture's silhouette where there is none;
-    # similarity: turned as well
+    # registration. none: as declared; scale: moved and scaled onto the true mesh, or onto the picture's silhouette if there is
+    # no true mesh; similarity: rotated as well
     align: Literal["none", "scale", "similarity"] = "none"

@@ -23,40 +23,40 @@ class InversionSettings(Settings):
 
     steps: PositiveInt = 3000
     batch: PositiveInt = 16
-    chunk: PositiveInt | None = None  # pictures through the network at once (gradients add up to the batch); none: all
+    chunk: PositiveInt | None = None  # pictures per forward pass (gradients accumulate over the batch); none: all
     learning_rate: PositiveFloat = 1e-4
     betas: Range = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 1e-2
     epsilon: PositiveFloat = 1e-8
     token: str = Field("<object>", min_length=1)
-    # where the embedding starts; none: the example's init_word, else the last word of its prompt (token.json says which)
+    # the word whose embedding is the start; none: the example's init_word, else its prompt's last word (token.json says which)
     init_word: str | None = None
     resolution: PositiveInt | None = None  # none: the model's own
     augment: bool = True
     # imagenet: the 27 photo templates of CLIP; else templates with one {} each
     templates: Literal["imagenet"] | tuple[str, ...] = "imagenet"
-    cached_latents: int = Field(0, ge=0)  # n > 0: n augmented pictures are encoded once; 0: fresh ones at every step
-    evaluation_samples: PositiveInt = 64  # of the comparison with the initial token and with the plain caption
+    cached_latents: int = Field(0, ge=0)  # n > 0: n augmented pictures are encoded once; 0: new ones at every step
+    evaluation_samples: PositiveInt = 64  # for the comparison with the initial token and with the plain caption
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    float32_retries: int = Field(100, ge=0)  # steps that may be done again in float32, as in a stage
+    float32_retries: int = Field(100, ge=0)  # steps that may be repeated in float32, as in a stage
 
 
 def initial_word(init_word: str | None, prompt: str) -> str:
-    """Return the word that names an example's kind of object, from which its token is learned.
+    """Return the word for an example's kind of object, from which its token is learned; empty if there is none.
 
     Args:
-        init_word: that of the example, if it has one.
-        prompt: its caption, whose last word it is otherwise; empty without words.
+        init_word: the example's own, if it has one.
+        prompt: its caption, whose last word is used otherwise.
     """
     return init_word or next((word for text in reversed(prompt.split()) if (word := text.strip(",.;:!"))), "")
 
 
 def fill_names(text: str, name: str, init_word: str | None, prompt: str) -> str:
-    """Return a prompt with the name of an example for {name} and its `initial_word` for {word}.
+    """Return a prompt with {name} and {word} replaced by the name of an example and its `initial_word`.
 
     Args:
-        text: the prompt, which keeps its other placeholders.
-        name: of the example.
+        text: the prompt; its other placeholders are kept.
+        name: the name of the example.
         init_word: see `initial_word`.
         prompt: see `initial_word`.
     """

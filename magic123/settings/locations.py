@@ -1,4 +1,4 @@
-"""Where a pydantic error is: its path without the tags of unions, and the keys that are known there."""
+"""Locate a pydantic error: its path without the tags of unions, and the keys that are known there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _members(annotation: Any) -> dict[str, tuple[Any, str]]:
-    """Return the members of a tagged union: tag -> (annotation of the member, the tag in words). Empty for all else."""
+    """Return the members of a tagged union: tag -> (annotation of the member, the tag in words). Empty for anything else."""
     marks = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
     key = next((m.discriminator for m in marks if isinstance(m, FieldInfo | Discriminator) and m.discriminator), None)
     if key is None:
@@ -37,12 +37,12 @@ def _members(annotation: Any) -> dict[str, tuple[Any, str]]:
 
 
 class Location(NamedTuple):
-    """Where in the settings a pydantic error is."""
+    """The location of a pydantic error in the settings."""
 
     path: tuple  # without the tags of unions
-    keys: list[str]  # that are known where the last step of the path looks
-    below: list[str]  # that are known where the path ends
-    chosen: str  # the last member of a union that was chosen on the way, as words (" of the kind zero123"), or ""
+    keys: list[str]  # known keys beside the last step of the path
+    below: list[str]  # known keys below the path
+    chosen: str  # the last member of a union chosen along the path, in words (" of the kind zero123"), or ""
     description: str | None  # of the setting at the path
 
 
@@ -51,7 +51,7 @@ def locate(model: Any, location: tuple) -> Location:
 
     Args:
         model: the settings class, or union of classes, that was validated.
-        location: keys and indices, with the tags that pydantic puts in after a union has chosen one of its members.
+        location: keys and indices, with the tags that pydantic inserts where a union has chosen one of its members.
     """
     here: Any = model
     path: list[Any] = []
@@ -68,7 +68,7 @@ def locate(model: Any, location: tuple) -> Location:
         parts = get_args(here) if get_origin(here) in (Union, types.UnionType) else (here,)
         containers = [part for part in parts if get_origin(part) in (dict, Mapping, list, tuple)]
         if not (models or isinstance(step, int) or any(get_origin(part) in (dict, Mapping) for part in containers)):
-            continue  # pydantic's name of a member of a plain union
+            continue  # pydantic's name for a member of a plain union
         keys = _keys(here)
         path.append(step)
         fields = [known.model_fields[step] for known in models if step in known.model_fields]
@@ -85,5 +85,5 @@ def _keys(annotation: Any) -> list[str]:
 
 
 def _annotation(field: FieldInfo) -> Any:
-    """Return a field's annotation, with the discriminator that pydantic moves from there into the field."""
+    """Return a field's annotation, including its discriminator, which pydantic moves from there into the field."""
     return Annotated[field.annotation, field] if field.discriminator else field.annotation

@@ -13,7 +13,7 @@ class Losses(KindSettings):
     """Weights of the losses; 0 switches one off (it is then not computed)."""
 
     recorded: ClassVar[dict[str, Any]] = {"orientation_by_density": OMITTED, "normal_nearby": OMITTED, "point_colour": OMITTED}
-    unused: ClassVar[frozenset[str]] = frozenset()  # what the scene has nothing to compute from
+    unused: ClassVar[frozenset[str]] = frozenset()  # losses that the scene cannot compute
 
     rgb: NonNegativeFloat = 5.0
     mask: NonNegativeFloat = 0.5
@@ -22,18 +22,18 @@ class Losses(KindSettings):
     entropy: NonNegativeFloat = 1e-3
     orientation: NonNegativeFloat = 1e-2
     opacity: NonNegativeFloat = 0.0
-    # RealFusion's terms: the entropy of the pixels' opacity, and normals against their blur without gradient through the blur
-    # and orientation of every marched sample by its density
+    # RealFusion's terms: the entropy of the pixels' opacity, normals against their blur without gradient through the blur, and
+    # the orientation of every marched sample, weighted by its density
     opacity_entropy: NonNegativeFloat = 0.0
     normal_blur_detached: NonNegativeFloat = 0.0
     orientation_by_density: NonNegativeFloat = 0.0
-    normal_nearby: NonNegativeFloat = 0.0  # normals of marched samples against those a random 0.01 away, as Make-it-3D
+    normal_nearby: NonNegativeFloat = 0.0  # normals of marched samples against those at random offsets of 0.01, as Make-it-3D
     normal_smoothness: NonNegativeFloat = 0.5
     normal_blur: NonNegativeFloat = 0.5
     total_variation: NonNegativeFloat = 0.0  # of density on a jittered grid; ours, for the reconstruction-only row
     normal_consistency: NonNegativeFloat = 0.0
     laplacian: NonNegativeFloat = 0.0
-    # of points: colours should stay as they were lifted, those of the known view a hundred times as much
+    # points: keeps colours as they were lifted; those from the known view weigh a hundred times as much
     point_colour: NonNegativeFloat = 0.0
 
     @field_validator("*")
@@ -41,7 +41,7 @@ class Losses(KindSettings):
     def _computable(cls, weight: float, info: ValidationInfo) -> float:
         """Refuse the weight of a loss that the scene cannot compute; a settings file may only set it to 0."""
         if weight and info.field_name in cls.unused and is_strict(info):
-            raise ValueError("this scene has nothing to compute this loss from; remove it, or set it to 0")
+            raise ValueError("this scene cannot compute this loss; remove it, or set it to 0")
         return weight
 
 

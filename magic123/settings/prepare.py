@@ -10,11 +10,11 @@ from magic123.settings.common import Settings
 
 
 class QualityLimits(Settings):
-    """When a mask is refused (`refuse_*`) or remarked upon (`warn_*`). Shares of the picture unless said otherwise."""
+    """Limits beyond which a mask is refused (`refuse_*`) or warned about (`warn_*`): shares of the picture unless noted."""
 
     refuse_area_below: float = Field(1e-3, ge=0, le=1)
     refuse_area_above: float = Field(0.98, ge=0, le=1)
-    # inverted: at least this share of the border is object, and less than this share of the middle is
+    # a mask is inverted if at least this share of the border is object, and less than this share of the middle
     refuse_inverted_border: float = Field(0.8, ge=0, le=1)
     refuse_inverted_middle: float = Field(0.5, ge=0, le=1)
     warn_area_below: float = Field(0.03, ge=0, le=1)
@@ -26,11 +26,11 @@ class QualityLimits(Settings):
 
 
 class PrepareSettings(Settings):
-    """How a picture becomes an example. Nothing here is chosen silently: what is asked for runs, or the command fails."""
+    """How a picture becomes an example. There is no silent fallback: the command does what is asked for, or fails."""
 
-    resolution: PositiveInt = 1024  # the prepared square's side at most; pictures are never enlarged
+    resolution: PositiveInt = 1024  # largest side of the prepared square in pixels; pictures are never enlarged
     aspect: Literal["pad", "squash"] = "pad"  # squash: distorts to a square, as the published code does
-    # the longer side of the object's box takes this share of the square; none keeps the picture's own framing
+    # share of the square that the longer side of the object's box takes; none keeps the picture's own framing
     object_share: float | None = Field(None, gt=0, le=1)
     # how colours are stored under a soft alpha; detect looks at the soft pixels
     alpha: Literal["detect", "straight", "premultiplied"] = "detect"
@@ -41,7 +41,7 @@ class PrepareSettings(Settings):
     grabcut_iterations: PositiveInt = 5
     rembg_model: Literal["u2net", "u2netp", "silueta", "isnet-general-use"] = "u2net"
     depth: Literal["file", "dpt", "none"] = "dpt"
-    # what a depth file holds: near is large, known up to scale and shift; or distances (near is small)
+    # values of a depth file. inverse: near is large, known up to scale and shift; distance: near is small
     depth_values: Literal["inverse", "distance"] = "inverse"
     max_pixels: int = Field(64_000_000, ge=1, le=150_000_000)
     quality: QualityLimits = QualityLimits()

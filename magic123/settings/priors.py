@@ -15,7 +15,7 @@ PriorKind = Literal["stable-diffusion", "stable-diffusion-xl", "deepfloyd-if", "
 
 
 class PriorSettings(KindSettings):
-    """What all priors of a stage have in common."""
+    """Settings that all priors of a stage have in common."""
 
     recorded: ClassVar[dict[str, Any]] = {
         "kind": ...,
@@ -38,14 +38,14 @@ class PriorSettings(KindSettings):
         "offload": OMITTED,
         "dtype": ...,
     }
-    needs_picture: ClassVar[bool] = False  # whether it reads the example's picture without a token
+    needs_picture: ClassVar[bool] = False  # whether it needs the example's picture even without a token
 
     kind: PriorKind
     weights: str  # an entry of config/weights.yaml
     weight: NonNegativeFloat
-    from_step: int = Field(0, ge=0)  # of the stage; before it, this prior is not asked
+    from_step: int = Field(0, ge=0)  # first step of the stage that uses this prior
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    # networks wait in the host's memory and are on the device only while they are asked: less memory there, slower steps
+    # networks stay in host memory and are moved to the device only while in use: less device memory, slower steps
     offload: bool = False
 
     @property
@@ -69,14 +69,14 @@ class DiffusionSettings(PriorSettings):
 class PromptedSettings(DiffusionSettings):
     """A diffusion model conditioned on text."""
 
-    # {subject}: the token or the caption; {name}: the example's; {word}: its init_word, else the last word of its caption
+    # {subject}: the token or the caption; {name}: the example's name; {word}: its init_word, else its caption's last word
     prompt: str = "A high-resolution DSLR image of {subject}"
     view_prompts: bool = True
-    negative_prompt: str = ""  # of the unconditional prediction, in place of the empty prompt; with the same placeholders
-    # append the other views' names to it, "side view, back view" at the front, and mix as the prompts are mixed; as released
-    # with `dir_texts_neg`, where a negative prompt and these names run together without a comma
+    negative_prompt: str = ""  # of the unconditional prediction, instead of the empty prompt; takes the same placeholders
+    # append the names of the other views to it ("side view, back view" at the front), mixed as the prompts are. As released
+    # with `dir_texts_neg`, except that the released code has no comma between a negative prompt and these names
     negative_views: bool = False
-    # the prompt of one of six regions in place of mixed ones: front, side, back, side, and overhead and bottom, as RealFusion
+    # use the prompt of one of six regions (front, side, back, side, overhead, bottom) instead of mixed ones, as RealFusion
     hard_views: bool = False
 
 
@@ -111,8 +111,8 @@ class Zero123Settings(DiffusionSettings):
 
     kind: Literal["zero123"]
     # autocast: weights in float32, convolutions and products in float16, as Magic123's code runs it
-    dtype: Literal["float32", "float16", "bfloat16", "autocast"] = "float32"  # type: ignore[assignment]  # one more here
-    angle_weight: bool = True  # times (angle between novel and reference direction) / 180
+    dtype: Literal["float32", "float16", "bfloat16", "autocast"] = "float32"  # type: ignore[assignment]  # one more choice
+    angle_weight: bool = True  # multiply by (angle between novel and reference direction) / 180
     # next-example: the wrong-reference control; a list: this example (own) and others of its dataset that show the same object
     reference: Literal["own", "next-example"] | tuple[str, ...] = "own"
 
@@ -127,9 +127,9 @@ class ClipSettings(PriorSettings):
 
 
 class DenoisedClipSettings(PriorSettings):
-    """CLIP at novel views as another prior of the stage, the denoiser, denoises them.
+    """CLIP on novel views that another prior of the stage, the denoiser, has denoised.
 
-    It replaces the denoiser's score distillation wherever the step that was drawn is in this prior's `t_range`.
+    It replaces the denoiser's score distillation whenever the drawn timestep is in this prior's `t_range`.
     """
 
     needs_picture: ClassVar[bool] = True
@@ -137,7 +137,7 @@ class DenoisedClipSettings(PriorSettings):
     kind: Literal["clip"]
     denoiser: str
     t_range: Range = (0.2, 0.6)
-    # degrees of azimuth from the reference beyond which the denoiser's score distillation is kept at every step
+    # degrees of azimuth from the reference beyond which the denoiser's score distillation is always kept
     azimuth_within: float = Field(180.0, ge=0, le=180)
 
 
@@ -175,16 +175,16 @@ class Speed(Settings):
     None leaves the choice to the device; `stage.json` records what was chosen.
     """
 
-    # their weights and pictures with channels last in memory; none: yes
+    # keep weights and pictures in the channels_last memory format; none: yes
     channels_last: bool | None = None
-    # torch.compile of UNets and of the autoencoders' encoders, in one of its modes; none: off, because tracing them takes each
-    # stage half a minute (`benchmark --all` measures both). A network that fails as compiled runs as it is. The two modes that
-    # record CUDA graphs do so for the UNets alone, through which no gradient passes; the encoders are then compiled without
+    # torch.compile mode of UNets and of the autoencoders' encoders; none: off, because tracing them adds half a minute to each
+    # stage (`benchmark --all` measures both). A network that fails when compiled runs uncompiled. The two modes that record
+    # CUDA graphs do so for the UNets alone, through which no gradient passes; the encoders are then compiled without graphs
     compile: Literal["off", "default", "reduce-overhead", "max-autotune"] | None = None
-    # each prior on a CUDA stream of its own; none: on cards of 32 GB or more, because memory is then not shared among them.
-    # Not with CUDA graphs
+    # run each prior on a CUDA stream of its own; none: on cards of 32 GB or more, because priors then do not share memory.
+    # Not possible with CUDA graphs
     streams: bool | None = None
-    # products of float32 matrices and convolutions in TensorFloat-32, the scene's small network included; none: no
+    # use TensorFloat-32 for float32 matrix products and convolutions, the scene's small network included; none: no
     tf32: bool | None = None
 
     @model_validator(mode="after")

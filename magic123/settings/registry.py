@@ -1,7 +1,7 @@
 """The weights registry: settings of a set of network weights in config/weights.yaml.
 
 An entry is one of three: shipped with the repository (`files`), fetched (`sources` and `downloads`), or made from a fetched
-one (`made_from` and `converter`). A mirror whose file has another hash is another entry under another name.
+one (`made_from` and `converter`). A mirror whose file has a different hash needs an entry, and a name, of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from magic123.settings.priors import PriorKind
 # networks behind metrics: OPTION or OPTION-TRUNK of `score` (eval.metrics.registry.weights_kinds)
 MetricKind = Literal["clip", "perceptual", "lpips-alex", "lpips-vgg", "contextual-vgg19"]
 METRIC_KINDS: tuple[str, ...] = get_args(MetricKind)
-CANARY = "open_clip_model.canary.json"  # a CLIP's stored answers, written once when it is there
+CANARY = "open_clip_model.canary.json"  # a CLIP model's stored outputs, written once the model is there
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 LOCAL = ("127.0.0.1", "localhost", "::1")  # the only hosts from which plain http is accepted
 
@@ -71,11 +71,11 @@ def url_of(source: str, file: str) -> str:
 
 
 class Download(Settings):
-    """One file as its sources hold it. What is unknown (None) is recorded at the first download and enforced afterwards."""
+    """One file to download. Unknown values (None) are recorded at the first download and enforced afterwards."""
 
     bytes: PositiveInt | None = None  # exact; another size is refused
     gigabytes: PositiveFloat | None = (
-        None  # about, where the exact size is not known (10^9 bytes), right in all digits but the last
+        None  # approximate size (10^9 bytes), if the exact one is unknown; right in all digits but the last
     )
     sha256: str | None = Field(None, pattern=r"[0-9a-f]{64}")
     sha256_prefix: str | None = Field(None, pattern=r"[0-9a-f]{8,63}")  # torchvision's files carry theirs in their names
@@ -89,7 +89,7 @@ class Download(Settings):
 
     @property
     def size(self) -> int:
-        """Bytes, exact or about."""
+        """Size in bytes, exact or approximate."""
         return self.bytes if self.bytes is not None else round((self.gigabytes or 0) * 1e9)
 
     @property
@@ -117,14 +117,14 @@ class Weights(Settings):
     made_from: str | None = None  # the entry that `converter` turns into this one
     converter: Literal["zero123", "dpt", "open-clip"] | None = None
     conditioning: Literal["distance", "elevation"] | None = None  # of a zero123, see priors.zero123.pose_vector
-    gigabytes: PositiveFloat | None = None  # about, of what the converter writes
+    gigabytes: PositiveFloat | None = None  # approximate size of the converter's output (10^9 bytes)
     revision: str = ""
     source: str = ""
     licence: str = ""
     non_commercial: bool = False
     gated: str | None = None  # the page on which an account must accept the licence; HF_TOKEN then opens the files
     needed_for: str = ""
-    random: bool = False  # random numbers, for a rehearsal; no table shows published numbers beside theirs
+    random: bool = False  # random weights, for a rehearsal; tables never show published numbers beside their results
 
     @model_validator(mode="after")
     def _one_origin(self):
@@ -137,7 +137,7 @@ class Weights(Settings):
         if sum((bool(self.sources), self.made_from is not None, bool(self.files) and not self.made_from)) != 1:
             raise ValueError("give files (shipped), or sources and downloads (fetched), or made_from and converter")
         if (self.converter == "zero123") != (self.conditioning is not None):
-            raise ValueError("conditioning belongs to the converter zero123, and that one needs it")
+            raise ValueError("conditioning belongs to the converter zero123, which needs it")
         return self
 
     @property
@@ -157,12 +157,12 @@ class Weights(Settings):
 
     @property
     def watched(self) -> list[str]:
-        """The files whose change makes what used these weights stale."""
+        """The files whose change makes results of these weights stale."""
         if self.origin == "shipped":
             return [str(Path(self.path) / file) for file in self.files]
         return [self.receipt, *([str(Path(self.path) / CANARY)] if self.kind == "clip" else [])]
 
     @property
     def size(self) -> int:
-        """Bytes that fetching or converting takes on disk, about where the registry knows no better."""
+        """Bytes on disk that fetching or converting takes, exact or approximate as in the registry."""
         return sum(download.size for download in self.downloads.values()) + round((self.gigabytes or 0) * 1e9)

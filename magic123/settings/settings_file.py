@@ -1,8 +1,8 @@
 """Settings files: strict YAML, `extends`, and errors as one sentence. No torch here: the Snakefile imports this module.
 
-`extends: base` starts from another entry, of whichever file; keys override one by one, lists are replaced whole, and `null`
-removes a key that the base has. Files laid over each other override entries of the same name in the same way. Whatever is
-wrong is refused with the file, the full dotted path and the keys that would have been right.
+`extends: base` starts from another entry, which may be in any of the files; keys override one by one, lists are replaced
+whole, and `null` removes a key of the base. Files laid over each other override entries of the same name in the same way.
+Error messages name the file, the full dotted path and the known keys.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ Files = str | Path | Sequence[str | Path]  # a file, or files laid over each oth
 
 # names become folders, and parts of Snakemake's wildcards
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_-])?")
-DEEPEST = 40  # lists and mappings in each other
-SHOWN = reprlib.Repr()  # of values in sentences
+DEEPEST = 40  # levels of nested lists and mappings
+SHOWN = reprlib.Repr()  # of values in error messages
 SHOWN.maxstring = SHOWN.maxother = SHOWN.maxlong = 300
 SHOWN.maxlist = SHOWN.maxdict = SHOWN.maxtuple = 24
-MANY = 24  # names that a sentence lists at most
+MANY = 24  # largest number of names that a message lists
 BESIDE_METHODS = {"example": "the folder of the prepared example", "token": "the folder of the learned token"}
 
 
@@ -46,17 +46,17 @@ else:
 
 
 class Misread(yaml.constructor.ConstructorError):
-    """What is written is valid YAML that YAML 1.1 reads as something else than it says."""
+    """Valid YAML that YAML 1.1 reads as something other than what it looks like."""
 
     def __init__(self, node: yaml.Node, problem: str):
         super().__init__(None, None, problem, node.start_mark)
 
 
 class StrictLoader(SafeLoader):
-    """A YAML loader that refuses what the plain loader would silently take for something else.
+    """A YAML loader that refuses what the plain loader would silently misread.
 
-    That is: repeated keys, of which it would keep the last; keys such as `no` and `1`, which are not text for it; numbers with
-    a leading zero, which are octal; 1:30, which is 90; and dates.
+    That is: repeated keys, of which it would keep the last; keys such as `no` and `1`, which it would not read as text; numbers
+    with a leading zero, which are octal; 1:30, which is 90; and dates.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -65,7 +65,7 @@ class StrictLoader(SafeLoader):
         for key_node, _ in node.value:
             key = str(key_node.value)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} appears twice", key_node.start_mark)
             kind = KEYS.get(key_node.tag.rpartition(":")[2])
             if kind:
                 raise Misread(key_node, f"YAML reads the key {key or '(empty)'} as {kind}; put it in quotes")
@@ -97,7 +97,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """Return the mapping in a YAML or JSON file.
 
     Raises:
-        InputError: the file cannot be read, is not valid, or says something that YAML reads differently (the sentence names the
+        InputError: the file cannot be read, is not valid, or holds something that YAML would misread (the message names the
             line).
     """
     try:
@@ -106,7 +106,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise InputError(f"{path}: cannot be read ({reason}); check the path.") from error
     try:
-        if str(path).endswith(".json"):  # as Snakemake reads it; tabs between its parts are no YAML
+        if str(path).endswith(".json"):  # as Snakemake reads it; JSON may contain tabs, YAML may not
             data = json.loads(text, object_pairs_hook=_once)
         else:
             data = yaml.load(text, Loader=StrictLoader)  # StrictLoader is a SafeLoader
@@ -139,17 +139,17 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     read = dict(pairs)
     if len(read) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} appears twice")
     return read
 
 
 def _height(value: Any, known: dict[int, float], above: int = 0) -> float:
-    """Return how deeply lists and mappings are nested in a value; what an alias repeats is looked at once.
+    """Return how deeply lists and mappings are nested in a value. Aliases of one object are visited once.
 
     Args:
-        value: of a YAML file; one that holds itself is infinitely deep.
-        known: heights of what was looked at, by identity.
-        above: lists and mappings around the value.
+        value: a value of a YAML file; one that contains itself is infinitely deep.
+        known: heights of the objects visited so far, by identity.
+        above: number of lists and mappings around the value.
     """
     if not isinstance(value, dict | list):
         return 0
@@ -162,14 +162,14 @@ def _height(value: Any, known: dict[int, float], above: int = 0) -> float:
 
 
 def named_files(files: Files) -> str:
-    """Return one or several files as a part of a sentence."""
+    """Return the name of a file, or the names of several, for a message."""
     return str(files) if isinstance(files, str | Path) else ", ".join(map(str, files))
 
 
 class Entries(dict[str, Any]):
     """The entries of settings files laid over each other, by name.
 
-    A mapping is laid over one of the same name key by key, `null` removes a key that an earlier file has.
+    Mappings of the same name are merged key by key; `null` removes a key of an earlier file.
     """
 
     def __init__(self, files: Files):
@@ -199,7 +199,7 @@ def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 # ---------------------------------------------------------------------------------------------------------- extends
 def choose_from(name: object, known: list[str]) -> str:
-    """Return the end of a sentence about an unknown name: the nearest known name, and all of them (of many, the nearest)."""
+    """Return the end of a message about an unknown name: the closest known name, and all of them (of many, the closest)."""
     near = difflib.get_close_matches(str(name), known, n=1)
     guess = f"did you mean {near[0]!r}? " if near else ""
     if len(known) > MANY:
@@ -234,11 +234,11 @@ def resolve_extends(entries: dict[str, Any], default: str | Path, not_inherited:
 
     Args:
         entries: the mapping of a settings file, or of several.
-        default: its path, for error sentences about entries of which no file is known.
+        default: its path, for error messages about entries whose file is unknown.
         not_inherited: keys that an entry does not take from its base.
 
     Raises:
-        InputError: a base is unknown, entries extend each other in a circle, or an entry is no mapping.
+        InputError: a base is unknown, entries extend each other in a circle, or an entry is not a mapping.
     """
     resolved: dict[str, dict] = {}
     file_of = entries.file_of if isinstance(entries, Entries) else {}
@@ -259,7 +259,7 @@ def resolve_extends(entries: dict[str, Any], default: str | Path, not_inherited:
             parent = entry["extends"]
             if parent not in entries:
                 raise InputError(
-                    f"{file}: {name}.extends names {parent!r}, which is not here; {choose_from(parent, list(entries))}."
+                    f"{file}: {name}.extends names {parent!r}, which is unknown; {choose_from(parent, list(entries))}."
                 )
             base = {k: v for k, v in resolve(parent, (*chain, name)).items() if k not in not_inherited}
         resolved[name] = merge(base, changes, file, name)
@@ -279,40 +279,40 @@ def check_name(name: object, file: str | Path, at: str, taken: Iterable[str] = (
 
     Args:
         name: the name.
-        file: where it stands, for error messages.
+        file: where it is given, for error messages.
         at: what it names, for error messages.
-        taken: names beside which its folders and files lie. Some file systems do not distinguish case.
+        taken: names whose folders and files lie beside its own. Some file systems do not distinguish case.
 
     Raises:
-        InputError: it cannot be a folder's name everywhere, or would share a folder with one of `taken`.
+        InputError: it is not a valid folder name on every system, or would share a folder with one of `taken`.
     """
     if not NAME.fullmatch(str(name)):
         raise InputError(
-            f"{file}: {at} {name!r} is not a usable name; take at most 64 letters, digits and . _ - only, a letter or digit "
-            "first, no dot last."
+            f"{file}: {at} {name!r} is not a usable name; use at most 64 letters, digits and . _ -, with a letter or digit "
+            "first and no dot last."
         )
     if other := next((other for other in taken if other != name and other.lower() == str(name).lower()), None):
-        raise InputError(f"{file}: {at} {name!r} shares a folder with {other!r} where case does not count; take another name.")
+        raise InputError(f"{file}: {at} {name!r} shares a folder with {other!r} where case is ignored; choose another name.")
 
 
 def check_unreserved(name: str, reserved: Mapping[str, str], file: str | Path, at: str) -> None:
     """Raise InputError if a name is `reserved`, a mapping from names in lower case to what has them."""
     if use := reserved.get(name.lower()):
-        raise InputError(f"{file}: {at} {name!r} is the name of {use}; take another name.")
+        raise InputError(f"{file}: {at} {name!r} is the name of {use}; choose another name.")
 
 
 def validate(model: type[Model], data: Any, file: Source, at: str = "") -> Model:
     """Return `data` as a `model`.
 
     Raises:
-        InputError: `data` does not fit: one sentence with the file, the dotted path below `at`, what is wrong there and what
+        InputError: `data` does not fit. The message names the file, the dotted path below `at`, what is wrong there and what
             would be right.
     """
     return _validated(model, data, file, at, STRICT)
 
 
 def stage_record(values: Any, file: Source) -> Stage:
-    """Return the stage that a record holds: the settings as `stage.json` has them, with the keys of all kinds.
+    """Return the stage of a record: its settings as `stage.json` has them, with the keys of all kinds.
 
     Raises:
         InputError: as `validate`.
@@ -326,7 +326,7 @@ def _validated(model: Any, data: Any, file: Source, at: str, context: dict[str, 
         return TypeAdapter(model).validate_python(data, context=context)
     except ValidationError as error:
         problems = _one_of_a_place(model, error.errors(include_url=False))
-        # an unknown key is the likeliest cause of whatever else is wrong
+        # an unknown key is the likeliest cause of the other errors
         problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
         path, keys, below, chosen, description = locate(model, tuple(problem["loc"]))
         dotted = ".".join(str(step) for step in ((at,) if at else ()) + path)
@@ -342,7 +342,7 @@ def _validated(model: Any, data: Any, file: Source, at: str, context: dict[str, 
             known = [tag.strip("'") for tag in details.get("expected_tags", "").split(", ")]
             unknown = f"is {details.get('tag')!r}; {choose_from(details.get('tag'), known)}"
             what = f"{dotted}{'.' if dotted else ''}{key} {unknown if 'tag' in details else 'is missing and has no default'}"
-        elif path[-1:] == ("[key]",):  # pydantic's mark for a wrong name in a mapping; the sentence says the name itself
+        elif path[-1:] == ("[key]",):  # pydantic's mark for a wrong name in a mapping; the message has the name itself
             path = path[:-1]
             what = f"{dotted.removesuffix('.[key]')}: {message[:1].lower()}{message[1:]}"
         elif problem["type"] == "missing":
@@ -357,9 +357,9 @@ def _validated(model: Any, data: Any, file: Source, at: str, context: dict[str, 
 
 
 def _one_of_a_place(model: Any, problems: list[Any]) -> list[Any]:
-    """Return the problems of a validation without those of the other members of a union such as "all" or a list of names.
+    """Return the problems of a validation, one for each place of a union such as "all" or a list of names.
 
-    What is wrong inside a member that takes the value is said, else what each member wants.
+    A problem inside a member replaces those of the other members; otherwise one message says what each member expects.
     """
     kept: list[Any] = []
     for problem in problems:
@@ -404,7 +404,7 @@ def load_methods(files: Files) -> dict[str, Method]:
 
 
 def _check_starts(methods: dict[str, Method], file_of: dict[str, str]) -> None:
-    """Raise InputError unless every `init` names an optimised stage and following them ends."""
+    """Raise InputError unless every `init` names an optimised stage and no chain of them is circular."""
     for name, method in methods.items():
         file = file_of[name]
         for stage_name, stage in method.stages.items():
@@ -424,7 +424,7 @@ def _check_starts(methods: dict[str, Method], file_of: dict[str, str]) -> None:
                     known = list(methods[owner].stages)
                     raise InputError(f"{file}: {at} names {start!r}, not a stage of {owner}; {choose_from(start, known)}.")
                 if not isinstance(methods[owner].stages[start], OptimisedStage):
-                    raise InputError(f"{file}: {at} names {init!r}, pictures: start from a nerf, dmtet or points stage.")
+                    raise InputError(f"{file}: {at} names {init!r}, which makes pictures; name a nerf, dmtet or points stage.")
                 if (owner, start) in chain:
                     circle = " -> ".join("/".join(step) for step in [*chain, (owner, start)])
                     raise InputError(f"{file}: {at} goes in a circle ({circle}).")

@@ -39,7 +39,7 @@ from magic123.settings.scenes import (
 
 
 class Shading(KindSettings):
-    """Shares of the shadings at novel views."""
+    """Shares of the kinds of shading at novel views."""
 
     recorded: ClassVar[dict[str, Any]] = {"latent_until": OMITTED}
 
@@ -47,7 +47,7 @@ class Shading(KindSettings):
     # share of the stage whose normal maps and opacity stand in for the latents of the priors, as Stable-DreamFusion's
     # latent_iter_ratio; at most normal_until
     latent_until: float = Field(0.0, ge=0, le=1)
-    albedo_until: float = Field(0.0, ge=0, le=1)  # share of the stage, normal maps included, before any light falls
+    albedo_until: float = Field(0.0, ge=0, le=1)  # share of the stage, normal maps included, before there is any light
     textureless: float = Field(0.2, ge=0, le=1)
     albedo: float = Field(0.0, ge=0, le=1)  # colours alone, without light
     ambient: Range = (0.1, 1.0)
@@ -55,22 +55,22 @@ class Shading(KindSettings):
     @model_validator(mode="after")
     def _shares(self) -> Shading:
         if self.textureless + self.albedo > 1:
-            raise ValueError("textureless and albedo are shares of one whole: together at most 1")
+            raise ValueError("textureless and albedo are shares of the same views: their sum must be at most 1")
         if self.latent_until > self.normal_until:
             raise ValueError("latent_until is about normal maps, which are shown until normal_until: make it no larger")
         return self
 
 
 class Watch(Settings):
-    """What a stage writes into its folder to be watched by. None of it changes the result."""
+    """What a stage writes into its folder for people to watch it. None of it changes the result."""
 
-    guidance_every: int = Field(0, ge=0)  # steps; the first novel view of each has a picture of what the priors denoised
-    evaluate_every: int = Field(0, ge=0)  # steps; after each so many, views of the scene and scores of the reference view
+    guidance_every: int = Field(0, ge=0)  # n: of the first novel view in every n steps, what the priors denoised; 0: nothing
+    evaluate_every: int = Field(0, ge=0)  # n: every n steps, views of the scene and scores of the reference view; 0: never
     tensorboard: bool = False  # event files of everything in losses.csv
 
 
 class StageSettings(KindSettings):
-    """What stages of all scenes have in common."""
+    """Settings that the stages of all scenes have in common."""
 
     recorded: ClassVar[dict[str, Any]] = {
         "scene": ...,
@@ -118,7 +118,7 @@ class StageSettings(KindSettings):
 
 
 class OptimisedStage(StageSettings):
-    """One optimisation of a 3D scene: what those of all scenes have in common."""
+    """One optimisation of a 3D scene: settings that all kinds of scene have in common."""
 
     init: str | None = None  # a stage of this method ("coarse") or of another ("magic123/coarse")
     steps: int = Field(5000, ge=0)
@@ -126,50 +126,50 @@ class OptimisedStage(StageSettings):
     reference_scale: PositiveFloat = 1.5  # the reference view is rendered at resolution * this
     reference_warmup: int = Field(100, ge=0)  # the first steps all see the reference view
     reference_interval: int = Field(4, ge=0)  # afterwards every n-th; 0, with a warm-up of 0: none, a stage from text alone
-    # the steps that show the reference view render a novel one too, and regularise that one alone
+    # steps that show the reference view also render a novel one, and apply the regularisers to that one alone
     reference_beside_novel: bool = False
-    # the camera that this stage takes the reference picture from, in place of the example's; what is rendered of it keeps its
-    # angles to the reference view, with the radius and the field of view of this camera
+    # this stage's camera for the reference picture, instead of the example's; views rendered of the result keep their angles
+    # to the reference view, and take the radius and field of view of this camera
     reference_camera: ReferenceCamera | None = None
     ray_noise: NonNegativeFloat = 1e-3  # of the reference view, standard deviation
-    ray_noise_fades: bool = False  # in proportion to the steps that are left
+    ray_noise_fades: bool = False  # in proportion to the remaining steps
     front_steps: FrontSteps = FrontSteps()
     cameras: NovelCameras = NovelCameras()
     shading: Shading = Shading()
-    # behind the reference view. random: one colour a step, behind the picture too; learned: the background network (RealFusion)
+    # of the reference view. random: one colour per step, behind the picture too; learned: the background network (RealFusion)
     reference_background: Literal["white", "random", "learned"] = "white"
-    priors_from: int = Field(0, ge=0)  # the first step with priors; before it, novel views have regularisers alone
-    random_background: float = Field(1.0, ge=0, le=1)  # share of novel views over one random colour; the others are white
+    priors_from: int = Field(0, ge=0)  # the first step with priors; before it, novel views only have regularisers
+    random_background: float = Field(1.0, ge=0, le=1)  # share of novel views with one random colour behind; the others: white
     priors: dict[str, AnyPrior] = {}
     # Magic123's code divides its score-distillation gradients by the AMP loss scale (65536 at first). This constant
-    # puts that factor in explicitly; 1 leaves the gradients alone.
+    # applies that factor explicitly; 1 leaves the gradients alone.
     loss_scale: PositiveFloat = 1.0
-    # that scale doubles by itself after every 2000 steps whose gradients fit into float16: the steps to a doubling here,
-    # as if all fitted; 0 leaves the scale constant. Each stage begins at loss_scale again.
+    # AMP doubles its scale after every 2000 steps whose gradients fit into float16. This is the number of steps per doubling,
+    # as if all of them fitted; 0 keeps the scale constant. Each stage starts from loss_scale.
     loss_scale_doubling: int = Field(0, ge=0)
     losses: Losses = Losses()
     learning_rates: LearningRates = LearningRates()
     # pixels whose colours the loss `rgb` compares. object: both sides are multiplied by the mask, and the mean is over all
-    # pixels, as released; picture: all pixels, the white background too
+    # pixels, as released; picture: all pixels, including the white background
     rgb_region: Literal["object", "picture"] = "object"
     # squared: the mean squared error of these colours; absolute: the mean absolute one, as Make-it-3D
     rgb_error: Literal["squared", "absolute"] = "squared"
-    # how the prepared picture becomes the known view at training size. area: by averaging premultiplied colours; bilinear: from
-    # the four nearest pixels, colours and alpha one by one, as RealFusion; the network of a prior sees the prepared picture
+    # how the prepared picture is reduced to training size. area: by averaging premultiplied colours; bilinear: from the four
+    # nearest pixels, colours and alpha separately, as RealFusion. Networks of priors see the prepared picture itself
     reference_reduction: Literal["area", "bilinear"] = "area"
     # the mask of the losses `rgb` (over the object) and `mask` is the picture's alpha, not alpha > 0.5: as RealFusion
     soft_mask: bool = False
     optimizer: Literal["adam", "adan"] = "adam"  # Adan (arXiv 2208.06677) is what Stable-DreamFusion and Make-it-3D train with
-    gradient_clip: NonNegativeFloat = 0.0  # largest norm of all gradients together, which are scaled down to it; 0: no limit
-    gradient_clip_value: NonNegativeFloat = 0.0  # largest size of each element of a gradient, before that norm; 0: no limit
+    gradient_clip: NonNegativeFloat = 0.0  # maximum norm of all gradients together, which are scaled down to it; 0: no limit
+    gradient_clip_value: NonNegativeFloat = 0.0  # maximum of each gradient element's size, applied before the norm; 0: no limit
     erode_edges: bool = False  # leave the pixels along the mask's edge out of the loss `rgb`
     ema_decay: float = Field(0.95, ge=0, lt=1)
     ema_interval: PositiveInt = 100
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    # steps that may be done again with the priors in float32, because half precision gave numbers that are not finite
+    # steps that may be repeated with the priors in float32, after half precision gave values that are not finite
     float32_retries: int = Field(100, ge=0)
     watch: Watch = Watch()
-    # settings to lay over these when memory runs out, one rung after the other: [{resolution: 96}, {resolution: 64}]
+    # overrides of these settings, tried one after the other when memory runs out: [{resolution: 96}, {resolution: 64}]
     ladder: tuple[dict[str, Any], ...] = ()
 
     @model_validator(mode="after")
@@ -189,7 +189,7 @@ class OptimisedStage(StageSettings):
     def _latents_are_there(self) -> Self:
         kinds = {prior.kind for prior in self.priors.values()} if self.shading.latent_until else set()
         if other := kinds & {"deepfloyd-if", "clip"}:
-            raise ValueError(f"a prior of the kind {other.pop()} has no latents to stand in for: set shading.latent_until to 0")
+            raise ValueError(f"a prior of the kind {other.pop()} has no latents to replace: set shading.latent_until to 0")
         return self
 
     @model_validator(mode="after")
@@ -220,7 +220,7 @@ class OptimisedStage(StageSettings):
     def _rungs_fit(cls, ladder: tuple, info: ValidationInfo) -> tuple:
         for number, changes in enumerate(ladder, 1):
             if fixed := {"scene", "init", "ladder"} & changes.keys():
-                raise ValueError(f"rung {number} changes {fixed.pop()}, which no rung may")
+                raise ValueError(f"rung {number} changes {fixed.pop()}, which a rung may not change")
             try:
                 cls(**lay_over(_plain(info.data), changes))
             except ValidationError as error:
@@ -240,7 +240,7 @@ class OptimisedStage(StageSettings):
         return self.sees_reference or any(prior.needs_picture or prior.uses_token for prior in self.priors.values())
 
     def rungs(self) -> list[Self]:
-        """Return the stage as it is, then as each rung of the ladder changes it: rungs do not add up."""
+        """Return the stage itself, then with each rung of the ladder applied to it; rungs do not accumulate."""
         plain = self.model_dump() | {"ladder": ()}
         return [self, *(type(self)(**lay_over(plain, changes)) for changes in self.ladder)]
 
@@ -254,7 +254,7 @@ class NeRFStage(OptimisedStage):
     field: FieldSettings = FieldSettings()
     nerf: NeRFSettings = NeRFSettings()
     background: BackgroundSettings | None = None  # learned; none: colours alone
-    # random pixels of the reference view that a step renders and compares, drawn with repetition; 0: all of them
+    # number of random pixels of the reference view that a step renders and compares, drawn with replacement; 0: all of them
     reference_pixels: int = Field(0, ge=0)
     losses: NeRFLosses = NeRFLosses()
 
@@ -262,7 +262,7 @@ class NeRFStage(OptimisedStage):
     def _pixels_have_no_neighbours(self) -> Self:
         if self.reference_pixels and not self.reference_beside_novel:
             raise ValueError(
-                "reference_pixels picks single pixels, which regularisers of pictures cannot be computed from: "
+                "reference_pixels picks single pixels, on which image regularisers cannot be computed: "
                 "set reference_beside_novel to true, which regularises the novel view alone"
             )
         return self
@@ -277,7 +277,7 @@ class DMTetStage(OptimisedStage):
     init: str = Field(description="a dmtet scene starts from a nerf stage; name it")
     field: FieldSettings = FieldSettings()
     dmtet: DMTetSettings = DMTetSettings()
-    background: BackgroundSettings | None = None  # that of the nerf stage, learned on
+    background: BackgroundSettings | None = None  # the nerf stage's, trained further
     losses: DMTetLosses = DMTetLosses()
 
 
@@ -381,22 +381,22 @@ def lay_over(values: dict, changes: dict) -> dict:
 class Method(Settings):
     """A row of the benchmark: named stages, or the pictures or meshes of another system."""
 
-    label: str  # as a table prints it; never inherited, the method's name where not given
-    about: str = ""  # one sentence: what this row asks; never inherited either
+    label: str  # its name in tables; never inherited, the default is the method's name
+    about: str = ""  # the question that this row answers, in one sentence; never inherited
     stages: dict[str, Stage] = Field(min_length=1)
-    # another system's pictures instead of stages: a folder below the datasets folder with {dataset} and {example} in it, and
-    # {seed} where it holds several runs; without {seed} the first seed of the run stands for them
+    # another system's pictures instead of stages: a path below the datasets folder with {dataset} and {example} in it, and
+    # {seed} if there are several runs; without {seed} the results count for the first seed of the run
     renders: str | None = None
-    # another system's meshes: a file below the datasets folder, named likewise; they are rendered here
+    # another system's meshes: the path of a file, in the same form; they are rendered here
     meshes: str | None = None
     frame: Frame = Frame()  # of these meshes
-    align: Literal["none", "scale", "similarity"] = "none"  # what is found beyond it: see Placement
+    align: Literal["none", "scale", "similarity"] = "none"  # registration of these meshes: see Placement
     # another system itself: a command that makes such pictures or such a mesh of each example
     command: External | None = None
 
     @property
     def made_elsewhere(self) -> str | None:
-        """Where another system's pictures or meshes lie, or how they are made, with placeholders in it; None for stages."""
+        """The path of another system's pictures or meshes, or the command that makes them, as a template; None for stages."""
         return self.renders or self.meshes or (self.command.run if self.command else None)
 
     @property
@@ -406,7 +406,7 @@ class Method(Settings):
 
     @property
     def gives_renders(self) -> bool:
-        """Whether another system's result are pictures."""
+        """Whether another system's result consists of pictures."""
         return self.made_elsewhere is not None and not self.gives_mesh
 
     @model_validator(mode="before")

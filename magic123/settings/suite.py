@@ -29,7 +29,7 @@ PlainPath = Annotated[str, AfterValidator(check_path)]
 
 
 class Registries(Settings):
-    """The files that names in the other settings refer to; of several, each is laid over those before it, entry by entry."""
+    """The files that define the names in the other settings; of several, each overrides those before it, entry by entry."""
 
     methods: PlainPath | list[PlainPath] = "config/methods.yaml"
     tables: PlainPath | list[PlainPath] = "config/tables.yaml"
@@ -37,7 +37,7 @@ class Registries(Settings):
 
 
 class Run(Settings):
-    """What to compute: every example with every method and every seed. All are names, none are patterns."""
+    """What to compute: every example with every method and every seed. All entries are names, not patterns."""
 
     datasets: list[str] = Field(min_length=1)
     examples: Literal["all"] | list[str]  # of these datasets
@@ -59,7 +59,7 @@ class InvertStep(Settings):
 
     weights: str  # the Stable Diffusion whose vocabulary the token joins
     seed: NonNegativeInt = 0
-    given: bool = False  # take the words that the datasets list (column `token`) instead of learning them
+    given: bool = False  # use the words given in the datasets (column `token`) instead of learning tokens
     settings: InversionSettings = InversionSettings()
 
 
@@ -71,19 +71,19 @@ class ScoreStep(Settings):
 
 
 class Compute(Settings):
-    """Resources of a job. Changing them reruns nothing, except `dtype`; `speed` changes rounding, the others no result."""
+    """Resources of a job. Changing them reruns nothing, except for `dtype`; `speed` changes rounding, the others no result."""
 
-    gpu: Literal[0, 1] = 0  # 1: a card for each job of a network; `cores` and --resources gpu=N limit how many run at once
-    jobs_per_gpu: PositiveInt = 1  # that may share a card of this machine
-    cpu_slots: NonNegativeInt = 0  # where gpu is 1 and no card is found: this many jobs at once on the CPU; 0: an error
+    gpu: Literal[0, 1] = 0  # 1: a card for each job that runs a network; `cores` and --resources gpu=N limit their number
+    jobs_per_gpu: PositiveInt = 1  # jobs that may share a card of this machine
+    cpu_slots: NonNegativeInt = 0  # if gpu is 1 and no card is found: this many jobs at once on the CPU; 0: an error
     threads: PositiveInt = 1
     mem_mb: PositiveInt = 3000  # times the attempt
     runtime: PositiveInt = 60  # minutes, times the attempt
-    # all scenes, priors and textual inversions in this precision, whatever their settings say, and their records with them;
-    # none: as the settings say. For a machine without a card, on which half precision is slow
+    # overrides the precision of all scenes, priors and textual inversions, in their records too; none: as their settings say.
+    # For machines without a card, where half precision is slow
     dtype: Literal["float32"] | None = None
     speed: Speed = Speed()  # how the networks of stages and of textual inversion are run
-    keep_checkpoints: bool = True  # false: original weights are deleted once converted (15 GB of a Zero-1-to-3)
+    keep_checkpoints: bool = True  # false: original weights are deleted once converted (15 GB for Zero-1-to-3)
     save_seconds: NonNegativeFloat = 60  # between checkpoints of an unfinished job; 0: only when a signal stops it
 
 
@@ -98,13 +98,13 @@ class SuiteSettings(Settings):
     """All settings of a run: config/config.yaml with what is laid over it."""
 
     registries: Registries = Registries()
-    datasets_folder: PlainPath = "datasets"  # where the paths in datasets/NAME.csv start
+    datasets_folder: PlainPath = "datasets"  # the folder that paths in datasets/NAME.csv are relative to
     run: Run
     from_mesh: MeshExampleSettings = MeshExampleSettings()
     prepare: PrepareStep = PrepareStep()
     invert: InvertStep
     view: ViewSettings = ViewSettings()
-    truth_cameras: bool = False  # views from the cameras.json of every example's truth, in place of view.sets
+    truth_cameras: bool = False  # take views from the cameras.json of every example's truth, instead of view.sets
     score: ScoreStep = ScoreStep()
     ceilings: Ceilings = Ceilings()
     compute: Compute = Compute()
@@ -115,7 +115,7 @@ class Table(Settings):
 
     title: str
     columns: list[str] = Field(min_length=1)
-    main: PositiveInt | None = None  # so many columns first, the others in a second block below; none: all in one block
+    main: PositiveInt | None = None  # columns in the first block, the others follow in a second one below; none: one block
     rows: Literal["all"] | list[tuple[str, str]] = "all"  # [method, stage] each; all: every stage of the run's methods
-    reported: bool = False  # published numbers below
+    reported: bool = False  # show published numbers below
     baseline: tuple[str, str] | None = None  # [method, stage] that the other rows are compared with, result by result

@@ -11,13 +11,13 @@ from pydantic import BaseModel
 VERSIONS = {"convert": 1, "prepare": 2, "invert": 2, "reconstruct": 3, "view": 2, "score": 5, "table": 3, "report": 3}
 VERSIONS |= {"from-mesh": 3, "adopt-mesh": 5, "external": 1}
 
-# The same for settings of a stage, by their paths: raise one where only stages that use the setting give other results, so that
-# these alone run again. A number may go when that of `reconstruct` is raised.
+# The same for settings of a stage, by path: raise one when only stages that use the setting give different results, so that
+# only these run again. A number may be removed when that of `reconstruct` is raised.
 SETTING_VERSIONS = {"losses.normal_blur_detached": 2}  # 2: of normals in [-1, 1], not of normals as colours
 
 
 def setting_versions(stage: BaseModel) -> list[str]:
-    """Return the settings that a stage uses, of those with a version, each with its version."""
+    """Return the settings with a version that a stage uses, each with its version."""
     used = []
     for path, version in SETTING_VERSIONS.items():
         value: Any = stage

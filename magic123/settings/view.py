@@ -14,10 +14,10 @@ def check_set_name(name: str) -> str:
     """Return the name of a view set unchanged.
 
     Raises:
-        ValueError: if it cannot be a folder's name, or means something else beside the views or in a table's columns.
+        ValueError: it is not a valid folder name, or is reserved beside the views or in a table's columns.
     """
     if name in RESERVED:
-        raise ValueError(f"{name!r} means something else and cannot name a view set; use none of {', '.join(sorted(RESERVED))}")
+        raise ValueError(f"{name!r} is reserved and cannot name a view set; reserved are {', '.join(sorted(RESERVED))}")
     if not SET_NAME.fullmatch(name):
         raise ValueError(f"{name!r} cannot name a view set; use letters, digits, - and _, a letter or digit first, 64 at most")
     return name
@@ -27,7 +27,7 @@ SetName = Annotated[str, AfterValidator(check_set_name)]
 
 
 class ViewSet(Settings):
-    """`count` cameras on one circle, evenly spaced in azimuth from `first_azimuth` on."""
+    """`count` cameras on one circle, evenly spaced in azimuth, starting at `first_azimuth`."""
 
     polar: float = Field(90.0, ge=0, le=180)
     first_azimuth: float = 0.0
@@ -46,7 +46,7 @@ class ViewSettings(Settings):
     }
     # raw: the weights after the last step, as released; average: their moving average, with which the next stage starts
     weights: Literal["raw", "average"] = "raw"
-    # views are also rendered lit from the camera, with this ambient share; none: in albedo alone
+    # views are also rendered lit from the camera, with this ambient share; none: albedo only
     shaded_ambient: float | None = Field(None, ge=0, le=1)
     turntable_frames: PositiveInt = 48
     mesh_resolution: PositiveInt = 96  # marching cubes of a NeRF's density; a DMTet has its own lattice
@@ -56,14 +56,14 @@ class ViewSettings(Settings):
     @field_validator("sets")
     @classmethod
     def _unlike_in_lower_case(cls, sets: dict[str, ViewSet]) -> dict[str, ViewSet]:
-        """Refuse sets that are one folder where file systems ignore case."""
+        """Refuse sets that share a folder on file systems that ignore case."""
         lowered = [name.lower() for name in sets]
         if twice := [name for name in sets if lowered.count(name.lower()) > 1]:
-            raise ValueError(f"{' and '.join(map(repr, twice))} differ in case alone; rename one")
+            raise ValueError(f"{' and '.join(map(repr, twice))} differ only in case; rename one")
         return sets
 
     @field_validator("sets", mode="before")
     @classmethod
     def _without_removed(cls, value: object) -> object:
-        """`null` removes a set that another configuration file has."""
+        """Remove the sets that are `null`, which other configuration files have."""
         return {name: one for name, one in value.items() if one is not None} if isinstance(value, dict) else value

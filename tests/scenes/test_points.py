@@ -380,12 +380,12 @@ def test_clip_judges_small_steps_from_near_the_front_alone(t, azimuth, says):
     ("change", "sentence"),
     [
         ("{refine: {init: null}}", "refine.init is missing: points are lifted from a nerf or dmtet stage"),
-        ("{refine: {losses: {mask: 1}}}", "refine.losses.mask is 1: this scene has nothing to compute this loss from"),
+        ("{refine: {losses: {mask: 1}}}", "refine.losses.mask is 1: this scene cannot compute this loss"),
         ("{refine: {field: {hidden: 8}}}", "refine.field is not a known setting of the scene points"),
         ("{coarse: {points: {width: 8}}}", "coarse.points is not a known setting of the scene nerf"),
         (
             "{coarse: {losses: {point_colour: 1}}}",
-            "coarse.losses.point_colour is 1: this scene has nothing to compute this loss from",
+            "coarse.losses.point_colour is 1: this scene cannot compute this loss",
         ),
         ("{refine: {points: {polar: [90]}}}", "refine.points.polar is not a known setting.*polars"),
         ("{refine: {points: {polars: []}}}", "refine.points.polars is"),

@@ -38,7 +38,7 @@ from magic123.settings.settings_file import read_yaml
         ("BASE: {extends: base}", ["'BASE' shares a folder with 'base'"]),
         ("Token: {extends: base}", ["the method 'Token' is the name of the folder of the learned token"]),
         ("row: {extends: base, stages: {Coarse: {scene: nerf, steps: 1}}}", ["'coarse' shares a folder with 'Coarse'"]),
-        ("base: {extends: base}", ["line 7", "'base' stands twice"]),
+        ("base: {extends: base}", ["line 7", "'base' appears twice"]),
         ("no: {extends: base}", ["line 7: YAML reads the key no as true or false; put it in quotes"]),
         ("__use_yte__: true\n?if True: {row: {extends: base}}", ["has __use_yte__"]),
         ("row: {extends: base", ["line", "not valid YAML"]),
@@ -85,7 +85,7 @@ def test_missing_file(tmp_path: Path) -> None:
         ("prepare: {settings: {depth: file}}", ["datasets/demo.csv: cone has no depth", "prepare.settings.depth is file"]),
         ("invert: {given: true}", ["datasets/demo.csv: cone has no token", "invert.given"]),
         ("datasets_folder: elsewhere", ["datasets/demo.csv: cone.image is elsewhere/rgba.png, which is not there"]),
-        ("run: {seeds: [0]}\nrun: {seeds: [1]}", ["changes.yaml line 2", "the key 'run' stands twice"]),
+        ("run: {seeds: [0]}\nrun: {seeds: [1]}", ["changes.yaml line 2", "the key 'run' appears twice"]),
         ("__use_yte__: true", ["changes.yaml: has __use_yte__", "plain values"]),
         ("run:\n  seeds: [010]", ["changes.yaml line 2: YAML reads 010 as octal, 8; write it without the leading zero"]),
         ("run: {seeds: [00]}", ["changes.yaml line 1: YAML reads 00 as octal, 0"]),
@@ -103,7 +103,7 @@ def test_missing_file(tmp_path: Path) -> None:
         ("view: {sets: {ring: {polar: 181}}}", ["view.sets.ring.polar is 181", "less than or equal to 180"]),
         ("view: {fov: 180}", ["view.fov is 180", "less than 180"]),
         ("view: {sets: {ring: {count: 1000000000}}}", ["view.sets.ring.count is 1000000000", "10000"]),
-        ("view: {sets: {Ring: {}}}", ["view.sets", "'ring' and 'Ring' differ in case alone"]),
+        ("view: {sets: {Ring: {}}}", ["view.sets", "'ring' and 'Ring' differ only in case"]),
         ("view: {sets: {-rf: {}}}", ["'-rf' cannot name a view set"]),
         (f"view: {{sets: {{{'a' * 65}: {{}}}}}}", ["cannot name a view set", "64 at most"]),
         ("view: {sets: {é: {}}}", ["'é' cannot name a view set"]),
@@ -136,7 +136,7 @@ def test_json_is_read_as_snakemake_reads_it(tmp_path: Path) -> None:
     file.write_text('{\t"view": {"radius": 1e0, "1": "010"}}')
     assert read_yaml(file) == {"view": {"radius": 1.0, "1": "010"}}
     file.write_text('{"run": 1, "run": 2}')
-    assert refused(read_yaml, file) == f"{file}: not valid JSON: the key 'run' stands twice."
+    assert refused(read_yaml, file) == f"{file}: not valid JSON: the key 'run' appears twice."
     file.write_text('{"run": 1,}')
     assert "run.json: not valid JSON: Expecting property name" in refused(read_yaml, file)
     file.write_text('{"__use_yte__": true}')

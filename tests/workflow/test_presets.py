@@ -353,7 +353,7 @@ def test_a_stage_that_needs_a_picture_refuses_a_caption(tmp_path):
         ),
         ("{coarse: {priors: {text: {angle_weight: false}}}}", "coarse.priors.text.angle_weight is not a known setting"),
         ("{coarse: {dmtet: {grid_resolution: 64}}}", "coarse.dmtet is not a known setting of the scene nerf"),
-        ("{fine: {losses: {entropy: 1}}}", "fine.losses.entropy is 1: this scene has nothing to compute this loss from"),
+        ("{fine: {losses: {entropy: 1}}}", "fine.losses.entropy is 1: this scene cannot compute this loss"),
         ("{coarse: {sampling: {steps: 3}}}", "coarse.sampling is not a known setting"),
         ("{coarse: {priors: {text: {guidance_scale: null}}}}", "priors.text.guidance_scale is missing"),
         ("{coarse: {reference_interval: 0}}", "reference_warmup must be 0"),
