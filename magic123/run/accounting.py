@@ -25,7 +25,7 @@ COLUMNS = (
 )  # fmt: skip
 Job = dict[str, Any]  # a job that has ended, with the keys COLUMNS and "written"
 Kind = tuple[str, str, str]  # step, method, stage
-LAST = 8  # jobs, at least, that show how fast the machine is now
+LAST = 8  # smallest number of recent jobs that show how fast the machine is now
 
 
 def benchmark(file: Path) -> dict[str, Any]:
@@ -44,8 +44,8 @@ def jobs(root: Path = Path(".")) -> list[Job]:
         root: the folder of the run, with benchmarks/ and results/.
 
     Returns:
-        A dictionary with the keys COLUMNS for each job, None where nothing was recorded, and "written": when its benchmark was,
-        in seconds since 1970.
+        A dictionary with the keys COLUMNS for each job, None where nothing was recorded, and "written": when its benchmark was
+        written, in seconds since 1970.
     """
     ended = []
     for file in sorted((root / "benchmarks").rglob("*.jsonl")):
@@ -61,7 +61,7 @@ def jobs(root: Path = Path(".")) -> list[Job]:
         rung = noted_json(at / "stage.json").get("rung") if step == "reconstruct" else None
         values = (
             *example, method, seed.removeprefix("seed"), stage, step,
-            # a benchmark is of the last process alone, the record of a loop that was resumed of all
+            # a benchmark covers the last process only; the record of a resumed loop covers all of them
             _largest(cost["s"], record.get("seconds")), _largest(cost.get("cpu_time"), record.get("cpu_seconds")),
             _largest(cost.get("max_rss"), record.get("peak_memory_mib")),
             record.get("peak_gpu_memory_mib"), record.get("resumes"), rung, *read_energy(_output(at, step)).values(),
@@ -71,12 +71,12 @@ def jobs(root: Path = Path(".")) -> list[Job]:
 
 
 def _output(at: Path, step: str) -> Path:
-    """Return what a step's status file is named after, of the example or the stage at `at`."""
+    """Return the output that a step's status file is named after, for the example or the stage at `at`."""
     return at / {"prepare": "example", "invert": "token", "view": "views", "score": "scores.json"}.get(step, "")
 
 
 def _largest(*values: float | None) -> float | None:
-    """Return the largest of the values that are numbers; None without one."""
+    """Return the largest of the values that are numbers; None if none is."""
     return max((value for value in values if isinstance(value, int | float)), default=None)
 
 
@@ -86,26 +86,26 @@ def estimate(
     ended: Sequence[Job] = (),
     reference: Callable[[Kind], float | None] = lambda kind: None,
 ) -> tuple[float, int]:
-    """Estimate the time of jobs by the mean time of such jobs in this run; without one, by what is known, corrected.
+    """Estimate the time of jobs by the mean time of jobs of the same kind in this run, or else by a corrected expectation.
 
-    Known is the mean of earlier jobs with the same step, method and stage; if there are none, the reference; if none, the mean
-    of the same step and stage, or of the same step. It is multiplied by how much longer than known the jobs of this run took:
-    those of the same step, or all. All of it is multiplied by how much longer the last jobs took than those before them,
-    because other work may have begun or ended on the machine.
+    The expectation is the mean of earlier jobs with the same step, method and stage; if there are none, the reference; if there
+    is none either, the mean of the same step and stage, or of the same step. It is multiplied by the ratio of actual to
+    expected times in this run: of jobs of the same step, or of all. Finally, all estimates are multiplied by how much slower
+    the most recent jobs were than the average, because other work may have begun or ended on the machine.
 
     Args:
         wanted: the jobs.
-        earlier: those that ended before this run.
-        ended: those of this run that have ended.
+        earlier: jobs that ended before this run.
+        ended: jobs of this run that have ended.
         reference: the seconds of a kind of job on the machine where that was measured; None for an unknown kind.
 
     Returns:
-        Seconds of work, and the number of jobs about which nothing is known.
+        Seconds of work, and the number of jobs for which there is no estimate.
     """
     before, now = _mean_times(earlier), _mean_times(ended)
     taken: dict[str, list[tuple[float, float]]] = {
         "": []
-    }  # step, or "" for all: the seconds of this run's jobs, and those known
+    }  # step, or "" for all: actual and expected seconds of this run's jobs
     for job in sorted(ended, key=lambda job: job["written"]):
         kind = (job["step"], job["method"], job["stage"])
         expected = _known(kind, before, reference)
@@ -129,7 +129,7 @@ def estimate(
 
 
 def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
-    """Return the sum of the first numbers by that of the second; 1 where one of them is 0."""
+    """Return the sum of the first numbers divided by that of the second; 1 if one of them is 0."""
     first, second = (sum(numbers) for numbers in zip(*pairs, strict=True)) if pairs else (0.0, 0.0)
     return first / second if first and second else 1.0
 
@@ -144,7 +144,7 @@ def _mean_times(ended: Iterable[Job]) -> dict[tuple[str, ...], float]:
 
 
 def _known(kind: Kind, before: dict[tuple[str, ...], float], reference: Callable[[Kind], float | None]) -> float | None:
-    """Return the seconds of a kind of job by earlier ones and the reference, as `estimate` says; None without either."""
+    """Return the expected seconds of a kind of job, as `estimate` describes; None if there is no expectation."""
     step, _, stage = kind
     if kind in before:
         return before[kind]
@@ -154,36 +154,36 @@ def _known(kind: Kind, before: dict[tuple[str, ...], float], reference: Callable
 
 
 def in_words(seconds: float, unknown: int, at_once: int = 1) -> str:
-    """Return an estimate in words; see `estimate` for the arguments.
+    """Return an estimate in words.
 
     Args:
         seconds: seconds of work.
-        unknown: number of jobs that are not in it.
-        at_once: how many jobs run at the same time.
+        unknown: number of jobs that the estimate does not include.
+        at_once: number of jobs that run at the same time.
     """
     shared = f", {_duration(seconds / at_once)} with {at_once} at once" if at_once > 1 else ""
     more = f", and {counted(unknown, 'job')} of a kind that has not run here yet" if unknown else ""
-    return f"about {_duration(seconds)} of work{shared}, by what such jobs took{more}"
+    return f"about {_duration(seconds)} of work{shared}, judging by similar jobs{more}"
 
 
 def _duration(seconds: float) -> str:
-    """Return a time in minutes, or in hours from an hour and a half on."""
+    """Return a time in minutes, or in hours if it is an hour and a half or longer."""
     minutes = round(seconds / 60)
     return f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{minutes} minute{'s' * (minutes != 1)}"
 
 
 def progress(cells: list[dict[str, Any]], root: Path = Path(".")) -> dict[str, Any]:
-    """Count the states of planned cells and estimate the time that is left.
+    """Count the states of planned cells and estimate the remaining time.
 
-    A cell is done if it has scores; otherwise it is running or failed by the status of its stage or its views.
+    A cell is done if it has scores; otherwise the status of its stage or its views says whether it is running or failed.
 
     Args:
         cells: the cells of a plan (`magic123.run.plan.cells`).
         root: the folder of the run.
 
     Returns:
-        "cells", "done", "running", "failed", "waiting": numbers of cells; "now": the jobs that run, each {"cell", "step",
-        "since", "saved_step"}; "seconds_left" and "unknown": the estimate of the jobs that are left.
+        "cells", "done", "running", "failed", "waiting": numbers of cells; "now": the running jobs, each {"cell", "step",
+        "since", "saved_step"}; "seconds_left" and "unknown": the estimate for the remaining jobs.
     """
     states = Counter(done=0, running=0, failed=0, waiting=0)
     now: list[dict[str, Any]] = []
@@ -213,7 +213,7 @@ def _made(folder: Path) -> set[str]:
 
 
 def _saved(stage: Path) -> int | None:
-    """Return the last step of which a running stage has saved a checkpoint."""
+    """Return the last step at which a running stage has saved a checkpoint."""
     checkpoints = (stage.parent / f".{stage.name}.unfinished").glob("*-*-*.safetensors")
     steps = [int(file.name.split("-")[1]) for file in checkpoints if file.name.split("-")[1].isdigit()]
     return max(steps, default=None)

@@ -1,8 +1,8 @@
-"""Captions against the text encoders that will read them: too long ones are refused before anything runs. No torch.
+"""Check captions against the text encoders that will read them, and refuse those that are too long. No torch.
 
-An encoder's tokenizer is read from its weights where they are there; until then CLIP's own vocabulary, which every CLIP and
-Stable Diffusion shares, comes with open_clip. For T5, until it is there, a caption is refused when it has more words than
-tokens are read; the job that loads it counts them.
+An encoder's tokenizer is read from its weights if they are there; until then CLIP's own vocabulary, which all CLIP and Stable
+Diffusion models share, comes from open_clip. Until T5's weights are there, a caption is refused only if it has more words than
+T5 reads tokens; the job that loads T5 counts the tokens.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from magic123.settings.inversion import IMAGENET_TEMPLATES, fill_names
 from magic123.settings.priors import PromptedSettings
 from magic123.settings.registry import Weights
 
-CLIP_TOKENS = 77  # that CLIP's text encoders read, start and end included; DeepFloyd IF's T5 is given as many
-VIEWS = (", front view", ", side view", ", back view")  # that priors append to a prompt
+CLIP_TOKENS = 77  # tokens that CLIP's text encoders read, start and end included; DeepFloyd IF's T5 is given as many
+VIEWS = (", front view", ", side view", ", back view")  # what priors append to a prompt
 HARD_VIEWS = (*VIEWS, ", overhead view", ", bottom view")  # the same with hard_views
 PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 Counter = Callable[[str], int]
-SENTENCEPIECE = {"protobuf": "google.protobuf", "sentencepiece": "sentencepiece"}  # packages that read spiece.model, modules
+SENTENCEPIECE = {"protobuf": "google.protobuf", "sentencepiece": "sentencepiece"}  # needed for spiece.model: package -> module
 
 
 def other_views(views: tuple[str, ...]) -> tuple[str, ...]:
@@ -38,7 +38,7 @@ def check_captions(suite: Suite) -> None:
     """Refuse captions, and prompts made of them, that a text encoder of this run would cut off.
 
     Raises:
-        InputError: a prompt has more tokens than an encoder reads; the sentence names the dataset, the example, the encoder,
+        InputError: a prompt has more tokens than an encoder reads; the message names the dataset, the example, the encoder,
             and both numbers.
     """
     for dataset, names in suite.examples.items():
@@ -53,12 +53,12 @@ def check_captions(suite: Suite) -> None:
 
 
 def _texts(suite: Suite, row: ManifestRow, computed: bool) -> Iterator[tuple[str, Weights, str]]:
-    """Yield the texts made of a caption, with the weights that read them and what for.
+    """Yield the texts made of a caption, each with the weights that read it and a description of its use.
 
     Args:
         suite: the run.
         row: an example of one of its datasets.
-        computed: whether the run computes it; the captions of others are read by R-precision alone.
+        computed: whether the run computes the example; captions of other examples are read by R-precision alone.
     """
     settings = suite.settings
     for name in settings.score.weights:
@@ -90,7 +90,7 @@ def _texts(suite: Suite, row: ManifestRow, computed: bool) -> Iterator[tuple[str
 
 
 def _encoders(weights: Weights) -> list[tuple[Counter, int]]:
-    """Return, for each text encoder of some weights, what counts the tokens of a text, and how many it reads."""
+    """Return a token counter and the largest number of tokens for each text encoder of some weights."""
     folder = Path(weights.path)
     if weights.kind == "deepfloyd-if":
         return [(_t5_counter(folder / "tokenizer"), CLIP_TOKENS)]
@@ -107,7 +107,7 @@ def _encoders(weights: Weights) -> list[tuple[Counter, int]]:
 
 
 def _json(file: Path) -> dict:
-    """Return the content of a file of weights; empty where it is not there or damaged, which its reader says."""
+    """Return the content of a JSON file of weights; {} if it is missing or damaged, which whoever loads it reports."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -122,7 +122,7 @@ def _clip_tokens(folder: Path, text: str) -> int:
 
 @cache
 def _clip_counter(folder: Path) -> Counter:
-    """Return what counts a text's tokens, start and end included, by the tokenizer of a folder, else by CLIP's own."""
+    """Return a token counter (start and end included) with the tokenizer in a folder, or else with CLIP's own."""
     from tokenizers import Tokenizer
 
     if (folder / "tokenizer.json").is_file():
@@ -137,12 +137,12 @@ def _clip_counter(folder: Path) -> Counter:
         (package,) = importlib.util.find_spec("open_clip").submodule_search_locations  # type: ignore[union-attr, misc]
         lines = gzip.decompress((Path(package) / "bpe_simple_vocab_16e6.txt.gz").read_bytes()).decode().splitlines()[:48895]
         words = {}
-    pairs = [(first, second) for first, second in (line.split() for line in lines[1:] if line)]  # the first is a version
+    pairs = [(first, second) for first, second in (line.split() for line in lines[1:] if line)]  # the first line is a version
     return _byte_pairs(pairs, words)
 
 
 def _byte_pairs(merges: list[tuple[str, str]], vocabulary: dict[str, int]) -> Counter:
-    """Return what counts a text's tokens by CLIP's byte-pair encoding with these merges."""
+    """Return a token counter with CLIP's byte-pair encoding and these merges."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
     if not vocabulary:
@@ -161,7 +161,7 @@ def _byte_pairs(merges: list[tuple[str, str]], vocabulary: dict[str, int]) -> Co
 
 @cache
 def _t5_counter(folder: Path) -> Counter:
-    """Return what counts a text's tokens with its end; without the tokenizer, the words, each of which is a token at least."""
+    """Return a token counter (end included). Without the tokenizer it counts words, each of which is at least one token."""
     if not folder.is_dir():
         return lambda text: len(text.split()) + 1
     check_sentencepiece(folder)
@@ -172,26 +172,26 @@ def _t5_counter(folder: Path) -> Counter:
 
 
 def check_sentencepiece(folder: Path) -> None:
-    """Refuse a tokenizer that is a SentencePiece model alone, as DeepFloyd IF's, where the packages to read it are absent.
+    """Refuse a tokenizer that is only a SentencePiece model, like DeepFloyd IF's, if the packages to read it are missing.
 
-    Without them transformers takes the file for one of tiktoken's. It reads a tokenizer.json, and then ignores the model.
+    Without them transformers would take the file for one of tiktoken's. With a tokenizer.json the model is not read at all.
 
     Raises:
-        InputError: a package is absent; the sentence names it.
+        InputError: a package is missing; the message names it.
     """
     if (folder / "tokenizer.json").is_file() or not (folder / "spiece.model").is_file():
         return
     absent = [package for package, module in SENTENCEPIECE.items() if not _installed(module)]
     if absent:
         raise InputError(
-            f"{folder / 'spiece.model'} is a SentencePiece model, and not installed to read it: {', '.join(absent)}; "
-            "run with the extra, as `uv run --extra deepfloyd snakemake ...`, or put the same tokenizer beside it as "
-            "tokenizer.json"
+            f"{folder / 'spiece.model'} is a SentencePiece model, but packages to read it are not installed: "
+            f"{', '.join(absent)}; run with the extra, as `uv run --extra deepfloyd snakemake ...`, or put the same tokenizer "
+            "beside it as tokenizer.json"
         )
 
 
 def _installed(module: str) -> bool:
-    """Return whether a module can be found; looking for one in a package that is absent raises an error."""
+    """Return whether a module can be found. `find_spec` raises an error if the package around it is missing."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:

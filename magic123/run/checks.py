@@ -1,4 +1,4 @@
-"""What is certain to fail in a run, refused before Snakemake builds its graph. No torch."""
+"""Checks that refuse a run that is certain to fail, before Snakemake builds its graph. No torch."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SourceOf = Callable[[tuple], str]  # path of a setting -> the file that sets it
 
 
 def check_suite(suite: Suite, source: SourceOf) -> None:
-    """Check that the parts of a run fit each other, and that its files are there.
+    """Check that the parts of a run fit together, and that its files exist.
 
     Args:
         suite: the run.
-        source: of each setting, for error messages.
+        source: returns the file of a setting, for error messages.
 
     Raises:
         InputError: they do not.
@@ -38,17 +38,17 @@ def check_suite(suite: Suite, source: SourceOf) -> None:
 
 
 def check_table_names(suite: Suite) -> None:
-    """Check that no table writes the files of another, or of something else under reports/."""
+    """Check that no table writes the files of another table, or other files under reports/."""
     file = named_files(suite.settings.registries.tables)
     for name in suite.tables:
         check_unreserved(name, BESIDE_TABLES, file, "the table")
         for part in TABLE_PARTS:
             if (other := f"{name}-{part}") in suite.tables:
-                raise InputError(f"{file}: the tables {name!r} and {other!r} write files of one name; rename one.")
+                raise InputError(f"{file}: the tables {name!r} and {other!r} write files of the same name; rename one.")
 
 
 def check_rows(suite: Suite, source: SourceOf) -> None:
-    """Check that every row of a table is a stage that exists, and that every method of the run is in a row."""
+    """Check that every row of a table is an existing stage, and that every method of the run has a row."""
     file, run, shown = named_files(suite.settings.registries.tables), suite.settings.run, set()
     for name in run.tables:
         for method, stage in rows_of(suite, name):
@@ -76,7 +76,7 @@ def check_rows(suite: Suite, source: SourceOf) -> None:
 
 
 def check_viewed_rows(suite: Suite) -> None:
-    """Check that the rows whose views other programs of the run see are in the run, and see no views themselves."""
+    """Check that rows whose views are given to other programs are in the run, and are not given views themselves."""
     file = named_files(suite.settings.registries.methods)
     for name in suite.settings.run.methods:
         command = suite.methods[name].command
@@ -127,25 +127,25 @@ def check_weights(suite: Suite, source: SourceOf) -> None:
 
 
 def check_programs(suite: Suite) -> None:
-    """Check that no program of others is to make pictures at cameras that it is not told."""
+    """Check that no external program has to make pictures at cameras that it is not given."""
     file = named_files(suite.settings.registries.methods)
     for name in suite.settings.run.methods if suite.settings.truth_cameras else []:
         command = suite.methods[name].command
         if command is not None and command.makes == "renders":
             raise InputError(
-                f"{file}: {name}.command makes renders, at the cameras of view.sets alone, but truth_cameras is true; "
+                f"{file}: {name}.command makes renders, only at the cameras of view.sets, but truth_cameras is true; "
                 "let it make a mesh, or take it out of the run."
             )
 
 
 def check_references(suite: Suite) -> None:
-    """Check that lists of references start with the example's own and name examples of every dataset of the run."""
+    """Check that lists of references start with `own`, and name examples that every dataset of the run has."""
     file = named_files(suite.settings.registries.methods)
     for at, prior in (item for name in suite.settings.run.methods for item in suite.priors(name).items()):
         if not isinstance(prior, Zero123Settings) or isinstance(prior.reference, str):
             continue
         if prior.reference[:1] != ("own",) or len(set(prior.reference)) != len(prior.reference):
-            raise InputError(f"{file}: {at}.reference is a list, so it starts with own and names other examples once each.")
+            raise InputError(f"{file}: {at}.reference is a list, so it must start with own and name others once each.")
         for dataset, rows in suite.manifests.items():
             for other in prior.reference[1:]:
                 if other not in rows:
@@ -154,7 +154,7 @@ def check_references(suite: Suite) -> None:
 
 
 def check_pictures(suite: Suite, source: SourceOf) -> None:
-    """Check that no stage, prior of another example or protocol needs the picture of an example without one."""
+    """Check that no stage, no protocol and no prior of another example needs the picture of an example without one."""
     for dataset, names in suite.examples.items():
         rows = suite.manifests[dataset]
         for name in (name for name in names if not rows[name].pictured):
@@ -168,7 +168,7 @@ def check_pictures(suite: Suite, source: SourceOf) -> None:
                         )
             if "as-published" in suite.settings.score.protocols:
                 where = f"{source(('score', 'protocols'))}: score.protocols"
-                raise InputError(f"{without}, but {where} has as-published, which compares with it; leave corrected alone.")
+                raise InputError(f"{without}, but {where} has as-published, which compares with it; use corrected only.")
         for method in suite.settings.run.methods:
             priors = suite.priors(method).values()
             if any(isinstance(prior, Zero123Settings) and prior.reference == "next-example" for prior in priors):
@@ -178,7 +178,7 @@ def check_pictures(suite: Suite, source: SourceOf) -> None:
 
 
 def check_files(suite: Suite) -> None:
-    """Check that every input file of this run exists, has the hash of the manifest, and is what the settings ask for."""
+    """Check that every input file of this run exists, has the hash of the manifest, and is of the kind the settings need."""
     prepare = suite.settings.prepare.settings
     for dataset, names in suite.examples.items():
         for name in names:
@@ -197,7 +197,7 @@ def check_files(suite: Suite) -> None:
                 path = suite.path_of(getattr(row, column)) if getattr(row, column) else None
                 there = os.path.isdir if column == "truth" else os.path.isfile  # unlike Path's, these answer for any name
                 if path and not row.address_of(column) and not there(path):
-                    what = "not there" if not os.path.exists(path) else "no folder" if column == "truth" else "no file"
+                    what = "not there" if not os.path.exists(path) else "not a folder" if column == "truth" else "not a file"
                     raise InputError(f"{file}.{column} is {path}, which is {what}; datasets/README.md says how to get it.")
             mesh = suite.path_of(row.mesh) if row.mesh else ""
             if row.sha256 and os.path.isfile(mesh) and (digest := suite.contents.of(mesh)) != row.sha256:
@@ -205,7 +205,7 @@ def check_files(suite: Suite) -> None:
                     f"{file}.sha256 is {row.sha256}, but {row.mesh} has {digest}; get the original, or clear the cell."
                 )
             if row.mesh:
-                continue  # the rest is made of it
+                continue  # everything else is made from the mesh
             if suite.settings.truth_cameras and not (row.truth and os.path.isfile(f"{suite.path_of(row.truth)}/cameras.json")):
                 where = f"{suite.path_of(row.truth)}/cameras.json" if row.truth else "a truth"
                 raise InputError(f"{file} lacks {where}, but truth_cameras is true; datasets/README.md says how to make it.")
@@ -222,13 +222,13 @@ def check_files(suite: Suite) -> None:
 
 
 def check_remote_python(executable: str) -> None:
-    """Check that Snakemake can start Python on the nodes of a cluster: it writes the path into a script as it is.
+    """Check that Snakemake can start Python on the nodes of a cluster: it writes the path into a script without quotes.
 
     Args:
         executable: path of Python.
 
     Raises:
-        InputError: a shell would read the path as something else.
+        InputError: a shell would misread the path.
     """
     if re.search(r"""[\s'"`$&;|<>(){}*?\\]""", executable):
         raise InputError(

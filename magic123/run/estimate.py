@@ -1,4 +1,4 @@
-"""The cost of a run before it starts: grid, GPU-hours by recorded times, all jobs. No torch: the Snakefile imports this."""
+"""The cost of a run before it starts: grid, GPU-hours from recorded times, all jobs. No torch: the Snakefile imports this."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RecordedTime(Settings):
 
     scene: Literal["nerf", "dmtet", "token"]  # token: textual inversion
     resolution: PositiveInt
-    weights: str | None = None  # the model it was measured with, where that decides
+    weights: str | None = None  # the model it was measured with, if the time depends on it
     steps: PositiveInt
     minutes: PositiveFloat
     gpu: str
@@ -38,7 +38,7 @@ class RecordedTime(Settings):
     source: str
 
 
-LEAST_CAPABILITY = {12: (5, 0), 13: (7, 5)}  # of the GPUs that CUDA supports, by its major version
+LEAST_CAPABILITY = {12: (5, 0), 13: (7, 5)}  # lowest compute capability that CUDA supports, by its major version
 
 
 def torch_cuda() -> str | None:
@@ -51,18 +51,18 @@ def torch_cuda() -> str | None:
 
 
 def too_old(capability: tuple[int, int], cuda: str | None) -> str | None:
-    """Return why a GPU cannot run a torch that is built for a version of CUDA, as half a sentence, or None if it can.
+    """Return why a GPU cannot run a torch built for a version of CUDA, as a part of a sentence; None if it can.
 
     Args:
         capability: compute capability of the GPU.
-        cuda: the version; None for a build without CUDA, about which nothing is said.
+        cuda: the version; None for a build without CUDA, for which the result is None.
     """
     least = LEAST_CAPABILITY.get(int(cuda.split(".")[0])) if cuda else None
     if least is None or capability >= least:
         return None
     (major, minor), (first, second) = capability, least
     return (
-        f"the installed torch is built for CUDA {cuda}, which begins at compute capability {first}.{second}, and this GPU has "
+        f"the installed torch is built for CUDA {cuda}, which needs compute capability {first}.{second}, but this GPU has "
         f"{major}.{minor}: install a build of torch that lists sm_{major}{minor} (torch.cuda.get_arch_list), for CUDA 12"
     )
 
@@ -76,11 +76,11 @@ class Estimate:
         methods: number of methods.
         seeds: number of seeds.
         jobs: kind of job (a kind of scene, or `token`) -> number of jobs.
-        hours: kind of job -> GPU-hours of those jobs for which a time is recorded or predicted.
-        unknown: number of jobs for which none is.
-        gpu: the GPUs of the times.
+        hours: kind of job -> GPU-hours of the jobs that have a recorded or predicted time.
+        unknown: number of jobs that have neither.
+        gpu: the GPUs that the times are for.
         predicted: kind of job -> number of jobs whose time is predicted, not measured.
-        unusable: why the installed torch cannot run on one of them; None if it can.
+        unusable: why the installed torch cannot run on one of these GPUs; None if it can.
     """
 
     examples: int
@@ -95,7 +95,7 @@ class Estimate:
 
     @property
     def total(self) -> float:
-        """All hours."""
+        """The sum of all hours."""
         return sum(self.hours.values())
 
     def sentence(self) -> str:
@@ -104,9 +104,9 @@ class Estimate:
         if not self.hours:
             return f"{grid}: {counted(sum(self.jobs.values()), 'optimisation')}; no recorded time fits them"
         parts = " + ".join(f"{hours:.0f} h for {self.jobs[scene]} {NAMES[scene]}" for scene, hours in self.hours.items())
-        more = f"; not in it: {counted(self.unknown, 'job')} without a recorded time" if self.unknown else ""
+        more = f"; not included: {counted(self.unknown, 'job')} without a recorded time" if self.unknown else ""
         by = f"; {counted(sum(self.predicted.values()), 'job')} predicted, not measured" if self.predicted else ""
-        here = f". On such a GPU nothing runs here: {self.unusable}" if self.unusable else ""
+        here = f". This installation cannot use such a GPU: {self.unusable}" if self.unusable else ""
         return f"{grid}: about {self.total:.0f} GPU-hours on a {self.gpu} ({parts}{by}{more}){here}"
 
 
@@ -125,13 +125,13 @@ Predict = Callable[[OptimisedStage | InversionSettings], float | None]  # settin
 
 
 def cost_of(suite: Suite, times: dict[str, RecordedTime], card: str | None = None, predict: Predict | None = None) -> Estimate:
-    """Estimate the optimisations of a run from its start. Stages that rows share are counted once.
+    """Estimate the cost of all optimisations of a run. Stages that rows share are counted once.
 
     Args:
         suite: the run.
-        times: recorded times by name, of one card where `card` is given.
+        times: recorded times by name; all for the same card if `card` is given.
         card: the card that the run is for; None: that of the recorded times.
-        predict: gives the hours of a job of that card for which no time is recorded.
+        predict: returns the hours on that card of a job without a recorded time.
     """
     jobs: list[tuple[str, float | None, OptimisedStage | InversionSettings | None]] = [
         (stage.scene, hours_of_stage(stage, times), stage if isinstance(stage, OptimisedStage) else None)
@@ -139,7 +139,7 @@ def cost_of(suite: Suite, times: dict[str, RecordedTime], card: str | None = Non
     ]
     if learns_tokens(suite):
         settings = suite.settings.invert
-        # without a resolution it is the model's own, which is also that of the recorded time
+        # without a setting the resolution is the model's own, which is also that of the recorded time
         fitting = {name: entry for name, entry in times.items() if entry.weights == settings.weights}
         size = settings.settings.resolution or next((entry.resolution for entry in fitting.values()), 0)
         cost = hours_of("token", size, settings.settings.steps, fitting)
@@ -173,7 +173,7 @@ def learns_tokens(suite: Suite) -> bool:
 
 
 def all_jobs(suite: Suite) -> list[Kind]:
-    """Return all jobs of networks and metrics that a whole run has. Downloads, tables and pages are not among them."""
+    """Return all jobs of a whole run that run networks or metrics, so no downloads, tables and pages."""
     examples = sum(len(names) for names in suite.examples.values())
     shown = {
         (cell["dataset"], cell["example"], cell["seed"], cell["method"], cell["stage"])
@@ -190,12 +190,12 @@ def all_jobs(suite: Suite) -> list[Kind]:
 
 
 def optimisations(suite: Suite) -> list[Stage]:
-    """Return every stage of every cell that the run's tables need, with those that others start from, each once."""
+    """Return every stage of every cell that the run's tables need, including the stages that these start from, each once."""
     return [suite.methods[method].stages[stage] for *_, method, stage in wanted_stages(suite)]
 
 
 def wanted_stages(suite: Suite) -> list[tuple[str, str, int, str, str]]:
-    """Return what `optimisations` returns by name: data set, example, seed, method, stage."""
+    """Return the names of the stages that `optimisations` returns: data set, example, seed, method, stage."""
     wanted = set()
     for table in suite.settings.run.tables:
         for cell in cells(axes_of(suite, table)):
@@ -214,17 +214,17 @@ def uses_token(suite: Suite, method: str) -> bool:
 
 
 def hours_of_stage(stage: Stage, times: dict[str, RecordedTime]) -> float | None:
-    """Return the GPU-hours of a stage, or None where no recorded time fits or nothing is optimised."""
+    """Return the GPU-hours of a stage; None if no recorded time fits or nothing is optimised."""
     return hours_of(stage.scene, stage.resolution, stage.steps, times) if isinstance(stage, OptimisedStage) else None
 
 
 def hours_of(scene: str, resolution: int, steps: int, times: dict[str, RecordedTime]) -> float | None:
-    """Return the GPU-hours of one job by the first recorded time of its kind and resolution; None without one.
+    """Return the GPU-hours of one job from the first recorded time of its kind and resolution; None if there is none.
 
     Args:
         scene: kind of job: a kind of scene, or `token`.
         resolution: side of the rendered pictures, pixels.
-        steps: number of steps; the time is taken as proportional to it.
+        steps: number of steps; the time is assumed to be proportional to it.
         times: recorded times by name.
     """
     for entry in times.values():

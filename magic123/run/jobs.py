@@ -1,8 +1,8 @@
 """Inputs, parameters and options of the rules' jobs, as functions of the suite and a job's wildcards.
 
-The files in rules/ call these functions; each rule itself stays a shell line over named files. What a job gets here is what
-Snakemake compares to decide whether its output is up to date, so the text of an option must not change without need.
-The jobs of rules/NAME.smk are in `jobs_NAME.py`; here are all of them in one class, and those of rules/models.smk.
+The files in rules/ call these functions; each rule itself stays a shell line over named files. Snakemake compares the values
+returned here to decide whether an output is up to date, so the text of an option must not change without need.
+The jobs of rules/NAME.smk are in `jobs_NAME.py`; this module joins them in one class and adds those of rules/models.smk.
 No torch: the Snakefile imports this module.
 """
 
@@ -15,7 +15,7 @@ from magic123.run.jobs_base import shell_words
 from magic123.run.jobs_evaluate import EvaluateJobs
 from magic123.run.jobs_report import ReportJobs
 
-# What each miniature network is trained from: options of its command, and the stages that write what they name.
+# Inputs that each miniature network is trained from: option of its command -> the stage that writes the input.
 MINIATURES = {
     "autoencoder": {"pool": "pool"},
     "autoencoder-64": {"pool": "pool"},
@@ -41,9 +41,9 @@ def miniature_options(network: str) -> str:
 
 @dataclass(frozen=True)
 class Jobs(AdoptJobs, EvaluateJobs, ReportJobs):
-    """What the jobs of one suite read and are called with.
+    """Inputs, parameters and options of the jobs of one suite.
 
     Methods that take `wildcards` are called by Snakemake. It compares the parameters of a job with those of the last run only
-    where they come from the wildcards alone, so no method here takes `input`, `output` or `resources`. Methods called
-    `..._contents` return what files hold (magic123.run.contents), for parameters that no command is given.
+    if they depend on the wildcards alone, so no method here takes `input`, `output` or `resources`. Methods called
+    `..._contents` return hashes of files (magic123.run.contents), for parameters that are not passed to any command.
     """

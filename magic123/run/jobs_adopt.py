@@ -32,7 +32,7 @@ class AdoptJobs(PrepareJobs):
 
     @cached_property
     def command_methods(self) -> list[str]:
-        """Methods whose results a program of others makes."""
+        """Methods whose results an external program makes."""
         return [name for name, method in self.suite.methods.items() if method.command is not None]
 
     def external(self, wildcards: StageWildcards) -> External:
@@ -43,7 +43,7 @@ class AdoptJobs(PrepareJobs):
         return command
 
     def external_files(self, wildcards: StageWildcards) -> list[str]:
-        """Return the files and folders whose contents decide what a command makes."""
+        """Return the files and folders whose contents affect the result of a command."""
         command = self.external(wildcards)
         environment = f"{command.project}/pyproject.toml" if command.project else command.requirements or command.conda
         return [*command.files, *([environment] if environment else [])]
@@ -56,7 +56,7 @@ class AdoptJobs(PrepareJobs):
         return [*inputs_among(self.external_files(wildcards)), *self.external_views(wildcards)]
 
     def external_views(self, wildcards: StageWildcards) -> list[str]:
-        """Return the folder of another row's views that a command sees, if it sees any."""
+        """Return the folder of another row's views that a command is given, if any."""
         if (views := self.external(wildcards).views) is None:
             return []
         method, stage = views.split("/")
@@ -67,12 +67,12 @@ class AdoptJobs(PrepareJobs):
         return [self.suite.contents.of(file) for file in self.external_files(wildcards)]
 
     def external_conda(self, wildcards: StageWildcards) -> str | None:
-        """Return the conda file of a command, for Snakemake; None for a command with another environment."""
+        """Return the conda file of a command, for Snakemake; None for a command with another kind of environment."""
         conda = self.external(wildcards).conda
         return None if conda is None else str(Path(conda).resolve())  # otherwise Snakemake looks for it in rules/
 
     def external_options(self, wildcards: StageWildcards) -> str:
-        """Return the options of `external`, but for the example and the output."""
+        """Return the options of `external`, except for the example and the output."""
         command = self.external(wildcards)
         absent = {name for name in ("conda", "views") if getattr(command, name) is None}
         words = ["--settings", command.model_dump_json(exclude=absent), "--seed", wildcards.seed]
@@ -80,11 +80,11 @@ class AdoptJobs(PrepareJobs):
         return shell_words(*words, "--cameras", self.view_cameras("size"))
 
     def made_here(self, wildcards: StageWildcards) -> list[str]:
-        """Return the output of the rule `external` for a method with a command; nothing where the files were put there."""
+        """Return the output of the rule `external` for a method with a command; empty for files that users provide."""
         return [f"{self.folder(wildcards)}/made"] if wildcards.method in self.command_methods else []
 
     def foreign_path(self, wildcards: StageWildcards, kind: Literal["renders", "meshes"]) -> str:
-        """Return what another system made of one example: where the method says, or where the rule `external` puts it."""
+        """Return the path of another system's result for one example: given by the method, or made by the rule `external`."""
         for made in self.made_here(wildcards):
             return f"{made}/{self.external(wildcards).makes}" if kind == "meshes" else made
         path: str | None = getattr(self.suite.methods[wildcards.method], kind)
@@ -98,7 +98,7 @@ class AdoptJobs(PrepareJobs):
         return self.foreign_path(wildcards, "renders")
 
     def render_files(self, wildcards: StageWildcards) -> list[str]:
-        """Return the files of that folder; without any, `adopt` says what is missing, and the other cells go on."""
+        """Return the files of that folder. If there are none, `adopt` reports what is missing, and the other cells go on."""
         found = Path(self.render_folder(wildcards)).rglob
         return self.made_here(wildcards) or inputs_among(sorted(str(path) for path in found("*") if path.is_file()))
 
@@ -116,7 +116,7 @@ class AdoptJobs(PrepareJobs):
         return [file] if file else []
 
     def foreign_mesh_files(self, wildcards: StageWildcards) -> dict[str, list[str]]:
-        """Return that mesh with the files that belong to it, and the true mesh that it may be fitted to, as inputs."""
+        """Return that mesh with the files that it refers to, and the true mesh that it may be aligned to, as inputs."""
         found = [file for file in files_of_mesh(Path(self.foreign_mesh(wildcards))) if file.is_file()]
         return {"meshes": self.made_here(wildcards) or inputs_among(found), "truth": inputs_among(self.true_mesh(wildcards))}
 
@@ -127,7 +127,7 @@ class AdoptJobs(PrepareJobs):
         return [self.suite.contents.of(file) for file in own] + true
 
     def foreign_mesh_options(self, wildcards: StageWildcards) -> str:
-        """Return the options of `adopt-mesh`, but for the cameras of true views."""
+        """Return the options of `adopt-mesh`, except for the cameras of true views."""
         method = self.suite.methods[wildcards.method]
         words = ["--mesh", self.foreign_mesh(wildcards)]
         words += ["--settings", Placement(frame=method.frame, align=method.align).model_dump_json()]

@@ -1,4 +1,4 @@
-"""What the jobs of all rules share: wildcards, words of a command line, and what is asked of the suite."""
+"""Helpers that the jobs of all rules share: wildcards, words of a command line, and queries of the suite."""
 
 from __future__ import annotations
 
@@ -33,19 +33,20 @@ class StageWildcards(ExampleWildcards, Protocol):
 
 
 def one_of(names: Iterable[str]) -> str:
-    """Return a regular expression that matches exactly these names; without names, one that matches nothing."""
+    """Return a regular expression that matches exactly these names; if there are none, one that matches nothing."""
     return "|".join(sorted({re.escape(name) for name in names})) or "(?!)"
 
 
 def shell_words(*words: object) -> str:
-    """Return the words as a part of a shell command, quoted."""
+    """Return the words quoted, as a part of a shell command."""
     return " ".join(shlex.quote(str(word)) for word in words)
 
 
 def inputs_among(files: Iterable[str | Path]) -> list[str]:
-    """Return the files that can be inputs of a rule: Snakemake takes {...} and <...> in names for its own.
+    """Return the files that can be inputs of a rule: Snakemake gives {...} and <...> in names a meaning of its own.
 
-    The others are noticed by their contents among the parameters, and that they are there is checked when the run is loaded.
+    Changes of the other files are noticed by their hashes among the parameters; that they exist is checked when the run is
+    loaded.
     """
     return [str(file) for file in files if not set("{<") & set(str(file))]
 
@@ -57,12 +58,12 @@ def as_inputs(files: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class SuiteJobs:
-    """What the jobs of all rules ask of their suite."""
+    """Queries of the suite that the jobs of all rules use."""
 
     suite: Suite
 
     def row(self, wildcards: ExampleWildcards) -> ManifestRow:
-        """Return the example's row of its dataset. Raises InputError where the dataset has no such example."""
+        """Return the example's row of its dataset. Raises InputError if the dataset has no such example."""
         if wildcards.example not in self.suite.manifests[wildcards.dataset]:
             raise InputError(f"{wildcards.dataset} has no example {wildcards.example!r}; see datasets/{wildcards.dataset}.csv.")
         return self.suite.row(wildcards.dataset, wildcards.example)
@@ -76,20 +77,20 @@ class SuiteJobs:
         return [file for name in names for file in self.suite.weights[name].watched]
 
     def weight_contents(self, *names: str) -> Now:
-        """Return what these files hold. Those of weights that are fetched or converted may not be there before the run."""
+        """Return the hashes of these files, as a `Now`: fetched or converted weights may not exist before the run."""
         return Now(self.suite.contents, self.weight_files(*names))
 
     @cached_property
     def foreign_methods(self) -> list[str]:
-        """Methods that another system computed, in place of stages that are optimised here."""
+        """Methods computed by another system, instead of stages that are optimised here."""
         return [name for name, method in self.suite.methods.items() if method.made_elsewhere is not None]
 
     def view_cameras(self, *more: str) -> str:
-        """Return the settings that say where views are seen from, and `more` settings of views, as JSON."""
+        """Return the settings of the views' cameras, and `more` settings of views, as JSON."""
         return self.suite.settings.view.model_dump_json(include={"sets", "radius", "fov", *more})
 
     def truth_cameras(self, wildcards: ExampleWildcards) -> list[str]:
-        """Return the cameras of an example's true views, where the run renders these; else nothing."""
-        if not self.suite.settings.truth_cameras or self.row(wildcards).mesh:  # of a mesh, they are those of the run
+        """Return the file of the cameras of an example's true views, if the run renders these; else nothing."""
+        if not self.suite.settings.truth_cameras or self.row(wildcards).mesh:  # a mesh's true views use the run's cameras
             return []
         return [f"{self.suite.path_of(self.row(wildcards).truth)}/cameras.json"]

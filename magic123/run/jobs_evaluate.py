@@ -30,7 +30,7 @@ class EvaluateJobs(PrepareJobs, ReconstructJobs):
     """Jobs that render views and score them."""
 
     def views_made(self, wildcards: StageWildcards) -> Now:
-        """Return what the folders of a stage's views and mesh hold."""
+        """Return the hashes of the folders of a stage's views and mesh."""
         return Now(self.suite.contents, [f"{self.folder(wildcards)}/views", f"{self.folder(wildcards)}/mesh"])
 
     def camera_inputs(self, wildcards: ExampleWildcards) -> list[str]:
@@ -46,7 +46,7 @@ class EvaluateJobs(PrepareJobs, ReconstructJobs):
         return [self.suite.contents.of(file) for file in self.truth_cameras(wildcards)]
 
     def score_files(self, wildcards: StageWildcards) -> dict[str, str]:
-        """Return what `score` reads: views, mesh and record of a stage, the example, the truth and the published picture."""
+        """Return the files that `score` reads: a stage's views, mesh and record, the example, truth and published picture."""
         folder, cell = example_folder(wildcards.dataset, wildcards.example), self.folder(wildcards)
         inputs = {"views": f"{cell}/views", "mesh": f"{cell}/mesh", "example": f"{folder}/example"}
         if wildcards.method not in self.foreign_methods:
@@ -55,7 +55,7 @@ class EvaluateJobs(PrepareJobs, ReconstructJobs):
         for column in ("truth", "truth_mesh"):
             if file := self.suite.file_of(*at, column):
                 inputs[column] = file
-        if "as-published" in self.suite.settings.score.protocols:  # refused where an example has no picture
+        if "as-published" in self.suite.settings.score.protocols:  # `check_pictures` refuses examples without a picture
             inputs["published"] = self.suite.file_of(*at, "image")
         return inputs
 
@@ -64,7 +64,7 @@ class EvaluateJobs(PrepareJobs, ReconstructJobs):
         return as_inputs(self.score_files(wildcards))
 
     def score_contents(self, wildcards: StageWildcards) -> dict[str, str]:
-        """Return the hashes of the truth and of the published picture, as far as a score is compared with them."""
+        """Return the hashes of the truth and of the published picture, if scores are computed against them."""
         row, files = self.row(wildcards), self.score_files(wildcards)
         found = {name: self.content(wildcards, files[name]) for name in ("truth", "truth_mesh") if name in files}
         return found | (

@@ -20,7 +20,7 @@ class ReconstructJobs(SuiteJobs):
     """Jobs that optimise a stage."""
 
     def stage(self, wildcards: StageWildcards) -> Stage:
-        """Return the resolved stage. Raises InputError where the method has no such stage."""
+        """Return the resolved stage. Raises InputError if the method has no such stage."""
         stages = self.suite.methods[wildcards.method].stages
         if wildcards.stage not in stages:
             raise InputError(f"the method {wildcards.method} has no stage {wildcards.stage!r} (known: {', '.join(stages)}).")
@@ -42,11 +42,11 @@ class ReconstructJobs(SuiteJobs):
         return list(dict.fromkeys(prior.weights for prior in priors.values()))
 
     def stage_weight_contents(self, wildcards: StageWildcards) -> Now:
-        """Return what the weights of the stage's priors hold, and the cameras of true views that it draws."""
+        """Return the hashes of the weights of the stage's priors, and of the cameras of the true views that it draws."""
         return Now(self.suite.contents, [*self.weight_files(*self.stage_weights(wildcards)), *self.drawn_cameras(wildcards)])
 
     def drawn_cameras(self, wildcards: StageWildcards) -> list[str]:
-        """Return the cameras of the example's true views, where the stage draws the views itself; else nothing."""
+        """Return the file of the cameras of the true views, if the stage draws the views itself; else nothing."""
         return self.truth_cameras(wildcards) if isinstance(self.stage(wildcards), SamplesStage) else []
 
     def stage_revisions(self, wildcards: StageWildcards) -> list[str]:
@@ -55,7 +55,7 @@ class ReconstructJobs(SuiteJobs):
         return weights + setting_versions(self.stage(wildcards))
 
     def stage_inputs(self, wildcards: StageWildcards) -> dict[str, str | list[str]]:
-        """Return what a stage reads: its example, the checkpoint it starts from, the token and the other reference pictures.
+        """Return the files that a stage reads: example, initial checkpoint, token and other reference pictures.
 
         Raises:
             InputError: the method has no such stage, its weights are wrong, or the dataset has no other example.
@@ -92,7 +92,7 @@ class ReconstructJobs(SuiteJobs):
             words += ["--token", files["token"]]
         for folder in files.get("reference", []):
             words += ["--reference", folder]
-        if isinstance(self.stage(wildcards), SamplesStage):  # it draws the views itself: their places, and no more of them
+        if isinstance(self.stage(wildcards), SamplesStage):  # it draws the views itself, so it needs their cameras only
             words += ["--views", self.view_cameras("turntable_frames")]
         for file in self.drawn_cameras(wildcards):
             words += ["--cameras", file]

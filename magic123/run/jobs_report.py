@@ -21,14 +21,14 @@ class ReportJobs(WeightsJobs):
     """Jobs that make tables, figures and pages, and the ceilings."""
 
     def axes(self, table: str) -> str:
-        """Return what spans a table, as JSON."""
+        """Return the axes of a table as JSON."""
         return json.dumps(axes_of(self.suite, table))
 
     def table_results(self, table: str) -> list[str]:
-        """Return every result on the way to a table, not its scores alone.
+        """Return every result on the way to a table, not only its scores.
 
-        When a job fails whose inputs have changed, the scores of the last run are still there, and Snakemake does not make
-        missing files again that lie between files that exist. It does so for files that a target names.
+        If a job whose inputs have changed fails, the scores of the last run still exist, and Snakemake does not recreate
+        missing files between existing ones. It does recreate files that a target names.
         """
         files = []
         axes = axes_of(self.suite, table)
@@ -44,11 +44,11 @@ class ReportJobs(WeightsJobs):
         return list(dict.fromkeys(files))
 
     def table_settings(self, table: str) -> str:
-        """Return a table as JSON for `eval`; its rows are those of the plan."""
+        """Return the settings of a table as JSON for `eval`, without rows: these are in the plan."""
         return self.suite.tables[table].model_dump_json(exclude={"rows"})
 
     def reported_numbers(self, table: str) -> list[str]:
-        """Return the file of published numbers, for a table that shows them."""
+        """Return the file of published numbers if the table shows them."""
         return ["config/reported.csv"] if self.suite.tables[table].reported else []
 
     def reported_contents(self, table: str) -> list[str]:
@@ -56,7 +56,7 @@ class ReportJobs(WeightsJobs):
         return [self.suite.contents.of(file) for file in self.reported_numbers(table)]
 
     def method_contents(self) -> list[str]:
-        """Return the hashes of the files of methods."""
+        """Return the hashes of the files that define methods."""
         files = self.suite.settings.registries.methods
         return [self.suite.contents.of(file) for file in ([files] if isinstance(files, str) else files)]
 
@@ -86,7 +86,7 @@ class ReportJobs(WeightsJobs):
         return settings.ceilings.folder or environment.get("MAGIC123_DATASETS") or settings.datasets_folder
 
     def ceiling_pictures(self, wildcards: object = None) -> list[str]:
-        """Return the pictures of the ceilings' datasets, whatever the run selects.
+        """Return the pictures of the ceilings' datasets, which do not depend on the run's.
 
         Raises:
             InputError: a picture is missing and cannot be fetched.
@@ -103,5 +103,5 @@ class ReportJobs(WeightsJobs):
         return files
 
     def ceiling_contents(self) -> Now:
-        """Return what these pictures hold; those that are fetched are not there before the run."""
+        """Return the hashes of these pictures, as a `Now`: fetched ones may not exist before the run."""
         return Now(self.suite.contents, self.ceiling_pictures())

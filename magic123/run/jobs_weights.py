@@ -1,4 +1,4 @@
-"""The jobs of rules/weights.smk: what is fetched and converted."""
+"""The jobs of rules/weights.smk: fetching and converting."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class WeightsJobs(SuiteJobs):
 
     @cached_property
     def clip_folders(self) -> list[str]:
-        """Folders of CLIP models that are fetched or converted, and need their stored answers (the canary)."""
+        """Folders of CLIP models that are fetched or converted, and need their stored outputs (the canary)."""
         return [entry.path for entry in self.suite.weights.values() if entry.kind == "clip" and entry.origin != "shipped"]
 
     @cached_property
@@ -41,7 +41,7 @@ class WeightsJobs(SuiteJobs):
         }
 
     def downloads(self, folder: str) -> dict[str, dict[str, Any]]:
-        """Return what fetching into `folder` verifies: file -> sizes and hashes. Sources and licences make nothing stale."""
+        """Return file -> sizes and hashes, which fetching into `folder` verifies. Sources and licences make nothing stale."""
         entry = self.suite.weights[self.weights_in["fetched"][folder]]
         return {file: download.model_dump(exclude_none=True) for file, download in entry.downloads.items()}
 
@@ -56,5 +56,5 @@ class WeightsJobs(SuiteJobs):
         return self.suite.weights[made_from].receipt
 
     def base_contents(self, folder: str) -> Now:
-        """Return what that receipt holds: the hashes of the files."""
+        """Return the hash of that receipt, which holds the hashes of the files."""
         return Now(self.suite.contents, [self.base_receipt(folder)])

@@ -1,7 +1,7 @@
 """Leases of this machine's GPUs: each job gets one, and jobs share one only where the settings allow it.
 
-A lease is a lock of the kernel (flock) on an open file that the job's process inherits: it ends with the process, however that
-ends. The GPUs are those that CUDA_VISIBLE_DEVICES names, else all that nvidia-smi lists.
+A lease is a kernel lock (flock) on an open file that the job's process inherits, so it is released whenever and however the
+process ends. The GPUs are those in CUDA_VISIBLE_DEVICES, or else all that nvidia-smi lists.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pathlib import Path
 
 from magic123.records.errors import InputError
 
-WAIT = (0.02, 0.1)  # seconds between attempts to lock: at first, and at most
+WAIT = (0.02, 0.1)  # first and longest pause between attempts to lock, seconds
 
 
 def cards() -> list[str]:
-    """Return the GPUs that this process may use, by UUID where nvidia-smi gives it: an index depends on the process."""
+    """Return the GPUs that this process may use, as UUIDs if nvidia-smi gives them: indices depend on the process."""
     listed = _nvidia_smi()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
@@ -60,7 +60,7 @@ def lock_folder() -> Path:
 
 
 def take(names: list[str], patience: float | None = None) -> tuple[str, int]:
-    """Wait for the first of several names that is free, and lock it.
+    """Wait until one of several names is free, and lock it.
 
     Args:
         names: names of GPUs or slots, the preferred ones first.
@@ -92,18 +92,18 @@ def take(names: list[str], patience: float | None = None) -> tuple[str, int]:
 
 
 def acquire(per_card: int, slots: int) -> None:
-    """Wait for a GPU, or for a slot on the CPU, and show it alone to the program that this process becomes.
+    """Wait for a GPU, or for a slot on the CPU, and make it the only one that the program this process becomes can see.
 
     Args:
-        per_card: jobs that may share a GPU.
-        slots: jobs that may run at once on the CPU if there is no GPU; 0 refuses that.
+        per_card: number of jobs that may share a GPU.
+        slots: number of jobs that may run at once on the CPU if there is no GPU; 0: none may.
 
     Raises:
         InputError: there is no GPU and no slot.
     """
     usable = cards()
     if usable:
-        # all first places before any second one: a GPU is shared only when none is free
+        # the first place of every GPU before any second place: a GPU is shared only if none is free
         name, file = take([f"{card}.{place}" for place in range(per_card) for card in usable])
         os.environ["CUDA_VISIBLE_DEVICES"] = name.rpartition(".")[0]
     elif slots:

@@ -36,7 +36,7 @@ def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
     Raises:
         InputError: a setting is wrong, names something that does not exist, or asks for a file that is missing.
     """
-    for file in files:  # Snakemake's reader takes the last of several keys, 010 for 8 and 1:30 for 90
+    for file in files:  # Snakemake's reader keeps the last of repeated keys, and reads 010 as 8 and 1:30 as 90
         read_yaml(file)
     source = partial(_source_of, config=config, files=files)
     settings = validate(SuiteSettings, config, source)
@@ -89,7 +89,7 @@ def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
 
 
 def in_precision(method: Method, dtype: str) -> Method:
-    """Return a method whose scenes and priors all have one dtype, on the rungs of their ladders too."""
+    """Return a method with one dtype for all scenes and priors, also on the rungs of their ladders."""
 
     def changed(settings: Any) -> Any:
         return settings.model_copy(update={"dtype": dtype}) if "dtype" in type(settings).model_fields else settings
@@ -106,7 +106,7 @@ def in_precision(method: Method, dtype: str) -> Method:
 
 
 def _dtypes_in(rung: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """Return the keys `dtype` of a rung, at any depth, with another value."""
+    """Return the `dtype` keys of a rung, at any depth, with the new value."""
     inner = {key: _dtypes_in(value, dtype) for key, value in rung.items() if isinstance(value, dict)}
     return inner | ({"dtype": dtype} if "dtype" in rung else {})
 
@@ -121,7 +121,7 @@ def read_suite(overlays: list[Path], first: str = "config/config.yaml") -> Suite
 
 
 def _source_of(path: tuple, config: dict, files: list[str]) -> str:
-    """Return the last of the files that sets `path` to its value in `config`; the command line if none does."""
+    """Return the last file that sets `path` to its value in `config`; "the command line" if none does."""
 
     def value_in(mapping: Any) -> Any:
         for step in path:
@@ -138,7 +138,7 @@ def _source_of(path: tuple, config: dict, files: list[str]) -> str:
         if (value == wanted or both_nan) and (wanted is not _nothing or file == files[0]):
             return file
     having = [file for file in files if isinstance(found[file], dict)]
-    if having and reduce(lay_over, [found[file] for file in having]) == wanted:  # the mapping is of several files
+    if having and reduce(lay_over, [found[file] for file in having]) == wanted:  # the mapping is merged from several files
         return having[-1]
     return "the command line"
 

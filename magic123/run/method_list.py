@@ -1,4 +1,4 @@
-"""The list of methods as Markdown: what each is, what it extends, and every setting in which it differs from that."""
+"""The list of methods as Markdown: a description, the method it extends, and every setting that differs from that."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ABSENT = "absent"
 
 
 def leaves(settings: Any, path: str = "") -> dict[str, str]:
-    """Return every setting as JSON by its dotted path, from `path` on; an empty mapping has none."""
+    """Return every setting as JSON by its dotted path, which starts with `path`; an empty mapping has none."""
     if not isinstance(settings, dict):
         return {path: json.dumps(settings)}
     values: dict[str, str] = {}
@@ -21,9 +21,9 @@ def leaves(settings: Any, path: str = "") -> dict[str, str]:
 
 
 def differences(method: Method, base: Method) -> list[tuple[str, str, str]]:
-    """Return (path, value in the base, value here) of every resolved setting that differs.
+    """Return (path, value in the base, value here) for every resolved setting that differs.
 
-    A stage or a prior that is removed or new is one entry.
+    A removed or added stage or prior is a single entry.
     """
     ours, theirs = (leaves(side.model_dump(mode="json")["stages"]) for side in (method, base))
     gone = {".".join(at) for at in _subtrees(base) - _subtrees(method)}
@@ -48,7 +48,7 @@ def _described(path: str, method: Method) -> str:
 
 
 def _subtrees(method: Method) -> set[tuple[str, ...]]:
-    """Return the paths of the parts of a method that `null` can remove whole: stages, and their priors."""
+    """Return the paths of the parts of a method that `null` can remove as a whole: stages, and their priors."""
     stages: set[tuple[str, ...]] = {(stage,) for stage in method.stages}
     return stages | {(name, "priors", prior) for name, stage in method.stages.items() for prior in stage.priors}
 

@@ -1,4 +1,4 @@
-"""A folder of pictures as a dataset: names and captions from the names of the files, and its run. No torch."""
+"""A folder of pictures as a dataset: names and captions from the file names, and a run of it. No torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from magic123.settings.settings_file import check_name, check_unreserved, read_y
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MASK = re.compile(r"[ ._-]?mask$", re.IGNORECASE)  # mug_mask.png belongs to mug.jpg
 LONGEST = 60  # characters of a name
-# how cameras and programs name what they know nothing about, and what is left of it without numbers
+# words of the generic file names that cameras and programs give, once numbers are removed
 NAMELESS = re.compile(
     r"(img|image|pict?|picture|photo|dsc[nf]?|dscf|pxl|mvimg|vid|screenshot|screen shot|scan|untitled|file|rgba|gopr|dji"
     r"|whatsapp|at|copy|edited|e|o|p|am|pm|wa|mp|portrait|hdr|night|cover|\s)*",
@@ -45,9 +45,9 @@ ARTICLES = {"a", "an", "the", "my", "one", "two", "three", "four", "some", "seve
 
 
 def pictures_in(folder: Path) -> tuple[dict[Path, Path | None], list[Path]]:
-    """Return the pictures of a folder with their masks (NAME_mask.png beside NAME.jpg), and what else is in it.
+    """Return the pictures of a folder with their masks (NAME_mask.png beside NAME.jpg), and the other files in it.
 
-    Hidden files are passed over. The order is that of the names, numbers by their value.
+    Hidden files are skipped. The order is by name, with numbers by value.
     """
     files = sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=_by_value)
     pictures = [path for path in files if path.suffix.lower() in SUFFIXES and path.is_file()]
@@ -62,7 +62,7 @@ def pictures_in(folder: Path) -> tuple[dict[Path, Path | None], list[Path]]:
 
 
 def name_of(file: Path, taken: set[str]) -> str:
-    """Return the name of an example: the file's name in letters, digits, - and _, unlike those in `taken`, in any case."""
+    """Return the name of an example: the file's name in letters, digits, - and _, not in `taken` (ignoring case)."""
     plain = unicodedata.normalize("NFKD", file.stem).encode("ascii", "ignore").decode()
     name = re.sub(r"[^A-Za-z0-9-]+", "_", plain).strip("_-")[:LONGEST].rstrip("_-") or "picture"
     lowered, candidate, number = {other.lower() for other in taken}, name, 1
@@ -73,9 +73,9 @@ def name_of(file: Path, taken: set[str]) -> str:
 
 
 def caption_of(file: Path) -> tuple[str, bool]:
-    """Return a plain caption from the file's name, with an article, and whether the name said anything.
+    """Return a plain caption with an article, from the file's name, and whether the name was meaningful.
 
-    Separators become spaces, a counter at the end is dropped, and names that cameras give say nothing: "an object".
+    Separators become spaces, and a counter at the end is dropped. Names given by cameras are not meaningful: "an object".
     """
     letters = unicodedata.normalize("NFC", file.stem)
     words = "".join(" " if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") else letter for letter in letters)
@@ -86,18 +86,18 @@ def caption_of(file: Path) -> tuple[str, bool]:
     first = words.split()[0].lower()
     if first in ARTICLES or first.isdigit():
         return words, True
-    # the capitals of a title, not those of an abbreviation; text encoders read both alike
+    # lower-case capitalised words but not abbreviations; text encoders ignore case
     words = " ".join(word if word.isupper() else word[0].lower() + word[1:] for word in words.split())
     return f"{'an' if first[0] in 'aeiou' else 'a'} {words}", True
 
 
 def check_run(name: str, table: str, command: str) -> None:
-    """Check the names of a dataset and of its table. Raises InputError for one that cannot be used, or whose file is there."""
+    """Check the names of a dataset and of its table. Raises InputError if one is not usable, or its file exists."""
     check_name(name, command, "--name")
     check_name(table, command, "--table")
     check_unreserved(table, BESIDE_TABLES, command, "--table")
     if not run_file(name).exists() and tables_file(name).exists():
-        raise InputError(f"{tables_file(name)} exists; remove it, or take another --name")
+        raise InputError(f"{tables_file(name)} exists; remove it, or choose another --name")
 
 
 def run_file(name: str) -> Path:
@@ -116,11 +116,11 @@ def write_run(
     """Write config/NAME.yaml, the run of one dataset, and config/NAME-tables.yaml if its table is not registered yet.
 
     Args:
-        name: of the dataset.
+        name: the name of the dataset.
         kind: what the comments and the table's title call the examples.
         table: the name of its table.
-        extends: the table that a new one is like.
-        registered: the file, or the files, of tables of all runs.
+        extends: the table that a new one extends.
+        registered: the file, or the files, of the tables of all runs.
         more: further settings, as YAML.
 
     Returns:
@@ -137,7 +137,7 @@ def write_run(
 
 
 def _coded(words: str) -> bool:
-    """Return whether the words are a hash or another code: one long word with digits within."""
+    """Return whether the words are a hash or another code: one long word that contains digits."""
     return " " not in words and len(words) > 12 and sum(letter.isdigit() for letter in words) >= 4
 
 

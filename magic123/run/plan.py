@@ -1,6 +1,6 @@
 """The planned cells of a table: every (dataset, example, method, stage, seed) that the run asks for, computed or not.
 
-A table joins scores onto this plan, so that a failed cell stays visible, and no mean silently leaves it out.
+A table joins scores onto this plan, so that failed cells stay visible and no mean silently leaves them out.
 No torch: the Snakefile imports this module.
 """
 
@@ -41,7 +41,7 @@ def axes_of(suite: Suite, table: str) -> dict[str, Any]:
             starts: list[tuple[str, str]] = []
             row: dict[str, Any] = {"method": method, "stage": stage, "label": suite.methods[method].label, "starts": starts}
             if (made := suite.methods[method].made_elsewhere) is not None and "{seed}" not in made:
-                row["seeds"] = suite.settings.run.seeds[:1]  # one run of another system is not several
+                row["seeds"] = suite.settings.run.seeds[:1]  # a single run of another system must not count as several
             while (init := suite.methods[method].stages[stage].init) is not None:
                 method, stage = start_of(method, init)
                 starts.append((method, stage))
@@ -50,7 +50,7 @@ def axes_of(suite: Suite, table: str) -> dict[str, Any]:
 
 
 def cells(axes: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the product of the axes, in the order in which a table lists it.
+    """Return the product of the axes, in the order of a table.
 
     Returns:
         A cell is {"dataset", "example", "method", "label", "stage", "seed", "path"}; `path` is the stage's folder.
@@ -73,11 +73,11 @@ def cells(axes: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def note_failures(axes: dict[str, Any], unfinished: set[str]) -> list[dict[str, Any]]:
-    """Return the cells of a run that failed; the path of an unfinished one is a folder whose status.json gives the reason.
+    """Return the cells of a failed run; the path of an unfinished cell is a folder whose status.json gives the reason.
 
-    The reason is that of the first step, in the order of the work, that failed: by the status that its command wrote
-    (magic123.records.status), or by the last line of its log if it wrote none. A cell whose steps all succeeded was never
-    reached: it gets no status, and so counts as missing.
+    The reason is that of the first step that failed: from the status that its command wrote (magic123.records.status), or from
+    the last line of its log if it wrote none. An unfinished cell without a failed step was never reached: it gets no status,
+    and so counts as missing.
 
     Args:
         axes: see `axes_of`.
@@ -88,7 +88,7 @@ def note_failures(axes: dict[str, Any], unfinished: set[str]) -> list[dict[str, 
     for cell in cells(axes):
         if f"{cell['path']}/scores.json" in unfinished:
             example, place = f"{cell['dataset']}/{cell['example']}", (cell["dataset"], cell["example"])
-            # of each step: its output, if its command writes a status, and its log
+            # for each step: its output (None if its command writes no status), and its log
             steps: list[tuple[str | None, str]] = [(f"results/{example}/{out}", f"{example}/{step}") for step, out in BEFORE]
             for method, stage in reversed(starts[cell["method"], cell["stage"]]):
                 at = stage_path(*place, method, cell["seed"], stage)

@@ -1,4 +1,4 @@
-"""Run another program on one example: its command line, its time limit, and the check of what it made."""
+"""Run an external program on one example: its command line, its time limit, and the check of its result."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ from magic123.settings.external import External
 if TYPE_CHECKING:
     from types import FrameType
 
-MARKER = "external.json"  # written beside what the program made
-GRACE = 5.0  # seconds between the request to stop and the end
+MARKER = "external.json"  # written beside the program's result
+GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 
 
 class OutOfTime(InputError):
-    """The program took longer than it may."""
+    """The program exceeded its time limit."""
 
     status = "timed out"
 
 
 def run_on_example(settings: External, example: Path, cameras: dict, seed: int, views: Path | None, out: Path) -> None:
-    """Run a program on one example, and keep what it makes whole or not at all.
+    """Run a program on one example, and keep its result completely or not at all.
 
     Args:
         settings: the command and its environment.
         example: folder that `prepare` wrote.
-        cameras: of the pictures to make, as in cameras.json.
+        cameras: cameras of the pictures to make, as in cameras.json.
         seed: for the program's {seed}.
-        views: folder of another row's views, where the command asks for them.
+        views: folder of another row's views, if the command asks for them.
         out: the folder to write.
 
     Raises:
-        InputError: the program cannot be started, fails, or makes nothing; as OutOfTime, it takes too long.
+        InputError: the program cannot be started, fails, or makes nothing.
+        OutOfTime: the program takes too long.
         Stopped: this process was asked to stop.
     """
     record = read_json(example / "example.json", "example")
@@ -64,17 +65,17 @@ def run_on_example(settings: External, example: Path, cameras: dict, seed: int, 
         run(words, Path(settings.folder), settings.minutes * 60)
         seconds = time.monotonic() - began
         need_result(folder, settings.makes)
-        read_notes(folder)  # refuses others
+        read_notes(folder)  # raises if they are not valid
         write_json(folder / MARKER, {"command": settings.run, "seconds": round(seconds, 1), "seed": seed})
     say(f"external: {settings.makes} in {seconds:.1f} s")
 
 
 def command_words(settings: External, values: dict[str, Any]) -> list[str]:
-    """Return the words of the command in its environment.
+    """Return the words of the command line, including what starts its environment.
 
     Args:
         settings: The command.
-        values: What stands for the placeholders.
+        values: Values of the placeholders.
     """
     # split first: a caption with quotes or spaces stays one word
     words = [word.format(**values) for word in shlex.split(settings.run)]
@@ -93,16 +94,16 @@ def command_words(settings: External, values: dict[str, Any]) -> list[str]:
 
 
 def run(words: list[str], folder: Path, seconds: float) -> None:
-    """Run a program in a process group of its own, which ends with it, with its time or with this process.
+    """Run a program in a process group of its own, which ends with the program, its time limit or this process.
 
     Raises:
-        InputError: It cannot be started, or ends with another status than 0.
+        InputError: It cannot be started, or its exit status is not 0.
         OutOfTime: It takes longer than `seconds`.
         Stopped: This process was asked to stop.
     """
-    # weights may be fetched by other people's programs, and their environment is not ours
+    # external programs may download weights, and have their own environment
     environment = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "VIRTUAL_ENV")}
-    if conda := environment.get("CONDA_PREFIX"):  # the rule puts our programs before those of the environment
+    if conda := environment.get("CONDA_PREFIX"):  # the rule puts our programs before the environment's
         environment["PATH"] = os.pathsep.join([f"{conda}/bin", environment.get("PATH", "")])
     print("+", shlex.join(words), flush=True)
 
@@ -127,11 +128,11 @@ def run(words: list[str], folder: Path, seconds: float) -> None:
             signal.signal(number, handler)
     if status:
         how = f"status {status}" if status > 0 else f"signal {-status}"
-        raise InputError(f"{words[0]} ended with {how}; what it said is in its log")
+        raise InputError(f"{words[0]} ended with {how}; its output is in its log")
 
 
 def end_group(process: subprocess.Popen) -> None:
-    """End what is left of a process group: by request, then by force."""
+    """End the remaining processes of a group: by SIGTERM, then by SIGKILL."""
     for number, wait in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
         try:
             os.killpg(process.pid, number)
@@ -148,10 +149,10 @@ def end_group(process: subprocess.Popen) -> None:
 
 
 def need_result(folder: Path, makes: str) -> None:
-    """Refuse a folder without what the program was to make. Raises InputError."""
+    """Raise InputError unless a folder holds the result that the program was to make."""
     links = [path for path in folder.rglob("*") if path.is_symlink()]
     if links:
-        raise InputError(f"it wrote the link {links[0].name}, and a result must stand by itself: write a copy")
+        raise InputError(f"it wrote the link {links[0].name}, but a result must not depend on other files: write a copy")
     files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
     listed = ", ".join(map(str, sorted(files)[:5])) or "nothing"
     if makes != "renders" and (not (folder / makes).is_file() or not (folder / makes).stat().st_size):

@@ -1,4 +1,4 @@
-"""The live picture of a run on a terminal: a bar for each rule, in place of Snakemake's text."""
+"""Progress of a run on a terminal: a bar for each rule, instead of Snakemake's text."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def show_progress(manager: Any) -> bool:
-    """Show a run as bars (snakemake-logger-plugin-rich) if its output is a terminal and nobody asked for another form.
+    """Show a run as bars (snakemake-logger-plugin-rich) if its output is a terminal and no other form was asked for.
 
-    A profile cannot make that choice, so the Snakefile calls this. Snakemake's own text still goes to `.snakemake/log/`, and to
-    the output of dry runs and of runs without a terminal.
+    A profile cannot make this choice, so the Snakefile calls this function. Snakemake's own text still goes to
+    `.snakemake/log/`, and to the output of dry runs and of runs without a terminal.
 
     Args:
         manager: Snakemake's `LoggerManager` of the running workflow.
@@ -30,5 +30,5 @@ def show_progress(manager: Any) -> bool:
         if handler.name == "DefaultStreamHandler":
             manager.logger.removeHandler(handler)
     manager.logger.addHandler(bars)
-    manager.plugin_handlers.append(bars)  # which Snakemake closes at the end
+    manager.plugin_handlers.append(bars)  # Snakemake closes these at the end
     return True

@@ -1,4 +1,4 @@
-"""Settings of presets beside those that were released: config/released.csv, checked and written as Markdown."""
+"""Settings of presets compared with the released ones: config/released.csv, checked and written as Markdown."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ReleasedSetting:
         setting: the path of the setting in the stage, such as `cameras.fov`.
         released: the value that was released.
         source: where it was released.
-        reason: why ours differs; empty where it does not.
+        reason: why ours differs; empty if it does not.
         ours: the preset's value.
     """
 
@@ -52,11 +52,11 @@ class ReleasedSetting:
 
 
 def compare(methods: dict[str, Method], file: Path = RELEASED) -> list[ReleasedSetting]:
-    """Return every row of `file` with the value that the method has.
+    """Return every row of `file` with the method's value.
 
     Raises:
-        InputError: a row names a method, stage or setting that does not exist, or holds no JSON value, or a difference has no
-            reason, or a reason no difference.
+        InputError: a row names a method, stage or setting that does not exist; its value is not JSON; a value differs without a
+            reason; or a reason is given without a difference.
     """
     rows = []
     with open(file, encoding="utf-8", newline="") as lines:
@@ -68,7 +68,7 @@ def compare(methods: dict[str, Method], file: Path = RELEASED) -> list[ReleasedS
                     value = value[key] if isinstance(value, dict) else getattr(value, key)
                 value, released = to_jsonable_python(value), json.loads(row["released"])
             except (AttributeError, KeyError, TypeError, ValueError) as error:
-                raise InputError(f"{place}: there is no such setting, or its released value is no JSON ({error!r})") from error
+                raise InputError(f"{place}: there is no such setting, or its released value is not JSON ({error!r})") from error
             rows.append(ReleasedSetting(**row | {"released": released}, ours=value))
             if rows[-1].same == bool(row["reason"]):
                 problem = "equals the released value and has a reason" if rows[-1].same else "differs and has no reason"

@@ -1,4 +1,4 @@
-"""How long a run still takes: by what such jobs took before, corrected by what the jobs of this run took. No torch."""
+"""Remaining time of a run, estimated from earlier jobs and corrected by the jobs of this run. No torch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from magic123.run.accounting import Job, Kind, estimate, in_words, jobs
 from magic123.run.suite import Suite
 from magic123.settings.stage import OptimisedStage
 
-FIRST = 5  # jobs that have ended when the estimate is made again; after that at every doubling
-MINIATURE = "miniature-"  # what the names of the demo's weights begin with
+FIRST = 5  # the estimate is repeated after so many jobs, and then at every doubling
+MINIATURE = "miniature-"  # prefix of the names of the demo's weights
 
-# Processor seconds of a job of the demo, 2026-11-26. Their proportions matter: the level is the machine's.
+# CPU seconds of the demo's jobs, measured on 2026-11-26. Only their proportions matter: the level depends on the machine.
 PREPARE, SCORE = 6.0, 4.2
-VIEW = {"nerf": 15.0}  # whose mesh is extracted from a density
+VIEW = {"nerf": 15.0}  # its mesh is extracted from a density
 VIEW_OTHERS = 4.5
 START, START_OF_PRIOR = 3.0, 2.0
 STEP, STEP_OF_PRIOR = 0.042, 0.03
@@ -28,9 +28,9 @@ Name = tuple[str, str, str, str, str, str]  # dataset, example, method, seed, st
 
 
 def reference_seconds(suite: Suite, networks: Iterable[str]) -> Callable[[Kind], float | None]:
-    """Return a function from a kind of job to the seconds that it takes on one core of a quiet machine.
+    """Return a function from a kind of job to the seconds that it takes on one core of an idle machine.
 
-    It returns None for every job of a run with other networks than the miniatures, and for other people's programs.
+    It returns None for every job of a run with networks other than the miniatures, and for external programs.
 
     Args:
         suite: the run.
@@ -60,19 +60,19 @@ def reference_seconds(suite: Suite, networks: Iterable[str]) -> Callable[[Kind],
 
 
 class RemainingTime(logging.Handler):
-    """Say at a run's start how long it takes, and again when its first jobs have ended.
+    """Print how long a run will take, at its start and again after its first jobs have ended.
 
-    Attached to Snakemake's logger, whose records say when a job has ended. What the job took is in its benchmark file.
+    Attached to Snakemake's logger, whose records say when a job has ended. The time it took is in its benchmark file.
     """
 
     def __init__(self, wanted: Iterable[Name], suite: Suite, networks: Iterable[str], at_once: int, root: Path = Path(".")):
-        """Read what the jobs of earlier runs took.
+        """Read the times of jobs of earlier runs.
 
         Args:
             wanted: the jobs of this run, of the steps that accounting knows.
             suite: the run.
             networks: the names of the weights that it uses.
-            at_once: how many jobs run at the same time.
+            at_once: number of jobs that run at the same time.
             root: the folder of the run, with benchmarks/ and results/.
         """
         super().__init__()
@@ -81,7 +81,7 @@ class RemainingTime(logging.Handler):
         self.ended, self.next = 0, FIRST
 
     def sentence(self) -> str:
-        """Return in words what is still to be done; "" if nothing is."""
+        """Return the remaining jobs and time in words; "" if no job remains."""
         ended = [job for job in jobs(self.root) if job["written"] >= self.started and name_of(job) in self.wanted]
         left = self.wanted - {name_of(job) for job in ended}
         kinds = [(step, method, stage) for _, _, method, _, stage, step in left]
@@ -91,7 +91,7 @@ class RemainingTime(logging.Handler):
         return f"{counted(len(left), 'job')} of networks and metrics: {in_words(seconds, unknown, self.at_once)}."
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Count a job that has ended, and print what is left after FIRST of them and at every doubling."""
+        """Count a job that has ended, and print the estimate after FIRST jobs and at every doubling."""
         if getattr(record, "event", None) != "job_finished":
             return
         self.ended += 1

@@ -1,4 +1,4 @@
-"""What the Snakefile changes of Snakemake's own scheduling."""
+"""Changes to Snakemake's own scheduling."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ DEFAULT_JOB_RATE = (100, 1)  # jobs, seconds: that of Snakemake's command line
 
 
 def lift_default_job_rate(scheduler: Any) -> None:
-    """Let jobs start without a limit on their rate, unless the command line or a profile asks for another than the default.
+    """Remove the limit on the rate at which jobs start, unless the command line or a profile sets one other than the default.
 
-    With a limit, Snakemake 9 starts a timer after each job that ends, which wakes the scheduler once in the limit's time span
-    until the run is over: after some hundred jobs that takes a fifth of a core. How many jobs run at once is limited by
-    `cores` and `jobs`.
+    With a limit, Snakemake 9 starts a timer after each job that ends. Each timer wakes the scheduler once per time span of the
+    limit until the run is over; after some hundred jobs this takes a fifth of a core. `cores` and `jobs` limit how many jobs
+    run at once.
 
     Args:
         scheduler: Snakemake's `JobScheduler` of the workflow, before its first job.

@@ -1,8 +1,8 @@
 """JSON schemas of the YAML files in config/, generated from the settings classes, for editors to complete and check.
 
 Entries may be partial: `extends` fills them in, files are laid over each other, and `null` removes an inherited key. So a
-schema here requires no key and admits null for every one; unknown keys and wrong types are still marked. What must be there
-is checked when the files are loaded.
+schema here requires no key and admits null for every key; unknown keys and wrong types are still marked. Missing keys are
+found when the files are loaded.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _partial(schema: Any) -> Any:
         return [_partial(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    # of a union chosen by a key that may be inherited, any member may fit
+    # the key that selects a union's member may be inherited, so any member may fit
     renamed = {
         "anyOf" if key == "oneOf" else key: value for key, value in schema.items() if key not in ("required", "discriminator")
     }
@@ -68,7 +68,7 @@ def _partial(schema: Any) -> Any:
 
 
 def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a schema that also admits null; title, description and default stay beside the choice."""
+    """Return a schema that also admits null; title, description and default stay outside the `anyOf`."""
     outside: dict[str, Any] = {key: schema[key] for key in ("title", "description", "default") if key in schema}
     inside = {key: value for key, value in schema.items() if key not in outside}
     if not inside:

@@ -1,6 +1,6 @@
 """A run of the suite: its settings, and the entries of the registries that they name.
 
-`load` reads it, and `checks` refuses what is certain to fail. No torch: the Snakefile imports this module.
+`load` reads it, and `checks` refuses a run that is certain to fail. No torch: the Snakefile imports this module.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from magic123.settings.stage import Method
 from magic123.settings.suite import SuiteSettings, Table
 
 MANIFESTS = Path("datasets")  # NAME.csv is the dataset NAME
-# what else lies beside the folders of datasets and beside the files of tables
+# reserved names: other files beside the folders of datasets and beside the files of tables
 BESIDE_DATASETS = {name: f"results/{name}" for name in ("plans", "miniatures", "unfinished.txt")}
 REPORTS = ("README", "effects", "objective", "performance", "rehearsal", "released", "survival")  # the repository's own pages
 BESIDE_TABLES = {name.lower(): f"reports/{name}" for name in (*REPORTS, "committed", "methods", "ceilings")}
@@ -45,7 +45,7 @@ class Suite:
 
         Args:
             name: the entry.
-            kinds: the kinds that it may have.
+            kinds: its allowed kinds.
             asked_by: the setting that names it, for the error message.
 
         Raises:
@@ -69,7 +69,7 @@ class Suite:
         }
 
     def path_of(self, path: str) -> str:
-        """Return a path of a manifest as a path from the working directory."""
+        """Return a path of a manifest relative to the working directory."""
         return str(Path(self.settings.datasets_folder) / path)
 
     def row(self, dataset: str, example: str) -> ManifestRow:
@@ -77,10 +77,10 @@ class Suite:
         return self.manifests[dataset][example]
 
     def file_of(self, dataset: str, example: str, column: str) -> str:
-        """Return the file or folder in a column as a path from the working directory, or what is made of the line's mesh.
+        """Return the file or folder of a column, or the one made from the line's mesh, relative to the working directory.
 
         Returns:
-            The path; empty without such a file.
+            The path; empty if there is no such file.
         """
         row = self.row(dataset, example)
         if row.mesh and column in FROM_MESH:
@@ -105,7 +105,7 @@ class Suite:
         return [column for column in ("mask", "depth", "token") if getattr(row, column) and column not in asked]
 
     def ignored_sentences(self) -> list[str]:
-        """Return a sentence for each column of each dataset that is filled in and not used."""
+        """Return a sentence for each column of each dataset that is filled in but not used."""
         settings = self.settings.prepare.settings
         why = {
             "mask": f"prepare.settings.mask is {settings.mask}; file would use it",
@@ -119,7 +119,7 @@ class Suite:
                 count = ignored.count(column)
                 sentences.append(
                     f"{MANIFESTS / dataset}.csv: the column {column} is filled in for {count} example{'s' * (count > 1)} "
-                    f"and not used: {why[column]}."
+                    f"but not used: {why[column]}."
                 )
         return sentences
 

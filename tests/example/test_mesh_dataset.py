@@ -51,7 +51,7 @@ def test_folders_that_are_refused_leave_nothing(project, capsys):
         (("--name", "toys"), "textured_two.mtl"),
         (("--name", "toys", "--scale", "huge"), "scale 'huge' is none of"),
         (("--name", "toys", "--front", "y"), "lie on one axis"),
-        (("--name", "toys"), "two?lines.ply' has signs that a table cannot hold"),
+        (("--name", "toys"), "two?lines.ply' has characters that a table cannot hold"),
     ):
         if sentence == "textured_two.mtl":
             (project / "toys/a.obj").write_text("mtllib textured_two.mtl\nv 0 0 0\n")

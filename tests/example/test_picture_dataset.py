@@ -132,8 +132,8 @@ def test_what_cannot_be_used_is_named_and_left_out(project, capsys):
         (["add", "nowhere", "--name", "a"], "is not a folder"),
         (["add", "datasets", "--name", "a"], "has no picture that can be used"),
         (["add", "my pictures", "--name", "../a"], "not a usable name"),
-        (["add", "my pictures", "--name", "config"], "take another --name"),
-        (["add", "my pictures", "--name", "demo-full"], "take another --name"),
+        (["add", "my pictures", "--name", "config"], "choose another --name"),
+        (["add", "my pictures", "--name", "demo-full"], "choose another --name"),
         (["add", "my pictures", "--name", "demo"], "datasets/demo.csv exists, and its run config/demo.yaml does not"),
     ],
 )

@@ -98,7 +98,7 @@ def unread(monkeypatch):
 
 def test_a_sentencepiece_model_alone_needs_packages(tmp_path, unread):
     (tmp_path / "spiece.model").write_bytes(b"\n\x0c")
-    with pytest.raises(InputError, match=r"not installed to read it: protobuf, sentencepiece; .*--extra deepfloyd"):
+    with pytest.raises(InputError, match=r"not installed: protobuf, sentencepiece; .*--extra deepfloyd"):
         captions._t5_counter(tmp_path)
 
 

@@ -48,7 +48,7 @@ def test_hours_of_a_card_that_the_installed_torch_cannot_use_say_so(suite_of, mo
     """Published times are of V100s; CUDA 13 begins at 7.5."""
     monkeypatch.setattr("magic123.run.estimate.torch_cuda", lambda: "13.0")
     found = cost_of(suite_of(), load_times()).sentence()
-    assert "On such a GPU nothing runs here: the installed torch is built for CUDA 13.0" in found and "sm_70" in found
+    assert "This installation cannot use such a GPU: the installed torch is built for CUDA 13.0" in found and "sm_70" in found
     for other in (None, "12.6"):
         monkeypatch.setattr("magic123.run.estimate.torch_cuda", lambda other=other: other)
         assert cost_of(suite_of(), load_times()).sentence().endswith("stages)")
@@ -86,7 +86,7 @@ def test_shared_stages_and_other_sizes(suite_of, tmp_path: Path) -> None:
     found = cost_of(suite, load_times())
     assert found.jobs == {"nerf": 4, "dmtet": 4} and found.unknown == 2
     assert found.hours == pytest.approx({"nerf": 2 * 40 / 60, "dmtet": 2 * 20 / 60 + 2 * 10 / 60})
-    assert "not in it: 2 jobs without a recorded time" in found.sentence()
+    assert "not included: 2 jobs without a recorded time" in found.sentence()
 
 
 def test_the_demo_is_not_estimated(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -129,7 +129,7 @@ def test_miniature_networks_are_not_predicted_at_full_size(
     monkeypatch.chdir(REPOSITORY)
     assert main(["estimate", "--card", "L4"]) == 0
     out = capsys.readouterr().out
-    assert "3 jobs predicted, not measured; not in it: 15 jobs without a recorded time" in out
+    assert "3 jobs predicted, not measured; not included: 15 jobs without a recorded time" in out
 
 
 def test_every_kind_of_job_has_a_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -67,7 +67,7 @@ def test_columns_that_are_filled_in_and_not_used_are_named(jobs_of):
     at = cell("both", "fine")
     assert jobs.example_options(at).endswith("--ignored mask token") and "mask" not in jobs.example_files(at)
     first, second = jobs.suite.ignored_sentences()
-    assert first.startswith("datasets/demo.csv: the column mask is filled in for 1 example and not used: prepare.settings.mask")
+    assert first.startswith("datasets/demo.csv: the column mask is filled in for 1 example but not used: prepare.settings.mask")
     assert "invert.given is false" in second
     assert jobs_of().suite.ignored_sentences() == []
 

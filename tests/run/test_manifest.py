@@ -34,7 +34,7 @@ def test_what_spreadsheets_write_is_read(tmp_path, encoding, end):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name,prompt,image,image\nlamp,a,b.jpg,c.jpg\n", "line 1: the column 'image' stands twice, as column 3 and 4"),
+        ("name,prompt,image,image\nlamp,a,b.jpg,c.jpg\n", "line 1: the column 'image' appears twice, as column 3 and 4"),
         ("# my pictures\n" + HEAD + LAMP, "line 1: is a comment"),
         (HEAD + "# the lamp\n" + LAMP, "line 2: is a comment"),
         ("name;prompt;image\nlamp;a;b.jpg\n", "line 1: the cells are separated by ';'"),
@@ -42,8 +42,8 @@ def test_what_spreadsheets_write_is_read(tmp_path, encoding, end):
         (HEAD + 'lamp,"a lamp,b.jpg\nblue,a blue lamp,c.jpg\n', "line 2: a quote that opens here is never closed"),
         (HEAD + 'lamp,"a lamp,b.jpg\nblue,a blue lamp",c.jpg\n', "line 2: a quote that opens here closes on line 3"),
         (HEAD + 'lamp,"a" lamp,b.jpg\n', "line 2: cannot be read"),
-        (HEAD + LAMP + "lamp,another,c.jpg\n", "line 3: the example 'lamp' is there already"),
-        (HEAD + LAMP + "Lamp,another,c.jpg\n", "line 3: the example 'lamp' is there already"),
+        (HEAD + LAMP + "lamp,another,c.jpg\n", "line 3: the example 'lamp' already exists"),
+        (HEAD + LAMP + "Lamp,another,c.jpg\n", "line 3: the example 'lamp' already exists"),
         (HEAD + "lamp,a, yellow lamp,b.jpg\n", "line 2: has more cells than the header, 4 and 3"),
         (HEAD + "$(touch x),a lamp,b.jpg\n", "must be letters"),
         (HEAD + "{lamp},a lamp,b.jpg\n", "must be letters"),
@@ -54,7 +54,7 @@ def test_what_spreadsheets_write_is_read(tmp_path, encoding, end):
         ("sep=,\n" + HEAD + LAMP, "line 1: the column 'sep=' is not known"),
         ("Name,prompt,image\n" + LAMP, "line 1: the column 'Name' is not known; did you mean 'name'?"),
         ("prompt,image\na,b.jpg\n", "line 1: the column 'name' is missing"),
-        ("name,prompt,image,\nlamp,a,b.jpg,old\n", "line 2: 'old' stands in a column without a name"),
+        ("name,prompt,image,\nlamp,a,b.jpg,old\n", "line 2: 'old' is in a column without a name"),
         (HEAD + f"lamp,{'a' * 200_000},b.jpg\n", "line 2: a cell has more than 131072 letters"),
     ],
 )

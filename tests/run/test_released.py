@@ -102,7 +102,7 @@ def test_whatever_a_row_of_the_paper_changes_has_a_line(method: str):
         ("magic123,coarse,steps,5000,paper,because", "equals the released value and has a reason"),
         ("magic123,coarse,stepz,5000,paper,", "line 2: magic123, coarse, stepz: there is no such setting"),
         ("magic124,coarse,steps,5000,paper,", "there is no such setting"),
-        ("magic123,coarse,steps,many,paper,", "no JSON"),
+        ("magic123,coarse,steps,many,paper,", "not JSON"),
     ],
 )
 def test_a_line_that_does_not_hold_is_refused(tmp_path: Path, line: str, message: str):

@@ -116,7 +116,7 @@ def test_it_is_said_again_after_the_first_jobs_and_at_every_doubling(suite, tmp_
     remaining = RemainingTime(wanted, suite, MINIATURES, 2, tmp_path)
     assert (
         remaining.sentence()
-        == "12 jobs of networks and metrics: about 1 minute of work, 1 minute with 2 at once, by what such jobs took."
+        == "12 jobs of networks and metrics: about 1 minute of work, 1 minute with 2 at once, judging by similar jobs."
     )
     for number in range(2 * FIRST):
         file = tmp_path / f"benchmarks/demo/cup{number}/prepare.jsonl"
@@ -137,4 +137,4 @@ def test_nothing_is_said_when_nothing_is_left(suite, tmp_path, capsys):
 
 
 def test_hours_and_jobs_at_once():
-    assert in_words(7200, 0, 4) == "about 2.0 hours of work, 30 minutes with 4 at once, by what such jobs took"
+    assert in_words(7200, 0, 4) == "about 2.0 hours of work, 30 minutes with 4 at once, judging by similar jobs"

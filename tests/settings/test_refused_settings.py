@@ -168,7 +168,7 @@ def test_a_removed_view_set_needs_no_usable_name(suite_of) -> None:
     [
         ("readme", "reports/README"),
         ("Methods", "reports/methods"),
-        ("demo-cells", "files of one name"),
+        ("demo-cells", "files of the same name"),
         ("a b", "not a usable"),
     ],
 )
@@ -199,9 +199,9 @@ def test_unregistered_weights(suite_of) -> None:
     ("reference", "said"),
     [
         ("[own, dgo]", "names 'dgo', not an example of demo; did you mean 'dog'?"),
-        ("[dog, own]", "starts with own"),
+        ("[dog, own]", "must start with own"),
         ("[own, dog, dog]", "once each"),
-        ("[]", "starts with own"),
+        ("[]", "must start with own"),
         ("own-and-next", "reference"),
     ],
 )
@@ -246,7 +246,7 @@ def test_rows_of_tables(suite_of) -> None:
         (["name,prompt,image", "dog,a red, big dog,x.png"], ["line 2", "more cells than the header", "quotes"]),
         (["name,prompt,image", "dog,,x.png"], ["line 2", "prompt is missing"]),
         (["name,prompt,image", "my dog,a dog,x.png"], ["line 2", "'my dog'", "letters, digits"]),
-        (["name,prompt,image", "dog,a dog,x.png", "dog,a dog,y.png"], ["line 3", "'dog' is there already"]),
+        (["name,prompt,image", "dog,a dog,x.png", "dog,a dog,y.png"], ["line 3", "'dog' already exists"]),
         (["name,prompt,image,polar", "dog,a dog,x.png,steep"], ["line 2", "polar is 'steep'"]),
         (["name,prompt,image"], ["lists no examples"]),
     ],

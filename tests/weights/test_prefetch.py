@@ -159,7 +159,7 @@ def test_the_published_datasets_are_pinned(dataset: str) -> None:
     ("changes", "said"),
     [
         ({"commit": ""}, "the column commit is empty"),
-        ({"sha256": ""}, "must say which file is meant"),
+        ({"sha256": ""}, "must give the hash of the file"),
         ({"sha256": "1234"}, "64 digits"),
         ({"image": "../../rgba.png"}, "not a plain relative path"),
         ({"address": "http://example.org/{commit}/{file}"}, "must start with https"),
