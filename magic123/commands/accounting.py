@@ -1,9 +1,9 @@
-"""accounting: how far a run is, and every job with its time and memory.
+"""accounting: the progress of a run, and the time and memory of every job.
 
     magic123 accounting --plan results/plans/demo.json [--out results/accounting]
 
 prints the state of the run and writes OUT.csv (a line for each job that has ended: wall and CPU seconds, peak memory, peak
-device memory, resumes, energy where it was measured) and OUT.json (cells done, running and failed, and what is left).
+device memory, resumes, energy if it was measured) and OUT.json (cells done, running and failed, and the remaining time).
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line, write OUT.csv and OUT.json, and print a summary."""
     parser = command_parser("accounting", __doc__)
     parser.add_argument("--plan", type=Path, required=True, help="results/plans/TABLE.json")
-    parser.add_argument("--out", type=Path, default=Path("results/accounting"), help="without suffix")
+    parser.add_argument(
+        "--out", type=Path, default=Path("results/accounting"), help="output files without suffix; default: %(default)s"
+    )
     parser.add_argument(
         "--grams-per-kwh",
         type=float,
@@ -48,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{state['cells']} cells: {counts}; {in_words(state['seconds_left'], state['unknown'])}")
     for job in state["now"]:
         saved = "" if job["saved_step"] is None else f", step {job['saved_step']} saved"
-        print(f"  {job['step']} {job['cell']} since {job['since']}{saved}; if no process does it, it was {KILLED}")
+        print(f"  {job['step']} {job['cell']} since {job['since']}{saved}; if no such process is running, it was {KILLED}")
     hours = sum(line["wall_s"] for line in lines) / 3600
     print(f"{counted(len(lines), 'job')} ended, {hours:.2f} hours of wall time in all: {options.out.with_suffix('.csv')}")
     joules = {"cards": [line["gpu_joules"] for line in lines], "processor": [line["cpu_joules"] for line in lines]}

@@ -2,8 +2,8 @@
 
 Reads   --mesh (GLB, glTF, OBJ with MTL and textures, PLY), --example (its picture and its camera), --truth-mesh if there is
         one, notes.json in --made (what the program that made the mesh wrote) if there is one
-Writes  --out:      {set}/NNN.png on white; alpha/, normal/, depth/{set}/NNN.png; cameras.json, which also says how the mesh
-                    came into the project's frame; turntable.mp4; contact.png
+Writes  --out:      {set}/NNN.png on white; alpha/, normal/, depth/{set}/NNN.png; cameras.json, which also records how the
+                    mesh was brought into the project's frame; turntable.mp4; contact.png
         --mesh-out: mesh.obj (the surface in the project's frame, without colours), mesh.glb (with colours), mesh.json
 Both folders appear complete or not at all. Colours are albedo.
 """
@@ -25,11 +25,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = command_parser("adopt-mesh", "Views and surface of another system's mesh.")
     parser.add_argument("--mesh", type=Path, required=True, help=".glb, .gltf, .obj, .ply, or a .zip with one")
     parser.add_argument("--example", type=Path, required=True, help="example folder written by prepare")
-    add_settings(parser, Placement, about="how the mesh comes into the project's frame")
-    add_settings(parser, ViewSettings, "--views", "whose sets, radius, fov and size the views have")
-    parser.add_argument("--cameras", type=Path, help="cameras.json of true views: its sets in place of the settings' own")
+    add_settings(parser, Placement, about="how the mesh is brought into the project's frame")
+    add_settings(parser, ViewSettings, "--views", "sets, radius, fov and size of the views")
+    parser.add_argument("--cameras", type=Path, help="cameras.json of true views, whose sets replace those of the settings")
     parser.add_argument("--truth-mesh", type=Path, help="the true mesh, which `fit` and `align` refer to")
-    parser.add_argument("--made", type=Path, help="what the command of the row made, for its notes.json")
+    parser.add_argument("--made", type=Path, help="output folder of the row's command, for its notes.json")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the views into")
     parser.add_argument("--mesh-out", type=Path, required=True, help="folder to write the mesh into")
     options = parser.parse_args(argv)

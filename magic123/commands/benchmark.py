@@ -1,12 +1,12 @@
-"""benchmark: a stage's speed here, with random weights: steps a second, where time goes, memory, the arithmetic limit.
+"""benchmark: a stage's speed here, with random weights: steps per second, shares of time, memory, the arithmetic limit.
 
     magic123 benchmark --stage coarse --out results/performance          Magic123 at full size; nothing is downloaded
-    magic123 benchmark --stage fine --method magic123-12gb --out ...     a memory profile: a method like any other
+    magic123 benchmark --stage fine --method magic123-12gb --out ...     a memory profile, which is a method too
     magic123 benchmark --stage invert --out ...                          textual inversion, at its published settings
     magic123 benchmark --stage coarse --size small --out ...             a minute on a CPU
     magic123 benchmark --stage coarse --predict --out ...                counted at full size, without a card: memory, times
     magic123 benchmark --all --out ...                                   every stage, and textual inversion, in one report;
-                                                                         on a card also whether compiling networks pays
+                                                                         on a card also the effect of compiling networks
 
 Writes METHOD-STAGE-SIZE.json and .md into the folder --out; METHOD-STAGE-predicted with --predict.
 """
@@ -31,14 +31,16 @@ def main(argv: list[str] | None = None) -> None:
     which.add_argument("--stage", help="a stage of the method: coarse, fine; or invert, textual inversion")
     which.add_argument("--all", action="store_true", help="every stage of the method, and invert, in one report")
     parser.add_argument("--method", default="magic123", help="an entry of the methods file; default: magic123")
-    parser.add_argument("--memory", choices=["12", "24", "40"], help="GB of the card: METHOD-12gb, METHOD-24gb, METHOD itself")
+    parser.add_argument("--memory", choices=["12", "24", "40"], help="GB of the card: METHOD-12gb, METHOD-24gb or METHOD")
     add_settings(parser, Speed, "--speed", "as compute.speed")
-    parser.add_argument("--compile", choices=["off", "default", "reduce-overhead", "max-autotune"], help="shorthand for it")
+    parser.add_argument(
+        "--compile", choices=["off", "default", "reduce-overhead", "max-autotune"], help="shorthand for its key compile"
+    )
     add_settings(parser, InversionSettings, "--inversion", "for --stage invert")
     parser.add_argument("--methods", default="config/methods.yaml", help="the methods file")
     parser.add_argument("--size", choices=["full", "small"], default="full", help="small: networks and scene for a CPU")
-    parser.add_argument("--steps", type=int, default=60, help="measured steps, and as many again for the shares")
-    parser.add_argument("--warmup", type=int, default=12, help="steps before that")
+    parser.add_argument("--steps", type=int, default=60, help="measured steps; as many again for the shares of time")
+    parser.add_argument("--warmup", type=int, default=12, help="steps before the measured ones")
     parser.add_argument("--at", type=float, default=0.5, help="share of the stage at which to begin; default 0.5")
     parser.add_argument("--predict", action="store_true", help="count instead of measuring, and predict times on named cards")
     add_device(parser, "as reconstruct would choose")
@@ -46,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.steps < 4 or options.warmup < 0 or not 0 <= options.at < 1:
         raise InputError(
-            "--steps must be 4 or more (each fourth sees the known view), --warmup 0 or more, --at from 0 to below 1"
+            "--steps must be 4 or more (every fourth sees the known view), --warmup 0 or more, --at at least 0 and below 1"
         )
     speed = options.speed
     if options.compile:
@@ -80,7 +82,7 @@ def method_and_stages(method: str, memory: str | None, methods_file: str) -> tup
 
     Args:
         method: the method.
-        memory: GB of the card that it is to fit, or None.
+        memory: GB of the card that it must fit, or None.
         methods_file: where both are looked up.
 
     Raises:

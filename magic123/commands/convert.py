@@ -1,4 +1,4 @@
-"""convert: weights as their makers published them -> the folders that this project reads. Nothing in a file is ever run.
+"""convert: published weights -> the folders that this project reads. No code in a file is ever executed.
 
 magic123 convert --weights zero123-105000        an entry of config/weights.yaml that is `made_from` another
 magic123 convert --token learned_embeds.bin --out FOLDER      a published token -> safetensors
@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = command_parser("convert", __doc__)
     parser.add_argument("--weights", metavar="NAME", help="an entry of the weights registry")
     add_registry(parser)
-    parser.add_argument("--original", choices=["keep", "delete"], default="keep", help="the files that were converted")
+    parser.add_argument("--original", choices=["keep", "delete"], default="keep", help="what to do with the converted files")
     parser.add_argument("--token", type=Path, help="a learned_embeds file, or a folder with one")
     parser.add_argument("--out", type=Path, help="folder for the token")
     options = parser.parse_args(argv)

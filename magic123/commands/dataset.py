@@ -2,11 +2,11 @@
 
 Reads   add: the pictures of a folder (PNG, JPEG, WebP, BMP; NAME_mask.png is the mask of NAME); from-meshes: every .glb, .gltf,
         .obj and .ply in a folder and below; config/config.yaml
-Writes  datasets/NAME.csv (name and caption from the names of the files; edit it), config/NAME.yaml (the run); add:
-        datasets/NAME-contact.png (what was understood of every picture). Nothing is copied: the files stay where they are.
+Writes  datasets/NAME.csv (name and caption from the file names; edit it), config/NAME.yaml (the run); add:
+        datasets/NAME-contact.png (how every picture was read). Nothing is copied: the files stay where they are.
 
-Run add again after editing the captions or adding pictures: lines that are there stay as they are, new pictures are appended,
-and the sheet is drawn again.
+Run add again after editing the captions or adding pictures: existing lines stay as they are, new pictures are appended, and
+the contact sheet is redrawn.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     for options in (add, meshes):
         options.add_argument("folder", type=Path, help="the folder")
         options.add_argument("--name", required=True, help="the dataset's name: letters, digits, - and _")
-        options.add_argument("--table", help="name of the run's table, a new one or one of config/tables.yaml; default: NAME")
+        options.add_argument("--table", help="name of the run's table, new or from config/tables.yaml; default: NAME")
     meshes.add_argument("--up", choices=get_args(Axis), default="y", help="axis of the meshes that points up (default: y)")
     meshes.add_argument("--front", choices=get_args(Axis), default="z", help="axis towards the front view (default: z)")
     meshes.add_argument("--scale", default="unit-sphere", help="unit-sphere (default), unit-cube, as-is or a factor")

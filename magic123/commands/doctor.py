@@ -1,9 +1,9 @@
 """doctor: what this machine offers a run: present, absent, broken or built for another architecture, and what needs it.
 
     magic123 doctor                        the machine, and every entry of the weights registry
-    magic123 doctor config/paper.yaml      and whether all is there that this configuration needs
+    magic123 doctor config/paper.yaml      also whether everything that this configuration needs is there
 
-Exit status 0: a run can start here. 1: something that it cannot do without is missing or broken: a row marked with a star.
+Exit status 0: a run can start here. 1: something that it needs, which a star marks, is missing or broken.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HEADER = ("what", "state", "detail", "without it")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse the command line and print the findings. Raises InputError where something that a run needs is missing."""
+    """Parse the command line and print the findings. Raises InputError if something that a run needs is missing."""
     parser = command_parser("doctor", __doc__)
     add_configuration(parser)
     add_registry(parser)
@@ -77,16 +77,16 @@ def weights(registry: dict[str, Weights], needed: dict[str, list[str]]) -> Itera
         if not complete:
             files = f"{len(present)} of {len(entry.names)} files" + ("" if len(present) < len(entry.names) else ", no receipt")
             detail += f": {files if present else readable(entry.size)}"
-        lost = ", ".join(needed.get(name, [])[:3]) or entry.needed_for or "what names it"
+        lost = ", ".join(needed.get(name, [])[:3]) or entry.needed_for or "methods that name it"
         yield Finding(f"weights {name}", state, detail, lost, needed=name in needed)
     if others:
         yield Finding(
-            f"other weights ({len(others)})", "absent", ", ".join(others), "methods that name them; `prefetch` brings them"
+            f"other weights ({len(others)})", "absent", ", ".join(others), "methods that name them; `prefetch` fetches them"
         )
 
 
 def room_needed(registry: dict[str, Weights], needed: dict[str, list[str]]) -> int:
-    """Return the bytes of needed weights that are still to be fetched or converted."""
+    """Return the bytes of needed weights that still have to be fetched or converted."""
     return sum(missing_bytes(registry[name]) for name in still_needed(registry, needed))
 
 

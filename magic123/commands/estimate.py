@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line and print the estimate: as tables on a terminal, else as plain text. Raises InputError."""
     parser = command_parser("estimate", __doc__)
     add_configuration(parser)
-    parser.add_argument("--times", type=Path, default=Path(TIMES), help="the recorded times")
+    parser.add_argument("--times", type=Path, default=Path(TIMES), help="file of recorded times")
     parser.add_argument(
         "--card", help="a GPU, such as H100: its recorded times, and predictions for jobs that have none; default: all recorded"
     )
@@ -57,15 +57,15 @@ def main(argv: list[str] | None = None) -> None:
 def predictor(suite: Suite, card: str, recorded: bool) -> Predict:
     """Return a function that predicts the GPU-hours of a job by counting its operations at full size.
 
-    It returns None for jobs that cannot be counted, and for those with networks of other sizes: the miniatures.
+    It returns None for jobs that cannot be counted, and for jobs with miniature networks, which have other sizes.
 
     Args:
         suite: the run.
-        card: a card of the ledger; another one only has recorded times.
-        recorded: whether it has those.
+        card: the card; nothing is predicted for one that is not in the ledger.
+        recorded: whether the card has recorded times.
 
     Raises:
-        InputError: nothing is known of such a card.
+        InputError: the card is neither in the ledger nor in the recorded times.
     """
     from magic123.measure.ledger import CARDS, predict, predict_inversion
 
@@ -83,7 +83,7 @@ def predictor(suite: Suite, card: str, recorded: bool) -> Predict:
             used = [suite.settings.invert.weights]
         if any(name.startswith(MINIATURE) for name in used):
             return None
-        # rows that differ in weights and losses alone cost the same
+        # rows that differ only in weights and losses cost the same
         alike = settings.model_dump_json(exclude={"priors", "losses", "learning_rates", "shading", "cameras", "ladder"})
         key = f"{alike} {[(p.kind, p.dtype) for p in priors]}"
         if key not in known:
@@ -100,7 +100,7 @@ def predictor(suite: Suite, card: str, recorded: bool) -> Predict:
 
 
 def work_rows(suite: Suite, root: Path = Path(".")) -> list[tuple[int, str, str]]:
-    """Return for each rule the number of its jobs and their time, by the jobs of this run that were measured here; and the sum.
+    """Return the number and estimated time of the jobs of each rule and of all, from this run's jobs that were measured here.
 
     Args:
         suite: the run.
@@ -123,7 +123,7 @@ def work_rows(suite: Suite, root: Path = Path(".")) -> list[tuple[int, str, str]
 
 
 def job_rows(estimate: Estimate) -> Iterator[tuple[int, str, str]]:
-    """Yield for each kind of job its number, its name and its hours."""
+    """Yield the number, name and hours of each kind of job."""
     for scene, count in estimate.jobs.items():
         hours = f"{estimate.hours[scene]:.1f} GPU-hours" if scene in estimate.hours else "no recorded time"
         predicted = estimate.predicted.get(scene, 0)

@@ -1,8 +1,8 @@
 """invert: learn a token for one example's object, so that prompts can name exactly this object.
 
 Reads an example folder and a Stable Diffusion folder; writes learned_embeds.safetensors {token: [dim]}, token.json (settings,
-where the embedding started, losses, and the comparison with the initial token and with the plain caption: the same bytes for
-the same run) and run.json (time and memory).
+the initial word, losses, and the comparison with the initial token and with the plain caption; the same run gives the same
+bytes) and run.json (time and memory).
 """
 
 from __future__ import annotations

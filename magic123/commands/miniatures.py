@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, stage in MINIATURES.get(options.stage, {}).items():
         given = getattr(options, name)
         if given is None or not given.exists():
-            raise InputError(f"the stage {options.stage} needs --{name}, what the stage {stage} wrote (given: {given})")
+            raise InputError(f"the stage {options.stage} needs --{name}, the output of the stage {stage} (given: {given})")
     steps = {} if options.steps is None else {"steps": options.steps}
     if options.stage == "pool":
         from magic123.miniatures.pool import make_pool

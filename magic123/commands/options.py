@@ -1,6 +1,6 @@
 """Options that several commands share, parsed once by argparse into typed values.
 
-Settings classes are imported by the options that need them: `magic123 lease`, which starts every job on a GPU, needs none.
+Settings classes are only imported by the options that need them: `magic123 lease`, which starts every job on a GPU, needs none.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def command_parser(command: str, description: str | None) -> argparse.ArgumentPa
 def settings_type(option: str, model: type[Model]) -> Callable[[str], Model]:
     """Return an argparse type that reads settings of class `model` from JSON text or a JSON file.
 
-    The type raises InputError, which argparse lets through: it becomes one sentence, as for settings files.
+    The type raises InputError, which argparse does not catch, so errors are one sentence, as for settings files.
     """
 
     def read(text: str) -> Model:
@@ -46,7 +46,7 @@ def settings_type(option: str, model: type[Model]) -> Callable[[str], Model]:
 
 def add_settings(parser: argparse.ArgumentParser, model: type[BaseModel], option: str = "--settings", about: str = "") -> None:
     """Add an option that takes settings of class `model`; its default is the default settings."""
-    help_text = f"{model.__name__} as JSON, or a file of it" + (f": {about}" if about else "")
+    help_text = f"{model.__name__} as JSON, or a JSON file" + (f": {about}" if about else "")
     parser.add_argument(option, type=settings_type(option, model), default="{}", metavar="JSON", help=help_text)
 
 
@@ -62,8 +62,8 @@ def read_stage(text: str) -> Stage:
     return stage_record(values.get("settings", values), "--stage")
 
 
-def add_device(parser: argparse.ArgumentParser, default: str = "cuda where there is one") -> None:
-    """Add the option --device; `default` describes what is used without it."""
+def add_device(parser: argparse.ArgumentParser, default: str = "cuda if there is one") -> None:
+    """Add the option --device; `default` describes its default."""
     parser.add_argument("--device", help=f"cpu, cuda, ...; default: {default}")
 
 
@@ -71,9 +71,9 @@ def add_loop(parser: argparse.ArgumentParser) -> None:
     """Add the options of a resumable loop: how often it is saved, and how its networks are run."""
     from magic123.settings.priors import Speed
 
-    parser.add_argument("--save-steps", type=int, default=0, metavar="N", help="save what is unfinished every N steps")
+    parser.add_argument("--save-steps", type=int, default=0, metavar="N", help="save the unfinished state every N steps")
     parser.add_argument("--save-seconds", type=float, default=60, metavar="S", help="and every S seconds (0: no); default 60")
-    add_settings(parser, Speed, "--speed", "how the networks are run; changes rounding alone")
+    add_settings(parser, Speed, "--speed", "how the networks are run; changes only rounding")
 
 
 def add_configuration(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +93,7 @@ def add_registry(parser: argparse.ArgumentParser) -> None:
 
 
 def registered_weights(registry: Files, name: str, origin: str) -> dict[str, Weights]:
-    """Return all entries of a weights registry, after checking one that a command is to fetch or convert.
+    """Return all entries of a weights registry, after checking the one that a command is to fetch or convert.
 
     Args:
         registry: the registry's files.

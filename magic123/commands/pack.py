@@ -1,4 +1,4 @@
-"""pack: put the results of a table into one file that can be handed on, for `magic123 merge`.
+"""pack: put the results of a table into one file to share, for `magic123 merge`.
 
 magic123 pack demo --out demo.zip
 magic123 pack published config/paper.yaml --out ours.zip

@@ -14,7 +14,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line and write the plan."""
     parser = command_parser("plan", __doc__)
     parser.add_argument("--axes", required=True, type=json.loads, help="datasets, rows and seeds, as JSON")
-    parser.add_argument("--unfinished", type=Path, help="after a failure: the files that were not made, one a line")
+    parser.add_argument("--unfinished", type=Path, help="after a failure: the files that were not made, one per line")
     parser.add_argument("--out", required=True, type=Path)
     options = parser.parse_args(argv)
     if options.unfinished is None:

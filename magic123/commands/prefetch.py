@@ -1,4 +1,4 @@
-"""prefetch: list and fetch what a configuration needs from elsewhere: network weights, and the pictures of its datasets.
+"""prefetch: list and fetch the downloads that a configuration needs: network weights, and the pictures of its datasets.
 
     magic123 prefetch config/paper.yaml --list           what it would fetch: sources, sizes, licences
     magic123 prefetch config/paper.yaml                  the same list, then fetch it
@@ -25,12 +25,12 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line, then list and fetch. Raises InputError for bad input."""
     parser = command_parser("prefetch", __doc__)
     add_configuration(parser)
-    parser.add_argument("--list", action="store_true", help="list, and fetch nothing")
-    parser.add_argument("--weights", metavar="NAME", help="one entry of the weights registry alone")
+    parser.add_argument("--list", action="store_true", help="only list, fetch nothing")
+    parser.add_argument("--weights", metavar="NAME", help="only this entry of the weights registry")
     add_registry(parser)
     parser.add_argument("--locks", type=Path, default=LOCKS, help="folder of the hashes recorded at first downloads")
-    parser.add_argument("--dataset", help="one file of this dataset alone, named by --file")
-    parser.add_argument("--file", help="as the dataset's csv file writes it")
+    parser.add_argument("--dataset", help="only one file of this dataset, given by --file")
+    parser.add_argument("--file", help="the file's path as in the dataset's CSV file")
     parser.add_argument("--out", type=Path, help="where --file is written (default: its place under datasets/)")
     options = parser.parse_args(argv)
     if options.weights and (options.dataset or options.configuration):
@@ -52,7 +52,7 @@ def fetch_one_file(dataset: str, file: str | None, out: Path | None, locks: Path
 
     Args:
         dataset: datasets/DATASET.csv lists the file.
-        file: as that file writes it.
+        file: its path as in that list.
         out: where to write it; None: its place under datasets/.
         locks: folder of the hashes recorded at first downloads.
 

@@ -1,7 +1,7 @@
 """prepare: one picture, or a caption alone -> one example folder.
 
-Reads   --image, and where the settings ask for them --mask, --depth, --normal, --depth-weights, --mask-weights, --token
-Writes  --out: rgba.png, depth.png, normal.png, learned_embeds.safetensors (the last three where there is one), qa.json,
+Reads   --image, and if the settings ask for them --mask, --depth, --normal, --depth-weights, --mask-weights, --token
+Writes  --out: rgba.png, depth.png, normal.png, learned_embeds.safetensors (the last three only if there is one), qa.json,
         qa.png, example.json. The folder appears complete or not at all. For a caption alone (no --image), only example.json.
 """
 
@@ -18,8 +18,8 @@ from magic123.settings.prepare import PrepareSettings
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and make the example. Raises InputError for bad input."""
-    parser = command_parser("prepare", "Make an example of one picture.")
-    parser.add_argument("--image", type=Path, help="PNG, JPEG, WebP or BMP; RGBA where it has a mask; none: a caption alone")
+    parser = command_parser("prepare", "Make an example from one picture.")
+    parser.add_argument("--image", type=Path, help="PNG, JPEG, WebP or BMP; RGBA if it has a mask; none: a caption alone")
     parser.add_argument("--name", required=True, help="the example's name: letters, digits, - and _")
     parser.add_argument("--prompt", required=True, help='a plain caption, such as "a red dog"')
     parser.add_argument("--out", type=Path, required=True, help="folder to write")

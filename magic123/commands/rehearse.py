@@ -1,4 +1,4 @@
-"""rehearse: write a mirror of random weights in the published layouts, with which a paper run can be rehearsed.
+"""rehearse: write a mirror of random weights in the published layouts, to rehearse a paper run with.
 
     magic123 rehearse                                        small networks: minutes, then
     snakemake --configfile config/rehearsal.yaml
@@ -6,7 +6,7 @@
     snakemake --configfile config/rehearsal.yaml config/rehearsal-full.yaml
     magic123 rehearse --costs                                afterwards: seconds and memory by rule
 
-Nothing is downloaded. The numbers that come out mean nothing.
+Nothing is downloaded. The resulting numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = command_parser("rehearse", __doc__)
     parser.add_argument("--size", choices=["small", "full"], default="small", help="of the networks")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the mirror and its registry")
-    parser.add_argument("--costs", action="store_true", help="print what the rules of the last rehearsal took")
+    parser.add_argument("--costs", action="store_true", help="print time and memory of the last rehearsal's rules")
     add_registry(parser)
     options = parser.parse_args(argv)
     from magic123.measure.rehearsal import PREFIX, WEIGHTS, costs, write_mirror
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.costs:
         print(costs(Path("benchmarks")))
         return
-    for folder in (options.out / "mirror", WEIGHTS):  # of an earlier rehearsal, which may have had another size
+    for folder in (options.out / "mirror", WEIGHTS):  # left by an earlier rehearsal, perhaps of another size
         shutil.rmtree(folder, ignore_errors=True)
     for lock in LOCKS.glob(f"{PREFIX}*.json"):
         lock.unlink()

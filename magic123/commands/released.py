@@ -1,4 +1,4 @@
-"""released: the settings of the presets beside those that were released, as Markdown."""
+"""released: the settings of the presets, compared with the released ones, as Markdown."""
 
 from __future__ import annotations
 

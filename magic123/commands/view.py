@@ -1,11 +1,11 @@
 """view: one optimised stage -> its pictures from fixed cameras, a turntable video, a contact sheet and a textured mesh.
 
 Reads   --checkpoint (a stage folder written by reconstruct), --example, --settings (ViewSettings)
-Writes  --out:  {set}/NNN.png on white; alpha/, normal/, depth/ and, where asked for, shaded/{set}/NNN.png; cameras.json;
+Writes  --out:  {set}/NNN.png on white; alpha/, normal/, depth/ and, if asked for, shaded/{set}/NNN.png; cameras.json;
                 turntable.mp4; contact.png. The set `reference` is the input picture's own view;
                 an example without a picture has none.
-        --mesh: mesh.obj, mesh.mtl, texture.png, mesh.glb, mesh.ply and mesh.json (figures and what is wrong with it); a
-                result without a usable surface has none.json in their place, which says why, and one of points points.ply.
+        --mesh: mesh.obj, mesh.mtl, texture.png, mesh.glb, mesh.ply and mesh.json (statistics and defects); a result without
+                a usable surface has none.json instead, which says why; a point cloud has points.ply.
 Both folders appear complete or not at all. Colours are albedo.
 """
 
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, help="stage folder written by reconstruct")
     parser.add_argument("--example", type=Path, required=True, help="example folder written by prepare")
     add_settings(parser, ViewSettings)
-    parser.add_argument("--cameras", type=Path, help="cameras.json of true views: its sets in place of the settings' own")
+    parser.add_argument("--cameras", type=Path, help="cameras.json of true views, whose sets replace those of the settings")
     add_device(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder to write the views into")
     parser.add_argument("--mesh", type=Path, required=True, help="folder to write the mesh into")
