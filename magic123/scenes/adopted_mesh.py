@@ -1,4 +1,4 @@
-"""Another system's mesh as a result: its way into the project's frame, its views, and its surface."""
+"""Another system's mesh as a result: bring it into the project's frame, and write its views and its surface."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from magic123.settings.frames import Placement
 from magic123.settings.versions import VERSIONS
 from magic123.settings.view import ViewSettings
 
-SMALL = 64  # pixels of a side at which turns are compared with the picture
-LONGEST = 1e4  # world units; a mesh that reaches farther is in another unit
+SMALL = 64  # pixels; size at which rotations are compared with the picture
+LONGEST = 1e4  # world units; a mesh that reaches farther is taken to be in another unit
 
 
 def adopt_mesh(
@@ -48,14 +48,14 @@ def adopt_mesh(
     Args:
         source: file of the mesh.
         example: gives the picture and its camera.
-        placement_settings: how the mesh comes into the project's frame.
+        placement_settings: how the mesh is brought into the project's frame.
         settings: sets, radius, field of view and size of the views.
         out: folder for the views.
         mesh_out: folder for the mesh.
         truth: file of the true mesh, or None.
-        cameras: view sets in place of those of the settings, as `read_cameras` returns them.
-        notes: what the program that made the mesh says of it.
-        say: is told what was made.
+        cameras: view sets that replace those of the settings, as `read_cameras` returns them.
+        notes: notes of the program that made the mesh.
+        say: called with a line of progress.
 
     Raises:
         InputError: a mesh cannot be read, or the mesh cannot be brought into the frame.
@@ -82,11 +82,11 @@ def adopt_mesh(
 
 
 def _place(parts: list[Part], settings: Placement, truth: Path | None, example: Example, source: Path) -> dict[str, Any]:
-    """Return how the mesh comes into the project's frame, as JSON data for the records.
+    """Return how the mesh is brought into the project's frame, as JSON data for the records.
 
     Args:
-        parts: of the mesh, in its own frame.
-        settings: what is declared and what is to be found.
+        parts: the parts of the mesh, in its own frame.
+        settings: the declared frame, and the registration to use.
         truth: file of the true mesh, or None.
         example: gives the picture and its camera.
         source: file of the mesh, for error messages.
@@ -95,7 +95,7 @@ def _place(parts: list[Part], settings: Placement, truth: Path | None, example: 
         {"align", "method", "frame", "transform", "residual", "unit"}.
 
     Raises:
-        InputError: the mesh has no surface, is beyond any object's size in this frame, or there is nothing to align it with.
+        InputError: the mesh has no surface, is far too large in this frame, or there is nothing to align it with.
     """
     own = used_vertices(parts)
     goal = None if truth is None else read_parts(truth)
@@ -117,8 +117,8 @@ def _place(parts: list[Part], settings: Placement, truth: Path | None, example: 
     reach = float(np.abs(own @ matrix[:3, :3].T + matrix[:3, 3]).max())
     if reach > LONGEST:
         raise InputError(
-            f"mesh {source} reaches {reach:.3g} world units from the middle, and objects lie in [-1, 1]^3; declare its frame "
-            "(frame: {scale: ...}), or let it be found (align: similarity)"
+            f"mesh {source} reaches {reach:.3g} world units from the middle, but objects lie in [-1, 1]^3; declare its frame "
+            "(frame: {scale: ...}), or have it aligned (align: similarity)"
         )
     return {**found, "method": method, "transform": matrix.tolist()}
 
@@ -127,12 +127,12 @@ def _align(
     parts: list[Part], matrix: np.ndarray, vertices: np.ndarray, faces: np.ndarray, turn: bool,
     goal: list[Part] | None, example: Example, source: Path,
 ) -> Registration:  # fmt: skip
-    """Return the similarity that lays the mesh onto the true mesh, or onto the picture's silhouette without one.
+    """Return the similarity transform that aligns the mesh to the true mesh, or without one to the picture's silhouette.
 
     Args:
-        parts: of the mesh, in its own frame.
-        matrix: from there to where it is declared to be.
-        vertices: of all parts, where they are declared to be.
+        parts: the parts of the mesh, in its own frame.
+        matrix: from the mesh's own frame to the declared position.
+        vertices: vertices of all parts, in the declared position.
         faces: vertex numbers.
         turn: whether it may rotate.
         goal: the true mesh, or None.
@@ -170,9 +170,9 @@ def _align(
 
 
 def _shown(mesh: TexturedMesh, camera: Camera, samples: int = 4) -> dict[str, np.ndarray]:
-    """Return what `views.look` returns, of a mesh; see `TexturedMesh.render` for the arguments."""
+    """Return a view of a mesh as `views.look` does; see `TexturedMesh.render` for the arguments."""
     picture = mesh.render(camera, samples)
-    # blended as the truth is, from bytes, so that a perfect mesh has a perfect score
+    # composited from 8-bit values, as the truth is, so that a perfect mesh has a perfect score
     rgba = np.rint(picture.rgba * 255) / 255
     alpha = rgba[..., 3:]
     return {
@@ -184,7 +184,7 @@ def _shown(mesh: TexturedMesh, camera: Camera, samples: int = 4) -> dict[str, np
 
 
 def _lit(mesh: TexturedMesh, camera: Camera, samples: int) -> dict[str, np.ndarray]:
-    """Return the same of a mesh without colours, which would be white on white: grey, under a light at the camera."""
+    """Return the same for a mesh without colours, which would be white on white: grey, lit from the camera."""
     shown = _shown(mesh, camera, samples)
     alpha = shown["alpha"][..., None]
     normal = 2 * (shown["normal"] - 1 + alpha) - alpha
@@ -193,7 +193,7 @@ def _lit(mesh: TexturedMesh, camera: Camera, samples: int) -> dict[str, np.ndarr
 
 
 def _write_surface(vertices: np.ndarray, faces: np.ndarray, folder: Path, placed: dict[str, Any]) -> None:
-    """Write mesh.obj without colours, and mesh.json with what is questionable about it."""
+    """Write mesh.obj without colours, and mesh.json with its problems."""
     vertices, faces = drop_unused(vertices, faces)
     with (folder / "mesh.obj").open("w") as file:
         file.write("# +y up, front +z, right-handed\n")

@@ -1,4 +1,4 @@
-"""How a stage comes by its scene: new, taken over from another stage, or drawn from a prior."""
+"""Create the scene of a stage: new, taken over from another stage, or drawn from a prior."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from magic123.settings.stage import SamplesStage, Stage
 
 
 def start_scene(stage: Stage, example: Example, init: Path | None, device: str = "cpu") -> Scene:
-    """Return the scene with which a stage starts: new, or taken over from the finished stage in the folder `init`.
+    """Return the scene that a stage starts with: new, or taken over from the finished stage in the folder `init`.
 
-    Initial values are drawn on the CPU whatever the device, so that they are the same everywhere.
+    Initial values are always drawn on the CPU, so that they are the same on every device.
 
     Raises:
-        InputError: `init` is missing or not asked for, or the scene in it does not fit.
+        InputError: `init` is missing or not needed, or the scene in it does not fit.
     """
     if (stage.init is None) != (init is None):
         asked = (

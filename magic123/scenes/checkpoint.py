@@ -1,7 +1,7 @@
 """A finished stage on disk: checkpoint.safetensors (the scene's tensors) and stage.json (its settings and what ran).
 
-As in the reference code, the scene's tensors are those after the last step, which are rendered and exported; the exponential
-moving averages of the trained ones, with which the next stage starts, lie beside them under "average." and their names.
+As in the reference code, the scene's tensors are those after the last step, which are rendered and exported. The exponential
+moving averages of the trained tensors, with which the next stage starts, are stored beside them with the prefix "average.".
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ AVERAGE = "average."
 
 
 def save_scene(folder: Path, scene: Scene, stage: Stage, record: dict, averages: dict[str, Tensor] | None = None) -> None:
-    """Write a finished stage: the record first and the tensors last, so that where the tensors are, all is there.
+    """Write a finished stage: the record first and the tensors last, so that a stage with tensors is complete.
 
     Args:
         folder: an existing folder.
@@ -46,7 +46,7 @@ def load_scene(folder: str | Path, weights: str = "average") -> tuple[Scene, Sta
 
     Args:
         folder: the stage's folder.
-        weights: "raw", those after the last step, or "average", their moving average; the same where the stage keeps none.
+        weights: "raw", those after the last step, or "average", their moving average (raw if the stage keeps none).
 
     Raises:
         InputError: a file is missing, damaged or of another version.
@@ -59,7 +59,7 @@ def load_scene(folder: str | Path, weights: str = "average") -> tuple[Scene, Sta
             raise InputError(f"stage {folder}: {name} is missing; make it with `magic123 reconstruct`")
     try:
         stage = stage_settings(**json.loads((folder / RECORD).read_text(encoding="utf-8"))["settings"])
-        with safe_open(folder / TENSORS, framework="pt") as file:  # reads from disk what is asked for alone
+        with safe_open(folder / TENSORS, framework="pt") as file:  # reads only the requested tensors from disk
             stored = {name: name for name in file.keys() if not name.startswith(AVERAGE)}  # noqa: SIM118
             if weights == "average":
                 stored |= {name.removeprefix(AVERAGE): name for name in file.keys() if name.startswith(AVERAGE)}  # noqa: SIM118

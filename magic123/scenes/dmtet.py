@@ -1,7 +1,7 @@
 """The fine scene: a surface, the zero level of signed distances on a deformable tetrahedral lattice (DMTet).
 
 Signed distances are positive inside. Colours come from the same kind of field as the coarse scene's, on the surface only.
-`DMTet.from_nerf` takes over a trained coarse scene: its field, and its density as first signed distances.
+`DMTet.from_nerf` takes over a trained coarse scene: its field, and its density as the initial signed distances.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from magic123.settings.losses import Losses
 from magic123.settings.scenes import BackgroundSettings, DMTetSettings, FieldSettings, LearningRates
 from magic123.settings.stage import DMTetStage
 
-LEVELS_TRIED = 20  # iso levels searched when the published one gives no usable surface
+LEVELS_TRIED = 20  # iso levels tried if the published one gives no usable surface
 EMPTY = 1e-3  # mean opacity below which a coarse scene shows nothing
-MARGIN = 0.1  # around the occupied extent, world units; on coarse lattices 5 / resolution, more than the spacing that hides it
+MARGIN = 0.1  # around the occupied extent, world units; coarse lattices use 5 / resolution, which exceeds their spacing
 
 
 class DMTet(Scene[DMTetStage]):
@@ -88,7 +88,7 @@ class DMTet(Scene[DMTetStage]):
         return self._seen_surface([])[0]
 
     def _seen_surface(self, views: Sequence[Camera]) -> tuple[Surface, list[Ahead | None]]:
-        """Return the surface and, where the Triton kernels rasterise, what each of some cameras sees of it."""
+        """Return the surface and, if the Triton kernels rasterise, what each of the cameras sees of it."""
         # tanh keeps an offset within half the distance between two planes of the unscaled lattice
         offset = torch.tanh(self.deform) / self.settings.grid_resolution
         scaled = self.settings.scaled_offsets
@@ -208,9 +208,9 @@ class DMTet(Scene[DMTetStage]):
         """Return the fine scene of `stage` that starts from a trained coarse scene, on its device.
 
         Published rule: sdf = clamp(density - level, -1, 1) with the occupancy grid's threshold as level, on a lattice
-        scaled per axis to the occupied extent plus 0.1 (more below resolution 50); the density outside the cube is 0. Where
-        that gives no usable surface (`mesh_problem`), the level is chosen whose silhouettes agree best with the coarse
-        scene's at four views; `handover` records which and why.
+        scaled per axis to the occupied extent plus 0.1 (more below resolution 50); the density outside the cube is 0. If
+        that gives no usable surface (`mesh_problem`), the level is used whose silhouettes agree best with the coarse
+        scene's at four views; `handover` records the level and the reason.
 
         Raises:
             InputError: no level gives a surface, or the two fields or background networks have different settings.
@@ -248,7 +248,7 @@ class DMTet(Scene[DMTetStage]):
             if not usable:
                 raise InputError(
                     f"The coarse scene has no surface to start dmtet from: at its density threshold {published:.3g} the mesh "
-                    f"is unusable ({chosen['problem']}), and so it is at {len(attempts) - 1} other levels; "
+                    f"is unusable ({chosen['problem']}), as it is at {len(attempts) - 1} other levels; "
                     "look at the coarse stage's views, train it longer or raise its rgb and mask weights."
                 )
             why = f"at the published level {published:.3g} the mesh is unusable: {chosen['problem']}"
@@ -313,7 +313,7 @@ def _check_same_field(coarse: FieldSettings, fine: FieldSettings) -> None:
     """Check that the weights of one field fit the other and mean the same there.
 
     Raises:
-        InputError: they do not; names the difference.
+        InputError: they do not; the message names the difference.
     """
 
     def essence(settings: FieldSettings) -> dict:

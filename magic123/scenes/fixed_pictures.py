@@ -1,4 +1,4 @@
-"""What scenes of given pictures have in common: nothing in them is trained, and they have no surface."""
+"""Base of scenes of given pictures: nothing is trained, and there is no surface."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Lifts a point cloud from renderings of another scene: the reference view first, then other views in turn.
+"""Lift a point cloud from renderings of another scene: the reference view first, then other views in turn.
 
-Points that the reference view sees are coloured by the input picture, the others by the scene. A later view adds only points
-that the cloud lacks, and none in front of the reference view's points or beside the object there.
+Points seen from the reference view take their colours from the input picture, the others from the scene. Later views only add
+points that the cloud lacks, and none that the reference view would see in front of its points or beside the object.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from magic123.render.points import project, splat
 from magic123.render.rendering import Rendering, RenderOptions
 from magic123.settings.scenes import PointsSettings
 
-SEEN = 0.5  # opacity from which a pixel shows something
-COVERED = 0.97  # coverage from which points leave no gap
+SEEN = 0.5  # pixels with at least this opacity show something
+COVERED = 0.97  # points with at least this coverage leave no gap
 
 
 @runtime_checkable
 class Renderable(Protocol):
-    """What points can be lifted from: every scene, and whatever else renders."""
+    """Anything that points can be lifted from: scenes, and other objects with this method."""
 
     def render(self, camera: Camera, options: RenderOptions) -> Rendering:
         """Render one camera as `Scene.render` does."""
@@ -42,7 +42,7 @@ class Cloud:
     positions: Float[Tensor, "N 3"]
     normals: Float[Tensor, "N 3"]  # unit
     colours: Float[Tensor, "N 3"]  # in [0, 1]
-    sizes: Float[Tensor, " N"]  # spacing of the picture that they come from, at their distance
+    sizes: Float[Tensor, " N"]  # pixel spacing at their distance, in the picture that they come from
     known: Bool[Tensor, " N"]  # coloured by the input picture
 
     def plus(self, other: Cloud) -> Cloud:
@@ -59,12 +59,12 @@ def lift(
     Args:
         scene: a trained scene.
         example: the example, with a picture.
-        settings: of the points.
+        settings: settings of the points.
         size: side of the renderings in pixels.
-        device: where the cloud is made.
+        device: device of the cloud.
 
     Returns:
-        The cloud, and figures about it as JSON data: points of the reference view, of each other view, and in all.
+        The cloud, and its numbers of points as JSON data: from the reference view, from each other view, and in total.
 
     Raises:
         InputError: the example has no picture, or the scene shows nothing of the object at the reference view.
@@ -73,7 +73,7 @@ def lift(
     reference = Camera.orbit(c.polar, c.azimuth, c.radius, c.fov, size, device=device)
     small = example.resized(size)
     if small.rgb is None or small.alpha is None or small.mask is None:
-        raise InputError(f"points are lifted with the picture of an example, and {example.name} is a caption alone")
+        raise InputError(f"points are lifted with the picture of an example, but {example.name} has only a caption")
     mask, rgb = small.mask[..., 0].to(device), small.rgb.to(device)
     shown = look(scene, reference)
     if not (shown.solid & mask).any():
@@ -84,11 +84,11 @@ def lift(
     depth = filled(shown.depth, shown.solid & mask)
     normal = nearest(shown.normal, shown.solid & mask)
     alpha = small.alpha.to(device)
-    straight = ((rgb - (1 - alpha)) / alpha.clamp_min(SEEN)).clamp(0, 1)  # on white -> as it is
+    straight = ((rgb - (1 - alpha)) / alpha.clamp_min(SEEN)).clamp(0, 1)  # remove the white background
     cloud = unproject(reference, depth, mask, normal, straight, True)
     count = len(cloud.positions)
     views: list[list[float]] = []
-    far = torch.where(mask, depth, torch.full_like(depth, torch.inf))  # beside the object nothing is behind it
+    far = torch.where(mask, depth, torch.full_like(depth, torch.inf))  # inf: beside the object, no point counts as behind it
     for view in other_views(reference, settings):
         new = unseen(look(scene, view), cloud, view, settings)
         x, y, distance = project(new.positions, reference)
@@ -114,7 +114,7 @@ def other_views(reference: Camera, settings: PointsSettings) -> list[Camera]:
 
 @dataclass(frozen=True)
 class Look:
-    """A scene at one view, H x W pixels."""
+    """A scene as one view sees it, H x W pixels."""
 
     depth: Float[Tensor, "H W"]  # where solid
     normal: Float[Tensor, "H W 3"]  # unit, where solid
@@ -124,7 +124,7 @@ class Look:
 
 def look(scene: Renderable, view: Camera) -> Look:
     """Render a scene at one view."""
-    # lambertian under full ambient light is albedo, and unlike the mode "albedo" has normals with every scene
+    # lambertian under full ambient light is albedo; unlike the mode "albedo" it gives normals with every scene
     seen = scene.render(view, RenderOptions(mode="lambertian", ambient=1.0))
     opacity = seen.opacity[0].clamp_min(1e-6)
     colour = ((seen.rgb[0] - (1 - opacity)) / opacity).clamp(0, 1)
@@ -134,8 +134,8 @@ def look(scene: Renderable, view: Camera) -> Look:
 
 
 def unseen(seen: Look, cloud: Cloud, view: Camera, settings: PointsSettings) -> Cloud:
-    """Return the points of a view that the cloud lacks: solid, off the outline, and not near one of the cloud's."""
-    depth = filled(seen.depth, seen.solid)  # the median is on a surface also where a ray's mean is between two
+    """Return the points of a view that the cloud lacks: solid, off the outline, and not near a point of the cloud."""
+    depth = filled(seen.depth, seen.solid)  # the median lies on a surface even where the mean along a ray lies between two
     inner = -F.max_pool2d(-seen.solid.float()[None, None], 3, stride=1, padding=1)[0, 0] > 0
     splats = splat(cloud.positions, settings.radius * cloud.sizes, view, settings.per_pixel)
     carried = splats.picture(torch.stack([splats.distance, torch.ones_like(splats.distance)], -1))
@@ -153,7 +153,7 @@ def unproject(
     colour: Float[Tensor, "H W 3"],
     from_picture: bool,
 ) -> Cloud:
-    """Return points at the centres of chosen pixels.
+    """Return points at the centres of the chosen pixels.
 
     Args:
         view: one camera.
@@ -174,7 +174,7 @@ def unproject(
 
 
 def nearest(values: Shaped[Tensor, "H W *C"], valid: Bool[Tensor, "H W"]) -> Shaped[Tensor, "H W *C"]:
-    """Return values [H, W, ...] in which invalid pixels have the value of the nearest valid one; unchanged if none is."""
+    """Return values [H, W, ...] with invalid pixels replaced by the nearest valid one; unchanged if no pixel is valid."""
     from scipy.ndimage import distance_transform_edt
 
     if not valid.any():
@@ -184,7 +184,7 @@ def nearest(values: Shaped[Tensor, "H W *C"], valid: Bool[Tensor, "H W"]) -> Sha
 
 
 def filled(depth: Float[Tensor, "H W"], valid: Bool[Tensor, "H W"]) -> Float[Tensor, "H W"]:
-    """Return depth [H, W] as the median of 3 x 3 neighbours, where invalid pixels count as the nearest valid one."""
+    """Return the 3 x 3 median of depth [H, W], with invalid pixels replaced by the nearest valid one."""
     from scipy.ndimage import median_filter
 
     whole = nearest(depth, valid).cpu().numpy()

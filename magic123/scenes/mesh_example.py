@@ -39,15 +39,15 @@ def make_mesh_example(
 
     Args:
         source: file of the mesh.
-        frame: which way it stands, and its size.
+        frame: its orientation and scale.
         at: camera of the input picture.
         settings: size and light of the pictures.
         views: sets, radius, field of view and size of the true views.
         out: folder to write.
-        say: is told what was made, and what is remarkable about it.
+        say: called with lines of progress and warnings.
 
     Raises:
-        InputError: the mesh cannot be read, or nothing of it is seen in the input picture.
+        InputError: the mesh cannot be read, or is not visible in the input picture.
     """
     from trimesh import Trimesh
     from trimesh.exchange.ply import export_ply
@@ -59,8 +59,8 @@ def make_mesh_example(
     picture = mesh.render(camera, settings.samples, settings.lit)
     if not covered(picture).any():
         raise InputError(
-            f"nothing of mesh {source} is seen in the input picture: with up {frame.up}, front {frame.front} and scale "
-            f"{frame.scale} it lies beside the camera or is too small; change these"
+            f"mesh {source} is not visible in the input picture: with up {frame.up}, front {frame.front} and scale "
+            f"{frame.scale} it lies outside the camera's view or is too small; change these"
         )
     sets = view_cameras(views)
     del sets["turntable"]
@@ -90,7 +90,7 @@ def make_mesh_example(
 
 
 def _remarks(mesh: TexturedMesh, views: dict[str, Camera]) -> list[str]:
-    """Return which pictures the mesh leaves, each as a sentence."""
+    """Return a sentence for each picture whose frame the mesh leaves."""
     found = []
     used = mesh.vertices[np.unique(mesh.faces)]
     for name, cameras in views.items():
@@ -107,7 +107,7 @@ def _write_input(folder: Path, picture: MeshPicture, camera: Camera) -> None:
     inside = covered(picture)
     inverse = np.divide(1, picture.depth, out=np.zeros_like(picture.depth), where=inside)
     low, high = inverse[inside].min(), inverse.max()
-    # from 1/16 of the range on, because 0 is the background
+    # starts at 1/16 of the range, because 0 is the background
     spread = 0.0625 + 0.9375 * (inverse - low) / max(high - low, 1e-9)
     Image.fromarray(np.rint(np.where(inside, spread, 0) * 65535).astype(np.uint16)).save(folder / "depth.png")
     normal = picture.normal @ camera.camera_to_world[0, :3, :3].double().numpy()

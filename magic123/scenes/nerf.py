@@ -1,4 +1,4 @@
-"""The coarse scene: a density and albedo field with an occupancy grid, seen by ray marching."""
+"""The coarse scene: a density and albedo field with an occupancy grid, rendered by ray marching."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class NeRF(Scene[NeRFStage]):
     Args:
         field: settings of the field.
         nerf: settings of the occupancy grid and of ray marching.
-        ray_chunk: rays rendered at once where no gradients are computed; such renderings carry no samples.
+        ray_chunk: rays rendered at once if no gradients are computed; such renderings carry no samples.
         background: settings of a background network; None: no network.
     """
 
@@ -119,7 +119,7 @@ class NeRF(Scene[NeRFStage]):
             nearest=self.settings.nearest,
             whole=self.settings.spacing != "distance",
             normals_move_density=self.settings.normals_move_density,
-            # on a CPU there is nothing to wait for
+            # on a CPU reading a size back costs nothing
             capacities=None if origins.device.type == "cpu" else self._capacities[len(origins)],
         )
         samples, bound = seen.samples, self.field.settings.bound
@@ -127,7 +127,7 @@ class NeRF(Scene[NeRFStage]):
             return seen
 
         def viewing(directions: Tensor) -> Tensor:
-            """Return directions in the unit cube as those that losses see: of length 1, but for noise as released."""
+            """Return directions in the unit cube as losses use them: normalised, unless noise may scale them as released."""
             if self.settings.spacing == "whole-distance":
                 return directions * bound
             return nn.functional.normalize(directions, dim=-1)
@@ -141,7 +141,7 @@ class NeRF(Scene[NeRFStage]):
         return replace(seen, samples=replace(samples, directions=viewing(samples.directions), everywhere=asked))
 
     def _in_unit_cube(self, function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
-        """Return a function of positions in the field's cube as one of positions in [-1, 1]^3."""
+        """Convert a function of positions in the field's cube to one of positions in [-1, 1]^3."""
         bound = self.field.settings.bound
         return function if bound == 1 else lambda x: function(x * bound)
 
@@ -195,16 +195,16 @@ class NeRF(Scene[NeRFStage]):
 
     @torch.no_grad()
     def mesh(self, resolution: int = 256) -> tuple[Float[Tensor, "V 3"], Int64[Tensor, "F 3"]]:
-        """Return the surface where density equals the occupancy threshold, by marching cubes (Lewiner).
+        """Return the surface on which the density equals the occupancy threshold, by marching cubes (Lewiner).
 
-        The logarithm of density is interpolated, which varies smoothly and has the same level set.
+        The logarithm of the density is interpolated, because it is smoother and has the same level set.
 
         Args:
             resolution: samples along each axis.
 
         Returns:
-            Vertices [V, 3] and faces [F, 3] int64, counter-clockwise from outside, closed (what reaches the cube's sides is
-            capped); both are empty where there is no surface.
+            Vertices [V, 3] and faces [F, 3] int64, counter-clockwise from outside, closed (capped at the sides of the cube);
+            both are empty if there is no surface.
         """
         from skimage.measure import marching_cubes
 
@@ -218,7 +218,7 @@ class NeRF(Scene[NeRFStage]):
         height = nn.functional.pad(height, (1,) * 6, value=-20.0).cpu()
         if not height.max() > 0:
             return torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64)
-        # "ascent" is what winds the faces outwards when the inside is positive
+        # the inside is positive, so "ascent" orients the faces outwards
         vertices, faces, _, _ = marching_cubes(height.numpy(), 0.0, gradient_direction="ascent")
         vertices = (torch.from_numpy(vertices.copy()) - 1) * (2 / (resolution - 1)) - 1
         return vertices.clamp(-1, 1) * bound, torch.from_numpy(faces.astype("int64"))
@@ -228,7 +228,7 @@ class NeRF(Scene[NeRFStage]):
         """The ray marcher on the scene's device, "torch" or "triton".
 
         Raises:
-            InputError: the one that the settings ask for cannot run there.
+            InputError: the settings ask for one that cannot run there.
         """
         asked, device = self.settings.ray_marching, self.occupancy.cells.device
         if asked == "triton":

@@ -1,4 +1,4 @@
-"""The control scene: the reference picture, shown unchanged to every camera. What a method must beat at novel views."""
+"""The control scene: the reference picture, shown unchanged to every camera. A method must beat it at novel views."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from magic123.settings.stage import PictureStage
 
 
 class Picture(FixedPictures[PictureStage]):
-    """A card at the origin that turns to face each camera and fills its picture. Nothing in it is trained.
+    """A billboard at the origin that faces each camera and fills its picture. Nothing in it is trained.
 
     Args:
         rgb: [H, W, 3] in [0, 1], composited on white (an example's).
@@ -53,7 +53,7 @@ class Picture(FixedPictures[PictureStage]):
 
         normal = camera.camera_to_world[:, None, None, :3, 2].expand(*size, 3)
         mode, light = options.mode, options.lights(camera, alpha.device)
-        # shading is linear in albedo, but for "textureless" and "normal", which replace it: those are premultiplied here
+        # shading is linear in albedo, except for "textureless" and "normal", which replace it: these are premultiplied below
         straight = premultiplied if mode in ("albedo", "lambertian") else torch.ones_like(premultiplied)
         towards = None if light is None else light[:, None, None].expand(*size, 3).reshape(-1, 3)
         shaded = shade_colors(straight.reshape(-1, 3), normal.reshape(-1, 3), towards, options.ambient, mode).reshape(*size, 3)

@@ -1,6 +1,6 @@
-"""Make-it-3D's second stage (arXiv 2303.14184): a textured point cloud that a small network makes pictures of.
+"""Make-it-3D's second stage (arXiv 2303.14184): a textured point cloud that a small network renders.
 
-Places are fixed; colours, features and the network learn. `Points.from_scene` lifts the cloud from a trained scene.
+Positions are fixed; colours, features and the network are learned. `Points.from_scene` lifts the cloud from a trained scene.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from magic123.settings.losses import Losses
 from magic123.settings.scenes import LearningRates, PointsSettings
 from magic123.settings.stage import PointsStage
 
-CLEAR, SOLID = 0.45, 0.9  # coverages: the blur round the outline is below, the seams between points are above
-EDGE = 1e-3  # colours are kept this far from 0 and 1 where a logit is taken of them
+CLEAR, SOLID = 0.45, 0.9  # coverages: the blur around the outline is below CLEAR, seams between points are above SOLID
+EDGE = 1e-3  # colours are kept this far from 0 and 1 before a logit
 
 
 class Points(Scene[PointsStage]):
     """A cloud of N points with learned colours and features, and the network that renders them.
 
     Args:
-        settings: of the points.
-        cloud: where the points are, and the colours with which they start.
+        settings: settings of the points.
+        cloud: positions of the points, and their initial colours.
     """
 
     positions: Tensor  # [N, 3]
@@ -66,14 +66,14 @@ class Points(Scene[PointsStage]):
 
     @classmethod
     def hand_over(cls, before: Scene, example: Example, stage: PointsStage) -> Scene:
-        """Return the scene of a stage that starts from a trained scene, lifted from it, or from other points."""
+        """Return the scene of a stage that starts from other points, or is lifted from another kind of trained scene."""
         if isinstance(before, NeRF | DMTet):
             return cls.from_scene(before, example, stage)
         return super().hand_over(before, example, stage)
 
     @classmethod
     def from_scene(cls, scene: Scene, example: Example, stage: PointsStage) -> Points:
-        """Return the points of `stage`, lifted from a trained scene at the training size of the reference view, on its device.
+        """Return the points of `stage`, lifted from a trained scene at the reference view's training size, on its device.
 
         Raises:
             InputError: as `lift`.
@@ -106,7 +106,7 @@ class Points(Scene[PointsStage]):
     def _render_one(self, camera: Camera) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return colour [H, W, 3], opacity [H, W, 1], depth [H, W, 1] and unit normal [H, W, 3], none premultiplied."""
         carried = torch.cat([self.colour, self.feature, torch.ones_like(self.sizes)[:, None]], -1)
-        splats, layers = [], []  # finest first; of each picture the channels of the points, and the opacity
+        splats, layers = [], []  # finest scale first; a layer is the points' channels and the opacity
         for scale in range(self.settings.scales):
             size = (-(-camera.height // 2**scale), -(-camera.width // 2**scale))
             splats.append(
@@ -133,7 +133,7 @@ class Points(Scene[PointsStage]):
         ]
 
     def regularizers(self, rendering: Rendering, weights: Losses) -> dict[str, Tensor]:
-        """Return how far colours are from those that were lifted, if that has a weight."""
+        """Return how far the colours are from the lifted ones, if that loss has a weight."""
         return losses.compute(weights, {"colours": lambda: (self.colour, self.colours, self.known)})
 
     def mesh(self, resolution: int = 256) -> None:
@@ -151,5 +151,5 @@ class Points(Scene[PointsStage]):
 
 
 def solidity(coverage: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return opacities from coverages by points: 0 up to CLEAR, 1 from SOLID on, linear between."""
+    """Return opacities from coverages: 0 up to CLEAR, 1 from SOLID on, linear in between."""
     return ((coverage - CLEAR) / (SOLID - CLEAR)).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Zero-1-to-3 without 3D: one picture for each camera, drawn from the prior one by one. No two need to agree."""
+"""Zero-1-to-3 without 3D: one picture per camera, each drawn from the prior independently, so they need not agree."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ BATCH = 8
 
 
 def draw(sample: Callable[[Camera], Tensor], cameras: Iterable[Camera], say: Callable[[str], None]) -> Samples:
-    """Return a scene of all views of `cameras`, each place drawn once.
+    """Return a scene with the views of all `cameras`.
 
     Args:
         sample: cameras -> rgb [B, R, R, 3] in [0, 1].
-        cameras: batches of cameras; a place that several of them share is drawn once.
+        cameras: batches of cameras; the view of equal cameras is drawn once.
         say: called with a line of progress after each batch.
     """
     places = torch.cat([_places(camera) for camera in cameras])
@@ -52,7 +52,7 @@ class Samples(FixedPictures[SamplesStage]):
 
     Args:
         pictures: [N, R, R, 3] uint8 on white.
-        places: [N, 4] the camera of each: polar, azimuth and fov in degrees, radius in world units.
+        places: [N, 4] the camera of each picture: polar, azimuth, radius, fov; degrees and world units.
 
     Raises:
         ValueError: the shapes differ.
@@ -101,7 +101,7 @@ class Samples(FixedPictures[SamplesStage]):
             image = F.interpolate(image, size, mode="bilinear", align_corners=False)
         rgb = image.permute(0, 2, 3, 1)
         opacity = (rgb.amin(-1, keepdim=True) < WHITE).float()
-        # without a background, what is white already stays as it was drawn
+        # without a background, white pixels stay as they were drawn
         behind = rgb if options.background is None else options.background_on(rgb.device)
         facing = camera.to(rgb.device).camera_to_world[:, None, None, :3, 2].expand_as(rgb)
         return Rendering(

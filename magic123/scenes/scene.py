@@ -1,4 +1,4 @@
-"""What the rest of the program calls on a scene, whatever it is made of."""
+"""The interface of scenes that the rest of the program uses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Scene(nn.Module, ABC, Generic[StageKind]):
     Attributes:
         drawn_from_prior: whether the scene is made by `building.draw_scene`, from its prior and the views that will be
             rendered, instead of by `building.start_scene`.
-        handover: where a scene that started from another one comes from (plain data, for the result's record).
+        handover: how the scene was made from the one it started from (plain data, for the result's record).
     """
 
     drawn_from_prior: ClassVar[bool] = False
@@ -48,7 +48,7 @@ class Scene(nn.Module, ABC, Generic[StageKind]):
 
         Args:
             stage: the settings.
-            given: tensors that scenes of pictures or points take their data or size from: the example's rgb [H, W, 3] and
+            given: tensors from which scenes of pictures or points take their data or size: the example's rgb [H, W, 3] and
                 alpha [H, W, 1], or the state dict of a finished scene.
         """
 
@@ -66,7 +66,7 @@ class Scene(nn.Module, ABC, Generic[StageKind]):
         try:
             scene.load_state_dict(given)
         except RuntimeError as error:
-            raise InputError("the scene has other sizes than this stage's settings give: give both the same") from error
+            raise InputError("the scene's sizes differ from those of this stage's settings: give both the same") from error
         return scene
 
     @abstractmethod
@@ -75,38 +75,38 @@ class Scene(nn.Module, ABC, Generic[StageKind]):
 
         Args:
             camera: B cameras.
-            options: shading, light, background and what is random.
+            options: shading, light, background and randomness.
 
         Returns:
             B pictures of the cameras' H x W pixels.
         """
 
     def learned_background(self, camera: Camera, offset: Float[Tensor, " 3"] | None = None) -> Float[Tensor, "B H W 3"] | None:
-        """Return the colours that a background network has behind the pixels of B cameras; None: the scene has none.
+        """Return the background network's colours behind the pixels of B cameras; None if the scene has no such network.
 
         Args:
             camera: B cameras.
-            offset: the noise on the rays' directions, for scenes whose background it turns too.
+            offset: the noise on the rays' directions, for scenes in which it also affects the background.
         """
         return None
 
     @abstractmethod
     def parameter_groups(self, rates: LearningRates) -> list[dict]:
-        """Return Adam's parameter groups; empty where nothing is trained."""
+        """Return the optimizer's parameter groups; empty if nothing is trained."""
 
     def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:
-        """Prepare for step `step` of `steps`; `generator` draws what is random."""
+        """Prepare for step `step` of `steps`; random numbers come from `generator`."""
 
     @abstractmethod
     def regularizers(self, rendering: Rendering, weights: Losses) -> dict[str, Tensor]:
-        """Return the unweighted losses of the LOSSES table, scalars, that have a weight and that this rendering allows."""
+        """Return the unweighted scalar losses of the LOSSES table that have a weight and that this rendering allows."""
 
     @abstractmethod
     def mesh(self, resolution: int = 256) -> tuple[Float[Tensor, "V 3"], Int64[Tensor, "F 3"]] | None:
         """Return the surface: vertices [V, 3], faces [F, 3] int64, counter-clockwise from outside. None: it has none.
 
         Args:
-            resolution: samples along each axis, where the surface is that of a density.
+            resolution: samples along each axis, if the surface is extracted from a density.
         """
 
     def cloud(self) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]] | None:
@@ -119,4 +119,4 @@ class Scene(nn.Module, ABC, Generic[StageKind]):
 
     @abstractmethod
     def kernels(self) -> dict[str, str]:
-        """Return which implementation of each kernel runs where the scene now lies, for the result's record."""
+        """Return which implementation of each kernel runs on the scene's device, for the result's record."""

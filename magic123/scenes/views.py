@@ -63,10 +63,10 @@ def view(
         out: folder for the views.
         mesh_out: folder for the mesh.
         about: JSON data that names the result, for cameras.json and the mesh's metadata.
-        cameras: view sets to render in place of those of the settings, as `read_cameras` returns them.
-        assumed: where the scene takes its reference view from, if not from the example's camera. Views keep the names and the
-            numbers that they have relative to that one, and the mesh gets its size.
-        say: is told what was made.
+        cameras: view sets that replace those of the settings, as `read_cameras` returns them.
+        assumed: camera of the reference view in the scene's own world, if it is not the example's camera. Views keep the
+            names and numbers that they have relative to the example's, and the mesh is rotated and scaled accordingly.
+        say: called with a line of progress.
     """
     with torch.no_grad(), output_folder(out, "cameras.json") as views, output_folder(mesh_out, "mesh.json") as mesh:
         turn = None if assumed is None else to_own(example.camera, assumed)
@@ -115,15 +115,15 @@ def write_view_sets(
 
     Args:
         folder: where they are written.
-        cameras: by set, as cameras.json lists them.
-        rendered: the same in the scene's own world; where they are others, both are listed.
-        shown: returns what `look` returns for one camera, and perhaps further pictures in [0, 1] by the names of their folders.
+        cameras: the cameras of each set, as cameras.json lists them.
+        rendered: the same cameras in the scene's own world; if they differ, both are listed.
+        shown: returns a view as `look` does, perhaps with further pictures in [0, 1] by the names of their folders.
         about: JSON data that names the result.
-        kernels: that render.
-        alignment: how another system's mesh came into the project's frame.
+        kernels: the kernels that render.
+        alignment: how another system's mesh was brought into the project's frame.
 
     Yields:
-        The name of each set that is written.
+        The name of each set once it is written.
     """
     farthest = max(float(camera.radius.max()) for camera in rendered.values()) + math.sqrt(3)
     depth_scale = math.floor(65535 / farthest)
@@ -163,12 +163,12 @@ def describe(camera: Camera) -> dict[str, Any]:
 
 
 def look(scene: Scene, camera: Camera) -> dict[str, np.ndarray]:
-    """Render what one camera sees (a batch of one).
+    """Render the view of one camera (a batch of one).
 
     Returns:
         float32 arrays: `colour` [H, W, 3] and `normal` [H, W, 3] (as (n + 1) / 2) on white, `alpha` [H, W], `depth` [H, W].
     """
-    # lambertian under full ambient light is albedo, and unlike the mode "albedo" has normals with every scene
+    # lambertian under full ambient light is albedo; unlike the mode "albedo" it gives normals with every scene
     rendering = scene.render(camera, RenderOptions(mode="lambertian", ambient=1.0))
     assert rendering.normal is not None
     opacity = rendering.opacity[0]
@@ -191,10 +191,10 @@ def write_showcase(
     assumed: ReferenceCamera | None,
     say: Say,
 ) -> None:
-    """Render once around the object at the reference picture's height, for turntable.mp4 and contact.png.
+    """Render a full turn around the object at the reference picture's height, for turntable.mp4 and contact.png.
 
     Args:
-        scene: what is rendered.
+        scene: the scene to render.
         example: gives the reference camera and picture.
         settings: size and number of frames.
         folder: where both files are written.
@@ -236,9 +236,9 @@ def write_turntable(
 def write_mesh_folder(
     scene: Scene, settings: ViewSettings, folder: Path, about: dict[str, Any], turn: Tensor | None, say: Say
 ) -> dict[str, Any]:
-    """Write the mesh, or none.json where there is none, and mesh.json; return the content of mesh.json.
+    """Write the mesh, or none.json if there is none, and mesh.json; return the content of mesh.json.
 
-    `turn` [3, 3] turns and scales the surface, see `geometry.camera.to_own`.
+    `turn` [3, 3] rotates and scales the surface, see `geometry.camera.to_own`.
     """
     reason: str | None = None
     problem: str | None = None

@@ -79,7 +79,7 @@ def test_light_and_remarks(tmp_path):
 @pytest.mark.parametrize(
     ("frame", "sentence"),
     [
-        ({"scale": 1e-6}, "nothing of mesh"),
+        ({"scale": 1e-6}, "is not visible in the input picture"),
         ({"up": "x", "front": "-x"}, "lie on one axis"),
         ({"scale": -1}, "--frame: scale"),
     ],

@@ -257,7 +257,7 @@ def test_the_points_reproduce_the_picture_that_the_coarse_scene_blurs(example, c
     # what it goes on from need not be a coarse stage, but must be a scene in space, of the same size
     reconstruct(example, stage_settings(**REFINE | {"steps": 0}), 0, tmp_path / "again", init=tmp_path / "refine")
     assert len(load_scene(tmp_path / "again")[0].positions) == record["handover"]["points"]
-    with pytest.raises(InputError, match="has other sizes"):
+    with pytest.raises(InputError, match="sizes differ"):
         more = REFINE | {"points": SETTINGS.model_dump() | {"features": 5}}
         reconstruct(example, stage_settings(**more), 0, tmp_path / "other", init=tmp_path / "refine")
     reconstruct(example, stage_settings(scene="picture", steps=0), 0, tmp_path / "copy")
