@@ -1,11 +1,11 @@
 """Random variants of one picture, for learning a token from it (RealFusion's heavy augmentation, as Magic123 uses it).
 
-Everything is drawn from one generator on the CPU, and computed on the picture's device. The geometric steps (rotation, its
-centre crop, resized crop, flip) are composed into one affine map, so that the picture is resampled once. Probabilities and
-ranges are those of the published code; the outside of the picture is white.
+All random numbers come from one generator on the CPU; the pictures are computed on the picture's device. The geometric steps
+(rotation, its centre crop, resized crop, flip) are composed into one affine map, so that the picture is resampled only once.
+Probabilities and ranges are those of the published code; the outside of the picture is white.
 
-The published code crops a rotated picture to 5/6 of the *resolution*, not of the enlarged picture: 426 of 640 pixels where the
-resolution is 512. It draws its resized crops with torchvision's RandomResizedCrop, which never leaves the picture.
+The published code crops a rotated picture to 5/6 of the *resolution*, not of the enlarged picture: 426 of 640 pixels at
+resolution 512. It draws its resized crops with torchvision's RandomResizedCrop, which never leaves the picture.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROTATION = (0.75, 10.0)  # probability, degrees either way
 ROTATION_CROP = 5 / 6  # side of the centre crop of a rotated picture, as a share of the resolution
 CROP_AREA = (0.85, 1.15)  # of a resized crop, as a share of the picture's area
 CROP_ASPECT = (3 / 4, 4 / 3)  # width / height of a resized crop, drawn with a uniform logarithm
-CROP_ATTEMPTS = 10  # draws until a resized crop fits into the picture; after these the whole picture is taken
+CROP_ATTEMPTS = 10  # draws of a resized crop that fits into the picture; if none does, the whole picture is used
 JITTER = (0.75, 0.04)  # probability, strength of brightness, contrast, saturation and hue
 GREY = 0.1  # probability
 BLUR = (0.1, 5, (0.1, 2.0))  # probability, kernel side in pixels, range of sigma
@@ -47,7 +47,7 @@ def augment(picture: Tensor, count: int, resolution: int, generator: torch.Gener
         picture: [H, W, 3] in [0, 1] on white; the variants are computed on its device.
         count: number of variants.
         resolution: their side in pixels.
-        generator: draws what is random; on the CPU.
+        generator: source of all random numbers; on the CPU.
     """
     source = centre_square(picture, round(resolution * ENLARGED)).expand(count, -1, -1, -1)
     maps = to_device(draw_maps(count, generator), picture.device)
@@ -138,7 +138,7 @@ def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
 
 
 def _blur(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return images [B, 3, H, W] blurred by a Gaussian, with a random sigma for each."""
+    """Return images [B, 3, H, W] blurred by Gaussians, with a random sigma for each image."""
     side, bounds = BLUR[1], BLUR[2]
     sigma = _uniform(len(images), *bounds, generator)
     offsets = torch.arange(side) - side // 2

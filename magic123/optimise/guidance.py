@@ -1,4 +1,4 @@
-"""What the priors of a stage say of a novel view."""
+"""The guidance of a stage's priors at novel views."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def loss_scale_at(stage: OptimisedStage, step: int) -> float:
 
 
 def shows_guidance(step: int, stage: OptimisedStage) -> bool:
-    """Return whether the guidance of a step is shown: of the first novel view in every `watch.guidance_every` steps."""
+    """Return whether the guidance of a step is shown: it is at the first novel view in every `watch.guidance_every` steps."""
     every = stage.watch.guidance_every
     if not every or not has_novel_view(step, stage):
         return False
@@ -37,14 +37,14 @@ def guide(name: str, rgb: Tensor, camera: Camera, inputs: StepInputs) -> tuple[T
     """Return the guidance of one prior at novel views.
 
     Args:
-        name: of the prior in the stage.
+        name: name of the prior in the stage.
         rgb: rendered pictures [B, H, W, 3] in [0, 1]; with opacity as a fourth channel, all four stand in for latents.
         camera: the B cameras that they were rendered from.
-        inputs: of the step.
+        inputs: inputs of the step.
 
     Returns:
-        The weighted loss (None if this prior has none of its own), the name of the prior that it is logged for, and what to
-        log, see `sds.distil` and `clip_reference.clip_consistency`.
+        The weighted loss (None if this prior has none of its own), the name of the prior that it is logged for, and the values
+        to log, see `sds.distil` and `clip_reference.clip_consistency`.
     """
     stage, step, reference = inputs.stage, inputs.step, inputs.reference
     prior, settings = inputs.priors[name], stage.priors[name]
@@ -95,10 +95,10 @@ def replacing_prior(name: str, prediction: NoisePrediction, camera: Camera, inpu
     """Return the clip prior that replaces the score distillation of a prediction, if any.
 
     Args:
-        name: of the diffusion prior that made the prediction.
-        prediction: at novel views.
-        camera: of the B novel views; their azimuths are measured from the reference view's, or from 0 without one.
-        inputs: of the step.
+        name: name of the diffusion prior that made the prediction.
+        prediction: its prediction at novel views.
+        camera: cameras of the B novel views; azimuths are measured from the reference view's, or from 0 without one.
+        inputs: inputs of the step.
     """
     priors, reference = inputs.priors, inputs.reference
     for clip, settings in replacements(name, inputs.stage).items():

@@ -1,4 +1,4 @@
-"""What one step of a stage works with."""
+"""The inputs of one step of a stage."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Priors = Mapping[str, Prior | ClipReference]  # by their names in the stage
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What one step of a stage works with.
+    """The inputs of one step of a stage.
 
     Attributes:
         scene: the scene.
-        reference: of `reference_view` for this stage; None if the stage never renders it.
-        priors: all priors of the stage that are loaded.
+        reference: the result of `reference_view` for this stage; None if the stage never renders it.
+        priors: all loaded priors of the stage.
         stage: the settings.
-        step: of the stage, from 0.
-        generator: draws everything random; on the CPU.
-        watch: is shown what the diffusion priors answered, at the steps that the settings name.
+        step: number of the step, from 0.
+        generator: source of all random numbers; on the CPU.
+        watch: receives the predictions of the diffusion priors at the steps that the settings name.
     """
 
     scene: Scene

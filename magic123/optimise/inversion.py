@@ -1,7 +1,7 @@
 """Learn a token for one example's object, from its input files to its output files.
 
-Written: learned_embeds.safetensors {token: [dim]}, token.json (settings, where the embedding started, losses, and the
-comparison with the initial token and with the plain caption: the same bytes for the same run) and run.json (time and memory).
+Written: learned_embeds.safetensors {token: [dim]}, token.json (settings, the initial word, losses, and the comparison with the
+initial token and with the plain caption; the same run gives the same bytes) and run.json (time and memory).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from magic123.settings.versions import VERSIONS
 
 
 def starting_word(settings: InversionSettings, example: Example) -> tuple[str, str]:
-    """Return the word that the token starts from, and where it comes from.
+    """Return the word that the token starts from, and its origin.
 
-    It is that of the settings, else the example's init_word, else the last word of its prompt.
+    It is the word of the settings, else the example's init_word, else the last word of its prompt.
 
     Raises:
-        InputError: there is no word in any of them.
+        InputError: none of them has a word.
     """
     if settings.init_word:
         return settings.init_word, "settings"
@@ -63,12 +63,12 @@ def invert(
     Args:
         example_folder: the example, which has a picture.
         weights: Stable Diffusion in diffusers' folder format.
-        settings: of the optimisation.
-        seed: of all random numbers.
+        settings: settings of the optimisation.
+        seed: seed of all random numbers.
         out: the folder to write.
-        device: None: cuda where there is one, else the CPU.
-        save_steps: steps between saves of what is unfinished; 0: none.
-        save_seconds: seconds between them; 0: none.
+        device: None: cuda if there is one, else the CPU.
+        save_steps: steps between saves of the unfinished state; 0: none.
+        save_seconds: seconds between such saves; 0: none.
         speed: how the network is run.
 
     Returns:
@@ -76,12 +76,12 @@ def invert(
 
     Raises:
         InputError: the inputs do not fit, or (NonFinite) the gradients are not finite.
-        Stopped: a signal asked to stop, and what was done is saved.
+        Stopped: a signal asked to stop, and the progress is saved.
     """
     started, began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.perf_counter()
     example = load_example(example_folder)
     if example.rgb is None:
-        raise InputError(f"the example {example.name} is a caption alone: a token is learned from a picture")
+        raise InputError(f"the example {example.name} has only a caption, but a token is learned from a picture")
     word, origin = starting_word(settings, example)
     device = present_device(device)
     say(f"invert: {example.name}, the token {settings.token} starts from {word!r} ({origin}); device {device}")
@@ -117,7 +117,7 @@ def invert(
             raise NonFinite(f"{error}: set its dtype to float32, or lower its learning_rate") from error
         record["init"]["from"] = origin
         if len(record["init"]["ids"]) > 1:
-            say(f"invert: {word!r} is {len(record['init']['ids'])} tokens here: the start is the mean of their embeddings")
+            say(f"invert: {word!r} is {len(record['init']['ids'])} tokens here, so the start is the mean of their embeddings")
         evaluation = record["evaluation"]
         say(
             f"invert: denoising loss {evaluation['learned']:.5f} with the token, {evaluation['initial']:.5f} with its start, "

@@ -1,4 +1,4 @@
-"""The values of every step of a loop, lines of progress, and what the loop cost."""
+"""The values of every step of a loop, lines of progress, and the time and memory that the loop took."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class LossHistory:
     """The values of every step, with a line of progress on stderr about twenty times per stage.
 
     Attributes:
-        rows: for each step its values by name; those of steps before a resumption are filled in from the checkpoint.
-        steps_here: how many steps this process has run.
+        rows: the values of each step by name; on resuming, those of earlier steps are filled in from the checkpoint.
+        steps_here: number of steps that this process has run.
     """
 
     def __init__(self, steps: int):
@@ -26,7 +26,7 @@ class LossHistory:
         return time.perf_counter() - self.began
 
     def add(self, step: int, values: dict[str, float]) -> None:
-        """Append the values of a step, and print a line of progress where one is due."""
+        """Append the values of a step, and print a line of progress if one is due."""
         self.rows.append(values)
         done = step + 1
         self.steps_here += 1
@@ -49,7 +49,7 @@ def cost_of(starts: list[dict[str, Any]], started: str, began: float) -> dict[st
     """Return what run.json records about a loop: its starts, and the time and memory of all processes that worked on it.
 
     Args:
-        starts: `LoopCheckpoints.starts`; of each process before this one, what it had spent at its last save.
+        starts: `LoopCheckpoints.starts`, with what each process before this one had spent at its last save.
         started: when this process started, UTC.
         began: time.perf_counter() at that moment.
     """

@@ -1,6 +1,6 @@
 """Run one stage of a method for one example, from its input files to its output files.
 
-Written: checkpoint.safetensors (the scene), stage.json (resolved settings and what ran: the same bytes for the same run),
+Written: checkpoint.safetensors (the scene), stage.json (resolved settings and what ran; the same run gives the same bytes),
 losses.csv (every step), run.json (time and memory), and the logs that the stage's `watch` asks for.
 """
 
@@ -48,21 +48,21 @@ from magic123.settings.view import ViewSettings
 
 @dataclass(frozen=True)
 class StageRun:
-    """What a stage is run with, apart from its settings.
+    """The inputs of a stage's run, apart from its settings.
 
     Attributes:
         example: folder of the example.
-        seed: of all random numbers.
+        seed: seed of all random numbers.
         out: the folder to write into; it may hold other files.
         init: folder of the finished stage that this one starts from.
-        token: file or folder of a learned token, where a prior uses one.
-        reference: folders of other examples, where a prior asks for their pictures.
+        token: file or folder of a learned token, if a prior uses one.
+        reference: folders of other examples, if a prior needs their pictures.
         weights: name of an entry of config/weights.yaml -> its folder.
         device: see `stage_device`.
-        views: the views that `view` will render, for a scene of samples alone.
-        cameras: cameras.json of true views, whose sets `view` will render in place of those of `views`.
-        save_steps: steps between checkpoints of what is unfinished; 0: none.
-        save_seconds: seconds between them; 0: none.
+        views: the views that `view` will render; only for a scene of samples.
+        cameras: cameras.json of true views, whose sets `view` will render instead of those of `views`.
+        save_steps: steps between checkpoints of the unfinished stage; 0: none.
+        save_seconds: seconds between such checkpoints; 0: none.
         speed: how the priors' networks are run.
     """
 
@@ -84,19 +84,20 @@ class StageRun:
 def reconstruct(example: Path, stage: Stage, seed: int, out: Path, **given: Any) -> None:
     """Optimise one stage and write its files. An unfinished run of the same settings and inputs is resumed.
 
-    Where memory runs out, the stage is tried again as the next rung of its ladder changes it.
+    If memory runs out, the stage is tried again with the next rung of its ladder.
 
     Args:
         example: folder of the example.
         stage: the resolved settings.
-        seed: of all random numbers.
+        seed: seed of all random numbers.
         out: the folder to write into; it may hold other files.
         given: the other attributes of `StageRun`.
 
     Raises:
-        InputError: the inputs do not fit the stage; as OutOfMemory, memory ran out on every rung; as NonFinite, the values
-            are not finite.
-        Stopped: a signal asked to stop, and what was done is saved.
+        InputError: the inputs do not fit the stage.
+        OutOfMemory: memory ran out on every rung.
+        NonFinite: a loss or a gradient is not finite.
+        Stopped: a signal asked to stop, and the progress is saved.
     """
     run = StageRun(example, seed, out, **given)
     rungs: Sequence[Stage] = stage.rungs()
@@ -104,10 +105,10 @@ def reconstruct(example: Path, stage: Stage, seed: int, out: Path, **given: Any)
         trouble = _run_unless_out_of_memory(settings, rung, run)
         if trouble is None:
             return
-        # here, where nothing holds the failed attempt's tensors any more
+        # only here, because nothing refers to the failed attempt's tensors any more
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        say(f"memory ran out ({trouble}) on rung {rung} of the ladder (0 is the stage itself, {len(rungs) - 1} the last)")
+        say(f"memory ran out ({trouble}) on rung {rung} of the ladder (0 is the stage itself, {len(rungs) - 1} is the last)")
     raise OutOfMemory(
         f"memory ran out on every rung of the ladder, {len(rungs)} in all ({trouble}): add a lower rung to the stage's ladder, "
         "or give the job more memory"
@@ -115,7 +116,7 @@ def reconstruct(example: Path, stage: Stage, seed: int, out: Path, **given: Any)
 
 
 def _run_unless_out_of_memory(stage: Stage, rung: int, run: StageRun) -> str | None:
-    """Run one rung. Return the allocator's message where memory ran out, else None."""
+    """Run one rung. Return the allocator's message if memory ran out, else None."""
     try:
         run_rung(stage, rung, run)
     except Exception as error:
@@ -130,7 +131,7 @@ def stage_device(stage: Stage, device: str | None) -> str:
 
     Args:
         stage: the settings.
-        device: what --device names; None: cuda if anything is in half precision and there is one, else the CPU.
+        device: the value of --device; None: cuda if there is one and anything is in half precision, else the CPU.
 
     Raises:
         InputError: this machine does not have the device, or the installed torch has no code for it.
@@ -148,8 +149,9 @@ def run_rung(stage: Stage, rung: int, run: StageRun) -> None:
         run: the inputs.
 
     Raises:
-        InputError: the inputs do not fit the stage, or (NonFinite) the values are not finite.
-        Stopped: a signal asked to stop, and what was done is saved.
+        InputError: the inputs do not fit the stage.
+        NonFinite: a loss or a gradient is not finite.
+        Stopped: a signal asked to stop, and the progress is saved.
     """
     started, began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.perf_counter()
     torch.manual_seed(run.seed)
@@ -200,7 +202,7 @@ def run_rung(stage: Stage, rung: int, run: StageRun) -> None:
 
 
 def check_inputs(stage: Stage, example: Example, run: StageRun) -> None:
-    """Check that a stage has the inputs and the device that it asks for.
+    """Check that a stage has the inputs and the device that it needs.
 
     Args:
         stage: the settings.
@@ -208,14 +210,14 @@ def check_inputs(stage: Stage, example: Example, run: StageRun) -> None:
         run: the other inputs.
 
     Raises:
-        InputError: one is missing, or is not for such a stage.
+        InputError: an input is missing, or is not for such a stage.
     """
     if stage.dtype != "float32" and not torch.cuda.is_available():
-        raise InputError(f"the stage asks for {stage.dtype} and this machine has no CUDA device: set dtype to float32")
+        raise InputError(f"the stage asks for {stage.dtype}, but this machine has no CUDA device: set dtype to float32")
     if isinstance(stage, OptimisedStage):
         check_watch(stage.watch)
     if stage.needs_picture and not example.pictured:
-        raise InputError(f"the stage needs a picture, and the example {example.name} is a caption alone: take another")
+        raise InputError(f"the stage needs a picture, but the example {example.name} has only a caption: choose another")
     drawn = SCENES[stage.scene].drawn_from_prior
     if drawn and run.views is None:
         raise InputError(f"a {stage.scene} scene needs --views")
@@ -227,19 +229,19 @@ def check_inputs(stage: Stage, example: Example, run: StageRun) -> None:
 def draw_samples(
     stage: Stage, example: Example, priors: Priors, views: ViewSettings | None, cameras: dict | None, generator: torch.Generator
 ) -> Scene:
-    """Return the scene of a stage that is drawn by its one prior instead of being optimised.
+    """Return the scene of a stage whose only prior draws it, instead of being optimised.
 
     Args:
         stage: the settings.
         example: the example.
         priors: the loaded prior by name.
         views: the views to draw.
-        cameras: as `read_cameras` returns them: the cameras of true views, in place of those of `views`.
-        generator: draws everything random; on the CPU.
+        cameras: cameras of true views that replace those of `views`, as `read_cameras` returns them.
+        generator: source of all random numbers; on the CPU.
     """
     ((name, prior),) = priors.items()
     guidance = stage.priors[name]
-    # the settings of such a scene demand exactly this prior
+    # the settings of such a scene allow exactly this prior
     assert isinstance(stage, SamplesStage) and views is not None
     assert isinstance(prior, Zero123) and isinstance(guidance, Zero123Settings)
     places = view_cameras(views, example.camera, cameras).values()
@@ -248,15 +250,15 @@ def draw_samples(
 
 
 def run_record(example: Example, rung: int, run: StageRun, scene: Scene, priors: Priors, device: str) -> dict[str, Any]:
-    """Return what stage.json says of a run beside its settings: whatever could make two runs of the same settings differ.
+    """Return what stage.json records of a run besides its settings: everything that could make two runs of them differ.
 
     Args:
         example: the example.
-        rung: of the stage's ladder.
+        rung: number of the rung of the stage's ladder.
         run: the inputs.
-        scene: as the stage starts with it.
+        scene: the scene at the start of the stage.
         priors: all loaded priors by name.
-        device: as `stage_device` returns it.
+        device: the result of `stage_device`.
     """
     return {
         "seed": run.seed,
@@ -275,7 +277,7 @@ def run_record(example: Example, rung: int, run: StageRun, scene: Scene, priors:
 
 
 def checkpoint_identity(stage: Stage, run: StageRun, record: dict[str, Any]) -> dict[str, Any]:
-    """Return what a run must have in common with an unfinished one to resume it: settings, record, contents of its files."""
+    """Return what an unfinished run must have in common with this one to be resumed: settings, record, contents of files."""
     files = {"example": run.example, "init": run.init, "token": run.token}
     files |= {f"reference {number}": folder for number, folder in enumerate(run.reference or [])}
     return {

@@ -1,10 +1,10 @@
-"""Checkpoints of an unfinished loop, from which another process resumes it; the result is the same bytes.
+"""Checkpoints of an unfinished loop, from which another process resumes it; the result has the same bytes.
 
-They are beside the output, in `.NAME.unfinished/`: Snakemake deletes the outputs of a job that did not finish, but no other
-files. The last checkpoint is kept until a later step has read the output (`forget`), because Snakemake, if it is killed before
-it has recorded the end of a job, deletes the outputs and runs the job again. A file is named
-IDENTITY-STEP-CHECKSUM.safetensors. The identity is a hash of everything that decides the result; the checksum, over the whole
-file, reveals a damaged one.
+They are stored beside the output, in `.NAME.unfinished/`: Snakemake deletes the outputs of a job that did not finish, but no
+other files. The last checkpoint is kept until a later step has read the output (`forget`), because Snakemake, if it is killed
+before it has recorded the end of a job, deletes the outputs and runs the job again. A file is named
+IDENTITY-STEP-CHECKSUM.safetensors. The identity is a hash of everything that affects the result; the checksum, over the whole
+file, reveals damaged files.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from magic123.records.terminal import say
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 NAME = r"([0-9a-f]{16})-(\d{8})-[0-9a-f]{32}\.safetensors"  # identity, step, checksum
-KEPT = 2  # checkpoints: if the last one is damaged, the one before is used
-SHARE = 0.01  # largest share of the time that is spent on saving by time, however short the interval
-RANDOM_STATE = "chance"  # prefix of random states in a file; the same as ever, so that older checkpoints can be resumed
+KEPT = 2  # number of checkpoints: if the last one is damaged, the one before is used
+SHARE = 0.01  # largest share of the time that saving every `seconds` may take; the interval is lengthened to keep to it
+RANDOM_STATE = "chance"  # prefix of random states in a file; unchanged, so that older checkpoints can be resumed
 
 
 class LoopCheckpoints:
-    """The checkpoints of one loop: a context in which this process has the lock on them, and signals save before they stop it.
+    """The checkpoints of one loop: a context that holds their lock, and in which signals save a checkpoint before stopping.
 
     Attributes:
         rows: one plain value for each finished step.
-        starts: of each process that worked on this loop, when it started ("at", UTC), from which step ("step"), and what it had
-            spent at its last save (`spent_since`).
+        starts: for each process that worked on this loop, when it started ("at", UTC), from which step ("step"), and the time
+            and memory it had spent at its last save (`spent_since`).
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class LoopCheckpoints:
 
         Args:
             out: the output of the loop.
-            identity: plain data, everything that decides the result: only checkpoints of the same identity are resumed.
+            identity: plain data, everything that affects the result: only checkpoints of the same identity are resumed.
             rows: a list to which the loop appends one plain value per step; saved with the state.
-            steps: save after each multiple of so many steps; 0 for never.
-            seconds: save when so many have passed since the last time; 0 for never.
+            steps: steps between saves; 0: none.
+            seconds: seconds between saves; 0: none.
             began: time.perf_counter() when this process started; None: now.
         """
         out = Path(out).resolve()
@@ -87,7 +87,7 @@ class LoopCheckpoints:
                 raise BlockingIOError  # the process that had the lock has just deleted the folder
         except (BlockingIOError, FileNotFoundError) as error:
             os.close(self._lock)
-            raise InputError(f"another process works on {self.folder}: wait until it has finished, or stop it") from error
+            raise InputError(f"another process is using {self.folder}: wait until it has finished, or stop it") from error
         if len(os.listdir(self.folder)) == 1:
             say(f"checkpoints are saved in {self.folder}")
         for number in SIGNALS:
@@ -109,11 +109,11 @@ class LoopCheckpoints:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Note the signal for `after_step`; the same signal again ends the process."""
         self._signal = number
-        say(f"{signal.Signals(number).name}: saves a checkpoint after this step and stops; send it again to stop at once")
+        say(f"{signal.Signals(number).name}: will save a checkpoint after this step and stop; send it again to stop at once")
         signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
 
     def load(self) -> dict[str, Tensor]:
-        """Return the tensors of the last checkpoint of this identity, and put its rows into `rows`; {} if there is none.
+        """Return the tensors of the last checkpoint of this identity, and fill `rows` from it; {} if there is none.
 
         A damaged file is renamed to damaged-NAME, with a line on stderr, and the checkpoint before it is used.
         """
@@ -123,7 +123,7 @@ class LoopCheckpoints:
         matches = [match for name in names if (match := re.fullmatch(NAME, name))]
         own = [match for match in matches if match[1] == self.identity]
         if len(own) < len(matches):
-            say(f"{self.folder} holds checkpoints of other settings, inputs, weights or versions: they are not used")
+            say(f"{self.folder} holds checkpoints of other settings, inputs, weights or versions, which are not used")
         state: dict[str, Tensor] = {}
         for match in own:
             file = self.folder / match[0]
@@ -140,7 +140,7 @@ class LoopCheckpoints:
         ]
         self._note_starts()
         if self.rows:
-            say(f"resumes from step {len(self.rows)} (start {len(self.starts)})")
+            say(f"resuming from step {len(self.rows)} (start {len(self.starts)})")
         return state
 
     def _note_starts(self) -> None:
@@ -174,7 +174,7 @@ class LoopCheckpoints:
         trouble = None
         try:
             self._save(step, state())
-        except OSError as error:  # a full disk may have room later, and the checkpoint before is still there
+        except OSError as error:  # a full disk may have room later, and the previous checkpoint still exists
             trouble = f"the checkpoint at step {step} could not be saved ({error.strerror}): an earlier one, if any, is kept"
             say(trouble)
         self._saved = time.monotonic()
@@ -209,7 +209,7 @@ class LoopCheckpoints:
                 say(f"the last checkpoint could not be saved ({error.strerror}): an earlier one, if any, is kept")
 
     def finish(self) -> None:
-        """Delete all checkpoints but the last, and damaged files; to be called when the output is written."""
+        """Delete damaged files and all checkpoints except the last; to be called when the output is written."""
         kept = sorted(self.folder.glob(f"{self.identity}-*.safetensors"))[-1:]
         for file in self.folder.iterdir():
             if file not in kept and file.name not in ("lock", "starts.json"):
@@ -219,10 +219,10 @@ class LoopCheckpoints:
 def forget(out: Path | None) -> None:
     """Delete the checkpoints of a finished output.
 
-    Called by the steps that read `out` as an input: Snakemake has then recorded that it is finished.
+    Called by the steps that read `out` as an input: by then Snakemake has recorded that it is finished.
 
     Args:
-        out: the output of a loop; None does nothing.
+        out: the output of a loop; with None, nothing is done.
     """
     if out is not None:
         out = Path(out).resolve()
@@ -233,9 +233,9 @@ def loop_state(tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer, gen
     """Return everything that steps change: the loop's tensors, the optimiser's, and all random states.
 
     Args:
-        tensors: of the loop, by name.
-        optimizer: whose state is saved.
-        generator: whose random state is saved, with the global ones of Python, NumPy and PyTorch.
+        tensors: the loop's tensors by name.
+        optimizer: the optimiser.
+        generator: the loop's generator; the global random states of Python, NumPy and PyTorch are saved too.
     """
     state = {f"tensor.{name}": value for name, value in tensors.items()}
     for index, entry in optimizer.state_dict()["state"].items():
@@ -262,10 +262,10 @@ def restore_loop(
     """Restore a `loop_state`, in place.
 
     Args:
-        state: of `loop_state`; nothing is restored from an empty one.
-        tensors: of the loop, by name; overwritten.
-        optimizer: whose state is restored.
-        generator: whose random state is restored, with the global ones.
+        state: the result of `loop_state`; if it is empty, nothing is restored.
+        tensors: the loop's tensors by name; overwritten.
+        optimizer: the optimiser; its state is overwritten.
+        generator: the loop's generator; the global random states are restored too.
     """
     if not state:
         return
@@ -291,7 +291,7 @@ def restore_loop(
 
 
 def _read(content: bytes, step: int) -> tuple[dict[str, Tensor], list[Any], list[dict[str, Any]]] | None:
-    """Return the tensors, rows and starts of a checkpoint; None if it is not one, although its checksum is right."""
+    """Return the tensors, rows and starts of a checkpoint with the right checksum; None if it is not a checkpoint."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 

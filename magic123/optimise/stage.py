@@ -20,7 +20,7 @@ from magic123.settings.stage import OptimisedStage, Stage
 
 
 def make_optimizer(groups: list[dict], stage: OptimisedStage) -> torch.optim.Optimizer:
-    """Return the stage's optimiser of parameter groups, with the constants of the released codes that use it."""
+    """Return the stage's optimiser for parameter groups, with the constants of the released codes that use it."""
     if stage.optimizer == "adam":
         fused = True if groups[0]["params"][0].is_cuda else None  # one kernel for all parameters of a dtype
         return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=fused)
@@ -44,16 +44,16 @@ def optimise(
     Args:
         scene: optimised in place, on its device; afterwards it holds the weights of the last step.
         example: the example.
-        priors: all priors of the stage that are loaded.
+        priors: all loaded priors of the stage.
         stage: the settings.
-        generator: draws everything random; on the CPU.
+        generator: source of all random numbers; on the CPU.
         log: called with the step and its values after each step; appends one row to those of `checkpoints`.
         checkpoints: saves the state of the loop and resumes from it.
-        watch: is shown the guidance of the steps that the settings name.
+        watch: receives the guidance of the steps that the settings name.
 
     Returns:
-        How many steps were repeated in float32, and the moving average of the trained tensors by their names in the
-        scene's state dict; empty where the stage keeps none.
+        The number of steps that were repeated in float32, and the moving average of the trained tensors by their names in the
+        scene's state dict; empty if the stage keeps none.
 
     Raises:
         NonFinite: a loss or a gradient is not finite.
@@ -69,7 +69,7 @@ def optimise(
     retries = torch.zeros((), dtype=torch.int64)
 
     def tensors() -> dict[str, Tensor]:
-        """Return the tensors of the loop that its steps change, the optimiser's aside."""
+        """Return the tensors that the loop's steps change, apart from the optimiser's."""
         return {**scene.state_dict(), **{f"average.{i}": a for i, a in enumerate(average)}, "retries": retries}
 
     restore_loop(checkpoints.load(), tensors(), optimizer, generator)

@@ -33,14 +33,14 @@ from magic123.settings.stage import NeRFStage
 
 @dataclass(frozen=True)
 class StepLosses:
-    """The losses of one step, on their devices: nothing has waited for a device to finish.
+    """The losses of one step, on their devices: computing them does not wait for a device.
 
     Attributes:
         total: weighted sum, the scalar to differentiate.
         terms: unweighted losses by name, scalars.
-        norms: of each prior's gradient at the latents, float64 scalars.
-        diffusion_steps: that each prior was evaluated at, [B].
-        distances: from the reference picture, of each clip prior.
+        norms: norm of each prior's gradient at the latents, float64 scalars.
+        diffusion_steps: diffusion steps at which each prior was evaluated, [B].
+        distances: distance of each clip prior from the reference picture.
     """
 
     total: Tensor
@@ -53,7 +53,7 @@ class StepLosses:
 def reference_step(inputs: StepInputs) -> dict[str, Tensor]:
     """Return the unweighted losses at the reference view, scalars by name.
 
-    All rays are shifted by the same small random offsets, against artefacts of the hash grid.
+    All rays are shifted by the same small random offsets, which reduces artefacts of the hash grid.
     """
     scene, reference, stage, generator = inputs.scene, inputs.reference, inputs.stage, inputs.generator
     assert reference is not None
@@ -79,7 +79,7 @@ def reference_step(inputs: StepInputs) -> dict[str, Tensor]:
             directions_offset=offsets[1],
         ),
     )
-    if background is not None and random and not (target.soft and target.over_all):  # such a loss leaves the background out
+    if background is not None and random and not (target.soft and target.over_all):  # otherwise the loss ignores the background
         target = target.over(background)
     compared = reference_losses(rendering, target, stage.losses)
     return compared if stage.reference_beside_novel else compared | scene.regularizers(rendering, stage.losses)
@@ -89,7 +89,7 @@ def novel_step(inputs: StepInputs) -> tuple[dict[str, Tensor], dict[str, Tensor]
     """Render one random view, and return its losses.
 
     Returns:
-        The unweighted regularizers by name, and the weighted loss and what to log by prior, see `guide`.
+        The unweighted regularizers by name, and the weighted losses and the values to log by prior, see `guide`.
     """
     scene, priors, stage, step, generator = inputs.scene, inputs.priors, inputs.stage, inputs.step, inputs.generator
     camera = sample_novel(stage.cameras, 1, stage.resolution, generator)
@@ -125,7 +125,7 @@ def novel_step(inputs: StepInputs) -> tuple[dict[str, Tensor], dict[str, Tensor]
 
 
 def step_losses(inputs: StepInputs) -> StepLosses:
-    """Return all losses of a step, at the reference view or at a novel one, or at both where the stage says so."""
+    """Return all losses of a step, at the reference view, at a novel one, or at both if the stage says so."""
     priors, stage, step = inputs.priors, inputs.stage, inputs.step
     guidance: dict[str, Tensor] = {}
     logged: dict[str, dict[str, Tensor]] = {}
@@ -149,10 +149,10 @@ def backward(total: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
 
     Args:
         total: the scalar to differentiate.
-        optimizer: whose parameters get gradients.
+        optimizer: the optimiser whose parameters get gradients.
 
     Returns:
-        Whether all gradients are finite, as a tensor: nothing waits for the device.
+        Whether all gradients are finite, as a tensor, so that nothing waits for the device.
     """
     if not total.requires_grad:  # an empty rendering without regularizers has no gradient
         return torch.ones((), dtype=torch.bool)
@@ -162,19 +162,19 @@ def backward(total: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
 
 
 def read(losses: StepLosses, finite: Tensor, inputs: StepInputs) -> dict[str, float]:
-    """Return what to log of a step, by name, copied to the CPU at once: the only place where the loop waits for a device.
+    """Return the values to log of a step, by name, in one copy to the CPU: the only place where the loop waits for a device.
 
     Args:
-        losses: of `step_losses`.
-        finite: of `backward`.
-        inputs: of the step.
+        losses: the result of `step_losses`.
+        finite: the result of `backward`.
+        inputs: inputs of the step.
 
     Raises:
         NonFinite: a loss or a gradient is not finite.
     """
     tensors = losses.terms | {f"{name}_gradient": norm for name, norm in losses.norms.items()}
     tensors |= {f"{name}_distance": distance for name, distance in losses.distances.items()}
-    # float64 holds every float32 exactly; on the device of the total, where nearly all of them are
+    # float64 represents every float32 exactly; nearly all values are on the device of the total
     scalars = [value.detach().to(losses.total.device, torch.float64) for value in [*tensors.values(), finite]]
     *numbers, gradients_finite = torch.stack(scalars).tolist()
     values: dict[str, float] = dict(zip(tensors, numbers, strict=True))
@@ -192,7 +192,7 @@ def read(losses: StepLosses, finite: Tensor, inputs: StepInputs) -> dict[str, fl
 
 
 def differentiate(inputs: StepInputs, optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """Compute the gradients of one step, and return what to log of it, see `step_losses` and `read`.
+    """Compute the gradients of one step, and return the values to log, see `step_losses` and `read`.
 
     Raises:
         NonFinite: a loss or a gradient is not finite.
@@ -205,18 +205,18 @@ def differentiate(inputs: StepInputs, optimizer: torch.optim.Optimizer) -> dict[
 def differentiate_again(
     inputs: StepInputs, optimizer: torch.optim.Optimizer, error: NonFinite, random_state: Tensor, retries: Tensor
 ) -> dict[str, float]:
-    """Repeat a step that was not finite with the priors that failed in float32, or all of them where that is not known.
+    """Repeat a non-finite step with the priors that failed in float32, or with all of them if that is unknown.
 
     Args:
-        inputs: of the step; the generator's state is set to `random_state`.
-        optimizer: whose parameters get gradients.
-        error: of the first attempt.
-        random_state: the generator's before the first attempt.
-        retries: counts the repeated steps, in place.
+        inputs: inputs of the step; the generator's state is set to `random_state`.
+        optimizer: the optimiser whose parameters get gradients.
+        error: the error of the first attempt.
+        random_state: the generator's state before the first attempt.
+        retries: number of repeated steps; incremented in place.
 
     Raises:
         NonFinite: `error` itself if none of these priors is in half precision; otherwise if the stage allows no more
-            repetitions, or the step is not finite again.
+            repetitions, or the repeated step is not finite either.
     """
     priors, stage = inputs.priors, inputs.stage
     suspects = [name for name in error.priors or priors if stage.priors[name].dtype != "float32"]
@@ -224,7 +224,9 @@ def differentiate_again(
         raise error
     retries += 1
     if retries > stage.float32_retries:
-        raise NonFinite(f"{error}; {stage.float32_retries} steps were repeated in float32, and float32_retries allows no more")
+        raise NonFinite(
+            f"{error}; {stage.float32_retries} steps were repeated in float32, which is all that float32_retries allows"
+        )
     inputs.generator.set_state(random_state)
     with priors_in_float32(priors[name] for name in suspects):
         return differentiate(inputs, optimizer)

@@ -28,8 +28,8 @@ from magic123.records.collector import collect_as_usual
 from magic123.records.errors import InputError
 from magic123.settings.inversion import IMAGENET_TEMPLATES, InversionSettings
 
-RETRY_CHUNKS = 4  # a chunk is split into as many when a step is repeated in float32
-EVALUATION_SEED = 1234  # of the final comparison, whatever the run's seed: so runs of two seeds can be compared
+RETRY_CHUNKS = 4  # a chunk is split into so many when a step is repeated in float32
+EVALUATION_SEED = 1234  # of the final comparison, independent of the run's seed, so that runs of two seeds can be compared
 
 
 @dataclass
@@ -58,8 +58,8 @@ class TextToImage:
 
         Args:
             folder: the diffusers folder.
-            dtype: of the autoencoder and the UNet, a key of DTYPES.
-            device: of the networks.
+            dtype: dtype of the autoencoder and the UNet, a key of DTYPES.
+            device: device of the networks.
 
         Raises:
             InputError: weights are missing or damaged.
@@ -90,7 +90,7 @@ class TextToImage:
 
 
 def fill_template(template: str, subject: str) -> str:
-    """Return the template with `subject` in it, without the subject's article where the template has a determiner."""
+    """Return the template filled with `subject`, without the subject's article if the template has a determiner."""
     before = template.split("{}")[0].rsplit(" of ", 1)[-1]
     article, _, rest = subject.partition(" ")
     if before.strip() and article.lower() in ("a", "an", "the") and rest:
@@ -118,7 +118,7 @@ def splice_row(text_encoder: Network, index: int, row: Tensor) -> RemovableHandl
     """Make a text encoder embed token `index` as `row` [dim], which gets gradients.
 
     Returns:
-        The handle of the hook, whose `remove` undoes this.
+        The handle of the hook; its `remove` undoes this.
     """
 
     def replace(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -146,9 +146,9 @@ def learn_token(
         model: a new token is added to its tokenizer and its text encoder.
         picture: [H, W, 3] in [0, 1] on white.
         caption: describes the picture; used only in the final comparison.
-        init_word: whose embedding is the initial value.
-        settings: of the inversion.
-        seed: of everything random.
+        init_word: the word whose embedding is the initial value.
+        settings: settings of the inversion.
+        seed: seed of all random numbers.
         progress: called with lines of progress.
         checkpoints: saves the state of the loop and resumes from it; its rows are the losses.
 
@@ -191,7 +191,7 @@ def learn_token(
         value = differentiate(model, latents, noise, t, ids[which], row, chunk)
         if value is None and settings.dtype != "float32" and live["retries"] < settings.float32_retries:
             live["retries"] += 1
-            with in_float32([model.unet]):  # float32 takes twice the memory for each picture: fewer at a time
+            with in_float32([model.unet]):  # float32 takes twice the memory per picture, so fewer at a time
                 value = differentiate(model, latents, noise, t, ids[which], row, max(1, chunk // RETRY_CHUNKS))
         if value is None:
             raise NonFiniteGradient(f"textual inversion gave a non-finite gradient at step {step} (dtype {settings.dtype})")
@@ -233,7 +233,7 @@ def differentiate(
     """Compute the gradient of the batch's mean denoising loss at `row`.
 
     Args:
-        model: whose text encoder embeds the new token as `row`.
+        model: the model; its text encoder embeds the new token as `row`.
         latents: [B, C, h, w], scaled.
         noise: [B, C, h, w].
         t: [B], diffusion steps.
@@ -267,19 +267,18 @@ def evaluate(
 ) -> dict[str, Tensor]:
     """Compare wordings by their denoising losses.
 
-    All wordings get the same pictures, noise and diffusion steps (spread evenly over all steps), which are not those of the
-    training.
+    All wordings get the same pictures, noise and diffusion steps (evenly spaced), which are not those used in training.
 
     Args:
-        model: whose text encoder embeds the new token as `row`.
+        model: the model; its text encoder embeds the new token as `row`.
         picture: [H, W, 3] in [0, 1] on white.
-        settings: of the inversion.
+        settings: settings of the inversion.
         chunk: how many pictures are processed at a time.
         row: [dim]; overwritten.
-        wordings: for each name the prompts' token ids [templates, L] and the embedding [dim] of the new token.
+        wordings: name -> token ids of the prompts [templates, L], and the embedding [dim] of the new token.
 
     Returns:
-        For each name the losses [N], float64 on the CPU.
+        Name -> losses [N], float64 on the CPU.
     """
     device, generator = row.device, torch.Generator().manual_seed(EVALUATION_SEED)
     count, total = settings.evaluation_samples, len(model.schedule.alphas_cumprod)
@@ -296,7 +295,7 @@ def evaluate(
 
 
 def initial_row(model: TextToImage, word: str) -> tuple[Tensor, dict[str, Any]]:
-    """Return the embedding [dim] of a word, the mean over the pieces that the tokenizer splits it into, and a record of them.
+    """Return the embedding [dim] of a word, averaged over the pieces that the tokenizer splits it into, and their record.
 
     Raises:
         InputError: the word has no token.
@@ -316,10 +315,10 @@ def encode_variants(
     """Return latents [count, C, h, w] of random variants of a picture, or of the picture itself if augmentation is off.
 
     Args:
-        model: whose autoencoder encodes them.
+        model: the model with the autoencoder.
         picture: [H, W, 3] in [0, 1] on white; the variants are computed on its device.
         count: number of variants.
-        settings: of the inversion.
+        settings: settings of the inversion.
         generator: draws the variants and the latents; on the CPU.
     """
     resolution = settings.resolution or model.resolution
@@ -338,8 +337,8 @@ def summarise(losses: list[float], points: int = 50) -> dict[str, Any]:
     """Return the mean loss of the first and of the last tenth of the steps, and a curve.
 
     Args:
-        losses: of all steps.
-        points: largest number of points [step, mean loss since the point before] of the curve.
+        losses: losses of all steps.
+        points: largest number of points [step, mean loss since the previous point] of the curve.
     """
     tenth, width = max(1, len(losses) // 10), math.ceil(len(losses) / points)
     ends = range(width, len(losses) + 1, width)
@@ -348,12 +347,12 @@ def summarise(losses: list[float], points: int = 50) -> dict[str, Any]:
 
 
 def compare(scores: dict[str, Tensor]) -> dict[str, Any]:
-    """Return the mean losses, and the mean paired differences learned - other with their standard errors.
+    """Return the mean losses, and the mean paired differences (learned - other) with their standard errors.
 
     A negative difference means that the learned token is better.
 
     Args:
-        scores: of `evaluate`, for "learned", "initial" and "caption".
+        scores: the result of `evaluate` for "learned", "initial" and "caption".
     """
     result: dict[str, Any] = {
         "samples": len(scores["learned"]),

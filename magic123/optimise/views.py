@@ -1,4 +1,4 @@
-"""The views of a step: which it renders, from where, with what light and before what background."""
+"""The views of a step: which ones it renders, and their cameras, shading and background."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class ReferenceView:
     """The reference view at training size.
 
     Attributes:
-        camera: on the CPU, where the novel ones are drawn.
-        target: what it should look like, on the scene's device.
+        camera: on the CPU, where novel cameras are drawn too.
+        target: what the view should look like, on the scene's device.
     """
 
     camera: Camera
@@ -33,7 +33,7 @@ def reference_view(example: Example, stage: OptimisedStage, device: torch.device
     Args:
         example: the example.
         stage: the settings, which set the view's size.
-        device: of the target.
+        device: device of the target.
     """
     if not stage.sees_reference:
         return None
@@ -52,17 +52,17 @@ def reference_view(example: Example, stage: OptimisedStage, device: torch.device
 
 
 def sees_reference(step: int, stage: OptimisedStage) -> bool:
-    """Return whether a step renders the reference view: each of the warm-up does, then every `reference_interval`-th."""
+    """Return whether a step renders the reference view: during the warm-up all do, then every `reference_interval`-th."""
     return step < stage.reference_warmup or (stage.reference_interval > 0 and step % stage.reference_interval == 0)
 
 
 def has_novel_view(step: int, stage: OptimisedStage) -> bool:
-    """Return whether a step renders a novel view: each that does not show the reference view, or all of them."""
+    """Return whether a step renders a novel view: either all do, or those that do not show the reference view."""
     return stage.reference_beside_novel or not sees_reference(step, stage)
 
 
 def is_front_step(step: int, stage: OptimisedStage) -> bool:
-    """Return whether the prompts of a step say front view: all but every `front_steps.except_every`-th, counted from 1."""
+    """Return whether a step's prompts say "front view": all except every `front_steps.except_every`-th, counted from 1."""
     return (step + 1) % stage.front_steps.except_every != 0
 
 
@@ -71,7 +71,7 @@ def novel_shading(stage: OptimisedStage, progress: float, generator: torch.Gener
 
     Args:
         stage: the settings.
-        progress: share of the stage's steps that are done.
+        progress: share of the stage's steps that have been run.
         generator: draws two numbers, except while normal maps are shown.
 
     Returns:
@@ -92,7 +92,7 @@ def novel_shading(stage: OptimisedStage, progress: float, generator: torch.Gener
 
 
 def plain_if_possible(mode: str, ambient: float, stage: OptimisedStage) -> str:
-    """Return the mode that renders the same colours with the least work.
+    """Return the cheapest mode that renders the same colours.
 
     Lambertian shading with ambient 1 equals "albedo", which computes no normals; it is used if no loss needs them.
     """
@@ -113,15 +113,15 @@ def shows_latents(stage: OptimisedStage, step: int) -> bool:
 def novel_background(stage: OptimisedStage, step: int, generator: torch.Generator) -> Tensor | None:
     """Draw the background of novel views: a random colour, white, or the scene's background network, in their shares.
 
-    Normal maps that stand in for latents are in front of the network, or of white without one, as released.
+    Behind normal maps that stand in for latents it is the network, or white without one, as released.
 
     Args:
         stage: the settings.
-        step: of the stage.
+        step: number of the step.
         generator: draws four numbers, and one more if there is a background network.
 
     Returns:
-        One colour [3]; None: the network is behind the view.
+        One colour [3]; None for the network.
     """
     colour, share = torch.rand(3, generator=generator), torch.rand((), generator=generator)
     network = stage.background if isinstance(stage, NeRFStage | DMTetStage) else None

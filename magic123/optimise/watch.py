@@ -1,6 +1,6 @@
-"""What a stage writes into its folder to be watched by: pictures of its guidance and of its progress, TensorBoard files.
+"""Logs that a stage writes into its folder: pictures of its guidance and of its progress, TensorBoard files.
 
-They are logs: no result depends on them, and they change none. A killed run goes on with them where it resumes.
+No result depends on them, and writing them changes no result. A resumed run continues the logs of the killed one.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from magic123.settings.stage import OptimisedStage, Watch
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-GUIDANCE, PROGRESS, EVENTS = "guidance", "progress", "tensorboard"  # folders in the stage's
+GUIDANCE, PROGRESS, EVENTS = "guidance", "progress", "tensorboard"  # subfolders of the stage's folder
 TURNS = (90.0, 180.0, 270.0)  # degrees from the reference view to the views that are shown beside it
-SMALLEST_SSIM = 11  # pixels of a side of its window
-LEAST_ERROR = 1e-10  # the PSNR is at most 100 dB
-SMALLEST_SIDE = 128  # pixels of a side of a picture in a sheet
-LINE = 14  # pixels of a line of text
+SMALLEST_SSIM = 11  # side of the SSIM window in pixels
+LEAST_ERROR = 1e-10  # limits the PSNR to 100 dB
+SMALLEST_SIDE = 128  # smallest side of a picture in a sheet in pixels
+LINE = 14  # height of a line of text in pixels
 INK, PAPER = (28, 30, 34), (255, 255, 255)
 
 
 def check_watch(watch: Watch) -> None:
-    """Raise InputError if what is asked for cannot be written on this machine."""
+    """Raise InputError if the requested logs cannot be written on this machine."""
     if watch.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError(
-            "the stage sets watch.tensorboard, and the package tensorboard is not installed: run with it, as "
+            "the stage sets watch.tensorboard, but the package tensorboard is not installed: run with it, as "
             "`uv run --extra tensorboard snakemake ...`, or set it to false"
         )
 
@@ -54,8 +54,8 @@ def sheet(rows: Sequence[tuple[str, Sequence[Float[Tensor, "_ _ 3"]]]], side: in
     """Return rows of square pictures as one image, each row under a line of text.
 
     Args:
-        rows: of each the text, and its pictures [S, S, 3] in [0, 1], whose sizes may differ.
-        side: of a picture in the image, in pixels.
+        rows: text and pictures [S, S, 3] in [0, 1] of each row; the sizes may differ.
+        side: side of each picture in the image, in pixels.
     """
     columns = max(len(pictures) for _, pictures in rows)
     image = Image.new("RGB", (columns * side, len(rows) * (side + LINE)), PAPER)
@@ -70,7 +70,7 @@ def sheet(rows: Sequence[tuple[str, Sequence[Float[Tensor, "_ _ 3"]]]], side: in
 
 
 def reference_scores(seen: Float[np.ndarray, "H W 3"], target: Float[np.ndarray, "H W 3"]) -> dict[str, float]:
-    """Return the PSNR in dB and the SSIM of a picture in [0, 1], by the formulas of the tables but at the training's size."""
+    """Return the PSNR in dB and the SSIM of a picture in [0, 1], with the tables' formulas but at the training size."""
     from skimage.metrics import structural_similarity
 
     error = float(((seen.astype(np.float64) - target) ** 2).mean())
@@ -87,10 +87,10 @@ class StageWatch:
     Args:
         out: the stage's folder.
         stage: its settings.
-        scene: what is optimised.
+        scene: the scene that is optimised.
         example: its example.
-        rows: what was logged of each step so far, by name; grows with the loop.
-        resumes: whether the stage goes on from a checkpoint. If not, what an earlier run left to be watched is deleted.
+        rows: values logged at each step so far, by name; grows with the loop.
+        resumes: whether the stage resumes from a checkpoint. If not, the logs of an earlier run are deleted.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class StageWatch:
         self.size = round(stage.resolution * stage.reference_scale)
         self._shown: dict[str, tuple[str, list[Tensor]]] = {}
         self._events: SummaryWriter | None = None
-        # event files are written again from `rows`: the end of a killed process's file may be missing
+        # event files are rewritten from `rows`, because the end of a killed process's file may be missing
         for folder in (EVENTS,) if resumes else (GUIDANCE, PROGRESS, EVENTS):
             shutil.rmtree(out / folder, ignore_errors=True)
 
@@ -119,13 +119,13 @@ class StageWatch:
 
     @torch.no_grad()
     def guidance(self, name: str, rgb: Tensor, prior: Prior, prediction: NoisePrediction) -> None:
-        """Keep what one prior saw and answered in this step: the view, its noisy latents and the denoised ones, decoded.
+        """Keep a prior's input and prediction in this step: the view, and the noisy and the denoised latents, decoded.
 
         Args:
-            name: of the prior in the stage.
-            rgb: the rendered pictures [B, H, W, 3], of which the first is shown.
+            name: name of the prior in the stage.
+            rgb: the rendered pictures [B, H, W, 3]; the first one is shown.
             prior: the diffusion model.
-            prediction: of it, for the pictures.
+            prediction: its prediction for the pictures.
         """
         alphas = prior.alphas_cumprod.to(prediction.latents.device)
         noisy = add_noise(prediction.latents.detach(), prediction.noise, alphas, prediction.t.to(alphas.device))
@@ -133,14 +133,14 @@ class StageWatch:
         self._shown[name] = (f"{name}, t = {int(prediction.t[0])}: view, noisy, denoised", [rgb[0], *decoded])
 
     def after_step(self, step: int, values: dict[str, float]) -> dict[str, float]:
-        """Write what is due after a step.
+        """Write the logs that are due after a step.
 
         Args:
-            step: of the stage.
-            values: what is logged of it.
+            step: number of the step.
+            values: values to log.
 
         Returns:
-            `values`, with the scores of the reference view where the scene was evaluated.
+            `values`, with the scores of the reference view if the scene was evaluated.
         """
         if self._shown:
             side = max(len(pictures[1]) for _, pictures in self._shown.values())
@@ -155,7 +155,7 @@ class StageWatch:
 
     @torch.no_grad()
     def _evaluate(self, step: int) -> dict[str, float]:
-        """Write views of the scene as it is, and return the scores of the reference view, if the example has a picture."""
+        """Write views of the current scene, and return the scores of the reference view, if the example has a picture."""
         c = self.example.camera
         azimuths = [c.azimuth, *(c.azimuth + turn for turn in TURNS)]
         camera = Camera.orbit(c.polar, azimuths, c.radius, c.fov, self.size)
@@ -163,7 +163,7 @@ class StageWatch:
         colours = [view.rgb[0] for view in seen]
         normals = [
             (view.normal[0] + 1) / 2 + (1 - view.opacity[0]) / 2 for view in seen if view.normal is not None
-        ]  # normals are multiplied by opacity: white where nothing is
+        ]  # normals are multiplied by opacity, so empty pixels become white
         scores: dict[str, float] = {}
         text = f"after {step + 1} steps"
         if self.example.pictured:
@@ -193,7 +193,7 @@ class StageWatch:
             self._events.add_scalar(name, value, step)
 
     def _write(self, folder: str, number: int, image: Image.Image) -> None:
-        """Write a picture as FOLDER/NUMBER.png, whole or not at all."""
+        """Write a picture as FOLDER/NUMBER.png, completely or not at all."""
         stream = io.BytesIO()
         image.save(stream, "PNG")
         (self.out / folder).mkdir(parents=True, exist_ok=True)

@@ -153,7 +153,7 @@ def test_a_damaged_save_is_set_aside_and_the_one_before_is_used(example, coarse,
     with killed_at(18, monkeypatch), pytest.raises(Killed):
         reconstruct(example, stage_settings(**SHORT), 0, out)
     said = capsys.readouterr().err
-    assert f"damaged-{last.name}" in said and "resumes from step 10" in said
+    assert f"damaged-{last.name}" in said and "resuming from step 10" in said
     assert (last.parent / f"damaged-{last.name}").is_file() and not last.exists()
     reconstruct(example, stage_settings(**SHORT), 0, out)
     same(out, coarse, *FILES)
@@ -226,7 +226,7 @@ def test_a_signal_saves_after_the_step_and_leaves_with_75(example, coarse, tmp_p
 def test_a_second_process_is_refused(tmp_path):
     with (
         LoopCheckpoints(tmp_path / "out", {}, []),
-        pytest.raises(InputError, match="another process works on"),
+        pytest.raises(InputError, match="another process is using"),
         LoopCheckpoints(tmp_path / "out", {}, []),
     ):
         pass
