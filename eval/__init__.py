@@ -1,1 +1,1 @@
-"""Scores, tables and ceilings. Sees only folders of images, meshes and JSON; knows nothing of how they were made."""
+"""Scores, tables and ceilings. It sees only folders of images, meshes and JSON, and does not know how they were made."""

@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-# by name: eval imports nothing of magic123 but its records, and this is the command line of both
+# imported by name: of magic123, eval imports only the records, but the command line is shared
 main = import_module("magic123.__main__").main
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Store a model's answers to fixed pictures beside its weights, to check later that it still gives them."""
+"""Store a model's outputs for fixed pictures beside its weights, to check later that they are still the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def main(argv: list[str]) -> None:
     networks = {option: network for option, network in NETWORKS.items() if network.canary}
     for option, network in networks.items():
         parser.add_argument(f"--{option}", action="append", default=[], help=network.help)
-    parser.add_argument("--device", help="device of the networks; default: cuda where there is one")
+    parser.add_argument("--device", help="device of the networks; default: cuda if there is one")
     given = vars(parser.parse_args(argv))
     device = present_device(given.pop("device"))
     if not any(given.values()):

@@ -1,4 +1,4 @@
-"""PSNR that a perfect and a trivial reconstruction of the reference view would get, by protocol and picture."""
+"""PSNR that a perfect and a trivial reconstruction of the reference view would reach, by protocol and picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One picture of a table: rows are examples, columns the input, the true view and every method's stage."""
+"""One picture of a table: rows are examples; columns are the input, the true view and every method's stage."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""merge: make one table and one page of results that several runs have packed.
+"""merge: make one table and one page from the packed results of several runs.
 
 magic123 merge ours.zip theirs.zip --out merged
 
-Packages that were changed, and results that do not belong in one table (another version of a metric, other weights, other
-settings under one name, another picture under one name), are refused.
+Modified packages are refused, and so are results that do not belong in one table: those with different versions of a metric,
+different weights, or different settings or pictures under the same name.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
     def check(name: str) -> Path:
         key = f"{given.scene.name}/{name}"
         if hashes is not None and key not in hashes:
-            raise InputError(f"{given.hashes} has no hash of {key}; name the scene's folder as the data set does")
+            raise InputError(f"{given.hashes} has no hash for {key}; name the scene's folder as the data set does")
         check_file(given.scene / name, hashes[key] if hashes is not None else None)
         return given.scene / name
 

@@ -14,7 +14,7 @@ def main(argv: list[str]) -> None:
     """Run `magic123 report` with the options in `argv`."""
     parser = argparse.ArgumentParser(prog="magic123 report", description=__doc__.splitlines()[0])
     parser.add_argument("--plan", type=Path, required=True, help="plan.json: every planned cell")
-    parser.add_argument("--settings", required=True, help="title, columns, rows, reported, as JSON, or a file of it")
+    parser.add_argument("--settings", required=True, help="title, columns, rows, reported: as JSON, or a JSON file")
     parser.add_argument("--reported", type=Path, default=Path("config/reported.csv"), help="published numbers")
     parser.add_argument("--truth", default="{}", help=TRUTH_HELP)
     parser.add_argument(

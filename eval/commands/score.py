@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--alpha",
         choices=["straight", "premultiplied", "hard", "none"],
-        help="how the alpha is stored, where there is no example.json",
+        help="how the alpha is stored, if there is no example.json",
     )
     parser.add_argument("--mesh", type=_path, default=None, help="the result's mesh, or none")
     parser.add_argument("--truth-mesh", type=_path, default=None, help="the true mesh in the same frame, or none")
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--caption", help="the example's own caption, for R-precision")
     parser.add_argument("--captions", help="all captions of its dataset, a JSON list")
     parser.add_argument("--record", type=_path, default=None, help="the result's stage.json, or none")
-    parser.add_argument("--device", help="device of the networks; default: cuda where there is one")
+    parser.add_argument("--device", help="device of the networks; default: cuda if there is one")
     parser.add_argument("--out", type=Path, required=True, help="scores.json to write")
     given = parser.parse_args(argv)
 
@@ -76,19 +76,19 @@ def main(argv: list[str]) -> None:
     for protocol in protocols:
         if not pictured and protocol.name == "as-published":
             raise InputError(
-                f"{protocol.name} compares with the input picture, and {given.reference} has none; leave this protocol out"
+                f"{protocol.name} compares with the input picture, but {given.reference} has none; leave this protocol out"
             )
         untouched = protocol.blend == "zero-is-white" and given.published
         references[protocol.name] = read_reference(given.published if untouched else given.reference, protocol, given.alpha)
     mesh, no_mesh = find_mesh(given.mesh)
     networks = {option: getattr(given, option) for option in NETWORKS}
-    # torch takes seconds to import, and a result with no network to score with does without
+    # torch takes seconds to import, and is not needed without networks
     device = present_device(given.device) if given.device or any(networks.values()) else "cpu"
     models = load_models(networks, device)
     kernels, alignment, values = rendering_kernels(given.views), alignment_of(given.views), []
     for protocol in protocols:
         reference = references[protocol.name]
-        chosen = every if protocol.name == "syncdreamer" else views  # it counts the input's view among the others
+        chosen = every if protocol.name == "syncdreamer" else views  # it includes the input's view
         values += score_views(protocol, chosen, reference, models, kernels, captions, ring, alignment=alignment)
         if protocol.name == "syncdreamer" and given.truth_mesh is not None and mesh is not None:
             mesh_values, mesh_gaps = score_mesh(protocol, mesh, given.truth_mesh, alignment)

@@ -1,4 +1,4 @@
-"""Planned grid + scores -> one table: means over seeds of means over examples, with complete denominators."""
+"""Planned grid and scores -> one table: means over seeds of means over examples, with complete denominators."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def main(argv: list[str]) -> None:
     """Run `magic123 table` with the options in `argv`."""
     parser = argparse.ArgumentParser(prog="magic123 table", description=__doc__.splitlines()[0])
     parser.add_argument("--plan", type=Path, required=True, help="plan.json: every planned cell")
-    parser.add_argument("--settings", required=True, help="title, columns, rows, reported, as JSON, or a file of it")
+    parser.add_argument("--settings", required=True, help="title, columns, rows, reported: as JSON, or a JSON file")
     parser.add_argument("--reported", type=Path, default=Path("config/reported.csv"), help="published numbers")
-    parser.add_argument("--out", type=Path, required=True, help="without suffix: .csv, -cells.csv, .md and others are added")
+    parser.add_argument("--out", type=Path, required=True, help="stem of the files; .csv, -cells.csv, .md etc. are added")
     given = parser.parse_args(argv)
     table = build_table(given.out.name, read_json_object("--settings", given.settings), read_plan(given.plan))
     published = read_reported(given.reported) if table.reported else []

@@ -1,6 +1,6 @@
 """Canary: the stored outputs of a network for fixed pictures, which later runs compare with.
 
-A network with random weights, another activation or another input range loads without an error and gives wrong numbers.
+A network with random weights, a wrong activation or a wrong input range loads without an error and gives wrong numbers.
 The canary is written once, beside the weights, when they are made or downloaded, and compared each time they are used.
 """
 
@@ -25,7 +25,7 @@ class Scorer(Protocol):
     Attributes:
         name: Name of its metric.
         file: Its weights.
-        sha256: Of that file.
+        sha256: SHA-256 of that file.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Scorer(Protocol):
 
 
 def canary_pairs() -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return four pairs of pictures [64, 64, 3] uint8 in closed form: moved, recoloured, inverted, unrelated."""
+    """Return four pairs of computed pictures [64, 64, 3] uint8: moved, recoloured, inverted, unrelated."""
     y, x = np.mgrid[0:SIDE, 0:SIDE] / (SIDE - 1.0)
 
     def disc(cx: float, cy: float, colour: tuple[float, float, float]) -> np.ndarray:
@@ -92,9 +92,7 @@ def check_canary(scorer: Scorer) -> str:
         raise InputError(f"{path} is missing, so {scorer.name} is unverified: write it once with `magic123 canary`")
     stored = read_json(path, "canary")
     if stored.get("sha256") != scorer.sha256:
-        raise InputError(
-            f"{path} belongs to other weights than {scorer.file.name}; fetch the weights again or rewrite the canary"
-        )
+        raise InputError(f"{path} does not belong to {scorer.file.name}; fetch the weights again or rewrite the canary")
     answers, expected = np.array(scorer.answers(*canary_pairs())), np.array(stored.get("answers"), dtype=float)
     error = 1.0
     if answers.shape == expected.shape:
@@ -102,6 +100,6 @@ def check_canary(scorer: Scorer) -> str:
     if not error <= TOLERANCE:
         raise InputError(
             f"{scorer.name} differs from its canary {path} by {error:.2%} (allowed {TOLERANCE:.1%}); "
-            "check for another activation, input range or library version"
+            "check for a different activation, input range or library version"
         )
     return f"agreed to {TOLERANCE:.1%}"

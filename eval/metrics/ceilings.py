@@ -1,9 +1,9 @@
 """PSNR of the reference view that a perfect reconstruction, and a trivial one, would reach under each protocol.
 
 Predictions: `perfect`, the training target itself; `coarse` and `fine`, that target as the published method would render
-it (the reference view of 192 px enlarged by cubic interpolation, and of 1024 px reduced by area averaging, then saved as the
+it (the reference view at 192 px enlarged by cubic interpolation, and at 1024 px reduced by area averaging, then saved as the
 protocol saves renders); `white`, `grey` (0.5) and `black`. Under `as-published` the target is Magic123's own (squashed, and
-blended as straight alpha whatever its convention); under `corrected` it is the protocol's reference picture.
+always blended as straight alpha); under `corrected` it is the protocol's reference picture.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from eval.pictures.protocols import (
 from magic123.records.alpha import detect
 from magic123.records.errors import InputError
 
-SIZE = 800  # pixels of a side of a published render
-COARSE, FINE = 192, 1024  # pixels of a side of the reference view in the two stages
+SIZE = 800  # side of a published render in pixels
+COARSE, FINE = 192, 1024  # side of the reference view in the two stages in pixels
 FIELDS = ["dataset", "example", "prediction", "protocol", "psnr"]
 
 
@@ -38,7 +38,7 @@ def training_target(protocol: Protocol, rgba: np.ndarray, blended: np.ndarray, s
     """Return the training target of the reference view.
 
     Args:
-        protocol: Decides which target.
+        protocol: Determines the target.
         rgba: The picture, [H, W, 4] uint8.
         blended: The same picture as `without_alpha` returns it.
         size: Side in pixels.
@@ -55,7 +55,7 @@ def predictions(protocol: Protocol, rgba: np.ndarray, blended: np.ndarray) -> di
     """Return the predictions by name, each [800, 800, 3]: uint8 as saved on disk, or floats in [0, 1].
 
     Args:
-        protocol: Decides on the training target, and on how renders are saved.
+        protocol: Determines the training target, and how renders are saved.
         rgba: The picture, [H, W, 4] uint8.
         blended: The same picture as `without_alpha` returns it.
     """

@@ -1,4 +1,4 @@
-"""CLIP similarity between images, and between images and captions, by models in the format of open_clip.
+"""CLIP similarity between images, and between images and captions, with models in open_clip's format.
 
 A model is a folder with open_clip_config.json ({"model_cfg", "preprocess_cfg"}) and open_clip_model.safetensors, or
 ARCHITECTURE=FILE with one of the architecture names of open_clip. Nothing is downloaded. All computation is in single
@@ -49,7 +49,7 @@ class ClipModel:
         range: Scaling of its input, for the metric card.
         activation: QuickGELU or GELU.
         file: Its weights.
-        sha256: Of that file.
+        sha256: SHA-256 of that file.
         libraries: Distributions whose versions go into the metric card.
         canary: Result of the comparison with the canary, in words.
     """
@@ -63,7 +63,7 @@ class ClipModel:
             model: The model.
             architecture: Its `model_cfg`.
             file: Its weights.
-            device: Device of torch.
+            device: The torch device.
         """
         preprocess = model.visual.preprocess_cfg
         size = model.visual.image_size
@@ -87,7 +87,7 @@ class ClipModel:
         return "clip-mini" if parameters < MINIATURE_PARAMETERS else f"clip-{self.sha256[:8]}"
 
     def encode(self, pictures: list[np.ndarray]) -> np.ndarray:
-        """Embed pictures. A batch that was embedded before, under another protocol, is not computed again.
+        """Embed pictures. Batches are cached, because several protocols may embed the same one.
 
         Args:
             pictures: N pictures [H, W, 3], uint8 or floats in [0, 1].
@@ -102,7 +102,7 @@ class ClipModel:
 
         prepared = [(resize_area(unit_floats(p).astype(np.float32), self.size) - self.mean) / self.deviation for p in pictures]
         parts = []
-        self.model.visual.to(self.device)  # the other tower stays where it is until a caption is asked for
+        self.model.visual.to(self.device)  # the text tower is moved only if captions are encoded
         with torch.no_grad():
             for start in range(0, len(prepared), BATCH):
                 stacked = np.stack(prepared[start : start + BATCH])
@@ -121,7 +121,7 @@ class ClipModel:
         return (self.encode(first) * self.encode(second)).sum(1).tolist()
 
     def answers(self, first: list[np.ndarray], second: list[np.ndarray]) -> list[float]:
-        """Return the similarities and one whole embedding, which is more sensitive to the activation (for the canary)."""
+        """Return the similarities, and one whole embedding, which is more sensitive to the activation (for the canary)."""
         return [*self.compare(first, second), *self.encode(second[-1:])[0].tolist()]
 
     def encode_captions(self, captions: list[str]) -> np.ndarray:
@@ -134,7 +134,7 @@ class ClipModel:
             Embeddings of unit length, [N, D] float64.
 
         Raises:
-            MetricGap: The model has another vocabulary than CLIP's, and no tokenizer; or a caption is too long for it.
+            MetricGap: The model's vocabulary is not CLIP's and its tokenizer is missing; or a caption is too long.
             InputError: The model returned NaN.
         """
         import torch
@@ -148,15 +148,15 @@ class ClipModel:
         return embedding
 
     def _tokens(self, captions: list[str]) -> torch.Tensor:
-        """Return the captions' padded tokens [N, L]; a caption is never cut off.
+        """Return the captions' padded tokens [N, L]; captions are never truncated.
 
         Raises:
-            MetricGap: A caption is longer than the model reads, or its tokenizer is missing.
+            MetricGap: A caption has more tokens than the model reads, or the tokenizer is missing.
         """
         length = self.model.context_length
         if (folder := self.file.with_name("tokenizer")).is_dir() and self.file.name == WEIGHTS:
             import torch
-            from tokenizers import Tokenizer  # transformers takes two seconds to import, and calls this
+            from tokenizers import Tokenizer  # transformers uses this library too, but takes two seconds to import
 
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
             tokenizer.no_truncation()
@@ -170,9 +170,9 @@ class ClipModel:
         else:
             import open_clip
 
-            longest = 2 * max(len(caption.encode()) for caption in captions) + 2  # surely no fewer than its tokens
+            longest = 2 * max(len(caption.encode()) for caption in captions) + 2  # an upper bound of the number of tokens
             tokens = open_clip.SimpleTokenizer(context_length=max(length, longest))(captions)
-            counts = (tokens.argmax(1) + 1).tolist()  # the end has the highest number
+            counts = (tokens.argmax(1) + 1).tolist()  # the end token has the highest id
         for caption, count in zip(captions, counts, strict=True):
             if count > length:
                 raise MetricGap(f"the caption {caption!r} has {count} tokens, and {self.name} reads {length}; shorten it")
@@ -180,13 +180,13 @@ class ClipModel:
 
 
 def import_open_clip(plain: bool) -> ModuleType:
-    """Import open_clip without what it does not need for a model, unless something has imported that already.
+    """Import open_clip without the packages that the model does not need, unless they are already imported.
 
-    open_clip takes transformers, and timm for towers that are not its own; torchvision takes the front end of `torch.compile`
-    for one question. None of our models asks for these, and they take twice as long to import as torch does.
+    open_clip imports transformers, and timm for towers that are not its own; torchvision imports the front end of
+    `torch.compile` for a single check. Our models need none of these, which take twice as long to import as torch.
 
     Args:
-        plain: Whether the model has open_clip's own two towers; another one needs timm.
+        plain: Whether the model has open_clip's own two towers; other models need timm.
     """
     stand_ins: dict[str, Any] = {"transformers": None}  # None makes an import fail
     if plain:
@@ -204,22 +204,22 @@ def import_open_clip(plain: bool) -> ModuleType:
 
 
 def _is_compile_supported(device: Any) -> bool:
-    """Ask the function that this one stands in for, which torchvision calls in detection models alone."""
+    """Call the function that this one stands in for; torchvision calls it only in detection models."""
     from torch._dynamo.utils import is_compile_supported
 
     return is_compile_supported(device)
 
 
 def _is_plain(architecture: dict) -> bool:
-    """Return whether an architecture has open_clip's own two towers, and no others."""
+    """Return whether an architecture consists of open_clip's own two towers."""
     towers = (architecture, architecture["vision_cfg"], architecture.get("text_cfg", {}))
     return not any({"custom_text", "multimodal_cfg", "timm_model_name", "hf_model_name"} & tower.keys() for tower in towers)
 
 
 def _mapped(architecture: dict, preprocess: dict, file: Path) -> open_clip.CLIP:
-    """Build a model on the meta device and give it the parameters of a safetensors file, which stay in the file until used.
+    """Build a model on the meta device with the parameters of a safetensors file, which are read when they are used.
 
-    A small model is built on the CPU: random numbers on the meta device import the front end of `torch.compile`.
+    A small model is built on the CPU, because random numbers on the meta device import the front end of `torch.compile`.
 
     Raises:
         RuntimeError: The parameters are not those of the architecture.
@@ -234,8 +234,8 @@ def _mapped(architecture: dict, preprocess: dict, file: Path) -> open_clip.CLIP:
     with torch.random.fork_rng(devices=[]), torch.device("cpu" if small else "meta"):
         model = CLIP(**architecture)
     model.load_state_dict(load_file(file), assign=True)  # strict
-    model.float()  # a copy of what is in half precision, as the miniature is
-    if model.attn_mask is not None:  # the one tensor that no file has
+    model.float()  # copies parameters in half precision, such as the miniature's
+    if model.attn_mask is not None:  # the only tensor that is not in the file
         model.attn_mask = torch.full(model.attn_mask.shape, -torch.inf).triu_(1)
     if lost := [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_meta]:
         raise RuntimeError(f"{lost[0]} has no values")
@@ -247,13 +247,13 @@ def load_clip(place: str, device: str = "cpu", prove: bool = True) -> ClipModel:
     """Load a CLIP model.
 
     Args:
-        place: A folder in the format of open_clip, or ARCHITECTURE=FILE.
-        device: Device of torch.
+        place: A folder in open_clip's format, or ARCHITECTURE=FILE.
+        device: The torch device.
         prove: Whether to compare the model with its canary.
 
     Raises:
         MetricGap: The weights are missing.
-        InputError: The weights are damaged, or of another architecture, or the model differs from its canary.
+        InputError: The weights are damaged, or do not fit the architecture, or the model differs from its canary.
     """
     name, equals, path = place.partition("=")
     if equals:
@@ -266,7 +266,7 @@ def load_clip(place: str, device: str = "cpu", prove: bool = True) -> ClipModel:
         open_clip = import_open_clip(plain=False)
         architecture = open_clip.get_model_config(name)
         if architecture is None:
-            raise InputError(f"open_clip knows no architecture {name!r}; see open_clip.list_models()")
+            raise InputError(f"open_clip has no architecture {name!r}; see open_clip.list_models()")
     else:
         config = read_json(need_file(Path(place) / CONFIG, "CLIP configuration"), "CLIP configuration")
         architecture = config.get("model_cfg")
@@ -275,11 +275,11 @@ def load_clip(place: str, device: str = "cpu", prove: bool = True) -> ClipModel:
         open_clip = import_open_clip(_is_plain(architecture))
     try:
         if equals or not _is_plain(architecture):
-            # without `require_pretrained` a missing checkpoint leaves random weights and only a line in the log
+            # without `require_pretrained` a missing checkpoint means random weights, and only a line in the log
             model = open_clip.create_model(source, require_pretrained=True, device="cpu", **options)
         else:
             model = _mapped(architecture, config.get("preprocess_cfg", {}), file)
-    except Exception as problem:  # a damaged file raises whichever exception its reader raises
+    except Exception as problem:  # readers of damaged files raise various exceptions
         raise InputError(f"{file} does not hold the CLIP model it declares: {first_line(problem)}") from problem
     loaded = ClipModel(model, architecture, file, device)
     if prove:

@@ -1,6 +1,6 @@
-"""Contextual distance (Mechrez et al. 2018): whether two pictures have similar features, wherever these are in the picture.
+"""Contextual distance (Mechrez et al. 2018): whether two pictures have similar features, regardless of their positions.
 
-With x_i and y_j the features of render and reference at every position, minus the mean of the y: d_ij = 1 - cos(x_i, y_j),
+Let x_i and y_j be the features of render and reference at every position, minus the mean of the y: d_ij = 1 - cos(x_i, y_j),
 d~_ij = d_ij / (min_k d_ik + 1e-5), w_ij = exp((1 - d~_ij) / h), CX_ij = w_ij / sum_k w_ik, and the distance is
 -log(mean_j max_i CX_ij). h is 0.5. The backbone is part of the name: `contextual-vgg19` compares relu5_4 at 224 px, as
 the papers that report this metric do; `contextual-mini` compares the third stage of the miniature perceptual network.
@@ -21,7 +21,7 @@ from magic123.records.hashes import sha256_of
 
 BANDWIDTH = 0.5
 EPSILON = 1e-5
-SIZE = 224  # pixels of a side, for VGG
+SIZE = 224  # side of VGG's input in pixels
 MINIATURE_STAGE = 2  # 8 x 8 positions for a picture of 32 px
 
 
@@ -45,13 +45,13 @@ def contextual_distance(first: Tensor, second: Tensor) -> Tensor:
 
 
 class ContextualMetric:
-    """The contextual distance by one backbone.
+    """The contextual distance with one backbone.
 
     Attributes:
         name: Name of the metric.
         size: Side of the backbone's input in pixels.
         file: The backbone's weights.
-        sha256: Of that file.
+        sha256: SHA-256 of that file.
         libraries: Distributions whose versions go into the metric card.
         details: Settings of the distance, for the metric card.
         canary: Result of the comparison with the canary, in words.
@@ -67,8 +67,8 @@ class ContextualMetric:
             features: Maps pictures [N, 3, H, W] in [-1, 1] to features [N, C, h, w].
             size: Side of its input in pixels.
             file: Its weights.
-            sha256: Of that file.
-            device: Device of torch.
+            sha256: SHA-256 of that file.
+            device: The torch device.
         """
         self.name, self.features, self.size, self.file, self.sha256, self.device = name, features, size, file, sha256, device
         self.canary = "not applicable"
@@ -96,7 +96,7 @@ def of_miniature(metric: PerceptualMetric) -> ContextualMetric:
     """Return `contextual-mini`, which shares the network and the canary of `lpips-mini`.
 
     Args:
-        metric: What `load_mini` returns.
+        metric: The result of `load_mini`.
     """
     network = metric.network
     if not isinstance(network, MiniPerceptual):
@@ -115,11 +115,11 @@ def load_vgg19(file: Path, device: str = "cpu") -> ContextualMetric:
 
     Args:
         file: torchvision's VGG-19, a state dict with `features.*`.
-        device: Device of torch.
+        device: The torch device.
 
     Raises:
         MetricGap: The file is missing.
-        InputError: The file is damaged or another one.
+        InputError: The file is damaged, or is not this network.
     """
     if not file.is_file():
         raise MetricGap(f"needs vgg19 at {file}: {FETCH}")
@@ -131,7 +131,7 @@ def load_vgg19(file: Path, device: str = "cpu") -> ContextualMetric:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
         network.load_state_dict({key: state[f"features.{key}"] for key in network.state_dict()})
-    except Exception as problem:  # a damaged file raises whichever exception its reader raises
+    except Exception as problem:  # readers of damaged files raise various exceptions
         raise InputError(f"{file} does not hold the weights of vgg19: {first_line(problem)}") from problem
     network = network.eval().to(device)
     mean, deviation = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))

@@ -2,7 +2,7 @@
 
 The thresholds were chosen on the six true objects of the demo (rings of renders, depth maps, meshes), none of which raises a
 flag, and on deliberately damaged versions of them: with two fronts, a concave front, a white back, floating pieces,
-oversaturated colours, a shattered mesh. A flag is a warning to look at the pictures, not a verdict: a vase has no front, and
+oversaturated colours, a shattered mesh. A flag is a reason to look at the pictures, not a verdict: a vase has no front, and
 a bowl is concave.
 """
 
@@ -26,12 +26,12 @@ from magic123.records.cards import Flag
 from magic123.records.errors import InputError
 from magic123.records.files import read_json
 
-SMALL = 32  # pixels of a side at which views are compared
-FEWEST_SIDES = 8  # views that a ring needs for a test of repetition
+SMALL = 32  # side in pixels at which views are compared
+FEWEST_SIDES = 8  # smallest number of views of a ring that is tested for repetition
 SAME_SIDES = 1e-3  # mean squared difference below which all views of a ring count as equal
-BEHIND = 120.0  # degrees of azimuth from the reference view
-SMALL_PIECE = 0.1  # of the object's pixels
-NEAR_WHITE = 235  # of 255, every channel
+BEHIND = 120.0  # degrees of azimuth from the reference view, from which a view counts as from behind
+SMALL_PIECE = 0.1  # share of the object's pixels below which a piece is small
+NEAR_WHITE = 235  # smallest value of every channel, of 255
 
 
 class NotMeasured(Exception):
@@ -40,7 +40,7 @@ class NotMeasured(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """What flags are measured from.
+    """The result that flags are measured on.
 
     Attributes:
         folder: Folder of the views, with alpha/ and depth/.
@@ -60,21 +60,21 @@ class Result:
 
     @property
     def picture(self) -> Reference:
-        """Return the reference picture. Raises NotMeasured where there is none."""
+        """Return the reference picture. Raises NotMeasured if there is none."""
         if self.reference is None:
             raise NotMeasured(NO_PICTURE)
         return self.reference
 
     def opaque(self, view: View) -> np.ndarray:
-        """Return where the object is in a view, [S, S] bool. Raises NotMeasured without an alpha map."""
+        """Return the object's mask in a view, [S, S] bool. Raises NotMeasured if there is no alpha map."""
         alpha = _read_map(self.folder / "alpha" / f"{view.name}.png", "alpha map")
         if alpha.shape != view.render.shape[:2]:
-            raise InputError(f"{self.folder}/alpha/{view.name}.png has another size than its view; render the views again")
+            raise InputError(f"{self.folder}/alpha/{view.name}.png differs in size from its view; render the views again")
         return alpha > 127
 
     @property
     def novel(self) -> list[View]:
-        """Return the novel views. Raises NotMeasured where there are none."""
+        """Return the novel views. Raises NotMeasured if there are none."""
         novel = [view for view in self.views if view.set != REFERENCE]
         if not novel:
             raise NotMeasured("there are no novel views")
@@ -82,7 +82,7 @@ class Result:
 
 
 def _read_map(file: Path, what: str) -> np.ndarray:
-    """Return a picture of one channel, [H, W]. Raises NotMeasured where there is none."""
+    """Return a picture with one channel, [H, W]. Raises NotMeasured if there is none."""
     if not file.is_file():
         raise NotMeasured(f"there is no {what} {file.parent.name}/{file.name} beside the views")
     picture = decode(file)
@@ -94,14 +94,14 @@ def _read_map(file: Path, what: str) -> np.ndarray:
 def largest_part(mesh: Path | None, reason: str) -> float:
     """Return the fraction of a mesh's area in its largest connected part.
 
-    Vertices at the same position are one, so that seams of the texture do not separate parts.
+    Vertices at the same position are merged, so that texture seams do not separate parts.
 
     Args:
         mesh: File of the mesh, or None.
-        reason: Why there is none.
+        reason: Why there is no mesh.
 
     Raises:
-        NotMeasured: The method makes no mesh.
+        NotMeasured: The method does not make meshes.
     """
     if mesh is None:
         if reason == NO_MESH_MADE:
@@ -117,13 +117,13 @@ def largest_part(mesh: Path | None, reason: str) -> float:
 
 
 def repetition(renders: list[np.ndarray]) -> float:
-    """Return how much the views of a ring differ after a half, third or quarter turn, relative to any two views.
+    """Return the difference of a ring's views after a half, third or quarter turn, relative to that of any two views.
 
     Args:
         renders: Views [S, S, 3] uint8 in the order of the ring.
 
     Returns:
-        The smallest ratio of the three turns, near 0 for an object with several equal fronts; 1 where all views are equal.
+        The smallest ratio of the three turns, near 0 for an object with several equal fronts; 1 if all views are equal.
     """
     sides = np.stack([resize_area(render.astype(np.float32) / 255, SMALL) for render in renders])
     count = len(sides)
@@ -205,7 +205,7 @@ def white_back(result: Result) -> float:
 
 
 def in_small_pieces(opaque: np.ndarray) -> float:
-    """Return the fraction of the true pixels of [H, W] bool in connected pieces below SMALL_PIECE of them; 0 without any."""
+    """Return the fraction of a mask's pixels, [H, W] bool, in connected pieces below SMALL_PIECE; 0 for an empty mask."""
     pieces = cv2.connectedComponentsWithStats(opaque.astype(np.uint8), connectivity=8)[2][1:, cv2.CC_STAT_AREA]
     return float(pieces[pieces < SMALL_PIECE * pieces.sum()].sum() / pieces.sum()) if len(pieces) else 0.0
 
@@ -213,7 +213,7 @@ def in_small_pieces(opaque: np.ndarray) -> float:
 def floaters(result: Result) -> float:
     """Return the fraction of the object's pixels in small pieces, mean over novel views, minus that of the reference."""
     masks = [result.opaque(view) for view in result.novel]
-    # the object itself may have detached parts, and thin parts break at few pixels: reduce the reference to the views' size
+    # the object itself may have detached parts, and thin parts break at low resolution, so the reference is reduced too
     alpha = pad_to_square(result.picture.rgba[..., 3], 0)
     reference = resize_area(alpha, min(len(masks[0]), len(alpha))) > 127
     return float(np.mean([in_small_pieces(mask) for mask in masks])) - in_small_pieces(reference)
@@ -246,10 +246,10 @@ class Rule:
 
     Attributes:
         measure: Returns the number, or raises NotMeasured.
-        threshold: Beyond which the flag is raised.
-        raised_above: Whether the flag is raised above the threshold; else it is raised below.
-        meaning: Of the number, in words.
-        of_the_picture: Whether it needs the reference picture or view, which a result made from a caption does not have.
+        threshold: The number beyond which the flag is raised.
+        raised_above: Whether the flag is raised above the threshold; otherwise below.
+        meaning: Meaning of the number, in words.
+        of_the_picture: Whether it needs the reference picture or view, which a result made from a caption lacks.
     """
 
     measure: Callable[[Result], float]
@@ -311,7 +311,7 @@ RULES = {
 
 
 def measure_flags(result: Result) -> list[Flag]:
-    """Return every flag of RULES: raised, clear, or not measured with the reason."""
+    """Return every flag of RULES: raised, clear, or not measured, with the reason."""
     flags = []
     for name, rule in RULES.items():
         number, reason = None, ""

@@ -23,7 +23,7 @@ def unit_floats(picture: np.ndarray) -> np.ndarray:
         [H, W, 3] float64 in [0, 1].
 
     Raises:
-        InputError: It has another shape, type or range, or NaN.
+        InputError: The shape, type or range is different, or there is NaN.
     """
     if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3:
         raise InputError(f"a picture must be an array [H, W, 3], got {getattr(picture, 'shape', type(picture).__name__)}")
@@ -33,7 +33,7 @@ def unit_floats(picture: np.ndarray) -> np.ndarray:
         raise InputError(f"a picture must have uint8 or float pixels, got {picture.dtype}")
     if not np.isfinite(picture).all():
         raise InputError("a picture holds NaN or infinite values; its render failed")
-    # a render may overshoot a little; [-1, 1] and [0, 255] are other ranges
+    # renders may overshoot slightly; ranges such as [-1, 1] and [0, 255] are mistakes
     if picture.min() < -0.1 or picture.max() > 1.1:
         raise InputError(f"a float picture must lie in [0, 1], this one spans [{picture.min():.3g}, {picture.max():.3g}]")
     return np.clip(picture.astype(np.float64), 0, 1)
@@ -75,7 +75,7 @@ def ssim(prediction: np.ndarray, truth: np.ndarray, data_range: float | None = 1
     Args:
         prediction: [H, W, 3], uint8 or floats in [0, 1], at least 11 pixels high and wide.
         truth: The same.
-        data_range: What values may span; None for the larger of the two pictures' own spans, torchmetrics' default.
+        data_range: Range of the values; None for the larger range of the two pictures, which is torchmetrics' default.
 
     Raises:
         InputError: The pictures cannot be compared, or are too small.

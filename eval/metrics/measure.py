@@ -33,23 +33,23 @@ if TYPE_CHECKING:
     import trimesh
 
 NEIGHBOURS = "odd neighbours on the ring"
-SAME = 1e-6  # largest difference of the embeddings of captions that a text encoder reads alike, which rounding leaves
+SAME = 1e-6  # captions whose embeddings differ by no more than this, by rounding, are the same to a text encoder
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The values of one metric before averaging, and what its card says about them.
+    """The values of one metric before averaging, and the facts for its card.
 
     Attributes:
         metric: Its name.
         images: View name, SET/INDEX, -> value. A metric of meshes has one value, under "".
         against: What the views are compared with.
-        resolution: Side of the pictures at the comparison in pixels; None for meshes.
+        resolution: Side of the compared pictures in pixels; None for meshes.
         seconds: Time it took.
-        range: What the values of pixels or coordinates span at the comparison.
+        range: Range of the compared pixels or coordinates.
         libraries: Distributions whose versions go into the card.
         model: The network behind it, or None.
-        details: Words for the card's full name.
+        details: Additions to the card's full name.
     """
 
     metric: str
@@ -65,13 +65,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Pair:
-    """A render and the true picture, at one size.
+    """A render and the true picture, at the same size.
 
     Attributes:
-        view: The view it is from.
+        view: The view that was rendered.
         render: [S, S, 3] uint8.
         truth: [S, S, 3] uint8.
-        mask: [S, S] bool, where the object is in the true picture.
+        mask: [S, S] bool, the object's mask in the true picture.
     """
 
     view: View
@@ -84,7 +84,7 @@ def pairs(protocol: Protocol, views: list[View], reference: Reference | None) ->
     """Return the pairs of a render and its truth: the reference view if there is a picture, and the views with a truth.
 
     Args:
-        protocol: Decides how pictures are prepared, and their size.
+        protocol: Determines how pictures are prepared, and their size.
         views: All views.
         reference: The reference picture, or None.
     """
@@ -108,8 +108,8 @@ def measure_pairs(protocol: Protocol, given: list[Pair], models: Models) -> list
     """Compute the metrics that compare a render with its truth.
 
     Args:
-        protocol: Decides which metrics.
-        given: What `pairs` returns.
+        protocol: Determines the metrics.
+        given: The result of `pairs`.
         models: Loaded networks.
     """
     if not given:
@@ -139,7 +139,7 @@ def _measured(
     details: str | None = None,
     row: Metric | None = None,
 ) -> Measured:
-    """Return values of a family of METRICS with the facts of its row, and of the network where one computed them."""
+    """Return values of a family of METRICS with the facts of its row, and of the network if one computed them."""
     row, seconds = row or METRICS[family], time.perf_counter() - start
     if model is None:
         details = str(row.details) if details is None else details
@@ -157,13 +157,13 @@ def measure_clip(
     captions: Captions | None = None,
     ring: Sequence[tuple[int, int]] = (),
 ) -> list[Measured]:
-    """Compute the metrics by CLIP.
+    """Compute the metrics that use CLIP.
 
-    These are the cosine similarity of each view with the reference picture (without one, with the caption, under another
-    name), and under `corrected` also R-precision and the self-consistency. Gaps are added to `models.gaps`.
+    These are the cosine similarity of each view with the reference picture (if there is none, with the caption, under another
+    name), and under `corrected` also R-precision and self-consistency. Gaps are added to `models.gaps`.
 
     Args:
-        protocol: Decides which metrics, and how pictures are prepared.
+        protocol: Determines the metrics, and how pictures are prepared.
         views: All views.
         reference: The reference picture, or None.
         models: Loaded networks.
@@ -177,7 +177,7 @@ def measure_clip(
 
         def add(family: str, values: dict[str, float] | list[float], against: str, start: float = start, model=model) -> None:
             images = values if isinstance(values, dict) else dict(zip((view.name for view in views), values, strict=True))
-            # a card of neighbours does not name the activation
+            # cards of neighbours do not name the activation
             details = f"{METRICS[family].details}{'' if against == NEIGHBOURS else f'.{model.activation}'}"
             measured.append(_measured(family, images, against, model.size, start, model, details))
 
@@ -236,10 +236,10 @@ def by_even(views: list[View], pairs: Sequence[tuple[int, int]], values: list[fl
 def measure_features(
     protocol: Protocol, views: list[View], reference: Reference | None, models: Models, ring: Sequence[tuple[int, int]]
 ) -> list[Measured]:
-    """Compute the metrics by networks other than CLIP that need no truth.
+    """Compute the metrics that need no truth and use networks other than CLIP.
 
     Args:
-        protocol: Decides which metrics, and how pictures are prepared.
+        protocol: Determines the metrics, and how pictures are prepared.
         views: All views.
         reference: The reference picture, or None.
         models: Loaded networks.
@@ -265,29 +265,29 @@ def measure_features(
 
 @dataclass(frozen=True)
 class MeshPair:
-    """The mesh of a result and the true mesh, in one frame."""
+    """The mesh of a result and the true mesh, in the same frame."""
 
     mesh: trimesh.Trimesh
     truth: trimesh.Trimesh
 
     @cached_property
     def distances(self) -> dict[str, float]:
-        """Return what `surface_distances` returns; computed once for all metrics."""
+        """The result of `surface_distances`, computed once for all metrics."""
         return surface_distances(self.mesh, self.truth)
 
     @property
     def closed(self) -> str:
-        """Return whether both surfaces are watertight, in a word for the card."""
+        """Whether both surfaces are watertight, as a word for the card."""
         return "watertight" if self.mesh.is_watertight and self.truth.is_watertight else "not-watertight"
 
 
 def measure_mesh(mesh: Path, truth: Path, protocol: str = "corrected") -> tuple[list[Measured], list[Gap]]:
-    """Compute the metrics of meshes, in the frame that the files have.
+    """Compute the metrics of meshes, in the files' own frame.
 
     Args:
         mesh: File of the result's mesh.
         truth: File of the true mesh.
-        protocol: Decides which metrics, and how they are computed.
+        protocol: Determines the metrics, and how they are computed.
 
     Returns:
         The values, and a gap for each metric that is not defined for these meshes.
@@ -312,7 +312,7 @@ def missing_without(models: Models, reason: str, *needs: Needs) -> list[Gap]:
     """Return a gap for every metric that needs something missing.
 
     Args:
-        models: Loaded networks; a metric by a network has a gap for each of them.
+        models: Loaded networks; a metric that uses a network has a gap for each of them.
         reason: Why it is missing.
         *needs: What is missing.
     """

@@ -1,4 +1,4 @@
-"""Metrics of two meshes in one frame: Chamfer distance, F-score, volume IoU. Nothing is aligned, scaled or centred.
+"""Metrics of two meshes in the same frame: Chamfer distance, F-score, volume IoU. Nothing is aligned, scaled or centred.
 
 Surfaces are sampled uniformly by area with a fixed seed. Lengths are in world units: the object lies in [-1, 1]^3.
 """
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 SAMPLES = 50_000
 SEED = 0
 F_SCORE_THRESHOLD = 0.05  # world units; 1/40 of the side of the cube
-ROUNDING = 1e-5  # world units by which vertices may differ that were written to files and read again
-VOXELS = 64  # of a side of the cube [-1, 1]^3
-REACH = 4.0  # world units; the volume of a mesh that reaches farther along an axis is not counted
-MOST_PIECES = 2**27  # that its faces are divided into, at most
+ROUNDING = 1e-5  # world units by which vertices may differ after they were written to a file and read back
+VOXELS = 64  # per side of the cube [-1, 1]^3
+REACH = 4.0  # world units; no volume is computed for meshes that reach farther along an axis
+MOST_PIECES = 2**27  # largest number of pieces that faces are divided into
 PIECES_AT_ONCE = 2**20
 
 
@@ -41,19 +41,19 @@ def nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
 def surface_distances(prediction: trimesh.Trimesh, truth: trimesh.Trimesh, samples: int = SAMPLES) -> dict[str, float]:
     """Return Chamfer distance and F-score between two meshes.
 
-    Sampling leaves a floor: two surfaces that are the same in different triangles are about 0.5 sqrt(area / samples) apart. A
-    mesh of the truth's own triangles has the truth's samples, so its distance is 0.
+    Sampling leaves a floor: equal surfaces in different triangles are about 0.5 sqrt(area / samples) apart. A mesh with the
+    truth's own triangles gets the truth's samples, so its distance is 0.
 
     Args:
-        prediction: A mesh.
-        truth: Another, in the same frame.
-        samples: Number of points on each.
+        prediction: The result's mesh.
+        truth: The true mesh, in the same frame.
+        samples: Number of points on each mesh.
 
     Returns:
         `chamfer`, the mean of the two directed mean distances (not squared), in world units; `f-score`, the harmonic mean of
         precision (fraction of the prediction within F_SCORE_THRESHOLD of the truth) and recall (the reverse).
     """
-    # different seeds, so that no result is favoured by sample points that happen to agree; the truth itself is no result
+    # different seeds, so that coinciding sample points favour no result; the truth itself is the exception
     theirs = sample_surface(truth, samples, SEED + 1)
     ours = theirs if same_triangles(prediction, truth) else sample_surface(prediction, samples, SEED)
     there, back = nearest(ours, theirs), nearest(theirs, ours)
@@ -78,9 +78,9 @@ def same_triangles(first: trimesh.Trimesh, second: trimesh.Trimesh) -> bool:
 
 
 def solid_voxels(mesh: trimesh.Trimesh, voxels: int = VOXELS) -> np.ndarray:
-    """Return the voxels that a mesh occupies: those that its surface touches, and those that these enclose.
+    """Return the voxels that a mesh occupies: those that its surface touches, and those enclosed by them.
 
-    An unwelded mesh, or one with holes narrower than a voxel, therefore counts as a solid.
+    A mesh that is not welded, or has holes narrower than a voxel, therefore counts as a solid.
 
     Args:
         mesh: A mesh.
@@ -90,22 +90,22 @@ def solid_voxels(mesh: trimesh.Trimesh, voxels: int = VOXELS) -> np.ndarray:
         Indices [N, 3], integers.
 
     Raises:
-        MetricGap: The surface encloses no volume, or reaches too far for its voxels to be counted.
+        MetricGap: The surface encloses no volume, or reaches too far.
     """
     from scipy.ndimage import binary_fill_holes
 
     shell, corner = touched_voxels(mesh, voxels)
     filled = binary_fill_holes(shell)
-    # single voxels may be enclosed by accident, between touched ones; a solid has more
+    # a few voxels may be enclosed between touched ones by accident; a solid encloses more
     if filled.sum() - shell.sum() < max(8, 0.01 * shell.sum()):
         raise MetricGap(f"the surface encloses no volume at {voxels} cells a side: it is open, or thinner than two cells")
     return np.argwhere(filled) + corner
 
 
 def touched_voxels(mesh: trimesh.Trimesh, voxels: int = VOXELS) -> tuple[np.ndarray, np.ndarray]:
-    """Return the voxels that a surface touches; they are centred on multiples of their side for every mesh.
+    """Return the voxels that a surface touches. For every mesh, voxels are centred on multiples of their side.
 
-    Faces are divided until no edge is longer than half a voxel, a batch at a time, so that memory does not grow with them.
+    Faces are divided until no edge is longer than half a voxel, in batches, so that memory does not grow with their number.
 
     Args:
         mesh: A mesh.
@@ -124,7 +124,7 @@ def touched_voxels(mesh: trimesh.Trimesh, voxels: int = VOXELS) -> tuple[np.ndar
     if reach > REACH:
         raise MetricGap(f"the mesh reaches {reach:.3g} world units from the middle, and volumes are counted up to {REACH:.0f}")
     longest = np.linalg.norm(triangles - np.roll(triangles, 1, axis=1), axis=2).max(1)
-    pieces = 4.0 ** np.ceil(np.log2(np.maximum(longest / (pitch / 2), 1)))  # a face is quartered at most that often
+    pieces = 4.0 ** np.ceil(np.log2(np.maximum(longest / (pitch / 2), 1)))  # an upper bound, as faces are quartered
     if pieces.sum() > MOST_PIECES:
         raise MetricGap(f"the surface crosses too many cells ({pieces.sum():.0f} pieces of half a cell, at most {MOST_PIECES})")
     low = np.rint(triangles.min((0, 1)) / pitch).astype(int)
@@ -139,11 +139,11 @@ def touched_voxels(mesh: trimesh.Trimesh, voxels: int = VOXELS) -> tuple[np.ndar
 
 
 def volume_iou(prediction: trimesh.Trimesh, truth: trimesh.Trimesh, voxels: int = VOXELS) -> float:
-    """Return intersection over union of the volumes of two meshes, counted in voxels.
+    """Return the intersection over union of the volumes of two meshes, counted in voxels.
 
     Args:
-        prediction: A mesh.
-        truth: Another, in the same frame.
+        prediction: The result's mesh.
+        truth: The true mesh, in the same frame.
         voxels: Number of voxels per side of [-1, 1]^3.
 
     Raises:

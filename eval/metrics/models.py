@@ -15,8 +15,8 @@ class Models:
 
     Attributes:
         networks: Family of NETWORKS -> its loaded networks.
-        gaps: One for each network whose weights are missing, and for metrics that could not be computed.
-        device: Device of torch.
+        gaps: One for each network whose weights are missing, and for each metric that could not be computed.
+        device: The torch device.
     """
 
     networks: dict[str, list] = field(default_factory=dict)
@@ -32,8 +32,8 @@ def load_models(places: dict[str, list[str]], device: str) -> Models:
     """Load networks.
 
     Args:
-        places: Option of NETWORKS -> its values, which say where the weights are.
-        device: Device of torch.
+        places: Option of NETWORKS -> its values, which name the weights.
+        device: The torch device.
 
     Raises:
         InputError: Weights are damaged or do not belong to the network, or two models would fill the same column.
@@ -53,5 +53,5 @@ def load_models(places: dict[str, list[str]], device: str) -> Models:
         models.networks.setdefault("contextual", []).extend(of_miniature(model) for model in miniatures)
     names = [model.name for loaded in models.networks.values() for model in loaded]
     if len(names) != len(set(names)):
-        raise InputError(f"two models would fill one column ({', '.join(sorted(names))}); score with one of each")
+        raise InputError(f"two models would fill the same column ({', '.join(sorted(names))}); score with one of each")
     return models

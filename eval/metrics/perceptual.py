@@ -1,8 +1,8 @@
 """Perceptual distances: LPIPS with an AlexNet or VGG trunk, and a miniature network of the same structure.
 
 LPIPS (Zhang et al. 2018, version 0.1): distance = sum over stages of the spatial mean of sum_c w_c (a_c - b_c)^2, where
-a and b are features of unit length over the channels and w_c >= 0. The networks take [N, 3, H, W] in [-1, 1]. This range has
-a type of its own (`Signed`), because pictures in [0, 1] would pass any check of the range and get distances that are too small.
+a and b are features normalised over the channels and w_c >= 0. The networks take [N, 3, H, W] in [-1, 1]. This range has
+a type of its own (`Signed`), because pictures in [0, 1] would pass any range check and get distances that are too small.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from magic123.records.files import read_json
 from magic123.records.hashes import sha256_of
 
 TRUNKS = {"alex": "alexnet", "vgg": "vgg16"}  # names in torchvision
-DIGITS = re.compile(r"-([0-9a-f]{8,})\.")  # torchvision ends the names of its files with the first digits of their SHA-256
-LPIPS_SIZE = 224  # pixels of a side, under either protocol; the miniature has its own size
+DIGITS = re.compile(r"-([0-9a-f]{8,})\.")  # torchvision's file names end with the first digits of the SHA-256
+LPIPS_SIZE = 224  # side in pixels, under all protocols; the miniature has its own size
 
 
 class Signed(NamedTuple):
@@ -46,7 +46,7 @@ def signed(pictures: list[np.ndarray], size: int) -> Signed:
 
 
 def batch_size(device: str) -> int:
-    """Return how many pictures a network takes at once: on the CPU one, which costs the least memory and no time."""
+    """Return how many pictures a network takes at once: on the CPU one, which saves memory and is not slower."""
     return 1 if device == "cpu" else 16
 
 
@@ -92,14 +92,14 @@ def _unit_length(features: Tensor) -> Tensor:
 
 
 class PerceptualMetric:
-    """The perceptual distance by one network.
+    """The perceptual distance with one network.
 
     Attributes:
         name: Name of the metric.
         network: The network, which maps two batches [N, 3, H, W] in [-1, 1] to distances.
         size: Side of its input in pixels.
         file: Its weights.
-        sha256: Of that file.
+        sha256: SHA-256 of that file.
         libraries: Distributions whose versions go into the metric card.
         details: Version of the linear weights, for the metric card.
         canary: Result of the comparison with the canary, in words.
@@ -156,7 +156,7 @@ def load_mini(folder: Path, device: str = "cpu", prove: bool = True) -> Perceptu
 
     Args:
         folder: Holds config.json with `channels` and `image_size`, and model.safetensors.
-        device: Device of torch.
+        device: The torch device.
         prove: Whether to compare the network with its canary.
 
     Raises:
@@ -173,7 +173,7 @@ def load_mini(folder: Path, device: str = "cpu", prove: bool = True) -> Perceptu
         network = MiniPerceptual(list(config["channels"]))
         network.load_state_dict(load_file(weights))
         size = int(config["image_size"])
-    except Exception as problem:  # a damaged file raises whichever exception its reader raises
+    except Exception as problem:  # readers of damaged files raise various exceptions
         raise InputError(f"{folder} does not hold a miniature perceptual model: {first_line(problem)}") from problem
     metric = PerceptualMetric("lpips-mini", network.eval().to(device), size, weights, device)
     if prove:
@@ -182,19 +182,19 @@ def load_mini(folder: Path, device: str = "cpu", prove: bool = True) -> Perceptu
 
 
 def check_digits(file: Path, sha256: str, trunk: str) -> None:
-    """Check that the weights of a trunk are those that the name of their file promises.
+    """Check that a trunk's weights have the hash that is in the file's name.
 
     Args:
-        file: The file, named as torchvision and the weights registry name it: alexnet-owt-7be5be79.pth.
-        sha256: Of the file.
-        trunk: Name of the network, for the error.
+        file: The file, named as by torchvision and the weights registry: alexnet-owt-7be5be79.pth.
+        sha256: SHA-256 of the file.
+        trunk: Name of the network, for the error message.
 
     Raises:
-        InputError: The weights are others, or the name of the file has no hash.
+        InputError: The hash differs, or the file's name has none.
     """
     promised = DIGITS.search(file.name)
     if promised is None:
-        raise InputError(f"{file} is not named as torchvision names {trunk}, with the first digits of its SHA-256: rename it")
+        raise InputError(f"{file} is not named as by torchvision, with the first digits of {trunk}'s SHA-256: rename it")
     if not sha256.startswith(promised[1]):
         raise InputError(f"{file} is not torchvision's {trunk} (its SHA-256 starts with {sha256[:8]}); fetch it again")
 
@@ -205,11 +205,11 @@ def load_lpips(net: str, file: Path, device: str = "cpu") -> PerceptualMetric:
     Args:
         net: Trunk, alex or vgg.
         file: torchvision's weights of the trunk, a state dict with `features.*`.
-        device: Device of torch.
+        device: The torch device.
 
     Raises:
         MetricGap: The file is missing.
-        InputError: There is no such trunk, or the file is damaged or another one.
+        InputError: There is no such trunk, or the file is damaged or does not hold it.
     """
     if net not in TRUNKS:
         raise InputError(f"unknown LPIPS trunk {net!r}: choose alex or vgg")
@@ -217,7 +217,7 @@ def load_lpips(net: str, file: Path, device: str = "cpu") -> PerceptualMetric:
     if not file.is_file():
         raise MetricGap(f"needs {trunk} at {file}: {FETCH}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # lpips uses names of torchvision's arguments that are deprecated
+        warnings.simplefilter("ignore")  # lpips uses deprecated arguments of torchvision
         import lpips
 
         network = lpips.LPIPS(net=net, version="0.1", pnet_rand=True, verbose=False)
@@ -225,7 +225,7 @@ def load_lpips(net: str, file: Path, device: str = "cpu") -> PerceptualMetric:
     check_digits(file, metric.sha256, trunk)
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-        # lpips keeps the numbers of torchvision in its slices: slice2.3.weight is features.3.weight
+        # lpips keeps torchvision's layer numbers in its slices: slice2.3.weight is features.3.weight
         network.net.load_state_dict({key: state[f"features.{key.split('.', 1)[1]}"] for key in network.net.state_dict()})
     except Exception as problem:  # as above
         raise InputError(f"{file} does not hold the weights of {trunk}: {first_line(problem)}") from problem

@@ -1,8 +1,8 @@
 """The tables METRICS and NETWORKS, which define all metrics. Add a metric by adding a row.
 
 A metric computed from arrays alone is a function in its module and a row in METRICS that names the function. A metric
-by a network is a row in METRICS that names the network's family, and a row in NETWORKS that says how to load it. Scoring,
-command-line options, tables, page, column keys and sentences about missing values all read these two tables.
+that uses a network is a row in METRICS that names the network's family, and a row in NETWORKS that says how to load it.
+Scoring, command-line options, tables, page, column keys and messages about missing values all read these two tables.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Needs = Literal["truth", "reference picture", "caption", "captions", "ring", "tr
 
 @dataclass(frozen=True)
 class Variant:
-    """What a protocol computes in place of a metric's own definition.
+    """What a protocol computes instead of a metric's own definition.
 
     Attributes:
         compute: As in Metric.
@@ -48,7 +48,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Metric:
-    """One family of metrics. The name of a metric is that of its family, with more words behind it: `psnr`, `psnr-ring`.
+    """One family of metrics. A metric's name starts with its family's, perhaps with a suffix: `psnr`, `psnr-ring`.
 
     Attributes:
         label: The name in tables.
@@ -56,17 +56,17 @@ class Metric:
         digits: Printed decimals.
         needs: What a result is compared with.
         compute: A pure function of an `eval.metrics.measure.Pair` (needs: truth) or `MeshPair` (needs: true mesh), which
-            returns a float or raises MetricGap; None for metrics by a network.
+            returns a float or raises MetricGap; None for metrics that use a network.
         network: The family of networks in NETWORKS that computes it, or None.
-        range: What the values of pixels or coordinates span at the comparison; None where each network has its own.
+        range: Range of the compared pixels or coordinates; None if each network has its own.
         protocols: The protocols (`eval.pictures.protocols`) under which it is computed.
-        variants: Protocols that compute it in another way.
-        published_views: The view set that it concerns under `as-published`.
+        variants: Protocols that compute it differently.
+        published_views: The view set that it is computed on under `as-published`.
         libraries: Distributions whose versions go into the card, in addition to the network's own.
-        details: Words for the card's full name, or a function of the pair that returns them.
-        gaps: Rest of the name ("" for any) -> the metric whose gap explains that this one has no value.
-        version: Increase it when the same pictures get another value.
-        unit: Printed behind the value.
+        details: Additions to the card's full name, or a function of the pair that returns them.
+        gaps: Suffix of the name ("" for any) -> the metric whose gap explains why this one has no value.
+        version: Increase it when the same pictures get a different value.
+        unit: Printed after the value.
     """
 
     label: str
@@ -86,7 +86,7 @@ class Metric:
     unit: str = ""
 
 
-# Their module compiles, so it is imported when they are computed.
+# Their module compiles numba functions, so it is imported only when they are computed.
 def _seen_chamfer(pair: Any) -> float:
     from eval.metrics.syncdreamer import seen_chamfer
 
@@ -99,7 +99,7 @@ def _parity_iou(pair: Any) -> float:
     return parity_iou(pair.mesh, pair.truth)
 
 
-# The longest name that fits wins: "psnr-mask-ring" is a psnr-mask over the set "ring", "lpips-mini" an LPIPS by the
+# The longest matching name wins: "psnr-mask-ring" is psnr-mask over the set "ring", "lpips-mini" is LPIPS with the
 # miniature network. Values are written to scores.json in this order, CLIP's before other networks'.
 METRICS = {
     "psnr": Metric(
@@ -169,7 +169,7 @@ def family(name: str) -> str:
     """Return the family that a metric's name belongs to.
 
     Raises:
-        InputError: The name begins with no family of METRICS.
+        InputError: The name does not start with a family of METRICS.
     """
     fitting = [prefix for prefix in METRICS if name == prefix or name.startswith(f"{prefix}-")]
     if not fitting:
@@ -178,34 +178,34 @@ def family(name: str) -> str:
 
 
 def describe(name: str) -> Metric:
-    """Return the row of a metric by its name; what follows the family's name goes into the label."""
+    """Return the row of a metric by its name; the suffix after the family's name is added to the label."""
     prefix = family(name)
     metric, rest = METRICS[prefix], name[len(prefix) + 1 :]
     return replace(metric, label=f"{metric.label} {rest}") if rest else metric
 
 
 def rows(needs: Needs, protocol: str = "corrected") -> dict[str, Metric]:
-    """Return the rows of METRICS that need the same thing and are computed under a protocol, as it computes them."""
+    """Return the rows of METRICS with the given needs that a protocol computes, in the protocol's variant."""
     found = {name: row for name, row in METRICS.items() if row.needs == needs and protocol in row.protocols}
     return {name: as_under(row, protocol) for name, row in found.items()}
 
 
 def as_under(row: Metric, protocol: str) -> Metric:
-    """Return the row of a metric as a protocol computes it."""
+    """Return the row of a metric in a protocol's variant, if it has one."""
     if (variant := row.variants.get(protocol)) is None:
         return row
     return replace(row, compute=variant.compute, details=variant.details, libraries=variant.libraries, range=variant.range)
 
 
 def default_views(metric: Metric, protocol: str) -> Literal["reference", "novel", "all"]:
-    """Return the views that a column concerns that names none."""
+    """Return the view set of a column that does not name one."""
     if protocol == "as-published":
         return metric.published_views
     return "all" if protocol == "syncdreamer" and metric.needs != "true mesh" else "novel"
 
 
 def name_with(family: str, model: LoadedNetwork) -> str:
-    """Return the name of a family's metric by one network: ("r-precision", clip-bigG-14) -> r-precision-bigG-14."""
+    """Return the name of a family's metric with one network: ("r-precision", clip-bigG-14) -> r-precision-bigG-14."""
     return f"{family}-{model.name.partition('-')[2]}"
 
 
@@ -220,18 +220,18 @@ def explained_by(name: str) -> str:
 class LoadedNetwork(Protocol):
     """A network with its weights.
 
-    What it computes depends on the rows that refer to its family: `compare(renders, truths)`, two lists of pictures to a
+    Its methods depend on the rows that refer to its family: `compare(renders, truths)`, from two lists of pictures to a
     list of floats (needs: truth, ring); `similarity(picture, renders)` (needs: reference picture); CLIP also has `encode`
     and `encode_captions`.
 
     Attributes:
         name: Family, "-", and the name of the network: `lpips-vgg`.
         file: Its weights.
-        sha256: Of that file.
+        sha256: SHA-256 of that file.
         size: Side in pixels of the pictures that it compares.
         libraries: Distributions whose versions go into the metric card.
-        range: Of its input, for the card of a row that has no range of its own.
-        details: Words for the card's full name.
+        range: Range of its input, for the cards of rows without a range of their own.
+        details: Additions to the card's full name.
         canary: Result of the comparison with the canary, in words.
     """
 
@@ -250,11 +250,11 @@ class Network:
     """One option of `score` that names the weights of a network.
 
     Attributes:
-        family: The family of networks, to which rows of METRICS refer.
-        help: Help of the option.
+        family: The family of networks that rows of METRICS refer to.
+        help: Help text of the option.
         load: (place, device, prove) -> a LoadedNetwork; raises MetricGap if the weights are missing. `prove` compares it with
             its canary, if it has one.
-        trunks: What may precede the = of TRUNK=FILE; empty if the option takes a folder.
+        trunks: Allowed values of TRUNK in TRUNK=FILE; empty if the option takes a folder.
         gap: The metric that is missing without the weights; the trunk is appended.
         canary: Whether it has a canary (`eval.metrics.canary`).
     """
@@ -267,7 +267,7 @@ class Network:
     canary: bool = False
 
 
-# Modules are imported when a network is loaded, because torch and open_clip take seconds.
+# Modules are imported only when a network is loaded, because torch and open_clip take seconds.
 def _clip(place: str, device: str, prove: bool) -> ClipModel:
     from eval.metrics.clip import load_clip
 

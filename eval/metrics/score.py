@@ -1,9 +1,9 @@
-"""Score one result: its views against the reference picture and, where there is a truth, the true views and mesh.
+"""Score one result: its views against the reference picture and, if there is a truth, the true views and mesh.
 
 Reads {views}/{set}/{i}.png; the set `reference` is the view of the input picture, all others are novel. Truth is
 {truth}/{set}/{i}.png, RGBA with straight alpha, blended on white. Render and truth are compared at the smaller of their two
 sizes, resized by area averaging. There is one value for all novel views and one for each set (`psnr-ring`). Mesh metrics
-concern the whole surface and are listed under `novel`. If {views}/shaded/{set}/{i}.png exist beside the albedo, the
+cover the whole surface and are listed under `novel`. If {views}/shaded/{set}/{i}.png exist beside the albedo, the
 corrected metrics are computed for them as well (`psnr-shaded`, `psnr-shaded-ring`).
 
 A result made from a caption alone (according to example.json) has no reference view. It gets CLIP similarity to the caption
@@ -38,12 +38,12 @@ from magic123.records.cards import Gap, MetricCard, Value, ViewSet
 
 @dataclass(frozen=True)
 class ScoringSetup:
-    """What all metric cards of one result have in common.
+    """The facts that all metric cards of one result share.
 
     Attributes:
         device: Device that networks ran on.
         kernels: The implementations that rendered the views.
-        alignment: How another system's mesh came into the project's frame, from cameras.json; None for other results.
+        alignment: How another system's mesh was brought into the project's frame, from cameras.json; None for other results.
     """
 
     device: str
@@ -52,7 +52,7 @@ class ScoringSetup:
 
     @property
     def aligned(self) -> str | None:
-        """Return a word for the card's full name where something was aligned with the truth."""
+        """A word for the card's full name if the mesh was aligned; otherwise None."""
         align = (self.alignment or {}).get("align", "none")
         return None if align == "none" else f"aligned-{align}"
 
@@ -94,7 +94,7 @@ def _value(
 
 
 def _split(protocol: Protocol, measured: Measured, setup: ScoringSetup) -> list[Value]:
-    """Return the values of the reference view, of all novel views and of each set; or of all views, as the protocol says."""
+    """Return values for the reference view, all novel views and each set; or for all views, depending on the protocol."""
     images = measured.images
     if protocol.name == "syncdreamer" and "" not in images:
         return [_value(protocol, measured, "all", None, images, setup)]
@@ -133,8 +133,8 @@ def score_views(
         kernels: The implementations that rendered the views.
         captions: The captions of the data set, or None.
         ring: Pairs of neighbours, indices into `views`, for the self-consistency.
-        shaded: Whether the views are shaded, which their metrics' names then state.
-        alignment: How another system's mesh came into the project's frame, or None.
+        shaded: Whether the views are shaded, which is added to the metrics' names.
+        alignment: How another system's mesh was brought into the project's frame, or None.
     """
     if protocol.name == "syncdreamer":
         measured = measure_pairs(protocol, pairs(protocol, [view for view in views if view.truth is not None], None), models)
@@ -155,7 +155,7 @@ def score_views(
 def score_mesh(
     protocol: Protocol, mesh: Path, truth: Path, alignment: dict[str, Any] | None = None
 ) -> tuple[list[Value], list[Gap]]:
-    """Compute the metrics of meshes, listed under `novel` because they concern the whole surface.
+    """Compute the metrics of meshes, which are listed under `novel` because they cover the whole surface.
 
     Returns:
         The values, and a gap for each metric that is not defined for these meshes.

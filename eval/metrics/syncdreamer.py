@@ -1,9 +1,9 @@
-"""The metrics of meshes of SyncDreamer's evaluation code (eval_mesh.py), by which Wonder3D and others report on 30 objects.
+"""Mesh metrics of SyncDreamer's evaluation code (eval_mesh.py), with which Wonder3D and others report on 30 objects.
 
-Both meshes are put into the frame in which the box of the true one is centred and its longest side is 1; nothing is aligned.
-Chamfer distance compares what 16 cameras see of each, and volume IoU counts grid points by the parity of the crossings before
-them, so that a surface need not be closed. The quirks of the code are kept: depth is interpolated linearly on the screen, and
-pixels are projected back from their corners.
+Both meshes are put into the frame in which the true mesh's box is centred and its longest side is 1; nothing is aligned.
+Chamfer distance compares the points that 16 cameras see of each, and volume IoU finds the grid points inside by the parity of
+the crossings before them, so surfaces need not be closed. The code's quirks are kept: depth is interpolated linearly on the
+screen, and pixels are projected back from their corners.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 CAMERAS = 16  # 22.5 degrees apart
 ELEVATION = 30.0  # degrees
 DISTANCE = 1.5
-SIZE = 256  # pixels of a side
-FOCAL = SIZE * 35 / 32  # pixels: a lens of 35 mm before a sensor of 32 mm
+SIZE = 256  # side of the pictures in pixels
+FOCAL = SIZE * 35 / 32  # pixels: a 35 mm lens and a 32 mm sensor
 CELL = 0.01  # side of the cells in which points are averaged
 GRID = 64  # points along each side of [-1, 1)^3
 
 
 def in_its_frame(mesh: trimesh.Trimesh, truth: trimesh.Trimesh) -> np.ndarray:
-    """Return the vertices [V, 3] of a mesh where the true mesh is centred, its longest side is 1, and z points up.
+    """Return the vertices [V, 3] of a mesh in the frame where the true mesh is centred, its longest side is 1, and z is up.
 
     Args:
         mesh: In the project's frame: +y up, the front towards +z.
@@ -109,7 +109,7 @@ def seen_points(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def seen_chamfer(mesh: trimesh.Trimesh, truth: trimesh.Trimesh) -> float:
-    """Return the mean of the two directed mean distances (not squared) between what the cameras see of two meshes.
+    """Return the mean of the two directed mean distances (not squared) between the points that the cameras see of two meshes.
 
     Args:
         mesh: A mesh in the project's frame.
@@ -127,7 +127,7 @@ def seen_chamfer(mesh: trimesh.Trimesh, truth: trimesh.Trimesh) -> float:
 def _turn(x1: float, y1: float, x2: float, y2: float) -> tuple[int, float]:
     """Return the side of a triangle's edge on which the origin lies, and twice the signed area.
 
-    Ties are broken by the coordinates, so that of the faces round an edge or a corner the right number is crossed.
+    Ties are broken by the coordinates, so that the right number of faces around an edge or a corner counts as crossed.
     """
     area = y1 * x2 - x1 * y2
     if area != 0:
@@ -167,7 +167,7 @@ def inside(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def parity_iou(mesh: trimesh.Trimesh, truth: trimesh.Trimesh) -> float:
-    """Return intersection over union of the grid points inside two meshes.
+    """Return the intersection over union of the grid points inside two meshes.
 
     Args:
         mesh: A mesh in the project's frame.

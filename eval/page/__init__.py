@@ -1,1 +1,1 @@
-"""The report page: what a run left on disk, as one HTML file that opens without a network."""
+"""The report page: the files of a run as one HTML file that opens without a network."""

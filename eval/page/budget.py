@@ -1,4 +1,4 @@
-"""The choice of what is embedded in a page of limited size: everything at the best level that fits, else the most useful."""
+"""Choose the media to embed in a page of limited size: everything at the best level that fits, else the most useful ones."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 from eval.page.media import LEVELS, Medium
 
-KINDS = ("input", "truth", "colour", "own", "film", "normal", "depth", "progress", "mesh")  # the first is given up last
+KINDS = ("input", "truth", "colour", "own", "film", "normal", "depth", "progress", "mesh")  # most important first
 ENVELOPE = 120  # bytes of markup around a medium
 
 
 @dataclass(frozen=True)
 class Packed:
-    """The media that were chosen.
+    """The chosen media.
 
     Attributes:
         level: Level of compression, an index of eval.page.media.LEVELS.
@@ -26,14 +26,14 @@ class Packed:
 
 
 def embedded_size(content: bytes) -> int:
-    """Return how many bytes a medium takes in the page: base64 and the markup around it."""
+    """Return the bytes that a medium takes in the page: base64 and the markup around it."""
     return 4 * (-(-len(content) // 3)) + ENVELOPE
 
 
 def pack(media: list[Medium], limit: int) -> Packed:
-    """Encode everything at the first level whose total stays within the limit; else, at the last level, what fits.
+    """Encode all media at the first level whose total stays within the limit, or else at the last level as many as fit.
 
-    In the latter case media are added kind by kind, and within a kind in the order given: all methods get their pictures
+    In the latter case media are added by kind, and within a kind in the given order, so that all methods get their pictures
     before any gets a film.
 
     Args:

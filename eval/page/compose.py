@@ -1,6 +1,6 @@
-"""The collected data -> the text of the HTML page. Names, reasons and logs are untrusted: the template escapes all text.
+"""Compose the text of the HTML page. Names, reasons and logs are untrusted, so the template escapes all text.
 
-The page has a content security policy: it may fetch nothing, and run only the scripts and the style whose hashes it lists.
+The page has a content security policy: it may fetch nothing, and use only the scripts and the style whose hashes it lists.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ KIND_NAMES |= {"progress": "pictures of a stage's progress"}
 
 @dataclass(frozen=True)
 class Page:
-    """Everything that a page shows, before the media are chosen."""
+    """The data of a page, before the media are chosen."""
 
     table: ResultTable
     published: list[Reported]
@@ -93,7 +93,7 @@ def _policy(style: str, scripts: list[str]) -> str:
 
 
 def tiles(page: Page) -> list[dict]:
-    """Return the headline: how many results there are, and the best row of the first columns that can be ranked.
+    """Return the headline: the number of results, and the best row in the first columns that can be ranked.
 
     Columns over unseen views come before those over the reference view.
     """
@@ -108,7 +108,7 @@ def tiles(page: Page) -> list[dict]:
         for row, texts in laid.body:
             if texts[index].best and texts[index].mean != NOTHING:
                 scope = f"{dataset}, {views}" if len(table.datasets) > 1 else views
-                # where results are missing, the number that rows were ranked by: the mean over the shared examples
+                # if results are missing, rows are ranked by the mean over the shared examples
                 value, _, over = (texts[index].shared or texts[index].mean).partition(" ")
                 caption = f"{label} {'↑' if up else '↓'} {scope}{f', {over}' if over else ''}"
                 headline.append({"value": value, "label": caption, "who": row})
@@ -116,7 +116,7 @@ def tiles(page: Page) -> list[dict]:
 
 
 def difference_rows(table: ResultTable) -> list[dict]:
-    """Return every row less the baseline: for each column the mean and its interval, or a reason why there is none."""
+    """Return every row's difference from the baseline: for each column the mean and its interval, or why there is none."""
     rows: dict[tuple, dict] = {}
     for line in differences(table):
         label = f"{line.dataset}: {line.label}" if len(table.datasets) > 1 else line.label
@@ -141,7 +141,7 @@ def rank_rows(table: ResultTable) -> list[dict]:
 
 
 def _cell(page: Page, packed: Packed, key: Key) -> dict:
-    """Return the data of one example with one row for the scripts."""
+    """Return the data of one example and row for the scripts."""
     table, exhibit, losses = page.table, page.exhibition.exhibits[key], page.losses[key]
     entries = [entry for entry in table.entries if entry.cell == exhibit.cell]
     scores = []
@@ -180,7 +180,7 @@ def _rounded(series: list[tuple[str, list[float | None]]]) -> list:
 
 
 def _headline_value(page: Page, key: Key) -> str:
-    """Return the number under a picture of the gallery: of the first column over unseen views, else of the first."""
+    """Return the number under a picture of the gallery: from the first column over novel views, else from the first one."""
     columns = page.table.columns
     column = next((column for column in columns if column.view_set == "novel"), columns[0])
     cell = page.exhibition.exhibits[key].cell

@@ -1,4 +1,4 @@
-"""Time and memory of a run, step by step: from Snakemake's benchmarks and from the record of each stage."""
+"""Time and memory of a run by step, from Snakemake's benchmarks and from the record of each stage."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Cost:
         median: Wall time of a job, seconds.
         longest: Wall time of the longest job, seconds.
         total: Wall time of all jobs, seconds.
-        memory: Largest resident memory of a job, MiB; None where it was not measured.
-        gpu_memory: Largest GPU memory of a job, MiB; None where it was not measured.
-        joules: Energy of all jobs, of the cards and of the processor as far as they were measured; None where neither was.
+        memory: Largest resident memory of a job, MiB; None if it was not measured.
+        gpu_memory: Largest GPU memory of a job, MiB; None if it was not measured.
+        joules: Measured energy of all jobs, of cards and processor together; None if neither was measured.
     """
 
     row: str
@@ -48,10 +48,10 @@ def job_measure(benchmark: Path, record: dict) -> tuple[float, float | None, flo
         record: The stage's own run.json; empty for other steps.
 
     Returns:
-        Seconds, peak MiB and peak MiB on the GPU; None where neither Snakemake nor the stage measured the job.
+        Seconds, peak MiB and peak MiB on the GPU; None if neither Snakemake nor the stage measured the job.
     """
     measured = read_benchmark(benchmark)
-    # a benchmark is of the last process alone, the record of a stage that was resumed of all
+    # a benchmark covers the last process only; the record of a resumed stage covers all of them
     seconds = [value for value in (measured.get("s"), record.get("seconds")) if isinstance(value, int | float)]
     if not seconds:
         return None
@@ -98,13 +98,13 @@ def _cost(row: str, step: str, measures: list[tuple]) -> Cost:
 
 
 def _sum(values: tuple[float | None, ...]) -> float | None:
-    """Return the sum of what was measured; None where nothing was."""
+    """Return the sum of the measured values; None if there are none."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None
 
 
 def energy_sentence(lines: list[Cost]) -> str:
-    """Return a sentence about the energy and the carbon of a run, or that neither was measured."""
+    """Return a sentence on the energy and CO2 of a run, or that neither was measured."""
     known = [line.joules for line in lines if line.joules is not None]
     if not known:
         return "Energy and carbon were not measured: no card with NVML's counter, and no readable RAPL."

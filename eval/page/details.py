@@ -1,4 +1,4 @@
-"""The page's text: missing results with their logs, metric cards, settings of every row."""
+"""Details of the page: missing results with their logs, metric cards, settings of every row."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from eval.tables.plan import Cell, Column
 from magic123.records.cards import MetricCard
 from magic123.records.files import optional_json
 
-SHOWN_VALUES = 3  # of one field of a card, where values differ
+SHOWN_VALUES = 3  # values of a card's field that are listed if they differ
 
 
 @dataclass(frozen=True)
 class MissingResult:
-    """A planned result without any value, or without some.
+    """A planned result without some or all of its values.
 
     Attributes:
         name: Name of the result.
         status: Its status (see eval.tables.plan).
-        reason: Why it is missing, where that is known.
+        reason: Why it is missing, if known.
         metrics: Names of the missing metrics.
-        log_file: Path of the log of the job that failed; empty for none.
+        log_file: Path of the log of the failed job; empty if there is none.
         log: The end of that log.
     """
 
@@ -41,7 +41,7 @@ class MissingResult:
 
 @dataclass(frozen=True)
 class CardSummary:
-    """The metric cards of one column as (field, value); values that differ between results are summed up."""
+    """The metric cards of one column as (field, value); values that differ between results are summarised."""
 
     title: str
     fields: list[tuple[str, str]]
@@ -49,7 +49,7 @@ class CardSummary:
 
 @dataclass(frozen=True)
 class StageSettings:
-    """Settings of one stage of one row as YAML; `results` names the results made with exactly these."""
+    """Settings of one stage of one row as YAML; `results` names the results made with exactly these settings."""
 
     title: str
     results: str
@@ -57,7 +57,7 @@ class StageSettings:
 
 
 def column_title(column: Column) -> str:
-    """Return the heading of a column, such as `PSNR ring ↑ (novel views)`; it names a protocol other than `corrected`."""
+    """Return the heading of a column, such as `PSNR ring ↑ (novel views)`, with the protocol unless it is `corrected`."""
     metric = describe(column.metric)
     protocol = "" if column.protocol == "corrected" else f", {column.protocol}"
     views = "reference view" if column.view_set == "reference" else f"{column.view_set} views"
@@ -65,7 +65,7 @@ def column_title(column: Column) -> str:
 
 
 def missing_results(table: ResultTable) -> list[MissingResult]:
-    """Return one entry for each cell and state that has no value: the reason, the metrics, the end of the log."""
+    """Return one entry for each cell and status without a value: the reason, the metrics, the end of the log."""
     metrics_by_gap: dict[tuple[Cell, str, str], list[str]] = {}
     for entry in table.entries:
         if entry.status != "ok":
@@ -98,7 +98,7 @@ def cards(table: ResultTable) -> list[CardSummary]:
         fields = []
         for field in MetricCard.model_fields:
             several = facts.of_cards(field)
-            if field == "alignment":  # of meshes that another system made; our own results have none
+            if field == "alignment":  # only meshes of other systems have one
                 several = [alignment and f"{alignment['align']}: {alignment['method']}" for alignment in several]
             elif isinstance(several[0], dict):
                 several = [", ".join(f"{name} {version}" for name, version in versions.items()) for versions in several]
@@ -113,14 +113,14 @@ def cards(table: ResultTable) -> list[CardSummary]:
 
 
 def settings(table: ResultTable) -> list[StageSettings]:
-    """Return the resolved settings of every stage behind the table; results made alike share one entry."""
+    """Return the resolved settings of every stage behind the table; results with the same settings share an entry."""
     labels = {method: label.removesuffix(f" ({stage})") for method, stage, label in table.rows}
     by_stage: dict[tuple[str, str], dict[str, list[str]]] = {}
     for cell in dict.fromkeys(entry.cell for entry in table.entries):
         for method, stage, folder in reversed(stages_behind(cell)):
             record = optional_json(folder / "stage.json", "record")
             if record:
-                # these differ between results made alike
+                # these differ between results with the same settings
                 shown = {key: value for key, value in record.items() if key not in ("example", "seed", "handover")}
                 for prior in shown.get("priors", {}).values():
                     if prior.get("reference") == cell.example:

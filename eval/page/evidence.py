@@ -1,6 +1,6 @@
 """The files of a planned result beside its scores: losses, benchmarks, records, logs.
 
-None is required: a result that failed, was skipped or never ran has fewer. A damaged file is refused.
+None of them is required, because a result may have failed, been skipped or never run. Damaged files are refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from magic123.records.errors import InputError
 from magic123.records.files import optional_json
 from magic123.records.results import stage_path, start_of
 
-POINTS = 80  # of a loss curve: about one for every three pixels of its width
+POINTS = 80  # points of a loss curve: about one for every three pixels of its width
 LOG_LINES = 30
 STEPS = ("reconstruct", "view", "score")
 
@@ -26,9 +26,9 @@ class LossCurves:
 
     Attributes:
         steps: First step of each bin.
-        series: Name of each loss, and its mean in each bin (None where it was never computed).
-        bin: Steps in a bin.
-        total: Steps in all.
+        series: Name of each loss, and its mean in each bin (None if it was never computed there).
+        bin: Number of steps in a bin.
+        total: Total number of steps.
     """
 
     steps: list[int]
@@ -38,7 +38,7 @@ class LossCurves:
 
 
 def cell_name(cell: Cell, method: str | None = None, stage: str | None = None) -> str:
-    """Return the part of paths under results/, logs/ and benchmarks/ that is the cell's own, or another method's or stage's."""
+    """Return the path of a cell, or of another method or stage, relative to results/, logs/ and benchmarks/."""
     return stage_path(cell.dataset, cell.example, method or cell.method, cell.seed, stage or cell.stage)
 
 
@@ -59,7 +59,7 @@ def read_losses(file: Path) -> LossCurves | None:
         names, steps = rows[0][1:], [int(float(row[0])) for row in rows[1:]]
         lines = [[float(field) if field else None for field in row[1:]] for row in rows[1:]]
         if any(len(line) != len(names) for line in lines):
-            raise ValueError("a line has another number of fields than the first")
+            raise ValueError("a line differs from the first in the number of fields")
     except (IndexError, ValueError) as problem:
         raise InputError(f"{file} is not a table of losses ({problem}); reconstruct the stage again") from problem
     width = max(1, -(-len(lines) // POINTS))
@@ -94,7 +94,7 @@ def log_end(file: Path) -> str:
     """Return the last LOG_LINES lines of a log without control characters, or "" if the file is missing."""
     if not file.is_file():
         return ""
-    # a progress bar overwrites its line: only its last state is kept (read_text would split it into lines)
+    # a progress bar overwrites its line, so only its last state is kept (read_text would split it into lines)
     lines = [line.rsplit("\r", 1)[-1] for line in file.read_bytes().decode("utf-8", "replace").split("\n")]
     text = "\n".join("".join(c for c in line if c.isprintable() or c == "\t")[:500] for line in lines)
     return "\n".join(text.rstrip().splitlines()[-LOG_LINES:])

@@ -1,4 +1,4 @@
-"""Which pictures, films and meshes of a run are shown: those of the lowest seed, from one unseen view for each dataset."""
+"""Choose the pictures, films and meshes of a run that are shown: the lowest seed's, from one unseen view per dataset."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from eval.tables.plan import Cell
 from eval.tables.shown import Truths, unseen_view
 from magic123.records.files import optional_json
 
-PROGRESS_SHOWN = 8  # pictures of a stage's progress, evenly spaced, the last one among them
+PROGRESS_SHOWN = 8  # pictures of a stage's progress, evenly spaced, including the last one
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Exhibit:
     Attributes:
         cell: The planned result.
         media: Keys of its media by kind; `mesh` may be a point cloud.
-        no_mesh: Why there is no mesh, where the run says so.
+        no_mesh: Why there is no mesh, if the run says so.
     """
 
     cell: Cell
@@ -37,7 +37,7 @@ class Exhibit:
 
 @dataclass(frozen=True)
 class Exhibition:
-    """What the page shows.
+    """The media that the page shows.
 
     Attributes:
         seed: The seed whose media are shown.
@@ -63,7 +63,7 @@ def progress(folder: Path) -> list[Path]:
 
 
 def depth_span(folders: list[Path], view: str) -> tuple[float, float] | None:
-    """Return the 1st and 99th percentile of depth (world units) over the depth maps of one view; None without any."""
+    """Return the 1st and 99th percentile of depth (world units) over the depth maps of one view; None if there are none."""
     depths = []
     for folder in folders:
         file = folder / "depth" / f"{view}.png"
@@ -78,7 +78,7 @@ def depth_span(folders: list[Path], view: str) -> tuple[float, float] | None:
 
 
 def depth_scale(folder: Path) -> float | None:
-    """Return the stored depth of one world unit by cameras.json, or None if a folder has no depth maps."""
+    """Return the stored depth of one world unit, from cameras.json; None if a folder has no depth maps."""
     scale = optional_json(folder / "cameras.json", "cameras").get("depth_scale")
     return float(scale) if isinstance(scale, int | float) and scale > 0 else None
 

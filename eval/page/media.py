@@ -1,6 +1,7 @@
-"""Pictures, films and meshes as the bytes that are embedded in the page, at three levels of compression.
+"""Encode pictures, films and meshes to be embedded in the page, at three levels of compression.
 
-Level 0 keeps what the run made, 1 compresses it more, 2 makes it small: thumbnails, few faces with a colour for each vertex.
+Level 0 keeps the media as the run made them, level 1 compresses them more, and level 2 makes them small: thumbnails, few faces
+with a colour for each vertex.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from eval.pictures.pictures import open_picture
 from magic123.records.errors import InputError, first_line
 from magic123.records.files import scratch_folder
 
-SIDES, QUALITIES = (256, 192, 104), (88, 80, 68)  # pixels of a side and WebP quality, by level
-SHEET_SIDES = (1280, 960, 520)  # of several pictures in one
+SIDES, QUALITIES = (256, 192, 104), (88, 80, 68)  # side in pixels and WebP quality, by level
+SHEET_SIDES = (1280, 960, 520)  # side of contact sheets in pixels, by level
 FILM_RATES = (None, 27, 34)  # x264 constant rate factor, by level
 FEW_FACES = 1400
-MOST_POINTS = (120_000, 40_000, 8_000)  # of a cloud, by level
+MOST_POINTS = (120_000, 40_000, 8_000)  # of a point cloud, by level
 LEVELS = (
     "as the run made them",
     "textures as JPEG, films at a lower rate, at most 40,000 points of a cloud",
@@ -41,7 +42,7 @@ class Medium:
 
     Attributes:
         key: Its id in the page.
-        kind: One of eval.page.budget.KINDS, which orders what is kept when not everything fits.
+        kind: One of eval.page.budget.KINDS, whose order decides what is kept if not everything fits.
         about: What it shows.
         mime: Its MIME type.
         encode: Returns its bytes at a level.
@@ -68,7 +69,7 @@ def picture(file: Path, level: int) -> bytes:
 
 
 def sheet(file: Path, level: int) -> bytes:
-    """Encode a picture that holds several, without alpha, as WebP."""
+    """Encode a contact sheet without alpha as WebP."""
     return _webp(open_picture(file).convert("RGB"), level, SHEET_SIDES)
 
 
@@ -90,7 +91,7 @@ def depth_picture(file: Path, level: int, near: float, far: float) -> bytes:
 
 
 def film(file: Path, level: int) -> bytes:
-    """Return an MP4 as it is, or encoded again at a lower rate."""
+    """Return an MP4 unchanged, or re-encoded at a lower rate."""
     if FILM_RATES[level] is None:
         return file.read_bytes()
     from imageio_ffmpeg import get_ffmpeg_exe
@@ -117,28 +118,28 @@ def mesh(file: Path, level: int) -> bytes:
             surface = trimesh.load_mesh(io.BytesIO(content), file_type="glb")
             content = (_with_jpeg if level == 1 else _with_few_faces)(surface).export(file_type="glb")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, OSError) as problem:
-            raise InputError(f"{file} cannot be read as a mesh ({first_line(problem)}); make it again") from problem
+            raise InputError(f"{file} cannot be read as a mesh ({first_line(problem)}); create it again") from problem
     return gzip.compress(content, 9, mtime=0)
 
 
 def points(file: Path, level: int) -> bytes:
-    """Return a PLY point cloud as a GLB compressed with gzip; of a large one, points evenly spaced in the file's order."""
+    """Return a PLY point cloud as a gzipped GLB; a large one is reduced to points evenly spaced in the file's order."""
     import trimesh
 
     try:
         cloud: Any = trimesh.load(file, file_type="ply", process=False)
         positions, colours = np.asarray(cloud.vertices), np.asarray(cloud.colors)
         if not len(positions) or len(colours) != len(positions) or not np.isfinite(positions).all():
-            raise ValueError("it has no points with a colour each")
+            raise ValueError("it has no points, or points without colours")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, OSError) as problem:
-        raise InputError(f"{file} cannot be read as a point cloud ({first_line(problem)}); make it again") from problem
+        raise InputError(f"{file} cannot be read as a point cloud ({first_line(problem)}); create it again") from problem
     kept = np.unique(np.linspace(0, len(positions) - 1, min(len(positions), MOST_POINTS[level])).astype(int))
     small = trimesh.PointCloud(positions[kept], colors=colours[kept])
     return gzip.compress(trimesh.Scene([small]).export(file_type="glb"), 9, mtime=0)
 
 
 def surface(file: Path, level: int) -> bytes:
-    """Return the surface of an OBJ without colours as a GLB compressed with gzip, with few faces on the smallest level."""
+    """Return the surface of an OBJ without colours as a gzipped GLB, with few faces at the last level."""
     import trimesh
 
     found = load_mesh(file)
@@ -154,18 +155,18 @@ def _with_jpeg(surface):
     if texture is not None:
         stream = io.BytesIO()
         texture.convert("RGB").save(stream, "JPEG", quality=82)
-        material.baseColorTexture = Image.open(stream)  # keeps the format, which the exporter follows
+        material.baseColorTexture = Image.open(stream)  # keeps the format, which the exporter uses
     return surface
 
 
 def _with_few_faces(surface):
-    """The same surface with at most FEW_FACES faces; each vertex takes the colour of the old vertex nearest to it."""
+    """Return the surface with at most FEW_FACES faces; each vertex takes the colour of the nearest old vertex."""
     import fast_simplification
     import trimesh
     from scipy.spatial import cKDTree
 
     points = np.asarray(surface.vertices)
-    # seams of the texture double their vertices: joined, so that the surface does not tear there
+    # vertices are duplicated along texture seams; merge them, so that the surface does not tear there
     joined = trimesh.Trimesh(points, surface.faces, process=False)
     joined.merge_vertices(merge_tex=True, merge_norm=True)
     if len(joined.faces) > FEW_FACES:

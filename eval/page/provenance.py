@@ -1,4 +1,4 @@
-"""Where a page comes from: the commit of the working tree, the time and the Python version."""
+"""The provenance of a page: the commit of the working tree, the time and the Python version."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def provenance() -> Provenance:
-    """Describe the current folder's checkout now."""
+    """Describe the checkout in the current folder."""
     commit = _git("rev-parse", "HEAD") or ""
     changed = (_git("status", "--porcelain", "--untracked-files=no", "--", ".", NOT_SOURCES) or "") if commit else ""
     return Provenance(

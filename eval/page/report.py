@@ -1,6 +1,6 @@
 """A table and everything behind it as one HTML page that opens from disk, without a network.
 
-Reads the plan, and of every planned result the files that exist: scores, views, mesh, losses, records, benchmarks, logs.
+Reads the plan, and the existing files of every planned result: scores, views, mesh, losses, records, benchmarks, logs.
 Missing results are named on the page; a partial run gives a partial page. Pictures, films and meshes are embedded at the
 best level of quality that keeps the page under the limit, and the page lists what was left out.
 """
@@ -64,7 +64,7 @@ def write_report(plan: Path, definition: dict, reported: Path, truths: Truths, v
         raise InputError(
             f"{out}: the text alone takes {text_size / 1e6:.1f} MB of the {limit / 1e6:.1f} MB allowed; raise --limit-mb"
         )
-    packed = pack(shown.media, int((limit - text_size) * 0.98))  # the rest is for the list of what is left out
+    packed = pack(shown.media, int((limit - text_size) * 0.98))  # the rest is for the list of left-out media
     text = compose(page, packed, limit)
     write_text(out, text)
     left_out = f", {len(packed.left_out)} pictures, films and meshes left out" if packed.left_out else ""

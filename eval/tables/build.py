@@ -1,15 +1,15 @@
-"""Planned grid + scores -> one table: means over seeds of means over examples, with complete denominators.
+"""Planned grid and scores -> one table: means over seeds of means over examples, with complete denominators.
 
 Results are joined onto the plan, so that a mean says n of how many, and a result without a value has a name and a status
 (see eval.tables.plan). Numbers made differently never share a column: one protocol, one view set, one set of weights.
 
 Settings: {"title", "columns": [key, ...], "rows": [[method, stage], ...], "reported": bool, "baseline": [method, stage]};
 without rows, every row of the plan. A key is METRIC[@VIEW_SET][:PROTOCOL]; the defaults are novel views and `corrected`.
-Beside the table are written every single value (-cells.csv), paired differences from the baseline with intervals
-(-differences.csv), quality flags (-flags.csv) and the metric cards of its columns (-cards.json).
+Beside the table, every single value (-cells.csv), paired differences from the baseline with intervals (-differences.csv),
+quality flags (-flags.csv) and the metric cards of its columns (-cards.json) are written.
 
-pandas groups the values and writes the CSV. It is imported late: that takes half a second, which `--help` and the graph
-of jobs can do without.
+pandas groups the values and writes the CSV. It is imported late, because `--help` and the graph of jobs do not need it and the
+import takes half a second.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Summary:
         method: The row's method.
         stage: The row's stage.
         column: The column.
-        mean: Mean over seeds of the means over examples; None without any value.
+        mean: Mean over seeds of the means over examples; None if there is no value.
         sd: Standard deviation over seeds (n - 1); None for fewer than two seeds.
-        n: Values behind the mean.
-        planned: Values that there would be if nothing were missing.
-        seeds: Seeds behind the mean.
-        shared_mean: Where any row is incomplete, the same mean over the examples that all rows share; else None.
-        shared_examples: How many examples `shared_mean` is taken over.
+        n: Number of values in the mean.
+        planned: Number of values if nothing were missing.
+        seeds: Number of seeds in the mean.
+        shared_mean: If any row is incomplete, the same mean over the examples that all rows share; otherwise None.
+        shared_examples: Number of examples in `shared_mean`.
     """
 
     dataset: str
@@ -63,7 +63,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Everything that the markups print.
+    """The data that the markups print.
 
     Attributes:
         name: Stem of the table's files.
@@ -77,7 +77,7 @@ class ResultTable:
         baseline: (method, stage) of the row that the others are compared with, or None.
         values: Every value with its card, and the result that it belongs to.
         results: The scores of every result that has any.
-        main: So many columns are printed first, the others in a second block; None for all in one block.
+        main: Number of columns in the first block, the others follow in a second one; None for one block.
     """
 
     name: str
@@ -105,7 +105,7 @@ def column_fields(column: Column) -> list[str]:
 
 
 def frame(lines: list[list], columns: list[str]) -> DataFrame:
-    """Return lines as a data frame whose values keep their Python types (a missing one does not turn integers to floats)."""
+    """Return lines as a data frame whose values keep their Python types (missing ones do not turn integers into floats)."""
     from pandas import DataFrame
 
     return DataFrame(lines, columns=columns, dtype=object)
@@ -117,7 +117,7 @@ def csv_text(data: DataFrame) -> str:
 
 
 def entries_frame(entries: list[Entry]) -> DataFrame:
-    """Return one line for each planned value: CELL_FIELDS, COLUMN_FIELDS, value (None where missing), status and reason."""
+    """Return one line for each planned value: CELL_FIELDS, COLUMN_FIELDS, value (None if missing), status and reason."""
     lines = [[*cell_fields(e.cell), *column_fields(e.column), e.value, e.status, e.reason] for e in entries]
     return frame(lines, [*CELL_FIELDS, *COLUMN_FIELDS, "value", "status", "reason"])
 
@@ -131,7 +131,7 @@ def mean_and_sd(values: DataFrame) -> tuple[float | None, float | None, int]:
     Returns:
         Mean over seeds of the means over examples, its standard deviation over seeds (n - 1), and the number of seeds.
     """
-    # summed by statistics, not by pandas: exactly rounded, so that the order of the plan does not change the last digit
+    # fmean, unlike pandas, rounds correctly, so that the order of the plan does not change the last digit
     means = [fmean(of_seed) for _, of_seed in values.groupby("seed")["value"]]
     if not means:
         return None, None, 0
@@ -143,7 +143,7 @@ def shared_examples(planned: DataFrame) -> list[str]:
 
     Args:
         planned: The planned values of one column of one data set, with the columns `method`, `stage`, `example` and `value`
-            (None where missing).
+            (None if missing).
     """
     has_any = planned.groupby(ROW_FIELDS)["value"].transform("count") > 0
     complete = (
@@ -180,7 +180,7 @@ def build_table(name: str, definition: dict, cells: list[Cell]) -> ResultTable:
 
     Raises:
         InputError: The settings lack rows or columns, repeat a column, name a row that was not planned, or have a baseline
-            that is no [method, stage]; or scores made differently would share a column.
+            that is not [method, stage]; or scores made differently would share a column.
     """
     row_keys = [tuple(row) for row in definition.get("rows") or dict.fromkeys((cell.method, cell.stage) for cell in cells)]
     columns = [parse_column(key) for key in definition.get("columns", [])]
@@ -192,7 +192,7 @@ def build_table(name: str, definition: dict, cells: list[Cell]) -> ResultTable:
     for method, stage in row_keys:
         labels = [cell.label for cell in cells if (cell.method, cell.stage) == (method, stage)]
         if not labels:
-            raise InputError(f"table {name!r} has the row {method}/{stage}, which the plan does not hold; add it to the run")
+            raise InputError(f"table {name!r} has the row {method}/{stage}, which is not in the plan; add it to the run")
         several = sum(other == method for other, _ in row_keys) > 1
         rows.append((method, stage, f"{labels[0]} ({stage})" if several else labels[0]))
     chosen = [cell for cell in cells if (cell.method, cell.stage) in row_keys]
@@ -223,7 +223,7 @@ def build_table(name: str, definition: dict, cells: list[Cell]) -> ResultTable:
 
 
 def tidy_csv(table: ResultTable) -> str:
-    """Return the table as CSV text with one number in each line."""
+    """Return the table as CSV text with one number per line."""
     header = ["dataset", *ROW_FIELDS, *COLUMN_FIELDS, "mean", "sd", "n", "planned", "seeds"]
     lines = [
         [s.dataset, s.method, s.stage, *column_fields(s.column), s.mean, s.sd, s.n, s.planned, s.seeds]
@@ -233,5 +233,5 @@ def tidy_csv(table: ResultTable) -> str:
 
 
 def cells_csv(table: ResultTable) -> str:
-    """Return CSV text with every planned value in a line of its own, missing ones included."""
+    """Return CSV text with one planned value per line, including missing ones."""
     return csv_text(entries_frame(table.entries))

@@ -1,4 +1,4 @@
-"""The metric cards behind a table, one for each column: each field once where all values agree, else every variant."""
+"""The metric cards behind a table, one for each column: each field once if all values agree, else every variant."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from eval.tables.build import ResultTable
 from eval.tables.plan import Cell, Column
 from magic123.records.cards import MetricCard, Value
 
-PER_VALUE = {"seconds", "time"}  # differ from value to value: summed, and given as first and last
+PER_VALUE = {"seconds", "time"}  # these always differ: seconds are summed, of times the first and last are given
 
 
 @dataclass(frozen=True)
 class ColumnFacts:
-    """One column of a table: the values behind it with their cells, and how many were planned."""
+    """One column of a table: its values with their cells, and the number of planned ones."""
 
     column: Column
     behind: list[tuple[Cell, Value]]

@@ -1,7 +1,7 @@
 """Paired difference between two methods: same examples, same seeds, with a bootstrap interval over the examples.
 
-A table with a baseline has one for every other row, column and data set; with fewer than two shared examples there is no
-interval, and the reason is given instead.
+A table with a baseline has a difference for every other row, column and data set; with fewer than two shared examples the
+reason is given instead.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Values = dict[tuple[str, int], float]  # by (example, seed)
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of (first - second) with a percentile interval; `examples` and `pairs` say over how many."""
+    """Mean of (first - second) with a percentile interval, and the numbers of examples and pairs in it."""
 
     mean: float
     low: float
@@ -37,21 +37,21 @@ def paired_difference(
 ) -> Difference:
     """Average the difference of two methods over the examples and seeds that both have.
 
-    Seeds are averaged within an example and examples are resampled: seeds of one example are not independent results.
+    Seeds are averaged within an example and examples are resampled, because seeds of one example are not independent results.
 
     Args:
         first: The values of one method, by (example, seed).
         second: The values that are subtracted, by (example, seed).
         level: Coverage of the percentile bootstrap interval.
-        resamples: How many times the examples are resampled.
-        seed: Of the resampling.
+        resamples: Number of resamples of the examples.
+        seed: Seed of the resampling.
 
     Raises:
-        InputError: Fewer than two examples are shared, for which there is no interval.
+        InputError: Fewer than two examples are shared, so there is no interval.
     """
     shared = sorted(first.keys() & second.keys())
     pairs = frame([[example, first[example, s] - second[example, s]] for example, s in shared], ["example", "difference"])
-    # averaged by NumPy, not by pandas, which sums in another way and may differ in the last digit
+    # averaged by NumPy, because pandas sums differently and may differ in the last digit
     differences = np.array([np.mean(list(of_example)) for _, of_example in pairs.groupby("example")["difference"]])
     if len(differences) < 2:
         raise InputError(f"a paired difference needs two shared examples, these methods share {len(differences)}")
@@ -62,7 +62,7 @@ def paired_difference(
 
 @dataclass(frozen=True)
 class DifferenceLine:
-    """A row of a table less the baseline, in one column of one data set; without a difference there is a reason."""
+    """The difference of a row from the baseline, in one column of one data set, or the reason why there is none."""
 
     dataset: str
     method: str
@@ -75,7 +75,7 @@ class DifferenceLine:
 
 @dataclass(frozen=True)
 class FormattedDifference:
-    """A difference with its sign and the digits of its metric; `excludes_zero` speaks of its interval."""
+    """A difference as text, with its sign and the digits of its metric; `excludes_zero` is about its interval."""
 
     mean: str
     low: str
@@ -85,7 +85,7 @@ class FormattedDifference:
 
 
 def format_difference(line: DifferenceLine) -> FormattedDifference | None:
-    """Format the difference of a line, or return None where it has only a reason."""
+    """Format the difference of a line; None if it only has a reason."""
     difference, digits = line.difference, describe(line.column.metric).digits
     if difference is None:
         return None
@@ -96,7 +96,7 @@ def format_difference(line: DifferenceLine) -> FormattedDifference | None:
 def differences(table: ResultTable) -> list[DifferenceLine]:
     """Subtract the baseline from every other row, by data set and column.
 
-    Empty without a baseline, and where the baseline is not part of this run.
+    Empty if there is no baseline, or it is not part of this run.
     """
     if table.baseline not in [(method, stage) for method, stage, _ in table.rows]:
         return []
@@ -122,7 +122,7 @@ def differences(table: ResultTable) -> list[DifferenceLine]:
 
 
 def differences_csv(table: ResultTable, differences: list[DifferenceLine]) -> str:
-    """Return CSV text with one of the `differences` in each line; the header alone where there is nothing to compare with."""
+    """Return CSV text with one of the `differences` per line; only the header if there is nothing to compare with."""
     header = ["dataset", *ROW_FIELDS, "baseline_method", "baseline_stage", *COLUMN_FIELDS]
     header += ["difference", "low", "high", "level", "examples", "pairs", "reason"]
     lines = []
@@ -135,7 +135,7 @@ def differences_csv(table: ResultTable, differences: list[DifferenceLine]) -> st
 
 
 def differences_markdown(table: ResultTable, differences: list[DifferenceLine]) -> str:
-    """Return the `differences` as a table for below the first, intervals that exclude zero bold; empty without a baseline."""
+    """Return the `differences` as a second Markdown table, bold if the interval excludes zero; empty without a baseline."""
     if table.baseline is None:
         return ""
     labels = {(method, stage): label for method, stage, label in table.rows}
@@ -175,11 +175,11 @@ def read_values(path: Path, dataset: str, row: str, key: str) -> Values:
         key: The column, METRIC[@VIEW_SET][:PROTOCOL].
 
     Raises:
-        InputError: The file holds no such value.
+        InputError: The file has no such value.
     """
     from pandas import read_csv  # imported late, see eval.tables.build
 
-    # as text: pandas would round some numbers in the last digit, and take an example named NA for a missing value
+    # as text, because pandas would change the last digit of some numbers, and take an example named NA for a missing value
     lines = read_csv(need_file(path, "single values"), dtype=str, keep_default_na=False)
     names = ["dataset", *ROW_FIELDS, *COLUMN_FIELDS]
     chosen = (lines[names] == [dataset, *row.split("/", 1), *column_fields(parse_column(key))]).all(axis=1)

@@ -1,7 +1,7 @@
-"""One picture of a table: rows are examples, columns the input, the true view and every method's stage.
+"""One picture of a table: rows are examples; columns are the input, the true view and every method's stage.
 
-Reads the folders that the plan names (views/{set}/NNN.png) and the prepared examples beside them; a cell without a picture
-is drawn as a grey field with the reason written in it.
+Reads the folders named in the plan (views/{set}/NNN.png) and the prepared examples beside them; a cell without a picture
+is drawn as a grey field with the reason in it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from eval.tables.shown import Truths, unseen_view
 from magic123.records.files import write_whole
 
 SIDE = 128  # pixels
-HEADING = 22  # characters of a heading's line that fit above a picture
+HEADING = 22  # characters that fit on a line of a heading
 
 
 def on_white(file: Path) -> np.ndarray:
@@ -31,7 +31,7 @@ def on_white(file: Path) -> np.ndarray:
 
 
 def column_names(cells: list[Cell]) -> list[tuple[str, str, str]]:
-    """Return (method, stage, heading) in the plan's order; a heading names the stage where a method has several."""
+    """Return (method, stage, heading) in the plan's order; a heading names the stage if the method has several."""
     pairs = list(dict.fromkeys((cell.method, cell.stage, cell.label) for cell in cells))
     several = {method for method, _, _ in pairs if sum(method == other for other, _, _ in pairs) > 1}
     return [
@@ -71,7 +71,7 @@ def draw_figure(cells: list[Cell], view: str | None, truths: Truths, out: Path) 
         root = next(cell for cell in in_row if cell is not None).path.parents[2]
         picture, name = root / "example" / "rgba.png", f"{views[dataset]}.png"
         truth = truths.get(dataset, {}).get(example)
-        # each picture, and what stands there without it
+        # each picture, and the text shown if it is missing
         shown = [(picture, "text alone" if is_caption(root / "example") else "missing")]
         shown += [(Path(truth) / name, "missing") if truth else (Path(), "no truth")] if truths else []
         shown += [(cell.path / "views" / name, "missing") if cell else (Path(), "not planned") for cell in in_row]

@@ -1,4 +1,4 @@
-"""The quality flags of a table's results: every one as a line, counts by row, and the raised ones as a note under the table."""
+"""The quality flags of a table's results: one line each, counts by row, and the raised ones as a note under the table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Share:
-    """How many results of a row raised a flag, of those for which it could be measured."""
+    """The number of results of a row that raised a flag, of those for which it could be measured."""
 
     raised: int
     measured: int
@@ -63,7 +63,7 @@ def flags_csv(table: ResultTable) -> str:
 
 
 def flag_notes(table: ResultTable) -> list[str]:
-    """Say which flags are raised and where, and which could not be measured. Empty where no result has flags."""
+    """Return sentences on which flags are raised where, and which could not be measured. Empty if no result has flags."""
     flags = flags_frame(table)
     notes = []
     for flag, raised in flags[flags["state"] == "raised"].groupby("flag", sort=False):

@@ -1,14 +1,14 @@
-"""A table as Markdown, LaTeX (booktabs) and an HTML fragment: the same cells, three markups.
+"""A table as Markdown, LaTeX (booktabs) and an HTML fragment: the same cells in three markups.
 
-Each cell reads mean, sd over seeds, n/N, and, where results are missing, the mean over the examples that all rows
-share. The best of a column is bold, with all that print the same: by that shared mean as soon as one row is incomplete.
+Each cell shows mean, sd over seeds, n/N, and, if results are missing, the mean over the examples that all rows share. The
+best of a column is bold, with all that print the same; as soon as one row is incomplete, the shared means are compared.
 Published numbers come below, with their source, and are never bold. Cells without a result are named under the table.
 Each data set is a block of its own, or two: the main columns, and the others below.
 
 The markups are written here, not by pandas. `DataFrame.to_markdown` pads and aligns its cells and does not escape a |.
-`Styler.to_latex` merges equal headings that stand side by side, and has neither the rules below the names of the data
-sets, nor the one above the published numbers, nor notes inside the table's environment. `Styler.to_html` writes an id and
-classes into every cell. To undo and add all this takes more lines than to write the three markups.
+`Styler.to_latex` merges adjacent equal headings, and has no rules below the names of the data sets or above the published
+numbers, and no notes inside the table's environment. `Styler.to_html` writes an id and classes into every cell. Working around
+all this would take more lines than writing the three markups.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from eval.tables.flag_table import flag_notes
 from eval.tables.plan import Column
 from eval.tables.reported import Reported, is_comparable
 
-NOTHING = "\N{EN DASH}"  # printed where there is no value
+NOTHING = "\N{EN DASH}"  # printed if there is no value
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Grid:
 
 
 def _best(summaries: list[Summary], column: Column) -> list[Summary]:
-    """Return the best of at least two rows, with all that print the same. None under as-published: that does not rank."""
+    """Return the best of at least two rows, with all that print the same. Empty under as-published, which is not ranked."""
     if column.protocol == "as-published":
         return []
     partial = any(0 < s.n < s.planned for s in summaries)
@@ -95,7 +95,7 @@ def grid(table: ResultTable, published: list[Reported]) -> Grid:
 
     Args:
         table: The table.
-        published: Published numbers, of which the comparable ones are added.
+        published: Published numbers; the comparable ones are added.
     """
     places = [(dataset, column) for dataset in table.datasets for column in table.columns]
     header, texts = [], {}  # texts by (data set, column, method, stage)
@@ -125,7 +125,7 @@ class Block:
     Attributes:
         dataset: Its name.
         columns: Their positions in the grid.
-        rest: Whether the main columns stand in the block above.
+        rest: Whether the main columns are in the block above.
     """
 
     dataset: str
@@ -134,17 +134,17 @@ class Block:
 
     @property
     def title(self) -> str:
-        """Name of the data set, and that these are its further columns."""
+        """Name of the data set, with a remark if these are its further columns."""
         return f"{self.dataset}, further columns" if self.rest else self.dataset
 
     def rows(self, part: list[tuple[str, list[Text]]]) -> list[tuple[str, list[Text]]]:
-        """Return the rows of a part of the grid, cut to these columns; published rows without a number in them are left out."""
+        """Return the rows of a part of the grid, cut to these columns; published rows without a number are left out."""
         cut = [(label, texts[self.columns]) for label, texts in part]
         return [(label, texts) for label, texts in cut if any(text != Text(NOTHING) for text in texts)]
 
 
 def blocks(table: ResultTable) -> list[Block]:
-    """Return the tables that a table is printed as: for each data set its main columns, then the others."""
+    """Return the blocks of a table: for each data set its main columns, then the others."""
     width = len(table.columns)
     main = min(table.main or width, width)
     found = []
@@ -158,7 +158,7 @@ def blocks(table: ResultTable) -> list[Block]:
 
 def _notes(table: ResultTable, any_published: bool) -> list[str]:
     notes = ["Mean over examples, then over seeds; ± is the standard deviation over seeds; n/N results of those planned."]
-    # a metric that could not be computed tends to be missing for a whole row, a result for itself
+    # a metric that could not be computed is usually missing in a whole row, so the row is named; a missing result by itself
     missing = [
         [e.status, e.reason, f"{e.cell.dataset} {e.cell.method}/{e.cell.stage} {e.column.metric}"]
         if e.status == "not scored"
@@ -198,7 +198,7 @@ def _plain(text: Text) -> str:
 
 
 def _markdown(text: str) -> str:
-    """Return text for a line or a table's cell of Markdown, without HTML in it."""
+    """Return text escaped for a line or a table's cell of Markdown, without HTML."""
     return one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
 
 
@@ -233,17 +233,17 @@ ACCENTS = {
     "\u030c": "v",
     "\u0327": "c",
 }
-# Other letters: pdfLaTeX has few of them, so it prints their numbers.
+# Other letters: pdfLaTeX lacks most of them, so it prints their code points.
 LETTER = r"\providecommand*{\letter}[1]{\ifdefined\Uchar\Uchar" + '"' + r"#1\relax\else U+#1\fi}"
 
 
 def one_line(text: str) -> str:
-    """Return text with every run of spaces, line ends and control characters as one space."""
+    """Return text with every run of spaces, line breaks and control characters replaced by one space."""
     return " ".join("".join(" " if unicodedata.category(sign) in ("Cc", "Cs") else sign for sign in text).split())
 
 
 def tex(text: str) -> str:
-    """Return text for LaTeX, in ASCII, in which nothing is a command of the text's own."""
+    """Return text escaped for LaTeX, in ASCII, so that none of it acts as a command."""
 
     def written(sign: str) -> str:
         base, *accents = list(unicodedata.normalize("NFD", sign))
@@ -276,7 +276,7 @@ def latex(table: ResultTable, published: list[Reported]) -> str:
             for label, texts in rows:
                 cells = [tex(_plain(text)) for text in texts]
                 cells = [rf"\textbf{{{cell}}}" if text.best else cell for cell, text in zip(cells, texts, strict=True)]
-                lines.append(" & ".join([f"{{{tex(label)}}}", *cells]) + r" \\")  # in braces: [ and * mean something after \\
+                lines.append(" & ".join([f"{{{tex(label)}}}", *cells]) + r" \\")  # braces, because [ and * are special after \\
         lines += [r"\bottomrule", r"\end{tabular}", ""]
     lines += [*[rf"\par\small {tex(note)}" for note in laid.notes], r"\end{table}"]
     return "\n".join(lines) + "\n"
@@ -290,7 +290,7 @@ def _table_cell(text: Text) -> str:
 
 
 def html(table: ResultTable, published: list[Reported]) -> str:
-    """Return a <figure> with the table and its notes; the page's style sheet styles its classes, as `best` and `published`."""
+    """Return a <figure> with the table and its notes; the page's style sheet styles its classes (`best`, `published`, ...)."""
     laid = grid(table, published)
     lines = [f'<figure class="results" id="table-{escape(table.name)}">', f"<figcaption>{escape(table.title)}</figcaption>"]
     for block in blocks(table):

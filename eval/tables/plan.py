@@ -32,7 +32,7 @@ class Cell:
         stage: The method's stage.
         seed: Seed of the random state.
         path: Folder of scores.json.
-        label: The method's name as people read it.
+        label: The method's display name.
     """
 
     dataset: str
@@ -45,7 +45,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Name the result in sentences."""
+        """The result's name in messages."""
         return f"{self.dataset}/{self.example} {self.method}/{self.stage} seed {self.seed}"
 
 
@@ -67,8 +67,8 @@ class Entry:
         column: The column.
         status: ok, missing, not scored or one of NO_RESULT.
         value: The value; None unless the status is ok.
-        reason: Why there is no value, where that is known.
-        rung: Rung of the stage's memory ladder that the result was made on; 0 where memory sufficed.
+        reason: Why there is no value, if known.
+        rung: Rung of the stage's memory ladder that the result was made on; 0 if memory sufficed.
     """
 
     cell: Cell
@@ -105,7 +105,7 @@ def read_plan(path: Path) -> list[Cell]:
     """Read the planned results from plan.json.
 
     Raises:
-        InputError: The plan is empty, a cell misses a key, or the same result is listed twice.
+        InputError: The plan is empty, a cell lacks a key, or the same result is listed twice.
     """
     cells = read_json(path, "plan").get("cells")
     if not isinstance(cells, list) or not cells:
@@ -125,7 +125,7 @@ def read_plan(path: Path) -> list[Cell]:
 
 
 def read_result(cell: Cell) -> tuple[str, str, Scores | None]:
-    """Return the status of a cell as a whole, the reason for it, and the scores, which only the status `ok` has."""
+    """Return the status of a cell as a whole, its reason, and the scores, which are None unless the status is `ok`."""
     status, file = cell.path / "status.json", cell.path / "scores.json"
     state = read_json(status, "status") if status.is_file() else {"status": OK}
     if state.get("status") in NO_RESULT:
@@ -153,7 +153,7 @@ def read_cell(cell: Cell, columns: list[Column]) -> tuple[list[Entry], list[Valu
 
 
 def gap_reason(metric: str, gaps: list[Gap]) -> str:
-    """Say why a metric has no value: by its own gap, or by that of the model that it would have come from."""
+    """Return why a metric has no value, from its own gap or from that of the model it depends on."""
     for name in (metric, explained_by(metric)):
         for gap in gaps:
             if name.startswith(gap.metric) or gap.metric.startswith(f"{name}-"):
@@ -175,5 +175,6 @@ def refuse_mixtures(values: list[tuple[Cell, Value]]) -> None:
             ours, theirs = getattr(value.card, field), getattr(other.card, field)
             if ours != theirs:
                 raise InputError(
-                    f"{column.metric} mixes {field} {theirs} ({other_cell.name}) with {ours} ({cell.name}); score them alike"
+                    f"{column.metric} mixes {field} {theirs} ({other_cell.name}) with {ours} ({cell.name}); "
+                    "score them the same way"
                 )

@@ -1,8 +1,8 @@
 """Ranks: every row of a table against every other, by paired differences over the same examples.
 
-The intervals of a column hold together: with a probability of 95 %, all pairs of rows lie within theirs. Examples are
-resampled, the same ones for all pairs, and the width is the 95 % quantile of the largest deviation of any pair in units of its
-standard error (as in Romano and Wolf 2005). With few examples that is rough: below about five, read it as an indication.
+The intervals of a column are simultaneous: with a probability of 95 %, all pairs of rows lie within theirs. The same examples
+are resampled for all pairs, and the width is the 95 % quantile of the largest deviation of any pair in units of its standard
+error (as in Romano and Wolf 2005). This is rough for few examples: below about five it is only an indication.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class Comparison:
     """Mean difference of two rows with its simultaneous interval, NaN for fewer than two shared examples.
 
     Attributes:
-        mean: Of (first - second) over the shared examples.
+        mean: Mean of (first - second) over the shared examples.
         low: Lower end of the interval.
         high: Upper end of the interval.
-        examples: Examples that both rows have.
-        greater: Of these, how many have a greater value in the first row.
-        less: How many have a smaller one.
+        examples: Number of examples that both rows have.
+        greater: Number of these with a greater value in the first row.
+        less: Number of these with a smaller value in the first row.
     """
 
     mean: float
@@ -47,10 +47,10 @@ def compare_pairs(
     """Compare every pair of rows over the examples that both have.
 
     Args:
-        values: Means over seeds, [rows, examples]; NaN where missing.
+        values: Means over seeds, [rows, examples]; NaN if missing.
         level: Probability with which all intervals hold at once.
-        resamples: How many times the examples are resampled.
-        seed: Of the resampling.
+        resamples: Number of resamples of the examples.
+        seed: Seed of the resampling.
 
     Returns:
         The comparison of rows i < j, by (i, j).
@@ -70,7 +70,7 @@ def compare_pairs(
         deviation = np.where(shared, differences - mean[:, None], 0.0)
         error = np.sqrt((deviation**2).sum(1) / (count - 1) / count)
         drawn = np.random.default_rng(seed).multinomial(examples, np.full(examples, 1 / examples), resamples)
-        # mean deviation of each pair in each resample; a resample without any shared example says nothing
+        # mean deviation of each pair in each resample; not finite, and ignored, if no shared example was drawn
         resampled = (deviation @ drawn.T) / (shared @ drawn.T)
         scaled = np.abs(resampled) / error[:, None]
     scaled = np.where(np.isfinite(scaled), scaled, 0.0)
@@ -88,7 +88,7 @@ def compare_pairs(
     }
 
 
-# of each data set and column, by the numbers of the two rows
+# (data set, column) -> (indices of two rows) -> their comparison
 Comparisons = dict[tuple[str, Column], dict[tuple[int, int], Comparison]]
 
 
@@ -97,13 +97,13 @@ class Rank:
     """One row's place in one column of one data set.
 
     Attributes:
-        rank: 1 for the best mean of the rows that have a value; equal means share a rank. None without a value.
-        wins: Comparisons with another row on one example that this row wins.
-        losses: Those that it loses.
-        ties: Those with equal values.
-        better_than: Labels of the rows that it beats with an interval beyond zero.
-        worse_than: Labels of the rows that beat it so.
-        rows: Rows that it was compared with.
+        rank: 1 for the best mean of the rows that have a value; equal means share a rank. None if it has no value.
+        wins: Number of comparisons with another row on one example that this row wins.
+        losses: Number that it loses.
+        ties: Number with equal values.
+        better_than: Labels of the rows that it beats with an interval that excludes zero.
+        worse_than: Labels of the rows that beat it with such an interval.
+        rows: Number of rows that it was compared with.
     """
 
     dataset: str
@@ -121,7 +121,7 @@ class Rank:
 
 
 def compare_rows(table: ResultTable) -> Comparisons:
-    """Return the comparisons of each data set and column, by the numbers of the rows."""
+    """Return the comparisons of each data set and column, by the indices of the rows."""
     measured = entries_frame(table.entries).dropna(subset="value").astype({"value": float})
     result = {}
     for dataset in table.datasets:
@@ -136,9 +136,9 @@ def compare_rows(table: ResultTable) -> Comparisons:
 
 
 def ranks(table: ResultTable, comparisons: Comparisons) -> list[Rank]:
-    """Rank the rows in every column of every data set, by what `compare_rows` returned.
+    """Rank the rows in every column of every data set, from the result of `compare_rows`.
 
-    A row is ranked by its mean as the table prints it, or by the mean over the shared examples where some row is incomplete.
+    A row is ranked by its mean in the table, or by the mean over the shared examples if some row is incomplete.
     """
     lines = []
     for (dataset, column), compared in comparisons.items():
@@ -191,14 +191,14 @@ def ranks_csv(ranked: list[Rank]) -> str:
 
 
 def rank_text(rank: Rank) -> str:
-    """Return a rank as the tables print it: its place, and how many rows it beats beyond doubt."""
+    """Return a rank as the tables print it: the place, and how many rows it beats with an interval that excludes zero."""
     if rank.rank is None:
         return "–"
     return f"{rank.rank} ({len(rank.better_than)} of {rank.rows})"
 
 
 def ranks_markdown(table: ResultTable, ranked: list[Rank]) -> str:
-    """Return the ranks as a table for below the others; empty for a single row."""
+    """Return the ranks as another Markdown table; empty for a single row."""
     if len(table.rows) < 2:
         return ""
     several = len(table.datasets) > 1

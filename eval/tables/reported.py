@@ -1,9 +1,9 @@
-"""Numbers that papers printed, each with its source and how sure we are of it (config/reported.csv).
+"""Published numbers, each with its source and our confidence in it (config/reported.csv).
 
 Confidence: T read in the paper's own text, C read in or run from source code, I read off an image, N third-party notes,
 D derived here, M memory, unverified. `protocol` is `as-published` only for numbers made by Magic123's own metric script;
-any other paper's protocol has that paper's name, and so never stands in one of our columns, but for SyncDreamer's metrics of
-meshes, which we compute in its way (its pictures are lit, and ours are not).
+any other paper's protocol has that paper's name, so its numbers never appear in our columns. The exception is SyncDreamer's
+mesh metrics, which we compute in the same way (its pictures are lit, and ours are not).
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ CONFIDENCES = {"T", "C", "I", "N", "D", "M"}
 
 @dataclass(frozen=True)
 class Reported:
-    """One published number, and where it was read.
+    """One published number and its source.
 
     Attributes:
         paper: The paper, with its version.
         table: The table or figure in it.
         dataset: Our name of the data set.
-        method: The method as people read it.
+        method: Display name of the method.
         metric: Our name of the metric.
         protocol: `as-published`, or the paper's name.
         value: The number.
         confidence: One of CONFIDENCES.
         note: Remarks on the number.
-        printed: The value with the digits with which it was printed.
+        printed: The value with the digits that were printed.
     """
 
     paper: str
@@ -51,7 +51,7 @@ class Reported:
 
     @property
     def source(self) -> str:
-        """Name the paper and the table in it."""
+        """The paper and the table in it."""
         return f"{self.paper}, {self.table}"
 
 
@@ -71,7 +71,7 @@ def read_reported(path: Path) -> list[Reported]:
                 value = float(fields["value"])
             except (TypeError, ValueError) as problem:
                 raise InputError(f"{path}, line {line}: {fields['value']!r} is not a number") from problem
-            # DictReader files superfluous fields under None, and fills up with None
+            # DictReader puts surplus fields under None, and fills missing ones with None
             malformed = None in fields or None in fields.values()
             if malformed or not math.isfinite(value) or fields["confidence"] not in CONFIDENCES:
                 raise InputError(
@@ -86,7 +86,7 @@ def read_reported(path: Path) -> list[Reported]:
 
 
 def is_comparable(reported: Reported, metric: str, view_set: str, protocol: str) -> bool:
-    """Tell whether a published number may be printed below a column of ours: same metric, same protocol, same views."""
+    """Return whether a published number may be printed below a column of ours: same metric, same protocol, same views."""
     row = describe(metric)
     shared = protocol == "as-published" or (protocol == "syncdreamer" and row.needs == "true mesh")
     if not shared or (reported.metric, reported.protocol) != (metric, protocol):

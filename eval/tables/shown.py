@@ -1,4 +1,4 @@
-"""Which views of a run are shown, in the figure and on the page, and where their truth is."""
+"""The views of a run that are shown in the figure and on the page, and the folders of their truth."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from eval.tables.plan import Cell
 from magic123.records.errors import InputError
 from magic123.records.files import optional_json
 
-UNSEEN_SIDE = (60.0, 150.0)  # polar and azimuth, degrees: from behind and above; the nearest view is shown
+UNSEEN_SIDE = (60.0, 150.0)  # polar and azimuth, degrees: from behind and above; the nearest novel view is shown
 TRUTH_HELP = 'folders of true views, JSON: {"DATASET": {"EXAMPLE": "FOLDER"}}'
 
-Truths = dict[str, dict[str, str]]  # folders of the true views by data set and example; without one, none is shown
+Truths = dict[str, dict[str, str]]  # folders of true views by data set and example; examples without one show no truth
 
 
 def read_truths(text: str) -> Truths:
@@ -36,10 +36,10 @@ def unseen_view(cells: list[Cell], requested: str | None) -> str | None:
 
     Args:
         cells: Planned results of one data set.
-        requested: The view that the user wants, SET/NNN; None for the novel view nearest to UNSEEN_SIDE.
+        requested: The requested view, SET/NNN; None for the novel view nearest to UNSEEN_SIDE.
 
     Returns:
-        SET/NNN, the first novel view where cameras are unknown; None where no result has views.
+        SET/NNN, or the first novel view if cameras are unknown; None if no result has views.
 
     Raises:
         InputError: Results have views, but not the requested one.

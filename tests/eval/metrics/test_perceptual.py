@@ -133,7 +133,7 @@ def test_lpips_on_another_file_is_refused(alexnet, tmp_path):
 
     for name, reason in (
         ("alexnet-owt-7be5be79.pth", "not torchvision's alexnet"),
-        ("trunk.pth", "is not named as torchvision"),
+        ("trunk.pth", "is not named as by torchvision"),
     ):
         (other := tmp_path / name).write_bytes(alexnet.read_bytes())
         with pytest.raises(InputError, match=reason):
