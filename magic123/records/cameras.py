@@ -69,7 +69,7 @@ def read_cameras(file: Path) -> ViewSets:
         }
         for one in (camera for listed in cameras.values() for camera in listed):
             if not (0 <= one["polar"] <= 180 and 0 < one["fov"] < 180 and 0 < one["radius"] + 0 * one["azimuth"] < math.inf):
-                raise ValueError(f"no camera is at {one}")
+                raise ValueError(f"{one} is not a camera")
         in_order = all(camera["file"] == f"{name}/{i:03d}.png" for name in cameras for i, camera in enumerate(sets[name]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{file}: must give polar, azimuth, radius, fov of every view ({error!r}); regenerate it") from error

@@ -159,7 +159,7 @@ def _of_primaries(name: str, chromaticities: tuple[float, ...], gamma: float | N
 
 
 def _unless_srgb(name: str, curves: np.ndarray, matrix: np.ndarray) -> ColourSpace:
-    """Return the colour space, without a conversion if converting would change no colour by a step of 8 bits."""
+    """Return the colour space, without a conversion if it would change no colour by an 8-bit step."""
     space = ColourSpace(name, curves.astype(np.float32), matrix)
     levels = np.linspace(0, 1, 18, dtype=np.float32)
     grid = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(18, -1, 3)

@@ -31,9 +31,9 @@ def present_device(device: str | None) -> str:
     if named.type != "cuda":
         return device
     if not torch.cuda.is_available():
-        raise InputError(f"--device is {device}, and this machine has no CUDA device: leave it out, or set it to cpu")
+        raise InputError(f"--device is {device}, but this machine has no CUDA device: leave it out, or set it to cpu")
     if (named.index or 0) >= (count := torch.cuda.device_count()):
-        raise InputError(f"--device is {device}, and the last CUDA device of this machine is cuda:{count - 1}")
+        raise InputError(f"--device is {device}, but the last CUDA device of this machine is cuda:{count - 1}")
     capability, architectures = torch.cuda.get_device_capability(device), torch.cuda.get_arch_list()
     if not arch_runs(architectures, capability):
         raise InputError(

@@ -276,7 +276,7 @@ def read_json_object(option: str, text: str) -> dict[str, Any]:
     try:
         values = json.loads(text if source == option else Path(text).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{source} is not readable as JSON ({error}); give a JSON object or a file of one") from error
+        raise InputError(f"{source} is not readable as JSON ({error}); give a JSON object or a JSON file") from error
     if not isinstance(values, dict):
         raise InputError(f"{source} must hold a JSON object, not a {type(values).__name__}")
     return values

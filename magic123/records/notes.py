@@ -39,7 +39,7 @@ def read_notes(folder: Path) -> Notes | None:
 def checked(notes: Any, file: Path) -> Notes:
     """Return a file's notes. Raises InputError unless each is a name with a text or a number."""
     if not isinstance(notes, dict):
-        raise InputError(f"{file}: notes must be names with a text or a number each, not a {type(notes).__name__}")
+        raise InputError(f"{file}: notes must map names to texts or numbers, not be a {type(notes).__name__}")
     for name, value in notes.items():
         if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
             raise InputError(f"{file}: {name[:LONGEST]!r} is neither a text nor a finite number; values may not be nested")

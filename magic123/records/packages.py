@@ -186,7 +186,7 @@ def _refuse_differences(packages: list[Package]) -> None:
             if (content := package.files.get(f"{place}/scores.json")) is not None:
                 other = scores.setdefault(_key(cell), (package.source, content))
                 if other[1] != content:
-                    raise InputError(f"{what} has other scores in {package.source} than in {other[0]}: leave one of them out")
+                    raise InputError(f"{what} has different scores in {package.source} and {other[0]}: leave one of them out")
             if record := package.record(f"{place}/stage.json"):
                 made = {key: record.get(key) for key in MADE_ALIKE}
                 made["priors"] = _weights(made["priors"])
@@ -194,7 +194,7 @@ def _refuse_differences(packages: list[Package]) -> None:
                 for key in MADE_ALIKE:
                     if row[1][key] != made[key]:
                         raise InputError(
-                            f"the row {cell['method']}/{cell['stage']} was made with other {key} in {package.source} than in "
+                            f"the row {cell['method']}/{cell['stage']} was made with different {key} in {package.source} and "
                             f"{row[0]}: give one of them another name in config/methods.yaml"
                         )
             if record := package.record(f"results/{cell['dataset']}/{cell['example']}/example/example.json"):
@@ -202,8 +202,8 @@ def _refuse_differences(packages: list[Package]) -> None:
                 example = examples.setdefault(_key(cell)[:2], (package.source, prepared))
                 if example[1] != prepared:
                     raise InputError(
-                        f"the example {cell['dataset']}/{cell['example']} is another picture, or prepared in another way, in "
-                        f"{package.source} than in {example[0]}"
+                        f"the example {cell['dataset']}/{cell['example']} has different pictures, or was prepared differently, "
+                        f"in {package.source} and {example[0]}"
                     )
 
 

@@ -85,7 +85,7 @@ def check_viewed_rows(suite: Suite) -> None:
         method, stage = command.views.split("/")
         at = f"{file}: {name}.command.views is {command.views!r}"
         if method not in suite.settings.run.methods:
-            raise InputError(f"{at}, and run.methods has no {method!r}; add it to the run.")
+            raise InputError(f"{at}, but run.methods has no {method!r}; add it to the run.")
         if stage not in suite.methods[method].stages:
             raise InputError(f"{at}; {choose_from(stage, list(suite.methods[method].stages))}.")
         other = suite.methods[method].command

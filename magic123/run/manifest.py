@@ -159,10 +159,11 @@ def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
             raise InputError(f"{path} line {begins}: a quote that opens here is never closed; close it on its line.") from error
         if "field limit" in str(error):
             raise InputError(
-                f"{path} line {begins}: a cell has more than {csv.field_size_limit()} letters; shorten it."
+                f"{path} line {begins}: a cell has more than {csv.field_size_limit()} characters; shorten it."
             ) from error
         raise InputError(
-            f"{path} line {begins}: cannot be read ({error}); double quotes within a cell, and close it before the comma."
+            f"{path} line {begins}: cannot be read ({error}); write each quote inside a cell twice, and a comma right after "
+            "the closing one."
         ) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text ({error}); save it as CSV with commas in UTF-8.") from error

@@ -64,7 +64,7 @@ class Shading(KindSettings):
 class Watch(Settings):
     """What a stage writes into its folder for people to watch it. None of it changes the result."""
 
-    guidance_every: int = Field(0, ge=0)  # n: of the first novel view in every n steps, what the priors denoised; 0: nothing
+    guidance_every: int = Field(0, ge=0)  # n: a picture of what the priors denoised, at the first novel view of n steps; 0: no
     evaluate_every: int = Field(0, ge=0)  # n: every n steps, views of the scene and scores of the reference view; 0: never
     tensorboard: bool = False  # event files of everything in losses.csv
 
@@ -161,7 +161,7 @@ class OptimisedStage(StageSettings):
     soft_mask: bool = False
     optimizer: Literal["adam", "adan"] = "adam"  # Adan (arXiv 2208.06677) is what Stable-DreamFusion and Make-it-3D train with
     gradient_clip: NonNegativeFloat = 0.0  # maximum norm of all gradients together, which are scaled down to it; 0: no limit
-    gradient_clip_value: NonNegativeFloat = 0.0  # maximum of each gradient element's size, applied before the norm; 0: no limit
+    gradient_clip_value: NonNegativeFloat = 0.0  # largest magnitude of a gradient element, clipped before the norm; 0: no limit
     erode_edges: bool = False  # leave the pixels along the mask's edge out of the loss `rgb`
     ema_decay: float = Field(0.95, ge=0, lt=1)
     ema_interval: PositiveInt = 100

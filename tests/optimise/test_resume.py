@@ -194,7 +194,7 @@ def test_what_decides_the_result_decides_what_is_resumed(example, tmp_path, monk
     with killed_at(9, monkeypatch), pytest.raises(Killed):
         reconstruct(picture, stage_settings(**stage), seed, out, save_steps=8)
     said = capsys.readouterr().err
-    assert "of other settings, inputs, weights or versions" in said and "resumes from" not in said
+    assert "of other settings, inputs, weights or versions" in said and "resuming from" not in said
     assert len({file.name.split("-")[0] for file in unfinished(out)}) == 2
 
 

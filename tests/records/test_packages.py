@@ -181,8 +181,8 @@ def other_run(run: list[dict], tmp_path: Path, file: str, before: str, after: st
     [
         ("scores.json", '"version": 1', '"version": 2', "mixes version 1 .* with 2"),
         ("scores.json", '"background": "white"', '"background": "black"', "mixes background"),
-        ("stage.json", '"steps": 200', '"steps": 100', "made with other settings"),
-        ("example.json", '"resolution": 48', '"resolution": 64', "another picture"),
+        ("stage.json", '"steps": 200', '"steps": 100', "made with different settings"),
+        ("example.json", '"resolution": 48', '"resolution": 64', "different pictures"),
     ],
 )
 def test_mixtures_are_refused(run, tmp_path, monkeypatch, capsys, file, before, after, sentence):
@@ -197,5 +197,5 @@ def test_mixtures_are_refused(run, tmp_path, monkeypatch, capsys, file, before, 
 def test_other_scores_of_the_same_result_are_refused(run, tmp_path, monkeypatch):
     first = packed(run, tmp_path / "a.zip")
     second = packed(other_run(run, tmp_path, "scores.json", "30.0", "31.0"), tmp_path / "b.zip")
-    with pytest.raises(InputError, match="other scores"):
+    with pytest.raises(InputError, match="different scores"):
         merge([read_package(first), read_package(second)], tmp_path / "out")

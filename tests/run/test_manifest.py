@@ -55,7 +55,7 @@ def test_what_spreadsheets_write_is_read(tmp_path, encoding, end):
         ("Name,prompt,image\n" + LAMP, "line 1: the column 'Name' is not known; did you mean 'name'?"),
         ("prompt,image\na,b.jpg\n", "line 1: the column 'name' is missing"),
         ("name,prompt,image,\nlamp,a,b.jpg,old\n", "line 2: 'old' is in a column without a name"),
-        (HEAD + f"lamp,{'a' * 200_000},b.jpg\n", "line 2: a cell has more than 131072 letters"),
+        (HEAD + f"lamp,{'a' * 200_000},b.jpg\n", "line 2: a cell has more than 131072 characters"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_its_line(tmp_path, text, message):

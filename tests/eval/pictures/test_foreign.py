@@ -83,7 +83,7 @@ def test_notes_are_kept_in_the_scores_and_others_refused(theirs, capsys):
     cameras = json.loads((theirs / "views/cameras.json").read_text())
     (theirs / "views/cameras.json").write_text(json.dumps(cameras | {"notes": "by hand"}))
     assert main([str(word) for word in words]) == 1
-    assert "notes must be names with a text or a number each, not a str" in capsys.readouterr().err
+    assert "notes must map names to texts or numbers, not be a str" in capsys.readouterr().err
     (theirs / "renders/notes.json").write_text('{"a": []}')
     assert adopt(theirs) == 1 and "'a' is neither a text nor a finite number" in capsys.readouterr().err
 
