@@ -234,14 +234,14 @@ def wrap_degrees(angle: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def as_assumed(camera: Camera, own: ReferenceCamera, assumed: ReferenceCamera) -> Camera:
-    """Return the cameras that show a scene like `camera`, where the scene takes its reference view from another camera.
+    """Return the cameras that see a scene as `camera` should, where the scene assumes another camera of the reference view.
 
-    Angles are kept relative to the reference view, distances and the size of the picture in proportion to its.
+    Angles relative to the reference view are kept; distances and the size of the picture are scaled.
 
     Args:
-        camera: named as if the reference view were `own`.
-        own: where the reference view is.
-        assumed: where the scene takes it to be.
+        camera: relative to the reference view at `own`.
+        own: the camera of the reference view.
+        assumed: what the scene assumes it to be.
     """
     ratio = math.tan(math.radians(assumed.fov) / 2) / math.tan(math.radians(own.fov) / 2)
     fov = 2 * torch.rad2deg(torch.atan(ratio * torch.tan(torch.deg2rad(camera.fov) / 2)))
@@ -255,7 +255,7 @@ def as_assumed(camera: Camera, own: ReferenceCamera, assumed: ReferenceCamera) -
 
 
 def to_own(own: ReferenceCamera, assumed: ReferenceCamera) -> Float[Tensor, "3 3"]:
-    """Return the turn about y and the scale of a scene that give it, at `own`, the azimuth and the size it has at `assumed`."""
+    """Return the rotation about y and the scale that make a scene seen from `own` look as it does from `assumed`."""
     half_height = [c.radius * math.tan(math.radians(c.fov) / 2) for c in (own, assumed)]
     angle = math.radians(own.azimuth - assumed.azimuth)
     sine, cosine = math.sin(angle), math.cos(angle)

@@ -91,9 +91,7 @@ def write_parts(file: Path, parts: list[Part]) -> None:
     if first.texture is not None and first.uv is not None and not others:
         stored = encoded(decoded(first.texture[..., :3] / 255) * first.factor[:3])
         picture = Image.fromarray(np.rint(stored.clip(0, 1) * 255).astype(np.uint8))
-        material = trimesh.visual.material.PBRMaterial(
-            name="surface", baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0, doubleSided=True
-        )
+        material = _albedo_material(picture)
     mesh = trimesh.Trimesh(*joined(parts), process=False)
     if material is not None:
         mesh.visual = trimesh.visual.TextureVisuals(uv=first.uv, material=material)
@@ -122,6 +120,13 @@ def write_points(file: Path, positions: Float[np.ndarray, "N 3"], colours: Float
     trimesh.PointCloud(positions, colors=np.rint(colours.clip(0, 1) * 255).astype(np.uint8)).export(file)
 
 
+def _albedo_material(texture: Image.Image) -> Any:
+    """Return a material that is not metallic and fully rough: under even light a viewer shows the albedo."""
+    from trimesh.visual.material import PBRMaterial
+
+    return PBRMaterial(name="surface", baseColorTexture=texture, metallicFactor=0.0, roughnessFactor=1.0, doubleSided=True)
+
+
 def _write_obj(folder: Path, vertices: np.ndarray, normals: np.ndarray, atlas: Atlas) -> None:
     """Write OBJ and MTL, with positions and normals once per vertex: the surface stays closed across seams of the texture."""
     corners = np.stack([atlas.vertex[atlas.faces] + 1, atlas.faces + 1, atlas.vertex[atlas.faces] + 1], -1).reshape(-1, 9)
@@ -141,15 +146,11 @@ def _write_glb(
     import trimesh
     from trimesh.exchange.gltf import export_glb
 
-    # not metallic and fully rough: under even light a viewer shows the albedo
-    material = trimesh.visual.material.PBRMaterial(
-        name="surface", baseColorTexture=texture, metallicFactor=0.0, roughnessFactor=1.0, doubleSided=True
-    )
     mesh = trimesh.Trimesh(
         vertices[atlas.vertex],
         atlas.faces,
         vertex_normals=normals[atlas.vertex],
-        visual=trimesh.visual.TextureVisuals(uv=atlas.uv, material=material),
+        visual=trimesh.visual.TextureVisuals(uv=atlas.uv, material=_albedo_material(texture)),
         process=False,
     )
 

@@ -2,7 +2,7 @@
 
 A tetrahedron whose corners disagree in sign is cut by one triangle (1 or 3 corners inside) or two (2 inside). A mesh
 vertex is where the linear interpolation along a lattice edge vanishes, so it is differentiable in the signed distances
-and in the vertices of the lattice. The table of cases is derived below. DMTet (arXiv 2111.04276) extracts its mesh so.
+and in the vertices of the lattice. The table of cases is derived below. DMTet (arXiv 2111.04276) extracts its mesh this way.
 """
 
 from __future__ import annotations

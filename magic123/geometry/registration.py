@@ -1,8 +1,8 @@
-"""Registration of a mesh that was made elsewhere: the similarity that lays it onto the true mesh, or onto a silhouette.
+"""Registration of a mesh that was made elsewhere: the similarity that aligns it with the true mesh, or with a silhouette.
 
 Onto a mesh: nearest points in both directions, from many starts on few points, then the best few on many points with distances
-to planes (Chen and Medioni 1992). A shape that fits equally well in several turns, a cube say, is decided by what the picture
-shows. Where both have the same vertices, in whatever order, their least-squares similarity is exact (Umeyama 1991).
+to planes (Chen and Medioni 1992). Where several rotations fit equally well, those of a cube say, the picture decides. Where both
+have the same vertices, in whatever order, their least-squares similarity is exact (Umeyama 1991).
 Onto a silhouette, where no true mesh is known: moved across the view and scaled until its box is the silhouette's.
 """
 
@@ -17,10 +17,11 @@ from jaxtyping import Bool, Float, Int
 
 FEW, SOME, MANY = 300, 2000, 20_000  # points on each surface
 STARTS_KEPT = 6
+SAME_TURN = 10  # degrees between rotations that count as one
 SAME_SHAPE = 1e-4  # of the radius: largest distance of vertices that are the same
 EQUALLY_GOOD = 1.2  # ratio of distances up to which the picture decides
 
-Judge = Callable[[np.ndarray], float]  # how badly what a matrix shows differs from the picture
+Judge = Callable[[np.ndarray], float]  # matrix -> how much the transformed mesh differs from the picture
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,14 @@ def moved(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return points @ matrix[:3, :3].T + matrix[:3, 3]
 
 
+def placed(linear: np.ndarray, centre: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """Return the matrix [4, 4] with a linear part [3, 3] that moves a centre [3] to its goal [3]."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = linear
+    matrix[:3, 3] = goal - linear @ centre
+    return matrix
+
+
 def best_similarity(
     points: Float[np.ndarray, "N 3"], goals: Float[np.ndarray, "N 3"], turn: bool = True
 ) -> Float[np.ndarray, "4 4"]:
@@ -76,10 +85,7 @@ def best_similarity(
     proper = np.array([1, 1, np.sign(np.linalg.det(u) * np.linalg.det(vt))])
     rotation = (u * proper) @ vt if turn else np.eye(3)
     factor = ((size * proper).sum() if turn else (spread * other).sum()) / max((spread**2).sum(), 1e-30)
-    matrix = np.eye(4)
-    matrix[:3, :3] = max(factor, 1e-12) * rotation
-    matrix[:3, 3] = goal - matrix[:3, :3] @ centre
-    return matrix
+    return placed(max(factor, 1e-12) * rotation, centre, goal)
 
 
 def turns() -> Iterator[Float[np.ndarray, "3 3"]]:
@@ -125,7 +131,7 @@ class _Surfaces:
         """Return the mean distance in both directions."""
         return float(self.pairs(matrix)[3].mean())
 
-    def closer(self, matrix: np.ndarray, turn: bool, steps: int, planes: bool) -> np.ndarray:
+    def closer(self, matrix: np.ndarray, turn: bool, steps: int, planes: bool = False) -> np.ndarray:
         """Return the matrix after some steps towards the nearest points, or towards the planes through them."""
         best, least = matrix, np.inf
         for _ in range(steps):
@@ -163,7 +169,7 @@ def onto_mesh(
     turn: bool,
     judge: Judge,
 ) -> Registration:
-    """Return the similarity that lays a mesh onto the true mesh.
+    """Return the similarity that aligns a mesh with the true mesh.
 
     Args:
         vertices: of the mesh; all are used by a face.
@@ -171,7 +177,7 @@ def onto_mesh(
         goal_vertices: of the true mesh.
         goal_faces: vertex numbers.
         turn: whether it may rotate.
-        judge: how badly what a matrix shows differs from the picture, where several turns fit equally well.
+        judge: decides where several rotations fit equally well.
     """
     from scipy.spatial import cKDTree
 
@@ -180,29 +186,38 @@ def onto_mesh(
         return same
     mesh, truth = (vertices, faces), (goal_vertices, goal_faces)
     few, some, many = (_Surfaces(mesh, truth, count) for count in (FEW, SOME, MANY))
-    centre, goal = many.points.mean(0), many.goals.mean(0)
-    size, other = (np.sqrt(((points - points.mean(0)) ** 2).sum(1).mean()) for points in (many.points, many.goals))
-    found: list[tuple[float, int, np.ndarray]] = []
-    for rotation in turns() if turn else [np.eye(3)]:
-        matrix = np.eye(4)
-        matrix[:3, :3] = other / max(size, 1e-30) * rotation
-        matrix[:3, 3] = goal - matrix[:3, :3] @ centre
-        matrix = few.closer(matrix, turn, 15, False)
-        found.append((few.distance(matrix), len(found), matrix))
-    kept: list[np.ndarray] = []
-    for _, _, matrix in sorted(found):
-        if len(kept) < STARTS_KEPT and not any(_angle(matrix, before) < 10 for before in kept):
-            kept.append(matrix)
-    closest = [some.closer(some.closer(matrix, turn, 10, False), turn, 8, True) for matrix in kept]
+    starts = _best_starts(few, many, turn)
+    closest = [some.closer(some.closer(matrix, turn, 10), turn, 8, planes=True) for matrix in starts]
     distances = [some.distance(matrix) for matrix in closest]
     good = [matrix for matrix, distance in zip(closest, distances, strict=True) if distance <= EQUALLY_GOOD * min(distances)]
-    matrix = many.closer(min(good, key=judge) if len(good) > 1 else good[0], turn, 8, True)
+    matrix = many.closer(min(good, key=judge) if len(good) > 1 else good[0], turn, 8, planes=True)
     decided = f", {len(good)} turns fit and the picture decided" if len(good) > 1 else ""
     _, nearest = cKDTree(goal_vertices).query(moved(vertices, matrix))
     if (same := _same_vertices(vertices, goal_vertices[nearest], radius, turn, decided)) is not None:
         return same
     distance = many.distance(matrix)
     return Registration(matrix, f"nearest points of the true mesh{decided}", distance, "world units, mean of surface points")
+
+
+def _best_starts(few: _Surfaces, many: _Surfaces, turn: bool) -> list[np.ndarray]:
+    """Return the best matrices after a search from every turn on few points, no two of nearly the same rotation.
+
+    Args:
+        few: what is searched on.
+        many: what tells place and size, which all turns start with.
+        turn: whether it may rotate.
+    """
+    centre, goal = many.points.mean(0), many.goals.mean(0)
+    size, goal_size = (np.sqrt(((points - points.mean(0)) ** 2).sum(1).mean()) for points in (many.points, many.goals))
+    found: list[tuple[float, int, np.ndarray]] = []
+    for rotation in turns() if turn else [np.eye(3)]:
+        matrix = few.closer(placed(goal_size / max(size, 1e-30) * rotation, centre, goal), turn, 15)
+        found.append((few.distance(matrix), len(found), matrix))
+    kept: list[np.ndarray] = []
+    for _, _, matrix in sorted(found):
+        if len(kept) < STARTS_KEPT and not any(_angle(matrix, before) < SAME_TURN for before in kept):
+            kept.append(matrix)
+    return kept
 
 
 def _same_vertices(
@@ -238,19 +253,17 @@ def onto_silhouette(
         centre: of the mesh.
         radius: of the sphere about it.
         silhouette: where the object is in the picture.
-        show: what a matrix shows of the mesh there, bool [S, S].
+        show: returns the silhouette of the mesh, transformed by a matrix, in the same view: bool [S, S].
         pose: camera-to-world matrix of the picture.
         focal: focal length in pixels.
         turn: whether it may rotate.
-        judge: how badly what a matrix shows differs from the picture, which decides between turns.
+        judge: decides between rotations.
     """
     goal_middle, goal_size = _box(silhouette)
     distance = float(np.linalg.norm(pose[:3, 3]))
     found: list[tuple[float, int, float, np.ndarray]] = []
     for rotation in turns() if turn else [np.eye(3)]:
-        matrix = np.eye(4)
-        matrix[:3, :3] = 0.5 / radius * rotation
-        matrix[:3, 3] = -matrix[:3, :3] @ centre
+        matrix = placed(0.5 / radius * rotation, centre, np.zeros(3))
         for _ in range(4):
             shown = show(matrix)
             if not shown.any():

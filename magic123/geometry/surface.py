@@ -31,7 +31,7 @@ class Surface(NamedTuple):
         faces: vertex numbers, [F, 3].
         edges: of the faces.
         host: the mesh on the CPU; None if that was not asked for.
-        numbers: what `Look` asked to read.
+        numbers: what `Measure` returned; empty without one.
     """
 
     vertices: Tensor
@@ -41,9 +41,9 @@ class Surface(NamedTuple):
     numbers: list[int]
 
 
-# What is computed from a mesh before the host knows its size: vertices, faces, ends and opposite corners of the edges, all of
-# them padded, and the number of faces, vertices and edges [3] on the device -> numbers for the host, [N] int64
-Look = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+# Numbers about a mesh that the host reads together with its size: vertices, faces, ends and opposite corners of the edges, all
+# padded, and the true numbers of faces, vertices and edges, [3] on the device -> [N] int64
+Measure = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def extract_surface(
@@ -52,11 +52,11 @@ def extract_surface(
     tets: Int[Tensor, "T 4"],
     capacities: Capacities,
     on_host: bool,
-    look: Look | None = None,
+    measure: Measure | None = None,
 ) -> Surface:
     """Return the level set sdf = 0, as `marching_tets` and `find_edges` do.
 
-    On a GPU, sizes are guessed and read together with the copy to the CPU and the numbers of `look`; where they did not fit,
+    On a GPU, sizes are guessed and read together with the copy to the CPU and the numbers of `measure`; where they did not fit,
     each is waited for.
 
     Args:
@@ -65,30 +65,41 @@ def extract_surface(
         tets: vertex numbers of positively oriented tetrahedra.
         capacities: of earlier calls, for faces, vertices and edges; adapted.
         on_host: whether the mesh is needed on the CPU too.
-        look: is called with the mesh, or twice; what the last call makes is of the surface that is returned.
+        measure: called with the mesh, and again where the guess did not fit.
     """
     on_gpu = sdf.device.type != "cpu"
     if on_gpu and capacities.sizes:
-        face_room, vertex_room, edge_room = capacities.sizes
-        a, b, faces, face_count, vertex_count = topology_within(sdf, tets, face_room, vertex_room)
-        points = crossings(vertices, sdf, a, b)
-        ends, sides, opposite, edge_count = edges_within(faces, face_count, edge_room)
-        numbers = torch.stack([face_count, vertex_count, edge_count])
-        if look is not None:
-            numbers = torch.cat([numbers, look(points, faces, ends, opposite, numbers)])
-        numbers, *copies = to_host(numbers, *((points, faces, ends, opposite) if on_host else ()))
-        f, v, e, *looked = numbers.tolist()
-        if capacities.fit([f, v, e]):
-            capacities.adapt([f, v, e])
-            host = HostMesh(copies[0][:v], copies[1][:f], copies[2][:e], copies[3][:e]) if on_host else None
-            return Surface(points[:v], faces[:f], Edges(ends[:e], sides[:e], opposite[:e], closed=2 * e == 3 * f), host, looked)
+        guessed = _extract_within(vertices, sdf, tets, capacities, on_host, measure)
+        if guessed is not None:
+            return guessed
     points, faces = marching_tets(vertices, sdf, tets)
     edges = find_edges(faces)
-    sizes, looked = [len(faces), len(points), len(edges.vertices)], []
+    sizes, measured = [len(faces), len(points), len(edges.vertices)], []
     if on_gpu:
         capacities.adapt(sizes)
     host = HostMesh(*to_host(points, faces, edges.vertices, edges.opposite)) if on_host else None
-    if look is not None:
-        numbers = look(points, faces, edges.vertices, edges.opposite, to_device(torch.tensor(sizes), faces.device))
-        looked = to_host(numbers)[0].tolist()
-    return Surface(points, faces, edges, host, looked)
+    if measure is not None:
+        numbers = measure(points, faces, edges.vertices, edges.opposite, to_device(torch.tensor(sizes), faces.device))
+        measured = to_host(numbers)[0].tolist()
+    return Surface(points, faces, edges, host, measured)
+
+
+def _extract_within(
+    vertices: Tensor, sdf: Tensor, tets: Tensor, capacities: Capacities, on_host: bool, measure: Measure | None
+) -> Surface | None:
+    """Extract a surface that fits into the capacities, at one wait for the device; None if it does not fit."""
+    face_room, vertex_room, edge_room = capacities.sizes
+    a, b, faces, face_count, vertex_count = topology_within(sdf, tets, face_room, vertex_room)
+    points = crossings(vertices, sdf, a, b)
+    ends, sides, opposite, edge_count = edges_within(faces, face_count, edge_room)
+    numbers = torch.stack([face_count, vertex_count, edge_count])
+    if measure is not None:
+        numbers = torch.cat([numbers, measure(points, faces, ends, opposite, numbers)])
+    numbers, *copies = to_host(numbers, *((points, faces, ends, opposite) if on_host else ()))
+    f, v, e, *measured = numbers.tolist()
+    if not capacities.fit([f, v, e]):
+        return None
+    capacities.adapt([f, v, e])
+    host = HostMesh(copies[0][:v], copies[1][:f], copies[2][:e], copies[3][:e]) if on_host else None
+    edges = Edges(ends[:e], sides[:e], opposite[:e], closed=2 * e == 3 * f)
+    return Surface(points[:v], faces[:f], edges, host, measured)

@@ -93,8 +93,8 @@ def silhouette_crossings(x, y, nearness, ends, opposite, ids, nearest):
     down_error = np.full(down.shape, np.inf)
     for e in range(len(ends)):
         i, j = ends[e, 0], ends[e, 1]
-        near_i, near_j = nearness[i], nearness[j]
-        if near_i <= 0 or near_j <= 0:
+        near = nearness[i], nearness[j]
+        if near[0] <= 0 or near[1] <= 0:
             continue
         ax, ay = x[i], y[i]
         dx, dy = x[j] - ax, y[j] - ay
@@ -104,40 +104,43 @@ def silhouette_crossings(x, y, nearness, ends, opposite, ids, nearest):
         side = dx * (y[o] - ay) - dy * (x[o] - ax)
         if p >= 0 and side * (dx * (y[p] - ay) - dy * (x[p] - ax)) <= 0:
             continue
-        if abs(dy) >= abs(dx):  # steep: compare pixels left and right of it
-            if dy == 0:
-                continue
-            faces_right = side * dy < 0
-            first = math.ceil(max(0.0, min(ay, ay + dy) - 0.5))
-            last = math.floor(min(height - 1.0, max(ay, ay + dy) - 0.5))
-            for row in range(first, last + 1):
-                share = (row + 0.5 - ay) / dy
-                column = math.floor(ax + share * dx - 0.5)
-                if column < 0 or column >= width - 1 or ids[row, column] == ids[row, column + 1]:
-                    continue
-                this, other = nearest[row, column], nearest[row, column + 1]
-                near = near_i + share * (near_j - near_i)
-                if (other > this) != faces_right or near < min(this, other):
-                    continue
-                error = abs(near - max(this, other))
-                if error < across_error[row, column]:
-                    across_error[row, column] = error
-                    across[row, column] = e + 1
-        else:
-            faces_below = side * dx > 0
-            first = math.ceil(max(0.0, min(ax, ax + dx) - 0.5))
-            last = math.floor(min(width - 1.0, max(ax, ax + dx) - 0.5))
-            for column in range(first, last + 1):
-                share = (column + 0.5 - ax) / dx
-                row = math.floor(ay + share * dy - 0.5)
-                if row < 0 or row >= height - 1 or ids[row, column] == ids[row + 1, column]:
-                    continue
-                this, other = nearest[row, column], nearest[row + 1, column]
-                near = near_i + share * (near_j - near_i)
-                if (other > this) != faces_below or near < min(this, other):
-                    continue
-                error = abs(near - max(this, other))
-                if error < down_error[row, column]:
-                    down_error[row, column] = error
-                    down[row, column] = e + 1
+        if abs(dy) < abs(dx):  # compare pixels above and below it, as if rows were columns
+            _mark(e + 1, ax, dx, ay, dy, near, side * dx > 0, ids.T, nearest.T, down.T, down_error.T)
+        elif dy != 0:  # compare pixels left and right of it
+            _mark(e + 1, ay, dy, ax, dx, near, side * dy < 0, ids, nearest, across, across_error)
     return across, down
+
+
+@numba.njit(cache=True)
+def _mark(number, ay, dy, ax, dx, near, faces_beyond, ids, nearest, marks, errors):
+    """Mark the pairs of pixels in a row between whose centres a steep edge passes, where it explains what they see.
+
+    Args:
+        number: to mark them with.
+        ay: row of the edge's first end on the screen.
+        dy: rows from there to its second end.
+        ax: column of its first end.
+        dx: columns to its second end.
+        near: nearness of both ends.
+        faces_beyond: whether the edge's faces are on the side of the second pixel of a pair.
+        ids: as in `silhouette_crossings`.
+        nearest: as in `silhouette_crossings`.
+        marks: of each pair, written.
+        errors: difference in depth between a mark's edge and the nearer pixel, written.
+    """
+    height, width = ids.shape
+    first = math.ceil(max(0.0, min(ay, ay + dy) - 0.5))
+    last = math.floor(min(height - 1.0, max(ay, ay + dy) - 0.5))
+    for row in range(first, last + 1):
+        share = (row + 0.5 - ay) / dy
+        column = math.floor(ax + share * dx - 0.5)
+        if column < 0 or column >= width - 1 or ids[row, column] == ids[row, column + 1]:
+            continue
+        this, other = nearest[row, column], nearest[row, column + 1]
+        nearness = near[0] + share * (near[1] - near[0])
+        if (other > this) != faces_beyond or nearness < min(this, other):
+            continue
+        error = abs(nearness - max(this, other))
+        if error < errors[row, column]:
+            errors[row, column] = error
+            marks[row, column] = number
