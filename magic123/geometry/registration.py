@@ -1,8 +1,8 @@
 """Registration of a mesh that was made elsewhere: the similarity that aligns it with the true mesh, or with a silhouette.
 
 Onto a mesh: nearest points in both directions, from many starts on few points, then the best few on many points with distances
-to planes (Chen and Medioni 1992). Where several rotations fit equally well, those of a cube say, the picture decides. Where both
-have the same vertices, in whatever order, their least-squares similarity is exact (Umeyama 1991).
+to planes (Chen and Medioni 1992). Where several rotations fit equally well, those of a cube say, the picture decides. Where
+both have the same vertices, in whatever order, their least-squares similarity is exact (Umeyama 1991).
 Onto a silhouette, where no true mesh is known: moved across the view and scaled until its box is the silhouette's.
 """
 
