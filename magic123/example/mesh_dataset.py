@@ -39,7 +39,7 @@ def add_meshes(folder: Path, name: str, frame: dict[str, str], results: str | No
     table, run = MANIFESTS / f"{name}.csv", run_file(name)
     for file in (table, run):
         if file.exists():
-            raise InputError(f"{file} exists; remove it, or take another --name")
+            raise InputError(f"{file} exists; remove it, or choose another --name")
     base = validate(SuiteSettings, read_yaml("config/config.yaml"), "config/config.yaml")
     root = Path(base.datasets_folder)
     meshes = _find_meshes(need_folder(folder, "folder of meshes"))

@@ -65,9 +65,9 @@ def add_folder(folder: Path, name: str, results: str | None = None) -> None:
     rows = load_manifest(table) if table.exists() else {}
     before = read_yaml(str(run)).get("run") or {} if run.exists() else None
     if rows and before is None:
-        raise InputError(f"{table} exists, and its run {run} does not; take another --name")
+        raise InputError(f"{table} exists, and its run {run} does not; choose another --name")
     if before is not None and before.get("datasets") != [name]:
-        raise InputError(f"{run} exists and is not a run of the dataset {name!r} alone; take another --name")
+        raise InputError(f"{run} exists and is not a run of the dataset {name!r} alone; choose another --name")
     if before is not None and results is not None and before.get("tables") != [results]:
         raise InputError(f"{run} exists, and its tables are {before.get('tables')}; edit it there, or leave out --table")
     base = validate(SuiteSettings, read_yaml("config/config.yaml"), "config/config.yaml")

@@ -337,7 +337,7 @@ def test_a_caption_alone_runs_to_scores_that_say_what_is_missing(tmp_path, pixel
 
 def test_a_stage_that_needs_a_picture_refuses_a_caption(tmp_path):
     prepare(["--name", "dog", "--prompt", "a red dog", "--out", str(tmp_path / "example")])
-    with pytest.raises(InputError, match="caption alone"):
+    with pytest.raises(InputError, match="only a caption"):
         reconstruct(tmp_path / "example", stage_settings(scene="nerf", steps=2), 0, tmp_path / "out")
     with pytest.raises(InputError, match="without the --image"):
         prepare(["--name", "dog", "--prompt", "a dog", "--out", str(tmp_path / "other"), "--mask", "mask.png"])

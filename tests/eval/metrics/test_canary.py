@@ -50,7 +50,7 @@ def test_canary_belongs_to_its_weights(tmp_path):
     folder = make_mini_perceptual(tmp_path)
     write_canary(load_mini(folder, prove=False))
     make_mini_perceptual(folder, seed=1)
-    with pytest.raises(InputError, match="other weights"):
+    with pytest.raises(InputError, match="does not belong to"):
         load_mini(folder)
 
 

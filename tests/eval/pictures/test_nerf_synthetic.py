@@ -119,7 +119,7 @@ def test_files_are_proved_by_their_hashes(scene, tmp_path, capsys):
     assert "r_3.png has another SHA-256" in capsys.readouterr().err
     scene.rename(scene.parent / "stool")
     assert convert(scene.parent / "stool", "--hashes", tmp_path / "hashes") == 1
-    assert "has no hash of stool/transforms_test.json" in capsys.readouterr().err
+    assert "has no hash for stool/transforms_test.json" in capsys.readouterr().err
 
 
 def rename_reference(file: Path) -> None:

@@ -278,7 +278,7 @@ def test_two_models_for_one_column_are_refused(result, tmp_path, capsys):
     perceptual = make_mini_perceptual(tmp_path / "perceptual")
     assert main(["canary", "--perceptual", str(perceptual)]) == 0
     assert score(result, "--perceptual", perceptual, "--perceptual", perceptual) == 1
-    assert "one column" in capsys.readouterr().err
+    assert "same column" in capsys.readouterr().err
 
 
 def test_the_same_number_twice_does_not_fit_the_schema(result):
