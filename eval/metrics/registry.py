@@ -252,8 +252,8 @@ class Network:
     Attributes:
         family: The family of networks that rows of METRICS refer to.
         help: Help text of the option.
-        load: (place, device, prove) -> a LoadedNetwork; raises MetricGap if the weights are missing. `prove` compares it with
-            its canary, if it has one.
+        load: (place, device, prove) -> a LoadedNetwork, where `place` is the value of the option; raises MetricGap if the
+            weights are missing. `prove` compares it with its canary, if it has one.
         trunks: Allowed values of TRUNK in TRUNK=FILE; empty if the option takes a folder.
         gap: The metric that is missing without the weights; the trunk is appended.
         canary: Whether it has a canary (`eval.metrics.canary`).
@@ -283,19 +283,14 @@ def _miniature(place: str, device: str, prove: bool) -> PerceptualMetric:
 def _lpips(place: str, device: str, prove: bool) -> PerceptualMetric:
     from eval.metrics.perceptual import load_lpips
 
-    trunk, equals, file = place.partition("=")
-    if not equals:
-        raise InputError(f"--lpips must be alex=FILE or vgg=FILE, got {place!r}")
-    return load_lpips(trunk, Path(file), device)
+    return load_lpips(*trunk_and_file("lpips", place), device)
 
 
 def _contextual(place: str, device: str, prove: bool) -> ContextualMetric:
     from eval.metrics.contextual import load_vgg19
 
-    trunk, equals, file = place.partition("=")
-    if not equals or trunk != "vgg19":
-        raise InputError(f"--contextual must be vgg19=FILE, got {place!r}")
-    return load_vgg19(Path(file), device)
+    _, file = trunk_and_file("contextual", place)
+    return load_vgg19(file, device)
 
 
 NETWORKS = {  # option of `score` -> network
@@ -310,6 +305,19 @@ NETWORKS = {  # option of `score` -> network
         "contextual", "vgg19=FILE, torchvision's trunk; repeatable", _contextual, trunks=("vgg19",), gap="contextual-"
     ),
 }
+
+
+def trunk_and_file(option: str, place: str) -> tuple[str, Path]:
+    """Return the trunk and the file that TRUNK=FILE names, for an option with trunks.
+
+    Raises:
+        InputError: It has another form, or the option has no such trunk.
+    """
+    trunk, equals, file = place.partition("=")
+    trunks = NETWORKS[option].trunks
+    if not equals or trunk not in trunks:
+        raise InputError(f"--{option} must be {' or '.join(f'{name}=FILE' for name in trunks)}, got {place!r}")
+    return trunk, Path(file)
 
 
 def weights_kinds() -> set[str]:

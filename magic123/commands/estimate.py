@@ -16,7 +16,7 @@ from magic123.commands.options import add_configuration, command_parser, print_t
 from magic123.records.errors import InputError
 from magic123.records.terminal import counted
 from magic123.run import accounting
-from magic123.run.estimate import NAMES, TIMES, Estimate, Predict, RecordedTime, all_jobs, cost_of, load_times
+from magic123.run.estimate import TIMES, Estimate, Predict, RecordedTime, all_jobs, cost_of, load_times, name_of
 from magic123.run.load import read_suite
 from magic123.run.remaining import MINIATURE, reference_seconds
 from magic123.run.suite import Suite
@@ -128,7 +128,7 @@ def job_rows(estimate: Estimate) -> Iterator[tuple[int, str, str]]:
         hours = f"{estimate.hours[scene]:.1f} GPU-hours" if scene in estimate.hours else "no recorded time"
         predicted = estimate.predicted.get(scene, 0)
         of = "" if predicted == count else f", {predicted} of them"
-        yield count, NAMES[scene], f"{hours}{of} predicted, not measured" if predicted else hours
+        yield count, name_of(scene), f"{hours}{of} predicted, not measured" if predicted else hours
 
 
 def describe(entry: RecordedTime) -> str:

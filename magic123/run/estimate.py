@@ -103,7 +103,7 @@ class Estimate:
         grid = " x ".join([counted(self.examples, "example"), counted(self.methods, "method"), counted(self.seeds, "seed")])
         if not self.hours:
             return f"{grid}: {counted(sum(self.jobs.values()), 'optimisation')}; no recorded time fits them"
-        parts = " + ".join(f"{hours:.0f} h for {self.jobs[scene]} {NAMES[scene]}" for scene, hours in self.hours.items())
+        parts = " + ".join(f"{hours:.0f} h for {self.jobs[scene]} {name_of(scene)}" for scene, hours in self.hours.items())
         more = f"; not included: {counted(self.unknown, 'job')} without a recorded time" if self.unknown else ""
         by = f"; {counted(sum(self.predicted.values()), 'job')} predicted, not measured" if self.predicted else ""
         here = f". This installation cannot use such a GPU: {self.unusable}" if self.unusable else ""
@@ -119,6 +119,11 @@ NAMES = {
     "samples": "sets of samples",
     "renders": "sets of renders",
 }
+
+
+def name_of(scene: str) -> str:
+    """Return what the optimisations of a kind of scene, or of tokens, are called; a new kind needs no name of its own."""
+    return NAMES.get(scene, f"{scene} stages")
 
 
 Predict = Callable[[OptimisedStage | InversionSettings], float | None]  # settings of a job -> its GPU-hours

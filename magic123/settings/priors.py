@@ -39,6 +39,7 @@ class PriorSettings(KindSettings):
         "dtype": ...,
     }
     needs_picture: ClassVar[bool] = False  # whether it needs the example's picture even without a token
+    has_latents: ClassVar[bool] = False  # whether it has an autoencoder with latents of four channels (`LatentPrior`)
 
     kind: PriorKind
     weights: str  # an entry of config/weights.yaml
@@ -83,6 +84,8 @@ class PromptedSettings(DiffusionSettings):
 class StableDiffusionSettings(PromptedSettings):
     """Stable Diffusion 1.x or 2.x, with or without a learned token."""
 
+    has_latents: ClassVar[bool] = True
+
     kind: Literal["stable-diffusion"]
     use_token: bool = True
 
@@ -94,6 +97,8 @@ class StableDiffusionSettings(PromptedSettings):
 
 class StableDiffusionXLSettings(PromptedSettings):
     """Stable Diffusion XL."""
+
+    has_latents: ClassVar[bool] = True
 
     kind: Literal["stable-diffusion-xl"]
 
@@ -108,6 +113,7 @@ class Zero123Settings(DiffusionSettings):
     """Zero-1-to-3, conditioned on reference views and the relative camera pose."""
 
     needs_picture: ClassVar[bool] = True
+    has_latents: ClassVar[bool] = True
 
     kind: Literal["zero123"]
     # autocast: weights in float32, convolutions and products in float16, as Magic123's code runs it

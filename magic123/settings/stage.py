@@ -187,9 +187,9 @@ class OptimisedStage(StageSettings):
 
     @model_validator(mode="after")
     def _latents_are_there(self) -> Self:
-        kinds = {prior.kind for prior in self.priors.values()} if self.shading.latent_until else set()
-        if other := kinds & {"deepfloyd-if", "clip"}:
-            raise ValueError(f"a prior of the kind {other.pop()} has no latents to replace: set shading.latent_until to 0")
+        without = [prior.kind for prior in self.priors.values() if not prior.has_latents] if self.shading.latent_until else []
+        if without:
+            raise ValueError(f"a prior of the kind {without[0]} has no latents to replace: set shading.latent_until to 0")
         return self
 
     @model_validator(mode="after")

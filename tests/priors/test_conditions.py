@@ -12,17 +12,27 @@ from prior_inputs import ALPHAS, generator, views
 
 from magic123.example.example import Example
 from magic123.geometry.camera import Camera
-from magic123.priors.latent_diffusion import Schedule
+from magic123.priors.clip_reference import ClipReference
+from magic123.priors.deepfloyd_if import DeepFloydIF
+from magic123.priors.latent_diffusion import LatentPrior, Schedule
 from magic123.priors.loading import _prompts
 from magic123.priors.prompts import Prompts, hard_view_shares, view_shares
 from magic123.priors.sds import (
     angle_weight,
 )
 from magic123.priors.stable_diffusion import StableDiffusion
+from magic123.priors.stable_diffusion_xl import StableDiffusionXL
 from magic123.priors.zero123 import Zero123, clip_pixels, pose_vector, reference_shares
 from magic123.records.errors import InputError
 from magic123.settings.cameras import ReferenceCamera
-from magic123.settings.priors import StableDiffusionSettings
+from magic123.settings.priors import (
+    ClipSettings,
+    DeepFloydIFSettings,
+    DenoisedClipSettings,
+    StableDiffusionSettings,
+    StableDiffusionXLSettings,
+    Zero123Settings,
+)
 
 
 class RecordingUNet:
@@ -51,6 +61,21 @@ def test_both_parametrisations_mean_the_same_noise(kind):
     a = ALPHAS[t].view(-1, 1, 1, 1)
     wanted = {"epsilon": eps, "v_prediction": a.sqrt() * eps - (1 - a).sqrt() * clean}[kind]
     torch.testing.assert_close(schedule.target(clean, eps, t), wanted)
+
+
+@pytest.mark.parametrize(
+    ("settings", "model"),
+    [
+        (StableDiffusionSettings, StableDiffusion),
+        (StableDiffusionXLSettings, StableDiffusionXL),
+        (Zero123Settings, Zero123),
+        (DeepFloydIFSettings, DeepFloydIF),
+        (ClipSettings, ClipReference),
+        (DenoisedClipSettings, ClipReference),
+    ],
+)
+def test_settings_know_which_priors_have_latents(settings, model):
+    assert settings.has_latents == issubclass(model, LatentPrior)
 
 
 def test_view_prompts_follow_the_azimuth():

@@ -12,7 +12,7 @@ from magic123.__main__ import main
 from magic123.commands.estimate import job_rows, predictor
 from magic123.measure import ledger
 from magic123.records.errors import InputError
-from magic123.run.estimate import cost_of, load_times, optimisations, torch_cuda
+from magic123.run.estimate import Estimate, cost_of, load_times, optimisations, torch_cuda
 from magic123.run.load import read_suite
 from magic123.run.suite import Suite
 from magic123.settings.stage import DMTetStage, NeRFStage
@@ -136,6 +136,12 @@ def test_every_kind_of_job_has_a_name(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.chdir(REPOSITORY)
     assert main(["estimate", "config/presets.yaml"]) == 0
     assert "point clouds" in capsys.readouterr().out
+
+
+def test_a_new_kind_of_scene_needs_no_name() -> None:
+    found = Estimate(examples=1, methods=1, seeds=1, jobs={"voxels": 2, "dmtet": 1}, hours={"voxels": 3.0}, unknown=1, gpu="L4")
+    assert [row[:2] for row in job_rows(found)] == [(2, "voxels stages"), (1, "fine stages")]
+    assert "3 h for 2 voxels stages" in found.sentence()
 
 
 def test_a_terminal_gets_tables_with_the_same_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -8,10 +8,21 @@ import numpy as np
 import pytest
 
 from eval.metrics.models import Models
-from eval.metrics.registry import METRICS, NETWORKS, describe, explained_by, family, name_with, rows, weights_kinds
+from eval.metrics.registry import (
+    METRICS,
+    NETWORKS,
+    describe,
+    explained_by,
+    family,
+    name_with,
+    rows,
+    trunk_and_file,
+    weights_kinds,
+)
 from eval.metrics.score import score_views
 from eval.pictures.pictures import View
 from eval.pictures.protocols import CORRECTED, PROTOCOLS
+from magic123.records.errors import InputError
 from magic123.settings.registry import METRIC_KINDS
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -27,6 +38,8 @@ def test_a_row_is_a_function_or_a_network(name):
     assert (row.compute is None) != (row.network is None)
     assert row.network is None or row.network in {network.family for network in NETWORKS.values()}
     assert row.network == "clip" or row.range is not None  # each CLIP scales pictures in its own way
+    # the defaults of the card are those of pictures
+    assert (row.needs == "true mesh") == (row.range == "world units") == ("trimesh" in row.libraries)
     assert set(row.protocols) <= set(PROTOCOLS)
     assert all(family(other) in METRICS for other in row.gaps.values())
     assert family(name) == name and describe(f"{name}-ring").label == f"{row.label} ring"
@@ -54,6 +67,15 @@ def test_names_of_metrics_by_a_network():
     assert name_with("clip", Network) == "clip-bigG-14"
     assert name_with("clip-text", Network) == "clip-text-bigG-14"
     assert name_with("consistency-clip", Network) == "consistency-clip-bigG-14"
+
+
+@pytest.mark.parametrize("option", [option for option, network in NETWORKS.items() if network.trunks])
+def test_a_trunk_is_one_of_those_that_the_row_names(option):
+    first = NETWORKS[option].trunks[0]
+    assert trunk_and_file(option, f"{first}=folder/a=b.pth") == (first, Path("folder/a=b.pth"))
+    for wrong in ("folder/a.pth", "resnet=folder/a.pth"):
+        with pytest.raises(InputError, match=f"^--{option} must be {first}=FILE.*, got '{wrong}'"):
+            NETWORKS[option].load(wrong, "cpu", False)
 
 
 def test_a_cards_full_name_ends_in_one_version():
