@@ -1,11 +1,13 @@
 """Losses by closed form and invariance."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from repository_paths import REPOSITORY
 from scipy.ndimage import gaussian_filter
 
 from magic123.example.example import Example
@@ -337,6 +339,11 @@ def test_the_table_names_every_weight():
     """Each weight of the settings has a row, and each row needs a known kind of input."""
     assert set(losses.LOSSES) == set(Losses.model_fields)
     assert {row.needs for row in losses.LOSSES.values()} == set(losses.NEEDS)
+
+
+def test_the_page_about_losses_lists_every_kind_of_input():
+    page = (REPOSITORY / "docs" / "how-to" / "loss.md").read_text(encoding="utf-8")
+    assert sorted({*re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)} - {"needs"}) == sorted(losses.NEEDS)
 
 
 def test_only_what_has_a_weight_is_computed():
