@@ -1,19 +1,20 @@
 """Presets beside what was released: the committed page is current, and no difference goes without a reason."""
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
-from read_settings import TinyRuns
+from read_settings import TinyRuns, parts_of
 from repository_paths import REPOSITORY
 
 from magic123.records.errors import InputError
-from magic123.run.released import compare, markdown
+from magic123.run.released import ReleasedSetting, compare, markdown
 from magic123.settings.settings_file import load_methods, read_yaml
-from magic123.settings.stage import OptimisedStage, Stage
+from magic123.settings.stage import Method, OptimisedStage, Stage
 
 METHODS, RELEASED = REPOSITORY / "config/methods.yaml", REPOSITORY / "config/released.csv"
 # the method of the paper and its neighbours; the released ablations are compared with the first
@@ -33,33 +34,39 @@ NOT_RELEASED |= {"field.grid.backend", "nerf.ray_marching", "dmtet.rasterizer"}
 HEAD = "method,stage,setting,released,source,reason\n"
 
 
+@cache
+def methods() -> dict[str, Method]:
+    return load_methods(METHODS)
+
+
+@cache
+def lines() -> list[ReleasedSetting]:
+    """The lines of config/released.csv."""
+    return compare(methods(), RELEASED)
+
+
 def test_the_page_is_up_to_date():
-    rows = compare(load_methods(METHODS), RELEASED)
+    rows = lines()
     assert (REPOSITORY / "reports/released.md").read_text(encoding="utf-8") == markdown(rows), "run `magic123 released`"
     assert {*PRESETS} <= {row.method for row in rows}
     assert sum(not row.same for row in rows) >= 1
 
 
-def settings_of(part: BaseModel, at: str = "") -> Iterator[tuple[str, Any]]:
+def settings_of(stage: Stage) -> Iterator[tuple[str, Any]]:
     """The paths of all settings of a stage that may have been released, and their values."""
-    for name in type(part).model_fields:
-        path, value = f"{at}.{name}" if at else name, getattr(part, name)
-        if path in NOT_RELEASED or name in ("kind", "offload"):
-            continue
-        if name == "priors":
-            for prior, settings in value.items():
-                yield from settings_of(settings, f"{path}.{prior}")
-        elif isinstance(value, BaseModel):
-            yield from settings_of(value, path)
-        else:
-            yield path, to_jsonable_python(value)
+    for at, part in parts_of(stage):
+        for name in type(part).model_fields:
+            path, value = at + name, getattr(part, name)
+            if name in ("kind", "offload", "priors") or isinstance(value, BaseModel):
+                continue
+            if not any(path == other or path.startswith(f"{other}.") for other in NOT_RELEASED):
+                yield path, to_jsonable_python(value)
 
 
 def without_line(method: str, stage: str, paths: list[str]) -> list[str]:
     """Those of the settings of a stage that config/released.csv has no line for."""
-    rows = compare(load_methods(METHODS), RELEASED)
-    lines = {row.setting for row in rows if (row.method, row.stage) == (method, stage)}
-    return [path for path in paths if not any(path == line or path.startswith(f"{line}.") for line in lines)]
+    there = {row.setting for row in lines() if (row.method, row.stage) == (method, stage)}
+    return [path for path in paths if not any(path == line or path.startswith(f"{line}.") for line in there)]
 
 
 def computable(path: str, stage: Stage) -> bool:
@@ -78,9 +85,8 @@ def test_every_setting_that_a_stage_reads_has_a_line(method: str, runs: TinyRuns
 
     What a stage does not read cannot decide its result: a mesh no samples along rays, a stage from text no reference view.
     """
-    stages = load_methods(METHODS)[method].stages
-    for name, read in runs.read(method, load_methods(METHODS)[method]).items():
-        stage = stages[name]
+    for name, read in runs.read(method, methods()[method]).items():
+        stage = methods()[method].stages[name]
         needed = [path for path, _ in settings_of(stage) if path in read and computable(path, stage)]
         assert len(needed) >= 8
         assert not (missing := without_line(method, name, needed)), f"{name} has no line for {', '.join(missing)}"
@@ -88,9 +94,8 @@ def test_every_setting_that_a_stage_reads_has_a_line(method: str, runs: TinyRuns
 
 @pytest.mark.parametrize("method", read_yaml(REPOSITORY / "config/paper.yaml")["run"]["methods"])
 def test_whatever_a_row_of_the_paper_changes_has_a_line(method: str):
-    methods = load_methods(METHODS)
-    for name, stage in methods[method].stages.items():
-        full = dict(settings_of(methods["magic123"].stages[name]))
+    for name, stage in methods()[method].stages.items():
+        full = dict(settings_of(methods()["magic123"].stages[name]))
         changed = [path for path, value in settings_of(stage) if value != full[path]]
         assert not (missing := without_line(method, name, changed)), f"{name} has no line for {', '.join(missing)}"
 
@@ -108,4 +113,4 @@ def test_whatever_a_row_of_the_paper_changes_has_a_line(method: str):
 def test_a_line_that_does_not_hold_is_refused(tmp_path: Path, line: str, message: str):
     (tmp_path / "released.csv").write_text(HEAD + line + "\n")
     with pytest.raises(InputError, match=message):
-        compare(load_methods(METHODS), tmp_path / "released.csv")
+        compare(methods(), tmp_path / "released.csv")
