@@ -24,13 +24,30 @@ ABOUT = {
     "dpt": "DPT: monocular inverse depth.",
     "perceptual": "The trunk and channel weights of an LPIPS-shaped distance, reported as `lpips-mini`.",
 }
+# What was measured on held-out objects, from `held_out` in training.json.
+HELD_OUT = {
+    "zero123": "Denoising loss on held-out objects: {denoising_loss:.3g}.",
+    "stable-diffusion": "Denoising loss on {objects} held-out objects: {loss_caption:.3g} with the object's own caption, "
+    "{loss_other_caption:.3g} with another object's, {loss_no_caption:.3g} without a caption.",
+    "clip": "On {objects} held-out objects: for {text_to_image_recall_at_5:.1%} of the captions the object's picture is among "
+    "the five most similar ones; for {other_view_recall_at_1:.1%} of the pictures the most similar other view is of the same "
+    "object. Mean cosine similarity: {similarity_same_object:.3g} between two views of one object, "
+    "{similarity_other_object:.3g} between views of different objects.",
+    "dpt": "On {objects} held-out objects, inside the mask: mean absolute error {mean_absolute_error:.3g}, correlation with "
+    "the true inverse depth {pearson_inside_the_mask:.3g}.",
+    "perceptual": "On {objects} held-out objects: the family is right for {family_accuracy:.1%}, the colour for "
+    "{colour_accuracy:.1%}; of a distortion at two strengths, the stronger has the larger distance in "
+    "{distortions_ranked_right:.1%} of the pairs.",
+}
 INTRODUCTION = """# The miniatures
 
-Small models trained from nothing on procedural toy objects (`magic123/miniatures/`), in the same file formats as the real
-ones and loaded by the same code. They know toys of ten families and nothing else, the 2D prior at 64 pixels and all others
-at 32: a number computed with one says so in its name. Licence: Apache-2.0, like the code.
-`uv run snakemake miniatures` trains them again; the recipe, the
-seeds and the loss curves are in each folder's `training.json`. Times were taken on one CPU thread of a busy machine.
+Small models trained from scratch on procedural toy objects (`magic123/miniatures/`). They have the file formats of the real
+models and are loaded by the same code. They know toys of ten families and nothing else, and numbers computed with them say so
+in their names. The 2D prior sees pictures of 64 pixels, all others of 32. Licence: Apache-2.0, like the code.
+
+`uv run snakemake miniatures` trains them again, into `results/miniatures/`. The seeds, the settings and the loss curves are
+in each folder's `training.json`. Times were measured on one CPU thread of a busy machine. Parameters are those that were
+trained in this time: those of the autoencoders are listed at the end, and Zero-1-to-3's image encoder is CLIP's.
 """
 VIEWS_TEXT = """Novel views of {objects} held-out objects beat the copy of the input view by {gain:.1f} dB on average over
 azimuths of 45 degrees and beyond ({ours:.1f} against {copied:.1f} dB; figures in `zero123/novel-views.json`). The true views,
@@ -42,10 +59,10 @@ Input view and samples (upper rows) over the truth (lower rows):
 
 ![samples](zero123/samples.png)
 
-Valid range: reference views near polar 65..95 and radius 1.8, targets at polar 50..100 and the same radius. The distance
-input was always 0 in training: other radii mean nothing to it.
+Valid range: reference views at polar angles of about 65 to 95 degrees and radius 1.8, targets at polar angles of 50 to 100
+degrees and the same radius. The difference of the distances was always 0 in training, so other radii give meaningless views.
 """
-TEXT_TEXT = """Samples for captions of held-out objects, front, side and back view (DDIM):
+TEXT_TEXT = """Samples (DDIM) for captions of held-out objects, as seen from the front, the side and the back:
 
 ![samples](stable-diffusion/samples.png)
 """
@@ -173,7 +190,6 @@ def make_cards(weights: Path) -> None:
     lines = [INTRODUCTION]
     for name, about in ABOUT.items():
         record = json.loads((weights / name / "training.json").read_text())
-        held_out = ", ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in record["held_out"].items())
         lines += [
             f"## {name}",
             "",
@@ -183,9 +199,9 @@ def make_cards(weights: Path) -> None:
             "|---|---|---|---|---|---|---|",
             f"| {record['parameters']:,} | {record['steps']:,} | {record['batch']} | {record['learning_rate']:g} "
             f"| {record['seed']} "
-            f"| {record['seconds'] / 60:.0f} min | {size_of(weights / name):.1f} MB |",
+            f"| {record['seconds'] / 60:.0f} min | {size_of(weights / name):.1f} MiB |",
             "",
-            f"Held out: {held_out}.",
+            HELD_OUT[name].format(**record["held_out"]),
             "",
         ]
         if name == "zero123":
@@ -199,8 +215,8 @@ def make_cards(weights: Path) -> None:
         lines.append(
             f"- `{name}/vae`: AutoencoderKL, {vae['parameters']:,} parameters, {size} x {size} x 3 to {LATENT_SIDE} x "
             f"{LATENT_SIDE} x {LATENT_CHANNELS[size]}; "
-            f"{vae['steps']:,} steps of {vae['batch']}, {vae['seconds'] / 60:.0f} min; "
-            f"held out: {vae['held_out']['psnr']:.1f} dB over {vae['held_out']['pictures']} pictures."
+            f"trained for {vae['steps']:,} steps of {vae['batch']} pictures, {vae['seconds'] / 60:.0f} min; "
+            f"PSNR {vae['held_out']['psnr']:.1f} dB over {vae['held_out']['pictures']} held-out pictures."
         )
     (weights / "README.md").write_text("\n".join(lines) + "\n")
-    print(f"cards: DDIM beats copying by {gain:.2f} dB beyond 45 degrees; {size_of(weights):.1f} MB in all")
+    print(f"cards: DDIM beats copying by {gain:.2f} dB beyond 45 degrees; {size_of(weights):.1f} MiB in all")
