@@ -380,7 +380,7 @@ changed:
     assert re.search(sentence, str(refused.value)) and str(tmp_path / "methods.yaml") in str(refused.value)
 
 
-def test_every_preset_has_a_miniature_twin_that_the_nightly_run_makes():
+def test_every_preset_has_a_miniature_twin_in_the_run_of_all_presets():
     methods = load_methods(REPOSITORY / "config" / "methods.yaml")
     run = yaml.safe_load((REPOSITORY / "config" / "presets.yaml").read_text())["run"]["methods"]
     demo = {name for name in methods if "miniature" in json.dumps(methods[name].model_dump(mode="json"))}
