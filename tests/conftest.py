@@ -43,7 +43,8 @@ def _has_gpu() -> bool:
 
 
 def _has_weights() -> bool:
-    return (REPOSITORY / "weights" / "stable-diffusion-1.5" / "model_index.json").is_file()
+    """Any network but the miniatures; a test skips those of its networks that are not there."""
+    return any(folder.name != "miniature" for folder in (REPOSITORY / "weights").iterdir() if folder.is_dir())
 
 
 def _has_slurm() -> bool:
@@ -56,7 +57,7 @@ def _has_slurm() -> bool:
 
 NEEDS = {
     "gpu": (_has_gpu, "no NVIDIA GPU here"),
-    "weights": (_has_weights, "the real networks are not under weights/"),
+    "weights": (_has_weights, "no real network is under weights/"),
     "nightly": (lambda: bool(os.environ.get("NIGHTLY")), "too long for every commit: set NIGHTLY=1"),
     "slurm": (_has_slurm, "no SLURM here with the partitions cpu and gpu, or no `uv sync --extra slurm`"),
 }

@@ -2,7 +2,7 @@
 
     magic123 rehearse                                        small networks: minutes, then
     snakemake --configfile config/rehearsal.yaml
-    magic123 rehearse --size full                            real sizes: 27 GB here, 70 GB in all, 20 GB of memory, then
+    magic123 rehearse --size full                            real sizes: 26 GB here, 70 GB in all, 20 GB of memory, then
     snakemake --configfile config/rehearsal.yaml config/rehearsal-full.yaml
     magic123 rehearse --costs                                afterwards: seconds and memory by rule
 
