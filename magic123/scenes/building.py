@@ -16,6 +16,7 @@ from magic123.scenes.kinds import SCENES, build_scene
 from magic123.scenes.samples import Samples, draw
 from magic123.scenes.scene import Scene
 from magic123.settings.stage import SamplesStage, Stage
+from magic123.settings.starts import start_problem
 
 
 def start_scene(stage: Stage, example: Example, init: Path | None, device: str = "cpu") -> Scene:
@@ -24,7 +25,7 @@ def start_scene(stage: Stage, example: Example, init: Path | None, device: str =
     Initial values are always drawn on the CPU, so that they are the same on every device.
 
     Raises:
-        InputError: `init` is missing or not needed, or the scene in it does not fit.
+        InputError: `init` is missing or not needed, or the stage cannot start from the scene in it.
     """
     if (stage.init is None) != (init is None):
         asked = (
@@ -34,9 +35,11 @@ def start_scene(stage: Stage, example: Example, init: Path | None, device: str =
     if init is None:
         picture = {"rgb": example.rgb, "alpha": example.alpha}
         return build_scene(stage, {name: value for name, value in picture.items() if value is not None}).to(device)
-    before = load_scene(init)[0].to(device)
+    before, settings = load_scene(init)
+    if problem := start_problem(stage, settings):
+        raise InputError(f"the stage cannot start from --init {init}: {problem}")
     try:
-        return SCENES[stage.scene].hand_over(before, example, stage).to(device)
+        return SCENES[stage.scene].hand_over(before.to(device), example, stage).to(device)
     except InputError as error:
         raise InputError(f"--init {init}: {error}") from error
 

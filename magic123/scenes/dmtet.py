@@ -213,12 +213,13 @@ class DMTet(Scene[DMTetStage]):
         scene's at four views; `handover` records the level and the reason.
 
         Raises:
-            InputError: no level gives a surface, or the two fields or background networks have different settings.
+            InputError: the coarse scene is empty, or no level gives a surface.
         """
-        _check_same_field(nerf.field.settings, stage.field)
         scene = cls(stage.field, stage.dmtet, stage.background).to(nerf.device)
         scene.field.load_state_dict(nerf.field.state_dict())
-        scene._take_background(nerf)
+        if scene.background is not None:
+            assert nerf.background is not None  # by start_problem
+            scene.background.load_state_dict(nerf.background.state_dict())
         views = Camera.orbit(75.0, [0.0, 90.0, 180.0, 270.0], 1.8, 40.0, 64, device=scene.sdf.device)
         seen = nerf.render(views).opacity
         if float(seen.mean()) < EMPTY:
@@ -263,22 +264,6 @@ class DMTet(Scene[DMTetStage]):
         }  # fmt: skip
         return scene
 
-    def _take_background(self, nerf: NeRF) -> None:
-        """Take over a coarse scene's background network, if this scene has one.
-
-        Raises:
-            InputError: the coarse scene has none, or one of other sizes.
-        """
-        if self.background is None:
-            return
-        try:
-            self.background.load_state_dict({} if nerf.background is None else nerf.background.state_dict())
-        except RuntimeError as error:
-            raise InputError(
-                "The dmtet stage has a background network that the stage it starts from does not have in the same sizes: "
-                "give both stages the same background."
-            ) from error
-
     def _take_level(self, nerf: NeRF, density: Tensor, level: float) -> str | None:
         """Set scale and sdf from the density above `level`, and return what is wrong with the surface, if anything.
 
@@ -307,26 +292,3 @@ def _density(nerf: NeRF, points: Tensor, chunk: int = 2**18) -> Tensor:
     """Return the density at points [V, 3], 0 outside the field's cube: [V]."""
     outside = (points.abs() > nerf.field.settings.bound).any(-1)
     return torch.cat([nerf.field.density(part) for part in points.split(chunk)]).masked_fill(outside, 0.0)
-
-
-def _check_same_field(coarse: FieldSettings, fine: FieldSettings) -> None:
-    """Check that the weights of one field fit the other and mean the same there.
-
-    Raises:
-        InputError: they do not; the message names the difference.
-    """
-
-    def essence(settings: FieldSettings) -> dict:
-        values = settings.model_dump()
-        for free in ("coarse_to_fine", "normal_epsilon", "progressive_levels"):
-            values.pop(free, None)
-        del values["grid"]["backend"]
-        return {**values.pop("grid"), **values}
-
-    a, b = essence(coarse), essence(fine)
-    different = [f"{key} ({a[key]} and {b[key]})" for key in a if a[key] != b[key]]
-    if different:
-        raise InputError(
-            f"The field settings of the dmtet stage differ from those of the stage it starts from in {', '.join(different)}: "
-            "give both stages the same field."
-        )

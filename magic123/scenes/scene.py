@@ -56,11 +56,14 @@ class Scene(nn.Module, ABC, Generic[StageKind]):
     def hand_over(cls, before: Scene, example: Example, stage: StageKind) -> Scene:
         """Return the scene of a stage that starts from a finished scene; by default one of the same class and sizes.
 
+        Args:
+            before: a scene that the stage can start from by `start_problem`.
+            example: the example.
+            stage: the settings.
+
         Raises:
-            InputError: the stage cannot start from that scene.
+            InputError: the scene cannot be taken over.
         """
-        if type(before) is not cls:
-            raise InputError(f"a {stage.scene} scene cannot start from the {type(before).__name__} there")
         given = before.state_dict()
         scene = cls.build(stage, given)
         try:

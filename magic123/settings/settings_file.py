@@ -24,6 +24,7 @@ from magic123.records.results import start_of
 from magic123.settings.common import STRICT
 from magic123.settings.locations import locate
 from magic123.settings.stage import Method, OptimisedStage, RendersStage, Stage
+from magic123.settings.starts import start_problem
 
 Model = TypeVar("Model", bound=BaseModel)
 Source = str | Path | Callable[[tuple], str]  # the file, or a function from the path of a setting to its file
@@ -388,7 +389,8 @@ def load_methods(files: Files) -> dict[str, Method]:
     """Return the methods of one or several files by name, with `extends` resolved.
 
     Raises:
-        InputError: as `validate`; or a stage starts from one that does not exist, has no scene, or starts from it in turn.
+        InputError: as `validate`; or a stage starts from one that does not exist, has no scene, does not fit it, or starts
+            from it in turn.
     """
     read = Entries(files)
     methods: dict[str, Method] = {}
@@ -404,7 +406,7 @@ def load_methods(files: Files) -> dict[str, Method]:
 
 
 def _check_starts(methods: dict[str, Method], file_of: dict[str, str]) -> None:
-    """Raise InputError unless every `init` names an optimised stage and no chain of them is circular."""
+    """Raise InputError unless every `init` names an optimised stage that fits, and no chain of them is circular."""
     for name, method in methods.items():
         file = file_of[name]
         for stage_name, stage in method.stages.items():
@@ -429,3 +431,16 @@ def _check_starts(methods: dict[str, Method], file_of: dict[str, str]) -> None:
                     circle = " -> ".join("/".join(step) for step in [*chain, (owner, start)])
                     raise InputError(f"{file}: {at} goes in a circle ({circle}).")
                 chain.append((owner, start))
+            if len(chain) > 1:
+                _check_start(methods, chain[0], chain[1], file_of[name])
+
+
+def _check_start(methods: dict[str, Method], stage: tuple[str, str], before: tuple[str, str], file: str) -> None:
+    """Raise InputError unless a stage can start from another one, on every rung of their ladders."""
+    for rung, here in enumerate(methods[stage[0]].stages[stage[1]].rungs()):
+        for rung_before, there in enumerate(methods[before[0]].stages[before[1]].rungs()):
+            if problem := start_problem(here, there):
+                at, start = f"{stage[0]}.stages.{stage[1]}", "/".join(before)
+                at += f" (rung {rung} of its ladder)" if rung else ""
+                start += f" (rung {rung_before} of its ladder)" if rung_before else ""
+                raise InputError(f"{file}: {at} cannot start from {start}: {problem}.")

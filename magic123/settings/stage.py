@@ -113,6 +113,7 @@ class StageSettings(KindSettings):
         "ladder": (),
     }
     has_mesh: ClassVar[bool] = False  # whether there is a surface to export and to score
+    also_starts_from: ClassVar[tuple[str, ...]] = ()  # scenes, beside its own, that it can start from
 
     scene: Literal["nerf", "dmtet", "points", "picture", "samples", "renders"]
 
@@ -272,6 +273,7 @@ class DMTetStage(OptimisedStage):
     """A surface in a tetrahedral grid, taken from the field of a nerf stage."""
 
     has_mesh: ClassVar[bool] = True
+    also_starts_from: ClassVar[tuple[str, ...]] = ("nerf",)
 
     scene: Literal["dmtet"]
     init: str = Field(description="a dmtet scene starts from a nerf stage; name it")
@@ -283,6 +285,8 @@ class DMTetStage(OptimisedStage):
 
 class PointsStage(OptimisedStage):
     """A point cloud, lifted from the depth of the nerf or dmtet stage that it starts from."""
+
+    also_starts_from: ClassVar[tuple[str, ...]] = ("nerf", "dmtet")
 
     scene: Literal["points"]
     init: str = Field(description="points are lifted from a nerf or dmtet stage; name it")

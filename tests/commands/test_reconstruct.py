@@ -189,6 +189,11 @@ def test_a_stage_without_its_start_is_refused(example, coarse, tmp_path):
         reconstruct(example, stage_settings(**COARSE), 0, tmp_path / "x", init=coarse)
     with pytest.raises(InputError, match=r"(checkpoint\.safetensors|stage\.json) is missing"):
         reconstruct(example, stage_settings(**FINE), 0, tmp_path / "x", init=tmp_path)
+    other = stage_settings(**FINE | {"field": FIELD | {"hidden": 32, "coarse_to_fine": 0.5}})
+    with pytest.raises(
+        InputError, match=f"from --init {coarse}: field.hidden is 32 here and 16 there; give both stages the same"
+    ):
+        reconstruct(example, other, 0, tmp_path / "x", init=coarse)
     assert not (tmp_path / "x").exists()
 
 

@@ -218,9 +218,9 @@ def test_a_background_network_is_seen_in_its_share_learned_and_handed_over(examp
     handed, _ = load_scene(tmp_path / "fine", "raw")
     for name, value in load_scene(tmp_path / "coarse")[0].background.state_dict().items():
         assert torch.equal(handed.background.state_dict()[name], value)  # no view of these two steps is a novel one
-    for other in ({"hidden": 16}, {}):
+    for other, hidden in (({"hidden": 16}, 16), ({}, 32)):
         wider = stage_settings(**FINE | {"priors": {}, "steps": 2, "background": other})
-        with pytest.raises(InputError, match="give both stages the same background"):
+        with pytest.raises(InputError, match=f"background.hidden is {hidden} here and 8 there; give both stages the same"):
             reconstruct(example, wider, 0, tmp_path / "wider", init=tmp_path / "coarse")
 
 

@@ -130,12 +130,6 @@ def test_a_lattice_may_reach_beyond_the_cube_where_nothing_is():
     assert 0.95 < float(vertices.abs().max()) < 1.15 and bool(find_edges(faces).inner.all())
 
 
-def test_hand_over_between_different_fields_is_refused():
-    other = FIELD.model_copy(update={"hidden": 32, "coarse_to_fine": 0.6})
-    with pytest.raises(InputError, match=r"hidden \(16 and 32\): give both"):
-        DMTet.from_nerf(Coarse(smooth_ball), STAGE.model_copy(update={"field": other}))
-
-
 # ---------------------------------------------------------------------------------------------------------- rendering
 @torch.no_grad()
 def test_shading_modes_of_a_ball(scene):

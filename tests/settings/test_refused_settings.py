@@ -53,6 +53,72 @@ def test_mistakes_in_methods(methods_file, tmp_path: Path, text: str, parts: lis
         assert part in sentence
 
 
+RUNG = "row: {extends: base, stages: {%s: {ladder: [{resolution: 64}, {field: {hidden: 32}}]}}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "stages", "problem"),
+    [
+        (
+            "row: {extends: base, stages: {fine: {field: {hidden: 32, normal_epsilon: 0.1, grid: {levels: 8}}}}}",
+            "row.stages.fine cannot start from row/coarse",
+            "field.grid.levels is 8 here and 16 there, field.hidden is 32 here and 64 there; give both stages the same",
+        ),
+        (
+            "row: {stages: {fine: {scene: dmtet, init: base/coarse, field: {bound: 0.5}}}}",
+            "row.stages.fine cannot start from base/coarse",
+            "field.bound is 0.5 here and 1.0 there; give both stages the same",
+        ),
+        (
+            RUNG % "fine",
+            "row.stages.fine (rung 2 of its ladder) cannot start from row/coarse",
+            "field.hidden is 32 here and 64 there; give both stages the same",
+        ),
+        (
+            RUNG % "coarse",
+            "row.stages.fine cannot start from row/coarse (rung 2 of its ladder)",
+            "field.hidden is 64 here and 32 there; give both stages the same",
+        ),
+        (
+            "row: {extends: base, stages: {coarse: {background: {hidden: 8}}, fine: {background: {share: 1}}}}",
+            "row.stages.fine cannot start from row/coarse",
+            "background.hidden is 32 here and 8 there; give both stages the same",
+        ),
+        (
+            "row: {extends: base, stages: {fine: {background: {}}}}",
+            "row.stages.fine cannot start from row/coarse",
+            "background is given here and absent there; give both stages the same",
+        ),
+        (
+            "row: {stages: {more: {scene: nerf, init: base/coarse, nerf: {occupancy_resolution: 64}}}}",
+            "row.stages.more cannot start from base/coarse",
+            "nerf.occupancy_resolution is 64 here and 128 there; give both stages the same",
+        ),
+        (
+            "row: {stages: {more: {scene: nerf, init: base/fine}}}",
+            "row.stages.more cannot start from base/fine",
+            "its scene is dmtet; name a nerf stage",
+        ),
+    ],
+)
+def test_stages_that_cannot_start_from_another(methods_file, tmp_path: Path, text: str, stages: str, problem: str) -> None:
+    assert refused(methods_file, METHODS + text) == f"{tmp_path / 'methods.yaml'}: {stages}: {problem}."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "row: {extends: base, stages: {fine: {field: {coarse_to_fine: 0, progressive_levels: {}, grid: {backend: torch}}}}}",
+        "row: {extends: base, stages: {coarse: {background: {}}}}",
+        "row: {stages: {more: {scene: nerf, init: base/coarse, field: {blob_density: 5}}}}",
+        "row: {stages: {more: {scene: points, init: base/coarse}, most: {scene: points, init: more}}}",
+        "row: {stages: {more: {scene: dmtet, init: base/fine, field: {bound: 0.5}}}}",
+    ],
+)
+def test_stages_that_can_start_from_another(methods_file, text: str) -> None:
+    assert "row" in methods_file(METHODS + text)
+
+
 def test_missing_file(tmp_path: Path) -> None:
     assert "cannot be read (No such file or directory)" in refused(read_yaml, tmp_path / "absent.yaml")
 

@@ -7,13 +7,10 @@ import pytest
 from repository_paths import REPOSITORY
 from written_settings import overlay, write
 
-from magic123.records.results import start_of
 from magic123.run.load import load_suite
 from magic123.run.manifest import load_manifest
 from magic123.run.method_list import differences
-from magic123.scenes.dmtet import _check_same_field
 from magic123.settings.settings_file import load_methods, read_yaml, resolve_extends
-from magic123.settings.stage import DMTetStage
 
 
 def test_published_method_has_the_published_numbers() -> None:
@@ -39,17 +36,6 @@ def test_ablations_change_what_they_name_and_no_more() -> None:
             assert 1 <= len(changed) <= 4, name
     only_2d = differences(methods["magic123-2d-only"], methods["magic123"])
     assert [path for path, _, _ in only_2d] == ["coarse.priors.zero123", "fine.priors.zero123"]
-
-
-def test_a_mesh_has_the_field_and_background_of_the_stage_that_it_starts_from() -> None:
-    methods = load_methods(REPOSITORY / "config/methods.yaml")
-    for name, method in methods.items():
-        for stage in method.stages.values():
-            if isinstance(stage, DMTetStage):
-                owner, start = start_of(name, stage.init)
-                before = methods[owner].stages[start]
-                _check_same_field(before.field, stage.field)
-                assert stage.background in (None, before.background), name
 
 
 @pytest.mark.parametrize("name", ["config", "demo-full"])
