@@ -351,6 +351,8 @@ def attack(reader: Reader, count: int, chance: random.Random, folder: Path) -> t
             ends["refused"] += 1
             if not str(error).strip():
                 problem = "an error without words"
+            elif " object at 0x" in str(error):
+                problem = f"an address in place of a name: {str(error)[:200]}"
         except Exception as error:
             problem = f"{type(error).__name__}: {str(error)[:200]}"
         WATCH.allowed = ""

@@ -117,7 +117,7 @@ def mesh(file: Path, level: int) -> bytes:
         try:
             surface = trimesh.load_mesh(io.BytesIO(content), file_type="glb")
             content = (_with_jpeg if level == 1 else _with_few_faces)(surface).export(file_type="glb")
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, OSError) as problem:
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, NotImplementedError, OSError) as problem:
             raise InputError(f"{file} cannot be read as a mesh ({first_line(problem)}); create it again") from problem
     return gzip.compress(content, 9, mtime=0)
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from magic123.example.picture_file import DAMAGE, UPRIGHT, Picture, read_bytes, read_picture, reduction
-from magic123.records.errors import InputError
+from magic123.records.errors import InputError, first_line
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,11 @@ def read_depth(path: Path, max_pixels: int) -> Companion:
     if path.suffix.lower() != ".npy":
         raise InputError(f"depth {path} is neither .png (8 or 16 bit) nor .npy; convert it")
     try:
-        values = np.load(io.BytesIO(data), allow_pickle=False)
+        values = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)  # np.load also reads archives and pickles
     except DAMAGE as error:
-        raise InputError(f"depth {path} is not a readable .npy array ({error}); save it again with numpy.save") from error
+        raise InputError(
+            f"depth {path} is not a readable .npy array ({first_line(error)}); save it again with numpy.save"
+        ) from error
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[..., 0]
     if values.ndim != 2 or values.dtype.kind not in "fiu" or values.size == 0:

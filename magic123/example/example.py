@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from magic123.records.errors import InputError
+from magic123.records.errors import InputError, first_line
 from magic123.settings.cameras import ReferenceCamera
 
 EDGE = 0.1  # a pixel is at the edge if a 5 x 5 dilation increases its alpha by more than this
@@ -207,5 +207,5 @@ def _stored(folder: Path, name: str, mode: str, size: tuple[int, int] | None) ->
                 raise InputError(f"example {folder}: {name} and rgba.png differ in size; prepare the example again")
             values = np.asarray(image).astype(np.float32)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"example {folder}: {name} is damaged ({error}); prepare the example again") from error
+        raise InputError(f"example {folder}: {name} is damaged ({first_line(error)}); prepare the example again") from error
     return values if values.ndim == 3 else values[..., None]

@@ -7,6 +7,7 @@ import os
 import re
 
 INTERRUPTED = "SIGINT (Ctrl-C): nothing unfinished is kept; the same command starts again"
+OBJECT = re.compile(r" ?<[\w.]+ object at 0x[0-9a-fA-F]+>")
 FETCH = "put it there (config/weights.yaml says where it comes from) and score again"
 
 
@@ -54,8 +55,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the type and the first line of the message of another library's exception, to quote it in a sentence."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    """Return the type and the first line of the message of another library's exception, to quote it in a sentence.
+
+    Objects that the library names by their addresses are left out, such as the stream of a file that was read before.
+    """
+    line = OBJECT.sub("", (str(error).splitlines() or [""])[0])
+    return f"{type(error).__name__}: {line}"
 
 
 # what to do if a file cannot be written or a folder cannot be created

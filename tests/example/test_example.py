@@ -66,6 +66,10 @@ def test_load_example_names_what_is_missing_or_damaged(name, tmp_path):
     (out / name).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=f"{name} is damaged"):
         load_example(out)
+    (out / name).write_bytes(b"something else")
+    with pytest.raises(InputError, match=f"{name} is damaged") as refused:
+        load_example(out)
+    assert " object at 0x" not in str(refused.value)
     (out / name).unlink()
     with pytest.raises(InputError, match=f"{name} is missing"):
         load_example(out)

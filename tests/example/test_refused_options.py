@@ -54,6 +54,13 @@ def depth_of_objects(folder):
     return options(folder / "image.png", "--depth", folder / "depth.npy", settings={"depth": "file"})
 
 
+@case("not a readable .npy array (ValueError: the magic string is not correct")
+def depth_in_an_archive(folder):
+    with (folder / "depth.npy").open("wb") as file:
+        np.savez(file, depth=np.ones((SIDE, SIDE), np.float32))
+    return options(folder / "image.png", "--depth", folder / "depth.npy", settings={"depth": "file"})
+
+
 @case("must be positive")
 def depth_negative_distance(folder):
     np.save(folder / "depth.npy", np.load(folder / "depth.npy") - 0.5)
