@@ -203,16 +203,14 @@ def load_lpips(net: str, file: Path, device: str = "cpu") -> PerceptualMetric:
     """Load LPIPS 0.1; its linear weights come with the package `lpips`.
 
     Args:
-        net: Trunk, alex or vgg.
+        net: One of TRUNKS, which are those of the option --lpips.
         file: torchvision's weights of the trunk, a state dict with `features.*`.
         device: The torch device.
 
     Raises:
         MetricGap: The file is missing.
-        InputError: There is no such trunk, or the file is damaged or does not hold it.
+        InputError: The file is damaged or does not hold the trunk.
     """
-    if net not in TRUNKS:
-        raise InputError(f"unknown LPIPS trunk {net!r}: choose alex or vgg")
     trunk = TRUNKS[net]
     if not file.is_file():
         raise MetricGap(f"needs {trunk} at {file}: {FETCH}")

@@ -78,6 +78,12 @@ def test_a_trunk_is_one_of_those_that_the_row_names(option):
             NETWORKS[option].load(wrong, "cpu", False)
 
 
+def test_lpips_can_be_loaded_with_every_trunk_of_its_option():
+    from eval.metrics.perceptual import TRUNKS
+
+    assert NETWORKS["lpips"].trunks == tuple(TRUNKS)
+
+
 def test_a_cards_full_name_ends_in_one_version():
     picture = np.full((16, 16, 3), 100, np.uint8)
     truth = np.full((16, 16, 4), 255, np.uint8)
