@@ -39,7 +39,7 @@ def refused(function, *arguments) -> str:
     with pytest.raises(InputError) as problem:
         function(*arguments)
     sentence = str(problem.value)
-    assert "\n" not in sentence and sentence.endswith(".")
+    assert "\n" not in sentence and sentence.endswith(".") and "; (" not in sentence
     return sentence
 
 

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.stage != "invert":
         method, stages = method_and_stages(options.method, options.memory, options.methods)
         if not options.all and options.stage not in stages:
-            raise InputError(f"the method {method} has no stage {options.stage!r}; {choose_from(options.stage, list(stages))}")
+            raise InputError(f"the method {method} has no stage {options.stage!r}{choose_from(options.stage, list(stages))}")
     from magic123.measure.benchmark_report import write_measurement, write_prediction
 
     texts = []
@@ -91,5 +91,5 @@ def method_and_stages(method: str, memory: str | None, methods_file: str) -> tup
     name = method + (f"-{memory}gb" if memory and memory != "40" else "")
     methods = load_methods(methods_file)
     if name not in methods:
-        raise InputError(f"{methods_file} has no method {name!r}; {choose_from(name, list(methods))}")
+        raise InputError(f"{methods_file} has no method {name!r}{choose_from(name, list(methods))}")
     return name, methods[name].stages

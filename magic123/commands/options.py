@@ -108,7 +108,7 @@ def registered_weights(registry: Files, name: str, origin: str) -> dict[str, Wei
 
     entries = load_weights(registry)
     if name not in entries:
-        raise InputError(f"{named_files(registry)} has no weights {name!r}; {choose_from(name, list(entries))}")
+        raise InputError(f"{named_files(registry)} has no weights {name!r}{choose_from(name, list(entries))}")
     if entries[name].origin != origin:
         raise InputError(f"the weights {name} are {entries[name].origin}, not {origin}: nothing to do")
     return entries

@@ -90,7 +90,7 @@ def conditioning_of(folder: Path) -> str:
     """
     named = read_json(folder, "model_index.json").get("conditioning", "distance")
     if named not in CONDITIONINGS:
-        raise InputError(f"model_index.json in {folder} names the conditioning {named!r}; known: {', '.join(CONDITIONINGS)}")
+        raise InputError(f"model_index.json in {folder} names the conditioning {named!r} (known: {', '.join(CONDITIONINGS)})")
     return named
 
 

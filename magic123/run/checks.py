@@ -53,12 +53,10 @@ def check_rows(suite: Suite, source: SourceOf) -> None:
     for name in run.tables:
         for method, stage in rows_of(suite, name):
             if method not in suite.methods:
-                raise InputError(
-                    f"{file}: {name}.rows names the method {method!r}; {choose_from(method, list(suite.methods))}."
-                )
+                raise InputError(f"{file}: {name}.rows names the method {method!r}{choose_from(method, list(suite.methods))}.")
             if stage not in suite.methods[method].stages:
                 choices = choose_from(stage, list(suite.methods[method].stages))
-                raise InputError(f"{file}: {name}.rows names {stage!r}, not a stage of {method}; {choices}.")
+                raise InputError(f"{file}: {name}.rows names {stage!r}, not a stage of {method}{choices}.")
             shown.add(method)
         baseline = suite.tables[name].baseline
         if baseline is not None and baseline not in rows_of(suite, name) and suite.tables[name].rows != "all":
@@ -87,7 +85,7 @@ def check_viewed_rows(suite: Suite) -> None:
         if method not in suite.settings.run.methods:
             raise InputError(f"{at}, but run.methods has no {method!r}; add it to the run.")
         if stage not in suite.methods[method].stages:
-            raise InputError(f"{at}; {choose_from(stage, list(suite.methods[method].stages))}.")
+            raise InputError(f"{at}{choose_from(stage, list(suite.methods[method].stages))}.")
         other = suite.methods[method].command
         if other is not None and other.views is not None:
             raise InputError(f"{at}, a row that itself sees another row's views; name one that does not.")
@@ -150,7 +148,7 @@ def check_references(suite: Suite) -> None:
             for other in prior.reference[1:]:
                 if other not in rows:
                     choices = choose_from(other, list(rows))
-                    raise InputError(f"{file}: {at}.reference names {other!r}, not an example of {dataset}; {choices}.")
+                    raise InputError(f"{file}: {at}.reference names {other!r}, not an example of {dataset}{choices}.")
 
 
 def check_pictures(suite: Suite, source: SourceOf) -> None:

@@ -11,6 +11,7 @@ from magic123.run.contents import Now
 from magic123.run.jobs_base import StageWildcards, SuiteJobs, inputs_among, shell_words
 from magic123.run.plan import cell_folder, example_folder
 from magic123.settings.priors import Zero123Settings
+from magic123.settings.settings_file import choose_from
 from magic123.settings.stage import SamplesStage, Stage
 from magic123.settings.versions import setting_versions
 
@@ -23,7 +24,8 @@ class ReconstructJobs(SuiteJobs):
         """Return the resolved stage. Raises InputError if the method has no such stage."""
         stages = self.suite.methods[wildcards.method].stages
         if wildcards.stage not in stages:
-            raise InputError(f"the method {wildcards.method} has no stage {wildcards.stage!r} (known: {', '.join(stages)}).")
+            choices = choose_from(wildcards.stage, list(stages))
+            raise InputError(f"the method {wildcards.method} has no stage {wildcards.stage!r}{choices}.")
         return stages[wildcards.stage]
 
     def stage_settings(self, wildcards: StageWildcards) -> str:

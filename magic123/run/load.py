@@ -45,7 +45,7 @@ def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
     def select(names: list, choices: list, at: str) -> list:
         for name in names:
             if name not in choices:
-                raise InputError(f"{source(('run', at))}: run.{at} names {name!r}; {choose_from(name, choices)}.")
+                raise InputError(f"{source(('run', at))}: run.{at} names {name!r}{choose_from(name, choices)}.")
             if names.count(name) > 1:
                 raise InputError(f"{source(('run', at))}: run.{at} names {name!r} twice; remove one.")
         return names
@@ -71,7 +71,7 @@ def load_suite(config: dict[str, Any], files: list[str]) -> Suite:
             where = f"{source(('run', 'datasets'))}: run.datasets names {dataset!r}"
             choices = choose_from(dataset, listed)
             raise InputError(
-                f"{where}, but {MANIFESTS / dataset}.csv is not there; datasets/README.md says how to write it. {choices}."
+                f"{where}, but {MANIFESTS / dataset}.csv is not there{choices}; datasets/README.md says how to write it."
             )
     select(run.datasets, listed, "datasets")
     manifests = {dataset: load_manifest(MANIFESTS / f"{dataset}.csv") for dataset in run.datasets}
@@ -155,7 +155,7 @@ def load_weights(files: Files) -> dict[str, Weights]:
     weights, path = load_entries(Weights, files), named_files(files)
     for name, entry in weights.items():
         if entry.made_from is not None and entry.made_from not in weights:
-            raise InputError(f"{path}: {name}.made_from is {entry.made_from!r}; {choose_from(entry.made_from, list(weights))}.")
+            raise InputError(f"{path}: {name}.made_from is {entry.made_from!r}{choose_from(entry.made_from, list(weights))}.")
         if entry.made_from is not None and weights[entry.made_from].origin != "fetched":
             raise InputError(f"{path}: {name}.made_from is {entry.made_from!r}, which is not fetched; name one with sources.")
     folders: dict[str, str] = {}

@@ -184,9 +184,7 @@ def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
                 f"{at}: the column {column!r} appears twice, as column {header.index(column) + 1} and {place + 1}; remove one."
             )
         if column and column not in ManifestRow.model_fields:
-            raise InputError(
-                f"{at}: the column {column!r} is not known; {choose_from(column, list(ManifestRow.model_fields))}."
-            )
+            raise InputError(f"{at}: the column {column!r} is not known{choose_from(column, list(ManifestRow.model_fields))}.")
     for column in ("name", "prompt"):
         if column not in header:
             raise InputError(f"{at}: the column {column!r} is missing; datasets/README.md describes the format.")

@@ -53,7 +53,7 @@ class Suite:
         """
         file = named_files(self.settings.registries.weights)
         if name not in self.weights:
-            raise InputError(f"{asked_by} names the weights {name!r}, not in {file}; {choose_from(name, list(self.weights))}.")
+            raise InputError(f"{asked_by} names the weights {name!r}, not in {file}{choose_from(name, list(self.weights))}.")
         kind = self.weights[name].kind
         if kind != kinds and kind not in kinds:
             wanted = kinds if isinstance(kinds, str) else " or ".join(kinds)

@@ -200,13 +200,13 @@ def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 # ---------------------------------------------------------------------------------------------------------- extends
 def choose_from(name: object, known: list[str]) -> str:
-    """Return the end of a message about an unknown name: the closest known name, and all of them (of many, the closest)."""
+    """Return what follows an unknown name in a message: the closest known name, and all of them (of many, the closest)."""
     near = difflib.get_close_matches(str(name), known, n=1)
-    guess = f"did you mean {near[0]!r}? " if near else ""
+    guess = f"; did you mean {near[0]!r}?" if near else ""
     if len(known) > MANY:
         listed = difflib.get_close_matches(str(name), known, n=MANY // 2, cutoff=0)
-        return f"{guess}(known: {', '.join(listed)} and {len(known) - len(listed)} more)"
-    return f"{guess}(known: {', '.join(known) if known else 'none'})"
+        return f"{guess} (known: {', '.join(listed)} and {len(known) - len(listed)} more)"
+    return f"{guess} (known: {', '.join(known) if known else 'none'})"
 
 
 def merge(base: dict, changes: dict, file: str | Path, at: str) -> dict:
@@ -220,7 +220,7 @@ def merge(base: dict, changes: dict, file: str | Path, at: str) -> dict:
         here = f"{at}.{key}"
         if value is None:
             if key not in base:
-                raise InputError(f"{file}: {here} is null, but there is nothing to remove; {choose_from(key, list(base))}.")
+                raise InputError(f"{file}: {here} is null, but there is nothing to remove{choose_from(key, list(base))}.")
             del merged[key]
         elif isinstance(value, dict):
             below = base.get(key)
@@ -260,7 +260,7 @@ def resolve_extends(entries: dict[str, Any], default: str | Path, not_inherited:
             parent = entry["extends"]
             if parent not in entries:
                 raise InputError(
-                    f"{file}: {name}.extends names {parent!r}, which is unknown; {choose_from(parent, list(entries))}."
+                    f"{file}: {name}.extends names {parent!r}, which is unknown{choose_from(parent, list(entries))}."
                 )
             base = {k: v for k, v in resolve(parent, (*chain, name)).items() if k not in not_inherited}
         resolved[name] = merge(base, changes, file, name)
@@ -334,14 +334,14 @@ def _validated(model: Any, data: Any, file: Source, at: str, context: dict[str, 
         message = problem["msg"].removeprefix("Value error, ")
         details = problem.get("ctx", {})
         if problem["type"] == "union_tag_not_found" and (wrong := [key for key in problem["input"] if key not in below]):
-            what = f"{dotted}{'.' if dotted else ''}{wrong[0]} is not a known setting; {choose_from(wrong[0], below)}"
+            what = f"{dotted}{'.' if dotted else ''}{wrong[0]} is not a known setting{choose_from(wrong[0], below)}"
         elif problem["type"] == "extra_forbidden":
-            what = f"{dotted} is not a known setting{chosen}; {choose_from(path[-1], keys)}".replace("; (", " (")
+            what = f"{dotted} is not a known setting{chosen}{choose_from(path[-1], keys)}"
             what += "; remove it, with null where it is inherited" if chosen else ""
         elif problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
             key = details["discriminator"].strip("'")
             known = [tag.strip("'") for tag in details.get("expected_tags", "").split(", ")]
-            unknown = f"is {details.get('tag')!r}; {choose_from(details.get('tag'), known)}"
+            unknown = f"is {details.get('tag')!r}{choose_from(details.get('tag'), known)}"
             what = f"{dotted}{'.' if dotted else ''}{key} {unknown if 'tag' in details else 'is missing and has no default'}"
         elif path[-1:] == ("[key]",):  # pydantic's mark for a wrong name in a mapping; the message has the name itself
             path = path[:-1]
@@ -421,10 +421,10 @@ def _check_starts(methods: dict[str, Method], file_of: dict[str, str]) -> None:
                 owner, start = start_of(chain[-1][0], init)
                 at = f"{chain[-1][0]}.stages.{chain[-1][1]}.init"
                 if owner not in methods:
-                    raise InputError(f"{file}: {at} names the method {owner!r}; {choose_from(owner, list(methods))}.")
+                    raise InputError(f"{file}: {at} names the method {owner!r}{choose_from(owner, list(methods))}.")
                 if start not in methods[owner].stages:
                     known = list(methods[owner].stages)
-                    raise InputError(f"{file}: {at} names {start!r}, not a stage of {owner}; {choose_from(start, known)}.")
+                    raise InputError(f"{file}: {at} names {start!r}, not a stage of {owner}{choose_from(start, known)}.")
                 if not isinstance(methods[owner].stages[start], OptimisedStage):
                     raise InputError(f"{file}: {at} names {init!r}, which makes pictures; name a nerf, dmtet or points stage.")
                 if (owner, start) in chain:
