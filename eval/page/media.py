@@ -118,7 +118,7 @@ def mesh(file: Path, level: int) -> bytes:
             surface = trimesh.load_mesh(io.BytesIO(content), file_type="glb")
             content = (_with_jpeg if level == 1 else _with_few_faces)(surface).export(file_type="glb")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, NotImplementedError, OSError) as problem:
-            raise InputError(f"{file} cannot be read as a mesh ({first_line(problem)}); create it again") from problem
+            raise InputError(f"{file} cannot be read as a mesh ({first_line(problem)}); regenerate it") from problem
     return gzip.compress(content, 9, mtime=0)
 
 
@@ -132,7 +132,7 @@ def points(file: Path, level: int) -> bytes:
         if not len(positions) or len(colours) != len(positions) or not np.isfinite(positions).all():
             raise ValueError("it has no points, or points without colours")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, OSError) as problem:
-        raise InputError(f"{file} cannot be read as a point cloud ({first_line(problem)}); create it again") from problem
+        raise InputError(f"{file} cannot be read as a point cloud ({first_line(problem)}); regenerate it") from problem
     kept = np.unique(np.linspace(0, len(positions) - 1, min(len(positions), MOST_POINTS[level])).astype(int))
     small = trimesh.PointCloud(positions[kept], colors=colours[kept])
     return gzip.compress(trimesh.Scene([small]).export(file_type="glb"), 9, mtime=0)

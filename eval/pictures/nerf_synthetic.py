@@ -61,7 +61,7 @@ def read_frames(scene: Path) -> list[tuple[str, np.ndarray]]:
             frames.append((frame["file_path"].removeprefix("./"), pose))
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise InputError(
-            f"{file} does not list frames with file_path and transform_matrix ({problem}); get it again"
+            f"{file} does not list frames with file_path and transform_matrix ({problem}); download it again"
         ) from problem
     for name, pose in frames:
         distance = np.linalg.norm(pose[:3, 3])

@@ -16,7 +16,7 @@ from PIL import Image
 
 from eval.pictures.protocols import blend_on_white, to_bytes
 from magic123.records.cameras import NOT_VIEWS
-from magic123.records.errors import InputError, first_line
+from magic123.records.errors import REGENERATE, InputError, first_line
 from magic123.records.files import need_file, need_folder
 
 REFERENCE = "reference"
@@ -61,11 +61,11 @@ def picture_bytes(path: Path) -> bytes:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below replaces it
             width, height = Image.open(io.BytesIO(content)).size
     except (*DAMAGE, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as a picture ({first_line(error)}); make it again") from error
+        raise InputError(f"{path} cannot be read as a picture ({first_line(error)}); {REGENERATE}") from error
     if content.startswith(PNG) and not _chunks_fit(content):
-        raise InputError(f"{path} is cut off, or its chunks are damaged; make it again")
+        raise InputError(f"{path} is cut off, or its chunks are damaged; {REGENERATE}")
     if not 0 < width * height <= MOST_PIXELS:
-        raise InputError(f"{path} declares {width} x {height} pixels, and at most {MOST_PIXELS} are read; make it again")
+        raise InputError(f"{path} declares {width} x {height} pixels, and at most {MOST_PIXELS} are read; reduce it")
     return content
 
 
@@ -89,7 +89,7 @@ def open_picture(path: Path) -> Image.Image:
         image = Image.open(io.BytesIO(picture_bytes(path)))
         image.load()
     except DAMAGE as error:
-        raise InputError(f"{path} cannot be read as a picture ({first_line(error)}); make it again") from error
+        raise InputError(f"{path} cannot be read as a picture ({first_line(error)}); {REGENERATE}") from error
     return image
 
 
@@ -103,9 +103,9 @@ def decode(path: Path) -> np.ndarray:
     try:
         picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise InputError(f"{path} cannot be read as a picture ({first_line(error)}); make it again") from error
+        raise InputError(f"{path} cannot be read as a picture ({first_line(error)}); {REGENERATE}") from error
     if picture is None:
-        raise InputError(f"{path} cannot be read as a picture; make it again")
+        raise InputError(f"{path} cannot be read as a picture; {REGENERATE}")
     return picture
 
 

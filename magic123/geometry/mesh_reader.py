@@ -73,7 +73,7 @@ def _unpacked(archive: Path, folder: Path) -> Path:
     def wanted(name: str) -> bool:
         return name.lower().endswith((*SUFFIXES, *BESIDE)) and not name.startswith("__MACOSX/")
 
-    files = read_archive(archive, "a zip archive of a mesh", "get it again", MOST_BYTES, wanted)
+    files = read_archive(archive, "a zip archive of a mesh", "download it again", MOST_BYTES, wanted)
     meshes = sorted(name for name in files if name.lower().endswith(SUFFIXES))
     if len(meshes) != 1:
         found = f"several meshes ({', '.join(meshes[:3])})" if meshes else f"none of {', '.join(SUFFIXES)}"

@@ -27,7 +27,7 @@ def read_archive(
     Args:
         source: The archive.
         what: What it should be, with an article, for error messages.
-        remedy: How to get one, for the error message if it is something else.
+        remedy: How to get one, for the error message if it is something else, or damaged.
         largest: Largest total size of its files that is accepted, in bytes.
         wanted: Selects the files to read by name; the names of all files are checked.
 
@@ -54,4 +54,4 @@ def read_archive(
         try:
             return {name: archive.read(name) for name in names if not name.endswith("/") and wanted(name)}
         except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OSError, EOFError, ValueError) as error:
-            raise InputError(f"{source} is damaged ({error}); get a new copy") from error
+            raise InputError(f"{source} is damaged ({error}); {remedy}") from error

@@ -8,6 +8,7 @@ import re
 
 INTERRUPTED = "SIGINT (Ctrl-C): nothing unfinished is kept; the same command starts again"
 OBJECT = re.compile(r" ?<[\w.]+ object at 0x[0-9a-fA-F]+>")
+REGENERATE = "regenerate it, or download it again"
 FETCH = "put it there (config/weights.yaml says where it comes from) and score again"
 
 
