@@ -1,6 +1,8 @@
 """Read OBJ files with the materials of their MTL files, or with vertex colours.
 
 Colours (`Kd` and those of vertices) are taken as sRGB: the format does not say, and that is what programs show.
+Vertex colours beside a texture are not read; beside a material without a texture they are refused, because the format does not
+say which of the two is meant (Blender shows the material, and keeps the colours as an attribute of the mesh).
 """
 
 from __future__ import annotations
@@ -33,18 +35,19 @@ def read_obj(file: MeshFile) -> list[Part]:
 
     Raises:
         InputError: a material is not defined or not read in full, a polygon is not convex, or vertex colours are of no known
-            range.
+            range or would be left out.
     """
-    textured = _textured_materials(file)
+    materials = _materials(file)
     check_fans(*_polygons(file.content), file.path)
     meshes = file.meshes()
+    _check_colours([mesh for mesh, _ in meshes], file, materials)
     if any(mesh.visual.kind == "vertex" for mesh, _ in meshes) and _beyond_one(file.content):
         meshes = file.meshes(_with_unit_colours(file))
-    return [_part(mesh, file, textured) for mesh, _ in meshes]
+    return [_part(mesh, file, materials) for mesh, _ in meshes]
 
 
-def _textured_materials(file: MeshFile) -> set[str]:
-    """Return the names of the materials that have a texture.
+def _materials(file: MeshFile) -> dict[str, bool]:
+    """Return the names of the materials of its MTL files, each with whether it has a texture.
 
     Raises:
         InputError: a material that is used is not defined in any MTL file, or has lines that are not read.
@@ -61,7 +64,24 @@ def _textured_materials(file: MeshFile) -> set[str]:
                     raise InputError(f"mesh {file.path}: the material {name!r} {reason}")
     if textured and (unknown := sorted(used - set(textured))):
         raise InputError(f"mesh {file.path} uses the material {unknown[0]!r}, which no MTL file of it defines; export it again")
-    return {name for name, has_texture in textured.items() if has_texture}
+    return textured
+
+
+def _check_colours(meshes: list[Any], file: MeshFile, materials: dict[str, bool]) -> None:
+    """Raise InputError if trimesh leaves out vertex colours that one of its meshes may be meant to show."""
+    names = [str(mesh.visual.material.name) if mesh.visual.kind == "texture" else None for mesh in meshes]
+    without = [
+        name
+        for name, mesh in zip(names, meshes, strict=True)
+        if mesh.visual.kind != "vertex" and not (name and materials.get(name))
+    ]
+    if not without or not _coloured(file.content):
+        return
+    if without[0] is None:  # trimesh reads as many numbers of each vertex as all of them have
+        raise InputError(f"mesh {file.path} has colours at some of its vertices only; export it with colours at all of them")
+    named = without[0] in materials
+    beside = f"the material {without[0]!r}, which has no texture" if named else "texture coordinates without a texture"
+    raise InputError(f"mesh {file.path} has vertex colours beside {beside}; export it with one of the two")
 
 
 def _name(words: bytes) -> str:
@@ -89,6 +109,12 @@ def _colour(line: re.Match[bytes]) -> list[float]:
     return [float(word) for word in line.groups()[1:]]
 
 
+def _coloured(content: bytes) -> bool:
+    """Return whether any vertex has a colour other than white."""
+    colours = {tuple(_colour(line)) for line in COLOURED.finditer(content)}
+    return not colours <= {(1.0, 1.0, 1.0)} and not colours <= {(255.0, 255.0, 255.0)}
+
+
 def _beyond_one(content: bytes) -> bool:
     """Return whether vertex colours exceed 1, where trimesh cuts them off: some programs write them from 0 to 255."""
     return any(max(_colour(line)) > ROUNDED for line in COLOURED.finditer(content))
@@ -108,7 +134,7 @@ def _with_unit_colours(file: MeshFile) -> bytes:
     return COLOURED.sub(divided, file.content)
 
 
-def _part(mesh: Any, file: MeshFile, textured: set[str]) -> Part:
+def _part(mesh: Any, file: MeshFile, materials: dict[str, bool]) -> Part:
     part = without_material(mesh)
     if mesh.visual.kind != "texture":
         return with_colours(part, mesh)
@@ -118,7 +144,7 @@ def _part(mesh: Any, file: MeshFile, textured: set[str]) -> Part:
     kd = np.atleast_1d(lines.get("kd", 1.0)).astype(np.float64)
     red, green, blue = (float(value) for value in decoded(kd if len(kd) == 3 else kd[:1].repeat(3)))
     image = None
-    if str(material.name) in textured:  # trimesh gives a grey texture to materials that no file defines
+    if materials.get(str(material.name)):  # trimesh gives a grey texture to materials that no file defines
         image = getattr(material, "image", None)
         if image is None:
             raise InputError(f"mesh {file.path}: the texture of material {material.name!r} cannot be read; export it again")

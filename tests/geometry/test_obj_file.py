@@ -80,6 +80,45 @@ def test_vertex_colours_of_another_range_are_refused_where_they_are_seen(tmp_pat
     for colours in (["2.5 0 0", "0 1 0", "0 0 1"], ["256 0 0", "0 1 0", "0 0 1"], ["255 -1 0", "0 1 0", "0 0 1"]):
         with pytest.raises(InputError, match="neither from 0 to 1 nor whole numbers up to 255"):
             read_parts(coloured(tmp_path / "a.obj", colours))
-    (tmp_path / "a.mtl").write_text("newmtl red\nKd 1 0 0\n")  # a material comes before them
-    (part,) = read_parts(coloured(tmp_path / "a.obj", ["2.5 0 0", "0 1 0", "0 0 1"], "mtllib a.mtl\nusemtl red\n"))
+
+
+MIXED = ["", "0 1 0", "0 0 1"]
+WHITE = {"unit": ["1 1 1"] * 3, "bytes": ["255 255 255"] * 3, "some": ["", "1 1 1", "1 1 1"]}
+
+
+def test_vertex_colours_that_would_be_left_out_are_refused(tmp_path):
+    (tmp_path / "a.mtl").write_text("newmtl red\nKd 1 0 0\n")
+    file, red = tmp_path / "a.obj", "mtllib a.mtl\nusemtl red\n"
+    for colours in (
+        ["1 0 0", "0 1 0", "0 0 1"],
+        ["0.5 0.5 0.5"] * 3,
+        ["255 0 0", "0 255 0", "0 0 255"],
+        ["2.5 0 0", "0 1 0", "0 0 1"],
+        MIXED,
+    ):
+        with pytest.raises(InputError, match="colours beside the material 'red', which has no texture; export it with one"):
+            read_parts(coloured(file, colours, red))
+    with pytest.raises(InputError, match="colours at some of its vertices only; export it with colours at all of them"):
+        read_parts(coloured(file, MIXED))
+    coloured(file, ["1 0 0", "0 1 0", "0 0 1"], "vt 0 0\nvt 1 0\nvt 0 1\n")
+    file.write_text(file.read_text().replace("f 1 2 3", "f 1/1 2/2 3/3"))
+    with pytest.raises(InputError, match="colours beside texture coordinates without a texture; export it with one"):
+        read_parts(file)
+
+
+@pytest.mark.parametrize("colours", WHITE.values(), ids=WHITE)
+def test_white_vertex_colours_change_nothing(tmp_path, colours):
+    (tmp_path / "a.mtl").write_text("newmtl red\nKd 1 0 0\n")
+    (part,) = read_parts(coloured(tmp_path / "a.obj", colours, "mtllib a.mtl\nusemtl red\n"))
     assert part.colours is None and part.factor == (1, 0, 0, 1)
+    (part,) = read_parts(coloured(tmp_path / "b.obj", colours))
+    assert part.colours is None or (part.colours == 1).all()
+
+
+def test_a_texture_is_shown_without_the_vertex_colours_beside_it(tmp_path):
+    (tmp_path / "a.mtl").write_text("newmtl body\nmap_Kd pattern.png\n")
+    pattern().save(tmp_path / "pattern.png")
+    file = coloured(tmp_path / "a.obj", ["1 0 0", "0 1 0", "0 0 1"], "mtllib a.mtl\nusemtl body\nvt 0 0\nvt 1 0\nvt 0 1\n")
+    file.write_text(file.read_text().replace("f 1 2 3", "f 1/1 2/2 3/3"))
+    (part,) = read_parts(file)
+    assert part.colours is None and part.texture is not None
