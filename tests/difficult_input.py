@@ -24,6 +24,7 @@ import numpy as np
 import yaml
 from picture_files import SRGB_CURVE, gamma_curve, png, profile
 from PIL import Image
+from project_folder import project_folder
 from repository_paths import REPOSITORY
 from workflow_tree import Run, snakemake_each
 
@@ -267,12 +268,7 @@ TABLES: dict[str, str | bytes] = {
 
 def project(root: Path) -> Path:
     """A project with the repository's own code, rules and weights, and configuration and datasets of its own."""
-    root.mkdir()
-    for name in ("Snakefile", "rules", "magic123", "eval", "profiles", "weights"):
-        (root / name).symlink_to(REPOSITORY / name)
-    (root / "config").mkdir()
-    for file in (REPOSITORY / "config").glob("*.yaml"):
-        (root / "config" / file.name).write_bytes(file.read_bytes())
+    project_folder(root, copied=("config",), linked=("Snakefile", "rules", "magic123", "eval", "profiles", "weights"))
     (root / "datasets").mkdir()
     (root / "datasets" / "own.png").write_bytes(saved(cut_out(), "PNG"))
     return root
@@ -282,7 +278,10 @@ def check_nothing_else(root: Path) -> None:
     """Fail where a project has more files than it is given and than dry runs write: a name was executed."""
     found = {path.relative_to(root) for path in (root, root / "config", root / "datasets") for path in path.iterdir()}
     known = r"Snakefile|rules|magic123|eval|profiles|weights|names|\.snakemake|\.cache|std(out|err)\d+"
-    known = re.compile(known + r"|config(/[\w.-]+\.yaml)?|datasets(/(own\.png|(mine-\d+|odd)\.csv|odd-contact\.png))?")
+    known = re.compile(
+        known
+        + r"|config(/([\w.-]+\.(yaml|csv)|baselines|schemas))?|datasets(/(own\.png|(mine-\d+|odd)\.csv|odd-contact\.png))?"
+    )
     assert not [path for path in found if not known.fullmatch(path.as_posix())]
 
 

@@ -19,7 +19,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,8 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-
-REPOSITORY = Path(__file__).resolve().parent.parent
+from project_folder import project_folder
 
 HOOK = """
 import importlib.abc, importlib.util, os, sys, time
@@ -85,12 +83,8 @@ class Outcome:
 
 def workplace(folder: Path, config: str) -> Path:
     """A copy of the project to run in, with the hook, and `config` as config/kill.yaml."""
-    folder.mkdir(parents=True)
-    for name in ("Snakefile", "rules", "config", "profiles", "magic123", "eval"):
-        source = REPOSITORY / name
-        shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy(source, folder / name)
-    for name in ("weights", "datasets"):
-        (folder / name).symlink_to(REPOSITORY / name)
+    copied = ("Snakefile", "rules", "config", "profiles", "magic123", "eval")
+    project_folder(folder, copied=copied, linked=("weights", "datasets"))
     (folder / "config" / "kill.yaml").write_text(config)
     (folder / "hook").mkdir()
     (folder / "hook" / "sitecustomize.py").write_text(HOOK)

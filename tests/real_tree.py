@@ -1,21 +1,18 @@
 """The repository's workflow in a folder of its own, with the real commands: configuration and datasets are copies to add to."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from project_folder import project_folder
 from repository_paths import REPOSITORY
 
 
 def real_tree(root: Path) -> Path:
     """Make the folder and return it."""
-    for name in ("Snakefile", "rules", "profiles", "weights", "magic123", "eval"):
-        (root / name).symlink_to(REPOSITORY / name)
-    for name in ("config", "datasets"):
-        shutil.copytree(REPOSITORY / name, root / name)
-    return root
+    linked = ("Snakefile", "rules", "profiles", "weights", "magic123", "eval")
+    return project_folder(root, copied=("config", "datasets"), linked=linked)
 
 
 def run(root: Path, *words: str, status: int = 0) -> str:

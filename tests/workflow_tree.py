@@ -8,7 +8,6 @@ takes seconds; what they are asked to do is Snakemake's decision, and that is wh
 import atexit
 import json
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from functools import cache
 from pathlib import Path
 
 import yaml
+from project_folder import project_folder
+from repository_paths import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 ROOMS = ["records", "settings", "run", "weights", "commands"]  # what the Snakefile imports lies in these, and commands that run
 OBJECTS = ["cone", "dog", "house"]
 
@@ -158,17 +158,14 @@ METHODS = ["copy-reference", "reconstruction-only", "2d-prior-only", "3d-prior-o
 
 def build(root: Path) -> Path:
     """The tree, with the repository's own rules and settings, but for the run: all objects here, METHODS, one seed."""
-    shutil.copy(REPOSITORY / "Snakefile", root / "Snakefile")
-    for name in ("rules", "config", "profiles"):
-        shutil.copytree(REPOSITORY / name, root / name)
+    project_folder(root, copied=("Snakefile", "rules", "config", "profiles"))
     config = yaml.safe_load((root / "config" / "config.yaml").read_text())
     config["run"] = {"datasets": ["demo"], "examples": "all", "methods": METHODS, "seeds": [0], "tables": ["demo"]}
     (root / "config" / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     (root / "magic123").mkdir()
     (root / "magic123" / "__init__.py").touch()
     (root / "magic123" / "__main__.py").write_text(COMMANDS)
-    for room in ROOMS:
-        shutil.copytree(REPOSITORY / "magic123" / room, root / "magic123" / room, ignore=shutil.ignore_patterns("__pycache__"))
+    project_folder(root, copied=[f"magic123/{room}" for room in ROOMS])
     rows = []
     for name in OBJECTS:
         (root / "datasets" / "demo" / name / "truth").mkdir(parents=True)

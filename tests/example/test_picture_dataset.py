@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from project_folder import project_folder
 from repository_paths import REPOSITORY
 
 from magic123.__main__ import main
@@ -19,9 +20,8 @@ from magic123.run.manifest import load_manifest
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
     """A project with the repository's configuration and a folder of two pictures that are cut out."""
-    shutil.copytree(REPOSITORY / "config", tmp_path / "config")
+    project_folder(tmp_path, copied=("config",), linked=("weights",))
     (tmp_path / "datasets").mkdir()
-    (tmp_path / "weights").symlink_to(REPOSITORY / "weights")
     (tmp_path / "my pictures").mkdir()
     for name in ("red_mug.png", "{lamp}, $(touch stolen); 100%.png"):
         cut_out().save(tmp_path / "my pictures" / name)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from project_folder import project_folder
 from safetensors.torch import load_file
 
 from magic123.__main__ import main
@@ -17,8 +18,6 @@ from magic123.records.errors import InputError
 from magic123.records.files import write_json
 from magic123.run.load import read_suite
 from magic123.weights import prefetch
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +78,7 @@ def test_midas_has_an_index_buffer_in_every_block() -> None:
 def rehearsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose mirror is written, without the two large trunks and in a tiny text."""
     monkeypatch.chdir(tmp_path)
-    for name in ("config", "datasets"):
-        (tmp_path / name).symlink_to(REPOSITORY / name)
+    project_folder(tmp_path, linked=("config", "datasets"))
     monkeypatch.setattr(rehearsal, "write_trunk", lambda folder, trunk: write_json(folder / f"{trunk}-abcdef12.pth", {}))
     Path("weights/locks").mkdir(parents=True)
     Path("weights/locks/rehearsal-lpips-vgg.json").write_text("{}")

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import psutil
-from kill_harness import HOOK, REPOSITORY, contents, repeated
+from kill_harness import HOOK, contents, repeated
+from repository_paths import REPOSITORY
 from small_stages import COARSE, write_disc
 
 from magic123.__main__ import main

@@ -1,26 +1,23 @@
 """The demo in a folder whose path has a space and a letter beyond ASCII, with the real commands."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
+from project_folder import project_folder
 from real_tree import snakemake
-from workflow_tree import REPOSITORY, write_lines
+from workflow_tree import write_lines
 
 RUN = "{datasets: [demo], examples: [yellow_dog], methods: [copy-reference, short], seeds: [0], tables: [demo]}"
 
 
-def copy_of_the_project(root: Path) -> None:
-    for name in ("rules", "config", "profiles", "datasets", "weights/miniature", "magic123", "eval"):
-        shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(REPOSITORY / "Snakefile", root)
+PARTS = ("Snakefile", "rules", "config", "profiles", "datasets", "weights/miniature", "magic123", "eval")
 
 
 @pytest.mark.nightly
 def test_a_few_steps_of_the_demo_run_once(tmp_path: Path) -> None:
     root = tmp_path / "My Projects é" / "magic123-bench"
-    copy_of_the_project(root)
+    project_folder(root, copied=PARTS)
     write_lines(
         root / "config/short-methods.yaml",
         "short: {extends: both, label: both priors, stages: {coarse: {steps: 20}, fine: {steps: 4}}}",
