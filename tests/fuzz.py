@@ -47,7 +47,7 @@ from magic123.records.errors import InputError
 from magic123.run.manifest import load_manifest
 from magic123.scenes.checkpoint import RECORD, TENSORS, load_scene
 from magic123.scenes.kinds import build_scene
-from magic123.settings.settings_file import load_methods
+from magic123.settings.method import load_methods
 from magic123.settings.stage import stage_settings
 
 LIMIT = 3 * 2**30  # bytes of address space beyond those in use at the start

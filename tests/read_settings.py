@@ -19,7 +19,8 @@ from tiny_diffusion import write_deepfloyd_if, write_stable_diffusion, write_zer
 from magic123.measure.benchmark import small
 from magic123.optimise.reconstruct import reconstruct
 from magic123.settings.common import Settings
-from magic123.settings.stage import Method, OptimisedStage, SamplesStage, Stage, stage_settings
+from magic123.settings.method import Method
+from magic123.settings.stage import OptimisedStage, SamplesStage, Stage, stage_settings
 from magic123.settings.view import ViewSettings
 
 # whose reads do not count: settings are written as a record, and a stage is watched

@@ -19,8 +19,9 @@ from magic123.commands.options import add_device, add_settings, command_parser
 from magic123.records.errors import InputError
 from magic123.records.files import write_whole
 from magic123.settings.inversion import InversionSettings
+from magic123.settings.method import load_methods
 from magic123.settings.priors import Speed
-from magic123.settings.settings_file import choose_from, load_methods, validate
+from magic123.settings.settings_file import choose_from, validate
 from magic123.settings.stage import Stage
 
 

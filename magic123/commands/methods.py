@@ -7,7 +7,8 @@ from pathlib import Path
 from magic123.commands.options import command_parser
 from magic123.records.files import write_text
 from magic123.run.method_list import markdown
-from magic123.settings.settings_file import Entries, load_methods
+from magic123.settings.method import load_methods
+from magic123.settings.settings_file import Entries
 
 
 def main(argv: list[str] | None = None) -> None:

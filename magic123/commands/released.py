@@ -7,7 +7,7 @@ from pathlib import Path
 from magic123.commands.options import command_parser
 from magic123.records.files import write_text
 from magic123.run.released import RELEASED, compare, markdown
-from magic123.settings.settings_file import load_methods
+from magic123.settings.method import load_methods
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -10,6 +10,7 @@ from magic123.records.errors import InputError
 from magic123.run.checks import check_suite
 from magic123.run.manifest import load_manifest
 from magic123.run.suite import BESIDE_DATASETS, MANIFESTS, Suite
+from magic123.settings.method import Method, load_methods
 from magic123.settings.registry import Weights
 from magic123.settings.settings_file import (
     Files,
@@ -17,12 +18,11 @@ from magic123.settings.settings_file import (
     check_unreserved,
     choose_from,
     load_entries,
-    load_methods,
     named_files,
     read_yaml,
     validate,
 )
-from magic123.settings.stage import Method, OptimisedStage, lay_over
+from magic123.settings.stage import OptimisedStage, lay_over
 from magic123.settings.suite import SuiteSettings, Table
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from magic123.settings.stage import Method
+from magic123.settings.method import Method
 
 ABSENT = "absent"
 

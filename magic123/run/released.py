@@ -12,7 +12,7 @@ from pydantic_core import to_jsonable_python
 
 from magic123.records.errors import InputError
 from magic123.run.method_list import table_cell
-from magic123.settings.stage import Method
+from magic123.settings.method import Method
 
 RELEASED = Path("config/released.csv")
 INTRODUCTION = """# Presets beside what was released

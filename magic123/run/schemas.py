@@ -15,8 +15,8 @@ from pydantic import TypeAdapter
 
 from magic123.records.files import write_text
 from magic123.run.estimate import RecordedTime
+from magic123.settings.method import Method
 from magic123.settings.registry import Weights
-from magic123.settings.stage import Method
 from magic123.settings.suite import SuiteSettings, Table
 
 FOLDER = Path("config/schemas")

@@ -11,13 +11,13 @@ from pathlib import Path
 from magic123.records.errors import InputError
 from magic123.run.contents import Contents
 from magic123.run.manifest import FROM_MESH, ManifestRow
+from magic123.settings.method import Method
 from magic123.settings.priors import AnyPrior
 from magic123.settings.registry import Weights
 from magic123.settings.settings_file import (
     choose_from,
     named_files,
 )
-from magic123.settings.stage import Method
 from magic123.settings.suite import SuiteSettings, Table
 
 MANIFESTS = Path("datasets")  # NAME.csv is the dataset NAME

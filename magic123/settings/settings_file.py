@@ -20,11 +20,9 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from magic123.records.errors import InputError
-from magic123.records.results import start_of
 from magic123.settings.common import STRICT
 from magic123.settings.locations import locate
-from magic123.settings.stage import Method, OptimisedStage, RendersStage, Stage
-from magic123.settings.starts import start_problem
+from magic123.settings.stage import Stage
 
 Model = TypeVar("Model", bound=BaseModel)
 Source = str | Path | Callable[[tuple], str]  # the file, or a function from the path of a setting to its file
@@ -37,7 +35,6 @@ SHOWN = reprlib.Repr()  # of values in error messages
 SHOWN.maxstring = SHOWN.maxother = SHOWN.maxlong = 300
 SHOWN.maxlist = SHOWN.maxdict = SHOWN.maxtuple = 24
 MANY = 24  # largest number of names that a message lists
-BESIDE_METHODS = {"example": "the folder of the prepared example", "token": "the folder of the learned token"}
 
 
 if TYPE_CHECKING:
@@ -382,65 +379,3 @@ def load_entries(model: type[Model], files: Files) -> dict[str, Model]:
         check_name(name, read.file_of[name], "the entry", entries)
         entries[name] = validate(model, data, read.file_of[name], name)
     return entries
-
-
-# ----------------------------------------------------------------------------------------------------------- methods
-def load_methods(files: Files) -> dict[str, Method]:
-    """Return the methods of one or several files by name, with `extends` resolved.
-
-    Raises:
-        InputError: as `validate`; or a stage starts from one that does not exist, has no scene, does not fit it, or starts
-            from it in turn.
-    """
-    read = Entries(files)
-    methods: dict[str, Method] = {}
-    for name, data in resolve_extends(read, named_files(files), not_inherited=("label", "about")).items():
-        file = read.file_of[name]
-        methods[name] = validate(Method, {"label": name} | data, file, name)
-        check_name(name, file, "the method", methods)
-        check_unreserved(name, BESIDE_METHODS, file, "the method")
-        for stage in methods[name].stages:
-            check_name(stage, file, f"{name}.stages:", methods[name].stages)
-    _check_starts(methods, read.file_of)
-    return methods
-
-
-def _check_starts(methods: dict[str, Method], file_of: dict[str, str]) -> None:
-    """Raise InputError unless every `init` names an optimised stage that fits, and no chain of them is circular."""
-    for name, method in methods.items():
-        file = file_of[name]
-        for stage_name, stage in method.stages.items():
-            at = f"{name}.stages.{stage_name}"
-            if isinstance(stage, RendersStage) and method.made_elsewhere is None:
-                raise InputError(
-                    f"{file}: {at}.scene is renders, which needs no stage: write `renders: FOLDER` in place of stages."
-                )
-            chain = [(name, stage_name)]
-            while (init := methods[chain[-1][0]].stages[chain[-1][1]].init) is not None:
-                file = file_of[chain[-1][0]]
-                owner, start = start_of(chain[-1][0], init)
-                at = f"{chain[-1][0]}.stages.{chain[-1][1]}.init"
-                if owner not in methods:
-                    raise InputError(f"{file}: {at} names the method {owner!r}{choose_from(owner, list(methods))}.")
-                if start not in methods[owner].stages:
-                    known = list(methods[owner].stages)
-                    raise InputError(f"{file}: {at} names {start!r}, not a stage of {owner}{choose_from(start, known)}.")
-                if not isinstance(methods[owner].stages[start], OptimisedStage):
-                    raise InputError(f"{file}: {at} names {init!r}, which makes pictures; name a nerf, dmtet or points stage.")
-                if (owner, start) in chain:
-                    circle = " -> ".join("/".join(step) for step in [*chain, (owner, start)])
-                    raise InputError(f"{file}: {at} goes in a circle ({circle}).")
-                chain.append((owner, start))
-            if len(chain) > 1:
-                _check_start(methods, chain[0], chain[1], file_of[name])
-
-
-def _check_start(methods: dict[str, Method], stage: tuple[str, str], before: tuple[str, str], file: str) -> None:
-    """Raise InputError unless a stage can start from another one, on every rung of their ladders."""
-    for rung, here in enumerate(methods[stage[0]].stages[stage[1]].rungs()):
-        for rung_before, there in enumerate(methods[before[0]].stages[before[1]].rungs()):
-            if problem := start_problem(here, there):
-                at, start = f"{stage[0]}.stages.{stage[1]}", "/".join(before)
-                at += f" (rung {rung} of its ladder)" if rung else ""
-                start += f" (rung {rung_before} of its ladder)" if rung_before else ""
-                raise InputError(f"{file}: {at} cannot start from {start}: {problem}.")

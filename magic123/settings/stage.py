@@ -1,7 +1,4 @@
-"""Stages and methods.
-
-A method is a mapping of named stages; `extends` inherits another method, keys override one by one, `null` removes.
-"""
+"""Settings of stages: one class for each kind of scene."""
 
 from __future__ import annotations
 
@@ -22,8 +19,6 @@ from pydantic import (
 
 from magic123.settings.cameras import FrontSteps, NovelCameras, ReferenceCamera
 from magic123.settings.common import OMITTED, KindSettings, Range, Settings, is_strict
-from magic123.settings.external import External
-from magic123.settings.frames import Frame
 from magic123.settings.locations import locate
 from magic123.settings.losses import DMTetLosses, Losses, NeRFLosses, PointsLosses
 from magic123.settings.priors import AnyPrior, DenoisedClipSettings, StableDiffusionSettings, Zero123Settings
@@ -380,62 +375,3 @@ def lay_over(values: dict, changes: dict) -> dict:
         old = values.get(key)
         result[key] = lay_over(old, new) if isinstance(old, dict) and isinstance(new, dict) else new
     return result
-
-
-class Method(Settings):
-    """A row of the benchmark: named stages, or the pictures or meshes of another system."""
-
-    label: str  # its name in tables; never inherited, the default is the method's name
-    about: str = ""  # the question that this row answers, in one sentence; never inherited
-    stages: dict[str, Stage] = Field(min_length=1)
-    # another system's pictures instead of stages: a path below the datasets folder with {dataset} and {example} in it, and
-    # {seed} if there are several runs; without {seed} the results count for the first seed of the run
-    renders: str | None = None
-    # another system's meshes: the path of a file, in the same form; they are rendered here
-    meshes: str | None = None
-    frame: Frame = Frame()  # of these meshes
-    align: Literal["none", "scale", "similarity"] = "none"  # registration of these meshes: see Placement
-    # another system itself: a command that makes such pictures or such a mesh of each example
-    command: External | None = None
-
-    @property
-    def made_elsewhere(self) -> str | None:
-        """The path of another system's pictures or meshes, or the command that makes them, as a template; None for stages."""
-        return self.renders or self.meshes or (self.command.run if self.command else None)
-
-    @property
-    def gives_mesh(self) -> bool:
-        """Whether another system's result is a mesh."""
-        return self.meshes is not None or (self.command is not None and self.command.makes_mesh)
-
-    @property
-    def gives_renders(self) -> bool:
-        """Whether another system's result consists of pictures."""
-        return self.made_elsewhere is not None and not self.gives_mesh
-
-    @model_validator(mode="before")
-    @classmethod
-    def _made_elsewhere_is_one_stage(cls, data: Any) -> Any:
-        kinds = [kind for kind in ("renders", "meshes", "command") if isinstance(data, dict) and data.get(kind) is not None]
-        if not kinds:
-            if isinstance(data, dict) and (alone := [key for key in ("frame", "align") if data.get(key) is not None]):
-                raise ValueError(f"{alone[0]} belongs to meshes; name them, or leave it out")
-            return data
-        if data.get("stages") or len(kinds) > 1:
-            raise ValueError(
-                f"a method has either stages or {kinds[0]}" if data.get("stages") else f"{kinds[0]} and {kinds[1]}: name one"
-            )
-        (kind,) = kinds
-        if kind == "command":
-            makes = data["command"].get("makes") if isinstance(data["command"], dict) else None
-            kind = "renders" if makes in ("renders", None) else "meshes"
-            return data | {"stages": {kind: {"scene": "renders", "steps": 0}}}
-        if kind == "renders" and (alone := [key for key in ("frame", "align") if data.get(key) is not None]):
-            raise ValueError(f"{alone[0]} belongs to meshes; renders are compared as they are")
-        try:
-            paths = {str(data[kind]).format(dataset=d, example=e, seed=0) for d in "ab" for e in "ab"}
-        except (KeyError, IndexError, ValueError):
-            paths = set()
-        if len(paths) < 4:
-            raise ValueError(f"{kind} must hold {{dataset}} and {{example}}, may hold {{seed}}, and nothing else in braces")
-        return data | {"stages": {kind: {"scene": "renders", "steps": 0}}}

@@ -11,8 +11,8 @@ from textured_objects import WRITERS
 
 from magic123.__main__ import main
 from magic123.records.cards import read_scores
+from magic123.settings.method import Method
 from magic123.settings.settings_file import validate
-from magic123.settings.stage import Method
 
 VIEWS = json.dumps({"size": 64, "turntable_frames": 4, "sets": {"ring": {"polar": 80, "first_azimuth": 15, "count": 3}}})
 TURN = trimesh.transformations.rotation_matrix(np.pi / 2, [1, 0, 0])  # y up becomes z up, and z front -y

@@ -15,8 +15,8 @@ from magic123.optimise.step import differentiate, differentiate_again
 from magic123.optimise.views import sees_reference
 from magic123.priors.offload import Offloaded
 from magic123.records.errors import NonFinite
+from magic123.settings.method import load_methods
 from magic123.settings.priors import Speed
-from magic123.settings.settings_file import load_methods
 from magic123.settings.stage import stage_settings
 
 

@@ -22,8 +22,8 @@ from magic123.measure.ledger import (
 )
 from magic123.render.occupancy import OccupancyGrid
 from magic123.settings.inversion import InversionSettings
+from magic123.settings.method import load_methods
 from magic123.settings.scenes import FieldSettings, NeRFSettings
-from magic123.settings.settings_file import load_methods
 
 
 def test_a_product_is_counted_in_closed_form():

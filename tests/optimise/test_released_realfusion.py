@@ -29,7 +29,7 @@ from magic123.render.rendering import Rendering
 from magic123.render.target import Target
 from magic123.render.volume import render_volume
 from magic123.settings.cameras import ReferenceCamera
-from magic123.settings.settings_file import load_methods
+from magic123.settings.method import load_methods
 
 FILE = Path(__file__).parent / "released_objective.json"
 TERMS = {name: term["value"] for name, term in json.loads(FILE.read_text(encoding="utf-8"))["realfusion"]["terms"].items()}

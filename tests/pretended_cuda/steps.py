@@ -14,8 +14,8 @@ from magic123.optimise.step import differentiate
 from magic123.optimise.views import reference_view
 from magic123.priors.speed import apply_speed
 from magic123.scenes.kinds import build_scene
+from magic123.settings.method import load_methods
 from magic123.settings.priors import Speed
-from magic123.settings.settings_file import load_methods
 
 KNOWN, NOVEL = 400, 401  # steps of the released stages that render the reference view, and a novel one
 

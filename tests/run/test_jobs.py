@@ -13,7 +13,7 @@ from magic123.run.jobs import MINIATURES, Jobs, miniature_inputs, miniature_opti
 from magic123.run.jobs_base import as_inputs, one_of, shell_words
 from magic123.run.jobs_evaluate import metric_weights_option
 from magic123.run.load import read_suite
-from magic123.settings.settings_file import load_methods
+from magic123.settings.method import load_methods
 from magic123.settings.stage import lay_over
 from magic123.settings.versions import setting_versions
 

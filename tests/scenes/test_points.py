@@ -32,9 +32,9 @@ from magic123.scenes.checkpoint import load_scene
 from magic123.scenes.lifting import Cloud, lift
 from magic123.scenes.points import Points
 from magic123.settings.cameras import ReferenceCamera
+from magic123.settings.method import load_methods
 from magic123.settings.priors import prior_settings
 from magic123.settings.scenes import PointsSettings
-from magic123.settings.settings_file import load_methods
 from magic123.settings.stage import Stage, stage_settings
 
 CLIP = Path(__file__).resolve().parents[2] / "weights" / "miniature" / "clip"

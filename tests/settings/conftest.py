@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from magic123.settings.settings_file import load_methods
+from magic123.settings.method import load_methods
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from written_settings import METHODS, write
 
 from magic123.records.errors import InputError
 from magic123.run.method_list import differences
-from magic123.settings.settings_file import load_methods, merge
+from magic123.settings.method import load_methods
+from magic123.settings.settings_file import merge
 from magic123.settings.stage import stage_settings
 
 

@@ -25,8 +25,8 @@ from magic123.priors.stable_diffusion_xl import StableDiffusionXL
 from magic123.records.errors import InputError
 from magic123.scenes.samples import draw
 from magic123.settings.cameras import ReferenceCamera
+from magic123.settings.method import load_methods
 from magic123.settings.priors import prior_settings
-from magic123.settings.settings_file import load_methods
 from magic123.settings.stage import stage_settings
 from magic123.settings.view import ViewSettings
 

@@ -15,8 +15,8 @@ from eval.pictures.pictures import read_picture
 from eval.pictures.protocols import blend_on_white, to_bytes
 from magic123.records.cards import read_scores
 from magic123.records.errors import InputError
+from magic123.settings.method import Method
 from magic123.settings.settings_file import validate
-from magic123.settings.stage import Method
 
 SETS = {
     "ring": {"polar": 90.0, "first_azimuth": 15.0, "count": 12},

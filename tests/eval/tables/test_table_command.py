@@ -14,7 +14,8 @@ from eval.tables.plan import parse_column
 
 @pytest.mark.parametrize("name", sorted(yaml.safe_load(TABLES.read_text())))
 def test_declared_tables_have_columns_and_rows_that_exist(name):
-    from magic123.settings.settings_file import load_methods, resolve_extends
+    from magic123.settings.method import load_methods
+    from magic123.settings.settings_file import resolve_extends
 
     methods = load_methods([str(TABLES.with_name(name)) for name in ("methods.yaml", "effects-methods.yaml")])
     table = resolve_extends(yaml.safe_load(TABLES.read_text()), TABLES)[name]
