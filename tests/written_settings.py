@@ -9,7 +9,7 @@ from repository_paths import REPOSITORY
 
 from magic123.records.errors import InputError
 from magic123.run.load import load_suite
-from magic123.settings.settings_file import read_yaml
+from magic123.settings.yaml_file import read_yaml
 
 METHODS = """
 base:

@@ -17,8 +17,9 @@ from magic123.run.contents import Contents
 from magic123.run.manifest import ManifestRow, as_cell
 from magic123.run.picture_folder import caption_of, check_run, name_of, run_file, write_run
 from magic123.run.suite import MANIFESTS
-from magic123.settings.settings_file import read_yaml, validate
+from magic123.settings.settings_file import validate
 from magic123.settings.suite import SuiteSettings
+from magic123.settings.yaml_file import read_yaml
 
 PLAIN = {"mesh", "meshes", "model", "object", "textured", "scene"}  # names that say nothing: the folder's is taken
 

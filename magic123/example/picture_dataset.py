@@ -28,9 +28,10 @@ from magic123.run.picture_folder import caption_of, check_run, name_of, pictures
 from magic123.run.suite import MANIFESTS
 from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.prepare import PrepareSettings
-from magic123.settings.settings_file import read_yaml, validate
+from magic123.settings.settings_file import validate
 from magic123.settings.stage import lay_over
 from magic123.settings.suite import SuiteSettings
+from magic123.settings.yaml_file import read_yaml
 
 COLUMNS = ["name", "prompt", "image", "mask"]
 SIDE = 256  # pixels of the previews

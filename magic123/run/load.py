@@ -19,11 +19,11 @@ from magic123.settings.settings_file import (
     choose_from,
     load_entries,
     named_files,
-    read_yaml,
     validate,
 )
 from magic123.settings.stage import OptimisedStage, lay_over
 from magic123.settings.suite import SuiteSettings, Table
+from magic123.settings.yaml_file import read_yaml
 
 
 def load_suite(config: dict[str, Any], files: list[str]) -> Suite:

@@ -11,7 +11,8 @@ from typing import Literal
 from magic123.records.errors import InputError
 from magic123.records.files import write_text
 from magic123.run.suite import BESIDE_TABLES
-from magic123.settings.settings_file import check_name, check_unreserved, read_yaml
+from magic123.settings.settings_file import check_name, check_unreserved
+from magic123.settings.yaml_file import read_yaml
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MASK = re.compile(r"[ ._-]?mask$", re.IGNORECASE)  # mug_mask.png belongs to mug.jpg

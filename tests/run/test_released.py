@@ -14,8 +14,8 @@ from repository_paths import REPOSITORY
 from magic123.records.errors import InputError
 from magic123.run.released import ReleasedSetting, compare, markdown
 from magic123.settings.method import Method, load_methods
-from magic123.settings.settings_file import read_yaml
 from magic123.settings.stage import OptimisedStage, Stage
+from magic123.settings.yaml_file import read_yaml
 
 METHODS, RELEASED = REPOSITORY / "config/methods.yaml", REPOSITORY / "config/released.csv"
 # the method of the paper and its neighbours; the released ablations are compared with the first

@@ -11,7 +11,7 @@ from magic123.run.load import load_suite
 from magic123.run.manifest import load_manifest
 from magic123.run.plan import axes_of
 from magic123.run.suite import REPORTS
-from magic123.settings.settings_file import read_yaml
+from magic123.settings.yaml_file import read_yaml
 
 
 @pytest.mark.parametrize(

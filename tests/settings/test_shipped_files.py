@@ -11,7 +11,8 @@ from magic123.run.load import load_suite
 from magic123.run.manifest import load_manifest
 from magic123.run.method_list import differences
 from magic123.settings.method import load_methods
-from magic123.settings.settings_file import read_yaml, resolve_extends
+from magic123.settings.settings_file import resolve_extends
+from magic123.settings.yaml_file import read_yaml
 
 
 def test_published_method_has_the_published_numbers() -> None:

@@ -15,7 +15,7 @@ from magic123.__main__ import main
 from magic123.records.errors import InputError
 from magic123.run.load import load_weights, read_suite
 from magic123.run.manifest import load_manifest
-from magic123.settings.settings_file import read_yaml
+from magic123.settings.yaml_file import read_yaml
 from magic123.weights import download as download_module
 from magic123.weights import prefetch
 
