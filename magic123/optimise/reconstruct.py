@@ -27,7 +27,7 @@ from magic123.optimise.resume import LoopCheckpoints, forget
 from magic123.optimise.stage import optimise
 from magic123.optimise.watch import StageWatch, check_watch
 from magic123.priors.loading import load_priors
-from magic123.priors.offload import visit
+from magic123.priors.offload import on_device
 from magic123.priors.speed import apply_speed, compile_problems
 from magic123.priors.zero123 import Zero123
 from magic123.records.cameras import read_cameras
@@ -245,7 +245,7 @@ def draw_samples(
     assert isinstance(stage, SamplesStage) and views is not None
     assert isinstance(prior, Zero123) and isinstance(guidance, Zero123Settings)
     places = view_cameras(views, example.camera, cameras).values()
-    with visit(prior.offloaded):
+    with on_device(prior.offloaded):
         return draw_scene(stage, prior, guidance.guidance_scale, places, generator, say)
 
 

@@ -71,10 +71,10 @@ def test_offloaded_priors_are_measured_on_their_visits(repository, monkeypatch):
     values = load_methods(repository / "config/methods.yaml")["magic123"].stages["coarse"].model_dump()
     for prior in values["priors"].values():
         prior["offload"] = True
-    visits, visit = [], Offloaded.visit
-    monkeypatch.setattr(Offloaded, "visit", lambda self: visits.append(self) or visit(self))
+    moves, move = [], Offloaded.on_device
+    monkeypatch.setattr(Offloaded, "on_device", lambda self: moves.append(self) or move(self))
     found = benchmark.measure(stage_settings(**values), "small", "cpu", steps=4, warmup=0, at=0.5)
-    assert found["steps_per_second"] > 0 and len(set(map(id, visits))) == 2 and len(visits) == 2 * 6
+    assert found["steps_per_second"] > 0 and len(set(map(id, moves))) == 2 and len(moves) == 2 * 6
 
 
 def test_textual_inversion_is_measured_too(tmp_path, monkeypatch, repository):

@@ -117,17 +117,17 @@ OPTIONS = {
 
 def test_offloaded_priors_a_background_network_and_what_is_watched(device, disc, tmp_path):
     """A network that is asked while it is away would meet tensors of the device, which is refused."""
-    visits, visit = [], Offloaded.visit
+    moves, move = [], Offloaded.on_device
 
     def noting(self):
         assert not any(p.is_cuda for module in self._modules for p in module.parameters())
-        visits.append(self)
-        return visit(self)
+        moves.append(self)
+        return move(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Offloaded, "visit", noting)
+        patch.setattr(Offloaded, "on_device", noting)
         record = reconstruct(disc, SHORT | OPTIONS, tmp_path / "coarse")
-    assert len(set(map(id, visits))) == 2 and all(prior["offload"] for prior in record["priors"].values())
+    assert len(set(map(id, moves))) == 2 and all(prior["offload"] for prior in record["priors"].values())
     assert {file.parent.name for file in (tmp_path / "coarse").rglob("*.png")} == {"guidance", "progress"}
 
 
