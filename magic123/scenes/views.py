@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from magic123.example.example import Example
-from magic123.geometry.camera import Camera, as_assumed, to_own, view_cameras
+from magic123.geometry.camera import Camera, from_assumed_frame, to_assumed_frame, view_cameras
 from magic123.geometry.export import write_mesh, write_points
 from magic123.geometry.mesh import mesh_problem, surface_missing
 from magic123.records.cameras import POSE, ViewSets
@@ -69,7 +69,7 @@ def view(
         say: called with a line of progress.
     """
     with torch.no_grad(), output_folder(out, "cameras.json") as views, output_folder(mesh_out, "mesh.json") as mesh:
-        turn = None if assumed is None else to_own(example.camera, assumed)
+        turn = None if assumed is None else from_assumed_frame(example.camera, assumed)
         figures = write_mesh_folder(scene, settings, mesh, about, turn, say)
         write_views(scene, example, settings, views, about, cameras, assumed, say)
         write_showcase(scene, example, settings, views, about, figures, assumed, say)
@@ -88,7 +88,7 @@ def write_views(
     """Write the pictures of all view sets and cameras.json; see `view` for the arguments."""
     cameras = view_cameras(settings, example.camera if example.pictured else None, given)
     del cameras["turntable"]
-    rendered = {n: c if assumed is None else as_assumed(c, example.camera, assumed) for n, c in cameras.items()}
+    rendered = {n: c if assumed is None else to_assumed_frame(c, example.camera, assumed) for n, c in cameras.items()}
 
     def shown(camera: Camera) -> dict[str, np.ndarray]:
         picture = look(scene, camera)
@@ -205,7 +205,7 @@ def write_showcase(
     """
     circle = view_cameras(settings, example.camera if example.pictured else None)["turntable"]
     if assumed is not None:
-        circle = as_assumed(circle, example.camera, assumed)
+        circle = to_assumed_frame(circle, example.camera, assumed)
     surface = f"mesh of {figures['faces']:,} faces" if "faces" in figures else f"no mesh: {figures['reason']}"
     words = [about[key] for key in ("prompt", "label", "scene") if about.get(key)] + [surface]
     write_turntable(circle, lambda camera: look(scene, camera), example, words, folder)
@@ -238,7 +238,7 @@ def write_mesh_folder(
 ) -> dict[str, Any]:
     """Write the mesh, or none.json if there is none, and mesh.json; return the content of mesh.json.
 
-    `turn` [3, 3] rotates and scales the surface, see `geometry.camera.to_own`.
+    `turn` [3, 3] rotates and scales the surface, see `geometry.camera.from_assumed_frame`.
     """
     reason: str | None = None
     problem: str | None = None

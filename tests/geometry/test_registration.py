@@ -7,7 +7,7 @@ from textured_objects import box, egg
 
 from magic123.geometry.camera import Camera
 from magic123.geometry.mesh_parts import Part
-from magic123.geometry.registration import best_similarity, moved, onto_mesh, onto_silhouette, surface_points, turns
+from magic123.geometry.registration import best_similarity, initial_rotations, moved, onto_mesh, onto_silhouette, surface_points
 from magic123.render.textured import TexturedMesh, covered
 
 
@@ -42,13 +42,13 @@ def test_least_squares_finds_the_similarity_of_pairs():
     points, matrix = np.random.default_rng(0).normal(size=(30, 3)), similarity(4)
     assert np.allclose(best_similarity(points, moved(points, matrix)), matrix)
     matrix[:3, :3] = 3 * np.eye(3)
-    assert np.allclose(best_similarity(points, moved(points, matrix), turn=False), matrix)
+    assert np.allclose(best_similarity(points, moved(points, matrix), rotate=False), matrix)
     mirrored = best_similarity(points, points * [1, 1, -1])
     assert np.linalg.det(mirrored[:3, :3]) > 0  # never a mirror image
 
 
 def test_starts_are_rotations_near_every_other():
-    starts = list(turns())
+    starts = list(initial_rotations())
     assert len(starts) == 96 and all(np.allclose(start @ start.T, np.eye(3)) and np.linalg.det(start) > 0 for start in starts)
     for seed in range(30):
         goal = Rotation.random(random_state=seed).as_matrix()
@@ -77,7 +77,7 @@ def test_a_mesh_of_other_vertices_is_laid_on_by_its_surface():
 
 
 def test_the_picture_decides_where_the_shape_does_not():
-    """A cube fits in 24 turns."""
+    """A cube fits in 24 rotations."""
     cube = trimesh.creation.box((1, 1, 1))
     other = trimesh.remesh.subdivide(np.array(cube.vertices), cube.faces)
     wanted = Rotation.from_euler("y", 90, degrees=True).as_matrix()
