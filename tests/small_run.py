@@ -10,7 +10,7 @@ from PIL import Image
 
 from magic123.geometry.export import write_mesh
 from magic123.records.cards import MetricCard, Scores, Value, write_scores
-from magic123.render.showcase import Frame, write_film
+from magic123.render.showcase import Frame, write_video
 
 EXAMPLES = ("dog", "cup")
 ROWS = (("copy", "coarse", "a copy"), ("both", "coarse", "both priors"), ("both", "fine", "both priors"))
@@ -58,7 +58,7 @@ def write_views(folder: Path, hue: float) -> None:
             listed[name].append({"file": f"{name}/{index:03d}.png", **about})
     (folder / "cameras.json").write_text(json.dumps({"version": 1, "depth_scale": 10000, "sets": listed}))
     frames = [picture(hue, angle) for angle in np.linspace(0, 2 * np.pi, 12)]
-    write_film(folder / "turntable.mp4", [Frame(30.0 * k, frame, 255 - frame) for k, frame in enumerate(frames)])
+    write_video(folder / "turntable.mp4", [Frame(30.0 * k, frame, 255 - frame) for k, frame in enumerate(frames)])
 
 
 def value(metric: str, view_set: str, number: float) -> Value:

@@ -136,7 +136,9 @@ def step_losses(inputs: StepInputs) -> StepLosses:
         ready = (name for name in priors if step >= max(stage.priors_from, stage.priors[name].from_step))
         regularizers, guidance, logged = novel_step(replace(inputs, priors={name: priors[name] for name in ready}))
         terms |= regularizers
-    weighted = [getattr(stage.losses, name) * LOSSES[name].share(step / stage.steps) * value for name, value in terms.items()]
+    weighted = [
+        getattr(stage.losses, name) * LOSSES[name].ramp_factor(step / stage.steps) * value for name, value in terms.items()
+    ]
     total = sum([*weighted, *guidance.values()], start=torch.zeros(()))
     norms, diffusion_steps, distances = (
         {name: figures[key] for name, figures in logged.items() if key in figures} for key in ("gradient_norm", "t", "distance")

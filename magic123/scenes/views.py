@@ -20,7 +20,7 @@ from magic123.geometry.mesh import mesh_problem, surface_missing
 from magic123.records.cameras import POSE, ViewSets
 from magic123.records.files import output_folder
 from magic123.render.rendering import RenderOptions
-from magic123.render.showcase import Frame, contact_sheet, write_film
+from magic123.render.showcase import Frame, contact_sheet, write_video
 from magic123.scenes.scene import Scene
 from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.versions import VERSIONS
@@ -228,7 +228,7 @@ def write_turntable(
     for index in range(len(circle)):
         picture = shown(circle[index])
         frames.append(Frame(float(circle.azimuth[index]), to_bytes(picture["colour"]), to_bytes(picture["normal"])))
-    write_film(folder / "turntable.mp4", frames)
+    write_video(folder / "turntable.mp4", frames)
     reference = None if example.rgb is None else to_bytes(example.rgb.cpu().numpy())
     contact_sheet(example.name, "  ·  ".join(words), reference, frames).save(folder / "contact.png", optimize=True)
 

@@ -107,7 +107,7 @@ def test_samples_along_rays(name):
 
     seen = render_volume(
         field, origins / bound, directions / bound, occupied=grid.occupied, max_samples=96, background=torch.zeros(3),
-        density=density, normal=normal, generator=generator, nearest=0.2, whole=True, normals_move_density=True,
+        density=density, normal=normal, generator=generator, nearest=0.2, full_steps=True, normals_move_density=True,
     )  # fmt: skip
     assert seen.samples.marched == wanted["samples"]
     assert seen.opacity[:, 0].tolist() == pytest.approx(wanted["opacity"], rel=1e-5, abs=1e-7)
@@ -116,7 +116,7 @@ def test_samples_along_rays(name):
     seen.normal[:, 0].sum().backward()
     assert float(densities[0].grad.norm()) == pytest.approx(wanted["density_gradient"], rel=1e-5)
     if name == "spacing_bound":
-        all_densities, normals, shown = seen.samples.everywhere()
+        all_densities, normals, shown = seen.samples.marched_normals()
         value = losses.orientation_by_density(all_densities, normals, shown * bound)
         assert float(value) == pytest.approx(TERMS["orientation_by_density_marched"]["value"], rel=1e-5)
 

@@ -168,7 +168,7 @@ def test_noise_turns_the_learned_background_where_steps_are_whole(example):
         seen = scene.render(camera, RenderOptions(mode="lambertian", directions_offset=offset))
         lengths = seen.samples.directions.norm(dim=-1)
         assert bool(((lengths - 1).abs() < 1e-5).all()) == (spacing == "distance")
-        torch.testing.assert_close(seen.samples.everywhere()[2].norm(dim=-1).amax(), lengths.amax(), rtol=1e-5, atol=0)
+        torch.testing.assert_close(seen.samples.marched_normals()[2].norm(dim=-1).amax(), lengths.amax(), rtol=1e-5, atol=0)
 
 
 def test_the_noise_on_the_reference_rays_fades(example, tmp_path, monkeypatch):

@@ -89,7 +89,7 @@ def test_waits_of_a_fine_step_with_triton():
     """The surface stays on the device: its sizes and how much of it is seen are read at once."""
     with pretended_cuda(triton=True) as device:
         waits = steps_of(device, "fine", (NOVEL - 1, KNOWN, NOVEL))
-        assert device.operations["triton::raster_triton._visit_faces"] == 2
+        assert device.operations["triton::raster_triton._rasterize_faces"] == 2
     check(waits[KNOWN], ALLOWED)
     check(waits[NOVEL], ALLOWED)
 

@@ -331,8 +331,8 @@ def test_total_variation():
 
 def test_opacity_and_ramp():
     assert losses.opacity(torch.tensor([0.0, 1.0, 0.5, 0.5])).item() == pytest.approx(1.5 / 4)
-    assert [losses.LOSSES["entropy"].share(p) for p in (0.0, 0.25, 0.5, 1.0)] == [0, 0.5, 1, 1]
-    assert losses.LOSSES["normal"].share(0.25) == 0.25 and losses.LOSSES["rgb"].share(0.0) == 1
+    assert [losses.LOSSES["entropy"].ramp_factor(p) for p in (0.0, 0.25, 0.5, 1.0)] == [0, 0.5, 1, 1]
+    assert losses.LOSSES["normal"].ramp_factor(0.25) == 0.25 and losses.LOSSES["rgb"].ramp_factor(0.0) == 1
 
 
 def test_the_table_names_every_weight():

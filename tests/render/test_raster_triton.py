@@ -13,7 +13,7 @@ from magic123.geometry.camera import Camera
 from magic123.geometry.edges import find_edges
 from magic123.geometry.zbuffer import silhouette_crossings, triangle_ids
 from magic123.render import raster
-from magic123.render.raster import look_ahead, render_mesh
+from magic123.render.raster import queue_visibility, render_mesh
 
 pytest.importorskip("triton")
 
@@ -84,14 +84,14 @@ def fast(monkeypatch):
     return module
 
 
-def look(mesh: Mesh, camera: Camera = CAMERA, device: str = "cpu") -> raster.Ahead:
+def look(mesh: Mesh, camera: Camera = CAMERA, device: str = "cpu") -> raster.QueuedVisibility:
     vertices, faces = (part.to(device) for part in mesh)
     edges = find_edges(faces)
     sizes = to_device(torch.tensor([len(faces), len(vertices), len(edges.vertices)]), device)
-    return look_ahead(camera, vertices, faces, edges.vertices, edges.opposite, sizes)
+    return queue_visibility(camera, vertices, faces, edges.vertices, edges.opposite, sizes)
 
 
-def agree(mesh: Mesh, found: raster.Ahead, camera: Camera = CAMERA) -> list[Tensor]:
+def agree(mesh: Mesh, found: raster.QueuedVisibility, camera: Camera = CAMERA) -> list[Tensor]:
     """Compare with the z-buffer on the CPU, given the same positions on the screen: not a bit differs."""
     faces, edges = mesh[1].numpy(), find_edges(mesh[1])
     clip = found.clip.cpu()[:, : len(mesh[0])]
@@ -147,10 +147,10 @@ def test_padding_and_rooms_that_are_too_small(fast):
     sizes = torch.tensor([len(faces), len(vertices), len(edges.vertices)])
     beyond = torch.full((7, 3), 10**12)
     given = (torch.cat([faces, beyond]), torch.cat([edges.vertices, beyond[:, :2]]), torch.cat([edges.opposite, beyond[:, :2]]))
-    padded = look_ahead(camera, torch.cat([vertices, torch.full((4, 3), math.nan)]), *given, sizes)
+    padded = queue_visibility(camera, torch.cat([vertices, torch.full((4, 3), math.nan)]), *given, sizes)
     agree(mesh, padded, camera)
     kept = (faces < 30).all(1)
-    cut = look_ahead(camera, vertices[:30], faces, edges.vertices, edges.opposite, sizes)
+    cut = queue_visibility(camera, vertices[:30], faces, edges.vertices, edges.opposite, sizes)
     seen = cut.images[0].unique()
     assert len(seen) > 1 and kept[seen[1:].long() - 1].all()
 
