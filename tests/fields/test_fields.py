@@ -240,7 +240,7 @@ def test_initial_values_and_choice_of_backend():
     [
         ({"finest_resolution": 2}, "finest_resolution"),
         ({"log2_entries": 1}, "log2_entries"),
-        ({"backend": "numba", "interpolation": "linear"}, "knows neither tiled nodes nor linear"),
+        ({"backend": "numba", "interpolation": "linear"}, "supports neither tiled nodes nor linear"),
     ],
 )
 def test_contradictory_settings_are_refused(changes, word):
