@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from magic123.device import set_determinism
-from magic123.example.example import Example, assumed, load_example
+from magic123.example.example import Example, load_example, with_camera
 from magic123.geometry.camera import view_cameras
 from magic123.optimise.inputs import Priors
 from magic123.optimise.loss_history import LossHistory, cost_of
@@ -158,7 +158,7 @@ def run_rung(stage: Stage, rung: int, run: StageRun) -> None:
     generator = torch.Generator().manual_seed(run.seed)
     example = load_example(run.example)
     if isinstance(stage, OptimisedStage):
-        example = assumed(example, stage.reference_camera)
+        example = with_camera(example, stage.reference_camera)
     check_inputs(stage, example, run)
     given = None if run.cameras is None else read_cameras(run.cameras)
     device = stage_device(stage, run.device)

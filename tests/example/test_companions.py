@@ -17,7 +17,7 @@ from prepared import bytes_of, colour_ramp, overlap, prepare, soft_disc
 
 from magic123.__main__ import main
 from magic123.example.example import load_example
-from magic123.example.picture_file import UPRIGHT, _reduced
+from magic123.example.picture_file import UPRIGHT, _downsample
 from magic123.records import alpha as alpha_convention
 
 DPT = Path(__file__).parents[2] / "weights/miniature/dpt"
@@ -143,7 +143,7 @@ def test_reduction_averages_what_is_visible(convention):
     rgb, alpha = colour_ramp(), soft_disc()
     colours = rgb if convention == "straight" else rgb * alpha[..., None]
     stored = np.rint(np.dstack([np.where(alpha[..., None] > 0, colours, 0), alpha]) * 65535).astype(np.uint16)
-    small = _reduced(stored, 2, samples=False)
+    small = _downsample(stored, 2, samples=False)
     want = cv2.resize(np.dstack([rgb * alpha[..., None], alpha]), (30, 30), interpolation=cv2.INTER_AREA)
     assert np.abs(alpha_convention.premultiplied(small[..., :3], small[..., 3], convention) - want[..., :3]).max() < 1e-4
 
