@@ -21,7 +21,7 @@ from magic123.geometry.camera import Camera, sample_novel
 from magic123.optimise.inputs import StepInputs
 from magic123.optimise.step import reference_step
 from magic123.optimise.views import is_front_step, novel_shading
-from magic123.priors.prompts import hard_view_shares
+from magic123.priors.prompts import hard_view_weights
 from magic123.render import losses
 from magic123.render.losses import LOSSES
 from magic123.render.occupancy import OccupancyGrid
@@ -174,9 +174,9 @@ def test_novel_cameras_and_their_regions(preset):
     deciles = torch.quantile(drawn.polar, torch.linspace(0.1, 0.9, 9)).tolist()
     assert deciles == pytest.approx(wanted["polar_deciles"], abs=1)
     assert float(drawn.radius.mean()) == pytest.approx(wanted["radius_mean"], abs=0.002)
-    shares = hard_view_shares(drawn.polar, drawn.azimuth).mean(0)  # front, side, back, overhead, bottom
+    weights = hard_view_weights(drawn.polar, drawn.azimuth).mean(0)  # front, side, back, overhead, bottom
     front, left, back, right, overhead, bottom = wanted["regions"]
-    assert shares.tolist() == pytest.approx([front, left + right, back, overhead, bottom], abs=0.006)
+    assert weights.tolist() == pytest.approx([front, left + right, back, overhead, bottom], abs=0.006)
 
 
 def test_shadings_and_front_steps(preset):

@@ -339,7 +339,7 @@ def test_every_weight_of_the_shipped_methods_is_in_the_list() -> None:
              for stage in (method.get("stages") or {}).values() if stage
              for prior in (stage.get("priors") or {}).values() if prior and "weights" in prior}  # fmt: skip
     assert asked and asked <= set(weights)
-    assert prefetch.proof_of(weights["stable-diffusion-1.5"]) == "3 registered, 9 recorded at the first download"
+    assert prefetch.hashes_of(weights["stable-diffusion-1.5"]) == "3 registered, 9 recorded at the first download"
 
 
 def test_snakemake_fetches_a_scan_and_renders_it_once(tree: Path, server: Server) -> None:
