@@ -125,10 +125,10 @@ def measured(step_seconds, warmup_seconds, problems=()):
     [
         (
             measured(0.015, 3),
-            "set compute.speed.compile to default: 15 ms a step compiled, 20 not; .* from 400 steps on, of 1000",
+            "set compute.speed.compile to default: 15 ms per step compiled, 20 ms otherwise; .* after 400 steps, .* has 1000",
         ),
-        (measured(0.015, 7), "leave compute.speed.compile off: .*compiling took 6 s"),
-        (measured(0.021, 1), "leave compute.speed.compile off: 21 ms a step compiled, 20 not"),
+        (measured(0.015, 7), "leave compute.speed.compile off: .*compilation took 6 s"),
+        (measured(0.021, 1), "leave compute.speed.compile off: 21 ms per step compiled, 20 ms otherwise"),
         (measured(0.020, 1, ["the UNet runs without it"]), "not compiled: the UNet runs without it"),
     ],
 )
@@ -152,7 +152,9 @@ def test_on_a_card_the_report_of_all_compares_compiled_networks(tmp_path, monkey
     write = benchmark_report.write_measurement
     text = write("magic123", "fine", stage, tmp_path, speed=Speed(), compare=True, **how)
     assert asked == [None, "default"]
-    assert re.search(r"\n- (leave compute.speed.compile off|set compute.speed.compile to default): .* ms a step compiled", text)
+    assert re.search(
+        r"\n- (leave compute.speed.compile off|set compute.speed.compile to default): .* ms per step compiled", text
+    )
     assert "compute.speed.compile" not in write(
         "magic123", "fine", stage, tmp_path, speed=Speed(compile="off"), compare=True, **how
     )

@@ -20,7 +20,7 @@ from magic123.measure.original_layouts import (
     midas_checkpoint,
     midas_shapes,
     save,
-    trainer_leftovers,
+    trainer_state,
     unet_shapes,
     vae_shapes,
     zero123_checkpoint,
@@ -196,7 +196,7 @@ def test_open_clip_keeps_its_parameters(tmp_path: Path) -> None:
 def test_what_a_trainer_leaves_beside_the_parameters_is_read_as_data(tmp_path):
     """NumPy scalars, paths, dictionaries with defaults and settings, under the names of NumPy 2 and of NumPy 1."""
     state = {"weight": torch.arange(3.0)}
-    torch.save({"state_dict": state, **trainer_leftovers()}, tmp_path / "new.ckpt")
+    torch.save({"state_dict": state, **trainer_state()}, tmp_path / "new.ckpt")
     with zipfile.ZipFile(tmp_path / "new.ckpt") as new, zipfile.ZipFile(tmp_path / "old.ckpt", "w") as old:
         for entry in new.infolist():
             content = new.read(entry)

@@ -1,4 +1,4 @@
-"""The ledger: what is counted is what is known, and times follow from it."""
+"""The cost model: counts agree with closed forms, and times follow from the counts."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from magic123.__main__ import main
-from magic123.measure.ledger import (
+from magic123.measure.cost_model import (
     CARDS,
     LAUNCH,
     REACHED,
