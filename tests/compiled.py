@@ -1,4 +1,4 @@
-"""All Triton kernels as machine code for an NVIDIA GPU that need not be there."""
+"""Compile all Triton kernels to machine code for NVIDIA GPUs, without a GPU."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def report_words(**settings) -> list[str]:
 
 
 def fail_cell(root: Path, reason: str, log: str) -> None:
-    """Make dog's fine stage one that failed: as magic123.run.plan notes it after a run."""
+    """Mark the fine stage of the dog as failed, as magic123.run.plan does after a run."""
     plan = json.loads((root / "plan.json").read_text())
     own = "toys/dog/both/seed0/fine"
     cell = next(cell for cell in plan["cells"] if cell["path"].endswith(own))

@@ -1,4 +1,4 @@
-"""Masks: by GrabCut, from files, and what is wrong with one."""
+"""Masks by GrabCut and from files, and warnings about masks."""
 
 from __future__ import annotations
 

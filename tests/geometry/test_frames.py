@@ -1,4 +1,4 @@
-"""The frames of other people's meshes: every way of standing is turned upright, and sizes are what they are called."""
+"""Frames of meshes from other programs: every pair of axes is rotated upright, and scales have the declared meaning."""
 
 from itertools import permutations, product
 

@@ -1,4 +1,4 @@
-"""Registration of other people's meshes: any similarity is found again, from the same vertices or from the surface alone."""
+"""Registration of meshes: similarity transforms are recovered, from the same vertices or from the surface alone."""
 
 import numpy as np
 import trimesh
@@ -47,7 +47,7 @@ def test_least_squares_finds_the_similarity_of_pairs():
     assert np.linalg.det(mirrored[:3, :3]) > 0  # never a mirror image
 
 
-def test_starts_are_rotations_near_every_other():
+def test_initial_rotations_are_near_every_rotation():
     starts = list(initial_rotations())
     assert len(starts) == 96 and all(np.allclose(start @ start.T, np.eye(3)) and np.linalg.det(start) > 0 for start in starts)
     for seed in range(30):
@@ -55,7 +55,7 @@ def test_starts_are_rotations_near_every_other():
         assert max(np.trace(start.T @ goal) for start in starts) > 1 + 2 * np.cos(np.radians(50))
 
 
-def test_a_mesh_of_the_same_vertices_is_laid_on_exactly():
+def test_a_mesh_of_the_same_vertices_is_registered_exactly():
     (vertices, faces), matrix = shape(), similarity(1)
     order = np.random.default_rng(0).permutation(len(vertices))
     given, renumbered = moved(vertices, matrix)[order], np.argsort(order)[faces]
@@ -64,7 +64,7 @@ def test_a_mesh_of_the_same_vertices_is_laid_on_exactly():
         assert found.method.startswith("vertices") and np.allclose(found.matrix @ matrix, np.eye(4), atol=1e-9)
 
 
-def test_a_mesh_of_other_vertices_is_laid_on_by_its_surface():
+def test_a_mesh_of_other_vertices_is_registered_by_its_surface():
     (vertices, faces), matrix = shape(), similarity(2)
     other = trimesh.remesh.subdivide(moved(vertices, matrix), faces)
     found = onto_mesh(*other, vertices, faces, True, undecided)

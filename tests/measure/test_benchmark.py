@@ -1,4 +1,4 @@
-"""benchmark: its parts add up, its arithmetic is the published models', and it says what it cannot measure."""
+"""Benchmark: parts add up, operation counts are those of the published models, and unsupported stages are refused."""
 
 import json
 import re
@@ -67,7 +67,7 @@ def test_small_size_runs_on_a_cpu(tmp_path, monkeypatch, repository, stage):
     assert "| stable_diffusion UNet |" in (tmp_path / f"magic123-{stage}-small.md").read_text()
 
 
-def test_offloaded_priors_are_measured_on_their_visits(repository, monkeypatch):
+def test_offloaded_priors_are_measured(repository, monkeypatch):
     values = load_methods(repository / "config/methods.yaml")["magic123"].stages["coarse"].model_dump()
     for prior in values["priors"].values():
         prior["offload"] = True
@@ -132,7 +132,7 @@ def measured(step_seconds, warmup_seconds, problems=()):
         (measured(0.020, 1, ["the UNet runs without it"]), "not compiled: the UNet runs without it"),
     ],
 )
-def test_compiling_pays_where_a_stage_is_long_enough(compiled, said):
+def test_compilation_is_advised_if_a_stage_is_long_enough(compiled, said):
     assert re.match(said, benchmark_report.verdict(measured(0.02, 1), compiled))
 
 

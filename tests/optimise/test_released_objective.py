@@ -1,4 +1,4 @@
-"""Every term of the objective beside the number that the released code gave on the same inputs: released_objective.json."""
+"""Every term of the objective against the number that the released code gave for the same inputs (released_objective.json)."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""RealFusion's terms beside the numbers that its released code gave on the same inputs: released_objective.json."""
+"""RealFusion's terms against the numbers that its released code gave for the same inputs (released_objective.json)."""
 
 import json
 import math
@@ -69,7 +69,7 @@ def test_the_known_view_behind_a_soft_mask():
 
 
 def test_normals_of_samples():
-    """Orientation by density, as it is and with its gradient; and normals beside others."""
+    """Orientation by density, with its gradient, and the difference of nearby normals."""
     densities = (wave(384, 0.7) * 0.5 + 0.5) * 3
     normals = F.normalize(wave(1152, 0.53).reshape(384, 3), dim=-1).requires_grad_()
     directions = F.normalize(wave(1152, 0.19, 1).reshape(384, 3), dim=-1)

@@ -87,7 +87,7 @@ def test_coarse_and_fine_with_both_priors(device, disc, tmp_path):
     assert torch.get_deterministic_debug_mode() == 0
 
 
-def test_networks_that_cannot_be_compiled_run_as_they_are(device, disc, tmp_path, monkeypatch):
+def test_networks_that_cannot_be_compiled_run_eagerly(device, disc, tmp_path, monkeypatch):
     """The stage ends with the results that it has without the compiler, and its record says why."""
 
     def fails(*args, **kwargs):
@@ -116,7 +116,7 @@ OPTIONS = {
 
 
 def test_offloaded_priors_a_background_network_and_what_is_watched(device, disc, tmp_path):
-    """A network that is asked while it is away would meet tensors of the device, which is refused."""
+    """A network that ran while it is offloaded would get tensors on the device, which is refused."""
     moves, move = [], Offloaded.on_device
 
     def noting(self):

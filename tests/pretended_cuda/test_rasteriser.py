@@ -1,4 +1,4 @@
-"""The fine scene with the Triton rasteriser on the pretended device: its pictures, waits and what is recorded."""
+"""The fine scene with the Triton rasteriser on the pretended device: pictures, synchronisations and records."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def rendered(made: DMTet) -> list[torch.Tensor]:
 
 
 def test_the_pictures_of_the_zbuffer_at_one_wait(monkeypatch):
-    """Also of a surface that outgrows the room that earlier ones left, and of one that shrinks."""
+    """Also for a surface that exceeds the capacities of earlier ones, and for one that shrinks."""
     from magic123.render import raster_triton
 
     monkeypatch.setattr(raster_triton, "ITEMS", 512)

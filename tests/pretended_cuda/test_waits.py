@@ -1,4 +1,4 @@
-"""How often the host waits for the device in a step: each wait with the line that causes it."""
+"""How often the host synchronises with the device in a step, each with the line of code that causes it."""
 
 import sys
 import types
@@ -102,7 +102,7 @@ def test_waits_of_a_coarse_step_with_triton():
     check(waits[NOVEL], ALLOWED)
 
 
-def test_a_wait_more_is_found(device: Device, monkeypatch):
+def test_an_additional_wait_is_found(device: Device, monkeypatch):
     """The bound bites: a value that is read for no need is named with its line."""
     from magic123.render import losses
 

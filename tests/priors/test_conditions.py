@@ -1,4 +1,4 @@
-"""What the networks of Stable Diffusion and Zero-1-to-3 are given: prompts, poses, references and noise."""
+"""The inputs of Stable Diffusion and Zero-1-to-3: prompts, poses, references and noise."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from magic123.settings.priors import (
 
 
 class RecordingUNet:
-    """Keeps its inputs; answers `answer(sample, t)` (zeros by default)."""
+    """Records its inputs and returns `answer(sample, t)` (zeros by default)."""
 
     dtype = torch.float32
 
@@ -50,7 +50,7 @@ class RecordingUNet:
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_both_parametrisations_mean_the_same_noise(kind):
-    """A network that knows the clean latents, asked in either parametrisation, gives back the noise that was added."""
+    """A network that knows the clean latents predicts the noise that was added, in either parametrisation."""
     schedule, clean, eps = Schedule(ALPHAS, kind), torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     t = torch.tensor([20, 980])
     noisy = schedule.add_noise(clean, eps, t)
@@ -157,14 +157,14 @@ def test_a_camera_to_the_right_sees_the_right_side(conditioning):
         assert abs((told - azimuth + 180) % 360 - 180) < 1e-4 and abs(float(pose[0])) < 1e-6
 
 
-def test_closeness_of_references():
+def test_weights_of_references():
     references = views([0.0, 90.0, 180.0])
     weights = reference_weights(views([0.0, 45.0, 90.0]), references)
     expected = torch.tensor([[180.0, 90, 0], [135, 135, 45], [90, 180, 90]])
     torch.testing.assert_close(weights, expected / expected.sum(-1, keepdim=True), atol=1e-4, rtol=0)
 
 
-def test_several_references_are_mixed_by_closeness():
+def test_several_references_are_weighted_by_angle():
     one = recording_zero123()
     embedding, known = torch.randn(2, 3), torch.randn(2, 4, 8, 8)
     cameras = Camera.orbit(90.0, [0.0, 120.0], 1.8, 40.0, 8)

@@ -175,7 +175,7 @@ class Oracle(Prior):
         return answer, answer
 
 
-def test_descent_reaches_what_the_prior_knows():
+def test_descent_reaches_the_picture_that_the_prior_knows():
     truth = torch.rand(1, 8, 8, 3, generator=generator(2))
     rgb, source, prior = torch.full_like(truth, 0.5).requires_grad_(), generator(), Oracle(truth)
     for _ in range(150):

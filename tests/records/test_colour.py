@@ -69,7 +69,7 @@ def test_in_gamut_colours_survive_the_way_through_display_p3(tmp_path):
 
 
 def test_gamma_and_primaries_of_a_png(tmp_path):
-    """Closed form: gAMA 1 is linear light; primaries of P3 are the profile's; what every writer of sRGB says is sRGB."""
+    """Closed forms: gAMA 1 is linear light, the primaries of P3 are its profile's, and the usual chunks of sRGB give sRGB."""
     chromaticities = struct.pack(">8I", *(round(number * 100000) for number in colour.P3_PRIMARIES))
     gamma = {
         name: struct.pack(">I", round(value * 100000)) for name, value in (("linear", 1), ("srgb", 0.45455), ("mac", 1 / 1.8))

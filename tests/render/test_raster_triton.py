@@ -29,7 +29,7 @@ def sphere(radius: float, centre: tuple[float, float, float], subdivisions: int 
 
 
 def soup(count: int, size: float, thickness: float, seed: int) -> Mesh:
-    """Triangles in no order: `size` long, and as thin as `thickness` says."""
+    """Random triangles of the given size and thickness."""
     source = torch.Generator().manual_seed(seed)
     middle = 1.6 * torch.rand(count, 1, 3, generator=source) - 0.8
     along, beside = (torch.randn(count, 1, 3, generator=source) for _ in range(2))
@@ -120,7 +120,7 @@ def test_the_same_faces_and_silhouettes(fast, name):
 
 @pytest.mark.parametrize("items, programs", [(16, 3), (64, 2048)])
 def test_work_is_divided_in_any_way(fast, monkeypatch, items, programs):
-    """Programs that take several turns, and owners of more items than a program takes at once."""
+    """Programs with several iterations, and elements with more items than a program processes at once."""
     monkeypatch.setattr(fast, "ITEMS", items)
     monkeypatch.setattr(fast, "PROGRAMS", programs)
     mesh, camera = join(flat_square(), sphere(0.4, (0.1, 0.0, 0.3), 1)), CAMERA[0]
@@ -140,7 +140,7 @@ def test_a_common_edge_through_centres_of_pixels(fast):
     assert set(ids[0].flip(1).diagonal().tolist()) == {1, 2}  # the last bits of nearness decide
 
 
-def test_padding_and_rooms_that_are_too_small(fast):
+def test_padding_and_capacities_that_are_too_small(fast):
     """Rows behind the sizes are not read, and numbers of vertices that do not fit are not followed."""
     mesh = sphere(0.5, (0.0, 0.0, 0.0), 1)
     (vertices, faces), edges, camera = mesh, find_edges(mesh[1]), CAMERA[0]

@@ -1,4 +1,4 @@
-"""Films of results."""
+"""Turntable videos of results."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ from magic123.records.errors import InputError
 from magic123.render.showcase import Frame, is_complete_video, write_video
 
 
-def test_a_film_that_is_not_written_to_its_end_is_refused(tmp_path):
-    """The encoder ends as if all were well."""
+def test_an_incomplete_video_is_refused(tmp_path):
+    """The encoder does not report an error."""
     noise = np.random.default_rng(0).integers(0, 256, (40, 96, 96, 3), dtype=np.uint8)
     frames = [Frame(float(number), picture, picture) for number, picture in enumerate(noise)]
     file = tmp_path / "film.mp4"

@@ -1,4 +1,4 @@
-"""Ray marching and compositing against closed forms, a plain loop, and itself without its shortcuts."""
+"""Ray marching and compositing against closed forms, a plain loop, and itself without acceleration."""
 
 import math
 
@@ -186,7 +186,7 @@ def test_weights_are_what_is_composited():
 
 
 def test_transmittance_is_precise_behind_many_opaque_rays():
-    """One running sum serves all rays: what came before must not cost digits."""
+    """A single cumulative sum over all rays must not lose precision for later rays."""
     ray = torch.arange(2000).repeat_interleave(50)
     tau = torch.full((len(ray),), 90.0)
     tau[-50:] = 0.01

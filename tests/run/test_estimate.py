@@ -1,4 +1,4 @@
-"""What the paper run is, before anything of it is fetched or computed."""
+"""The estimate of the paper run, before anything is fetched or computed."""
 
 import shutil
 import sys

@@ -1,4 +1,4 @@
-"""The report page's text: what it says of whole, partial and damaged runs, what it embeds, and that nothing escapes from it."""
+"""The report page: its text for complete, partial and damaged runs, its media, and that foreign text is escaped."""
 
 import base64
 import gzip
