@@ -1,4 +1,4 @@
-"""Render a mesh file without lights in Blender's Cycles. It imports nothing of this project, so an environment with bpy suffices.
+"""Render a mesh file without lights in Blender's Cycles. It imports bpy, but nothing of this project.
 
     python tests/blender_render.py FILE POSES.json OUT.npy
 

@@ -42,7 +42,7 @@ def picture(hue: float, angle: float) -> np.ndarray:
 
 
 def write_views(folder: Path, hue: float) -> None:
-    """What `view` writes, small: one input view, a ring of three, and a film."""
+    """What `view` writes, small: one input view, a ring of three, and a video."""
     sets = {"reference": [(90.0, 0.0)], "ring": [(60.0, 30.0), (60.0, 150.0), (60.0, 270.0)]}
     listed = {}
     for name, places in sets.items():

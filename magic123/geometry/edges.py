@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from magic123.device import marked
+from magic123.device import padded_nonzero
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def edges_within(
     """
     partner = _partners(faces)
     is_first = (partner > -2) & (torch.arange(len(partner), device=faces.device) < 3 * count)
-    return *_rows(faces, marked(is_first, room), partner), is_first.sum()
+    return *_rows(faces, padded_nonzero(is_first, room), partner), is_first.sum()
 
 
 def _partners(faces: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from magic123.device import marked, to_device
+from magic123.device import padded_nonzero, to_device
 
 _EDGES = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
 
@@ -141,13 +141,13 @@ def topology_within(
     number = _cases(sdf, tets)
     cut = (number > 0) & (number < 15)
     cut_count, place = cut.sum(), torch.arange(face_room, device=sdf.device)
-    cut = marked(cut, face_room)  # a cut tetrahedron has at least one face
+    cut = padded_nonzero(cut, face_room)  # a cut tetrahedron has at least one face
     number = torch.where(place < cut_count, number.index_select(0, cut), 0).long()
     two = count_of.index_select(0, number) == 2
     face_count = cut_count + two.sum()
     # first one triangle of each cut tetrahedron, then the second triangles
     second = place >= cut_count
-    owner = torch.where(second, marked(two, face_room).index_select(0, (place - cut_count).clamp_min(0)), place)
+    owner = torch.where(second, padded_nonzero(two, face_room).index_select(0, (place - cut_count).clamp_min(0)), place)
     triangles = triangles_of.index_select(0, number.index_select(0, owner))
     local = torch.where(second[:, None], triangles[:, 1], triangles[:, 0]).clamp_min(0)
     corners = tets.index_select(0, cut.index_select(0, owner)).long()
@@ -158,5 +158,5 @@ def topology_within(
     starts[1:] = key[1:] != key[:-1]
     faces = torch.empty_like(key).scatter_(0, order, starts.cumsum(0) - 1)
     starts &= key < count * count
-    edges = key.index_select(0, marked(starts, edge_room))
+    edges = key.index_select(0, padded_nonzero(starts, edge_room))
     return edges // count, edges % count, faces.reshape(-1, 3), face_count, starts.sum()

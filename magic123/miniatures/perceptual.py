@@ -70,12 +70,12 @@ def make_perceptual(pool_folder: Path, out: Path) -> None:
     sizes = (len(FAMILIES), len(COLOURS), len(COLOURS))
     head = nn.Linear(CHANNELS[-1] * 16, sum(sizes) + 2)
 
-    def answers(x):
+    def outputs(x):
         return head(F.adaptive_avg_pool2d(model.features(x)[-1], 4).flatten(1))
 
     def loss(generator):
         objects, views = draw_batch(generator, pool.training, VIEWS, BATCH)
-        parts = answers(picture(pool, objects, views)).split([*sizes, 2], 1)
+        parts = outputs(picture(pool, objects, views)).split([*sizes, 2], 1)
         azimuth = torch.deg2rad(torch.from_numpy(pool.angles[objects, views, 1]))
         named = sum(F.cross_entropy(p, target[objects, k]) for k, p in enumerate(parts[:3]))
         return named + F.mse_loss(parts[3], torch.stack([azimuth.sin(), azimuth.cos()], 1))
@@ -105,7 +105,7 @@ def make_perceptual(pool_folder: Path, out: Path) -> None:
             w.clamp_(min=0)
         held_out = np.arange(pool.training, len(pool.images))
         zeros, generator = np.zeros(len(held_out), int), torch.Generator().manual_seed(7)
-        named = answers(picture(pool, held_out, zeros)).split([*sizes, 2], 1)
+        named = outputs(picture(pool, held_out, zeros)).split([*sizes, 2], 1)
         ordered = []
         for _ in range(20):
             a, b, severity = pairs(generator, held_out, zeros)

@@ -102,15 +102,15 @@ def reconstruct(example: Path, stage: Stage, seed: int, out: Path, **given: Any)
     run = StageRun(example, seed, out, **given)
     rungs: Sequence[Stage] = stage.rungs()
     for rung, settings in enumerate(rungs):
-        trouble = _run_unless_out_of_memory(settings, rung, run)
-        if trouble is None:
+        error = _run_unless_out_of_memory(settings, rung, run)
+        if error is None:
             return
         # only here, because nothing refers to the failed attempt's tensors any more
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        say(f"memory ran out ({trouble}) on rung {rung} of the ladder (0 is the stage itself, {len(rungs) - 1} is the last)")
+        say(f"memory ran out ({error}) on rung {rung} of the ladder (0 is the stage itself, {len(rungs) - 1} is the last)")
     raise OutOfMemory(
-        f"memory ran out on every rung of the ladder, {len(rungs)} in all ({trouble}): add a lower rung to the stage's ladder, "
+        f"memory ran out on every rung of the ladder, {len(rungs)} in all ({error}): add a lower rung to the stage's ladder, "
         "or give the job more memory"
     )
 

@@ -154,7 +154,7 @@ def backward(total: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
         optimizer: the optimiser whose parameters get gradients.
 
     Returns:
-        Whether all gradients are finite, as a tensor, so that nothing waits for the device.
+        Whether all gradients are finite, as a tensor, so that this does not synchronise with the device.
     """
     if not total.requires_grad:  # an empty rendering without regularizers has no gradient
         return torch.ones((), dtype=torch.bool)

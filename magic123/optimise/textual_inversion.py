@@ -252,7 +252,7 @@ def differentiate(
         value += loss.detach()
     assert row.grad is not None
     finite = torch.isfinite(row.grad).all() & torch.isfinite(value)
-    total, is_finite = torch.stack([value, finite.double()]).tolist()  # the only wait for the device in a step
+    total, is_finite = torch.stack([value, finite.double()]).tolist()  # the only synchronisation with the device in a step
     return total if is_finite else None
 
 

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from magic123.device import marked, require_triton, to_device, to_host, triton_problem_on
+from magic123.device import padded_nonzero, require_triton, to_device, to_host, triton_problem_on
 from magic123.geometry.camera import Camera
 from magic123.geometry.edges import Edges, find_edges
 from magic123.geometry.mesh import vertex_normals
@@ -340,7 +340,7 @@ def _nonzero_of_count(image: Tensor, count: int) -> _Nonzero:
     """Compute `_nonzero` on the device of the image, without synchronising, for a known number of pixels above 0."""
     _, height, width = image.shape
     values = image.reshape(-1)
-    place = marked(values > 0, count)
+    place = padded_nonzero(values > 0, count)
     line = place // max(width, 1)
     batch, row = line // max(height, 1), line % max(height, 1)
     return (batch, row, place % max(width, 1)), values.index_select(0, place).long() - 1

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from magic123.device import Capacities, marked, to_device
+from magic123.device import Capacities, padded_nonzero, to_device
 from magic123.render.marching_padded import Marcher, gather, march_visible
 from magic123.render.rendering import Samples
 from magic123.render.samples import LIMIT, STOP, TAU_MAX, Density, Occupied, PackedSamples, ray_steps
@@ -122,7 +122,7 @@ def march_within(
     if occupied is not None:
         kept = kept & occupied(samples.points)
     number, size = kept.sum(), max(1, room[1])
-    samples = samples[marked(kept, size)]
+    samples = samples[padded_nonzero(kept, size)]
     padding = torch.arange(size, device=ray.device) >= number
     return replace(samples, ray=samples.ray.masked_fill(padding, len(origins))), [count.sum(), number]
 
