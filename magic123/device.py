@@ -23,7 +23,7 @@ def to_device(tensor: Tensor, device: torch.device | str | None) -> Tensor:
 
     Args:
         tensor: any shape and dtype.
-        device: where it should be; None returns the tensor as it is.
+        device: the device to copy it to; None returns the tensor as it is.
     """
     if tensor.device.type == "cpu" and torch.device(device or "cpu").type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -112,7 +112,7 @@ def require_triton(key: str, device: torch.device) -> None:
 
     Args:
         key: the setting that requests Triton, for the error message.
-        device: where the tensors are.
+        device: the device of the tensors.
 
     Raises:
         InputError: the device is not a CUDA device, or Triton cannot run on it.

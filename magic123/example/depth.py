@@ -62,7 +62,7 @@ def predict(rgb: np.ndarray, weights: Path | None, device: str = "cpu") -> tuple
         rgb: the picture [H, W, 3] in [0, 1].
         weights: folder of a transformers model (config.json, preprocessor_config.json, model.safetensors); nothing is
             downloaded.
-        device: where the network runs.
+        device: the device to run the network on.
 
     Returns:
         Inverse depth [H, W] up to scale and shift, and a record of the weights: folder, SHA-256 and input size, and the device

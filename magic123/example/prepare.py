@@ -44,7 +44,7 @@ class Given:
         ignored: columns of the dataset that the report mentions as unused.
         mask_weights: folder with rembg's .onnx file.
         depth_weights: folder of a DPT model.
-        device: where the DPT model runs.
+        device: the device to run the DPT model on.
     """
 
     name: str
@@ -83,7 +83,7 @@ class _Reading:
 
     Attributes:
         given: the paths of the files.
-        settings: how mask, depth and square are made.
+        settings: settings of the mask, the depth and the square.
         where: name of the picture in messages.
         picture: the picture, in sRGB.
         on_white: the picture [H, W, 3] composited on white, for networks.
@@ -175,7 +175,7 @@ def prepare(given: Given, settings: PrepareSettings, camera: ReferenceCamera, ou
 
     Args:
         given: the picture, its mask and maps, and its caption.
-        settings: how mask, depth and square are made.
+        settings: settings of the mask, the depth and the square.
         camera: the camera that the picture was taken with.
         out: the folder to write.
         report: whether to draw qa.png.

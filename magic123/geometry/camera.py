@@ -69,7 +69,7 @@ class Camera:
             radius: distance from the origin in world units.
             fov: vertical field of view in degrees.
             size: side of a square image, or (height, width), in pixels.
-            device: where the tensors are created.
+            device: the device to create the tensors on.
         """
         values = [
             torch.atleast_1d(torch.as_tensor(v, dtype=torch.float32, device=device)) for v in (polar, azimuth, radius, fov)

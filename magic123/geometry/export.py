@@ -45,7 +45,7 @@ def write_mesh(
         texture_size: side of the texture in texels.
         metadata: JSON data for `asset.extras` of the GLB.
         padding: texels around each chart of the texture.
-        device: where `albedo` is evaluated.
+        device: the device to evaluate `albedo` on.
 
     Returns:
         Numbers of faces and vertices, the area in squared world units, and the size and padding of the texture in texels.

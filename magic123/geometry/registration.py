@@ -33,7 +33,7 @@ class Registration:
 
     Attributes:
         matrix: the transform from the mesh's frame to that of the true mesh.
-        method: how it was found, as text.
+        method: the method that found it, in words.
         residual: the remaining distance or difference.
         unit: unit of the residual, as text.
     """
@@ -269,7 +269,7 @@ def onto_silhouette(
     Args:
         centre: centre of the mesh's bounding sphere.
         radius: radius of that sphere.
-        silhouette: where the object is in the picture.
+        silhouette: true where the object is.
         show: returns the silhouette [S, S], bool, of the mesh transformed by a matrix, in the same view.
         pose: camera-to-world matrix of the picture.
         focal: focal length in pixels.

@@ -78,7 +78,7 @@ def bake(
         albedo: colours in [0, 1] of points on the surface; called with tensors on `device`.
         texture_size: side of the texture in texels.
         padding: width of the border around each chart, in texels.
-        device: where `albedo` is evaluated.
+        device: the device to evaluate `albedo` on.
     """
     from scipy.ndimage import distance_transform_edt
 

@@ -80,7 +80,7 @@ def silhouette_crossings(x, y, nearness, ends, opposite, ids, nearest):
         ends: the two ends of each edge, [E, 2] (`Edges.vertices`).
         opposite: the vertices opposite to each edge, [E, 2] (`Edges.opposite`).
         ids: the first result of `triangle_ids`, [H, W].
-        nearest: its second result, [H, W].
+        nearest: the second result of `triangle_ids`, [H, W].
 
     Returns:
         Two int32 images of edge number + 1, 0 for none: between a pixel and the one to its right, [H, W - 1]; and between a

@@ -61,7 +61,7 @@ class Finding:
     Attributes:
         what: name of the part.
         state: present, absent, broken or built for another architecture.
-        detail: its version, or what is wrong.
+        detail: the version that was found, or what is wrong.
         lost: what does not work, or is slower, without it.
         needed: whether a run cannot start without it.
     """

@@ -107,7 +107,7 @@ def random_prior(
         kind: kind of the prior.
         size: size of its networks.
         dtype: precision of the networks, a key of DTYPES.
-        device: where the networks are put.
+        device: the device to put the networks on.
         reference: the camera of the picture that zero123 is conditioned on; None for other kinds.
         seed: seed of the weights.
 

@@ -63,7 +63,7 @@ class StageRun:
         cameras: cameras.json of true views, whose sets `view` will render instead of those of `views`.
         save_steps: steps between checkpoints of the unfinished stage; 0: none.
         save_seconds: seconds between such checkpoints; 0: none.
-        speed: how the priors' networks are run.
+        speed: settings for running the priors' networks.
     """
 
     example: Path

@@ -61,7 +61,7 @@ class ClipReference(FrozenModel):
             folder: a folder that holds FILES.
             rgb: the reference picture in [0, 1], composited on white.
             dtype: "float32"; nothing else is supported.
-            device: where the network is put.
+            device: the device to put the network on.
 
         Raises:
             InputError: a file is missing or damaged, or the dtype is not "float32".

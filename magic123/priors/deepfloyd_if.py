@@ -80,7 +80,7 @@ class DeepFloydIF(Prior):
             folder: the diffusers folder; nothing is downloaded.
             prompts: the prompts to condition on.
             dtype: precision of the UNet, a key of DTYPES.
-            device: where the UNet is put.
+            device: the device to put the UNet on.
 
         Raises:
             InputError: weights are missing or do not fit each other, a package that the tokenizer needs is not installed, or

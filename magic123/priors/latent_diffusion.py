@@ -109,7 +109,7 @@ def autocast(device: torch.device, on: bool) -> AbstractContextManager[object]:
     """Return a context in which networks with float32 weights compute in float16 where torch.autocast does so.
 
     Args:
-        device: where the networks are.
+        device: the device of the networks.
         on: whether to use autocast; if False, the context does nothing.
     """
     return torch.autocast(device.type, torch.float16) if on else nullcontext()
@@ -204,7 +204,7 @@ def load_autoencoder_and_unet(
         folder: the diffusers folder, with vae/ and unet/.
         inputs: how many latents are concatenated along the channels as input of the UNet: 1, or 2 if a picture conditions it.
         dtype: dtype of both networks.
-        device: where both networks are put.
+        device: the device to put both networks on.
 
     Returns:
         The autoencoder, the UNet, and the side in pixels of the pictures that the UNet was trained on.

@@ -37,7 +37,7 @@ class Conditions:
         example: the example that is reconstructed.
         token: file or folder of a learned token; None if there is none.
         reference: folders of other examples, whose pictures some priors are conditioned on.
-        device: where the networks are put.
+        device: the device to put the networks on.
         clips: the CLIP models loaded so far, by the folder of their weights, because several priors may share one.
     """
 
@@ -64,7 +64,7 @@ def load_priors(
         token: file or folder of a learned token; None if no prior uses one.
         reference: folders of other examples, for priors that are conditioned on their pictures.
         weights: name of an entry of config/weights.yaml -> its folder.
-        device: where the networks are put.
+        device: the device to put the networks on.
 
     Returns:
         Name of each prior in the settings -> the prior.

@@ -17,7 +17,7 @@ class Offloaded:
     """Frozen networks that are offloaded to host memory; the constructor moves them there.
 
     Attributes:
-        device: where the networks run.
+        device: the device to run the networks on.
         loaded: whether the networks are on `device` at the moment.
     """
 

@@ -146,7 +146,7 @@ class Prompts:
             schedule: the noise schedule.
             resolution: side in pixels of the pictures that the prior was trained on.
             dtype: precision of the prior's networks.
-            device: where the prior's networks are.
+            device: the device of the prior's networks.
         """
         negative, positive = texts[: -len(self.views)], texts[-len(self.views) :]
         return {

@@ -33,7 +33,7 @@ def apply_speed(models: Iterable[Any], speed: Speed, device: torch.device | str)
     Args:
         models: priors, or other objects with networks among their attributes.
         speed: the settings; those that are None get the device's default.
-        device: where the networks are.
+        device: the device of the networks.
 
     Returns:
         The settings with the defaults filled in, for stage.json.
@@ -90,7 +90,7 @@ def compile_networks(model: object, mode: str, device: torch.device) -> None:
     Args:
         model: a prior, or another object; its attributes `unet` and `vae` are compiled if it has them.
         mode: mode of torch.compile for the UNet; the encoder's is WITHOUT_GRAPHS[mode].
-        device: where the networks are.
+        device: the device of the networks.
 
     Raises:
         InputError: the device is a CPU, and there is no C++ compiler.

@@ -74,7 +74,7 @@ class StableDiffusion(LatentPrior):
             prompts: the prompts to condition on.
             token_file: file or folder of a learned token, as `magic123 invert` writes it; None for none.
             dtype: precision of the networks, a key of DTYPES.
-            device: where the networks are put.
+            device: the device to put the networks on.
 
         Raises:
             InputError: weights or the token are missing or do not fit each other, or the prompt cannot be used.

@@ -80,7 +80,7 @@ class StableDiffusionXL(LatentPrior):
             folder: the diffusers folder; nothing is downloaded.
             prompts: the prompts to condition on.
             dtype: precision of the UNet, a key of DTYPES.
-            device: where the networks are put.
+            device: the device to put the networks on.
 
         Raises:
             InputError: weights are missing or do not fit each other, or the prompt cannot be used.

@@ -155,7 +155,7 @@ class Zero123(LatentPrior):
             reference_rgb: the reference picture, square, in [0, 1], composited on white; or several of the same object.
             reference_camera: its camera; or a sequence of cameras, one for each picture, in the same world.
             dtype: precision of the networks, a key of DTYPES.
-            device: where the networks are put.
+            device: the device to put the networks on.
 
         Raises:
             InputError: weights are missing or do not fit each other, a picture is not square, or there are not as many cameras

@@ -35,7 +35,7 @@ def choose_rasterizer(requested: str, device: torch.device | str) -> str:
     Args:
         requested: one of these, or "auto": on a CUDA device the Triton kernels if they can run there, otherwise nvdiffrast if
             it can be imported, otherwise numba.
-        device: where the mesh is.
+        device: the device of the mesh.
 
     Raises:
         InputError: the name is unknown, or the requested rasterizer cannot run.

@@ -25,7 +25,7 @@ class Target:
         rgb: colours on white.
         pixels: the pixels whose colours are compared; None for all.
         over_all: whether the sum over these pixels is divided by the number of all pixels.
-        mask: where the object is.
+        mask: true where the object is.
         depth: depth, increasing with distance, up to scale and shift; None if the weight of the depth loss is 0.
         normal: unit normals in world coordinates; None if the weight of the normal loss is 0.
         alpha: opacity of the picture, for backgrounds other than white and as a soft mask.

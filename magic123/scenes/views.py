@@ -58,7 +58,7 @@ def view(
 
     Args:
         scene: the optimised scene, on the device that renders it.
-        example: what it was optimised for.
+        example: the example that it was optimised for.
         settings: view sets, sizes and limits of the mesh.
         out: folder for the views.
         mesh_out: folder for the mesh.
@@ -114,13 +114,13 @@ def write_view_sets(
     """Write the pictures of all view sets, and cameras.json.
 
     Args:
-        folder: where they are written.
+        folder: the folder to write them to.
         cameras: the cameras of each set, as cameras.json lists them.
         rendered: the same cameras in the scene's own world; if they differ, both are listed.
         shown: returns a view as `look` does, perhaps with further pictures in [0, 1] by the names of their folders.
         about: JSON data that names the result.
         kernels: the kernels that render.
-        alignment: how another system's mesh was brought into the project's frame.
+        alignment: the transform of another system's mesh to the project's frame, as recorded.
 
     Yields:
         The name of each set once it is written.
@@ -197,11 +197,11 @@ def write_showcase(
         scene: the scene to render.
         example: gives the reference camera and picture.
         settings: size and number of frames.
-        folder: where both files are written.
+        folder: the folder to write both files to.
         about: JSON data that names the result.
         figures: the content of mesh.json.
-        assumed: as in `view`.
-        say: as in `view`.
+        assumed: see `view`.
+        say: see `view`.
     """
     circle = view_cameras(settings, example.camera if example.pictured else None)["turntable"]
     if assumed is not None:
@@ -222,7 +222,7 @@ def write_turntable(
         shown: returns `colour` and `normal` as `look` does, for one camera.
         example: gives the name and the picture.
         words: parts of the sheet's second line.
-        folder: where both files are written.
+        folder: the folder to write both files to.
     """
     frames = []
     for index in range(len(circle)):
