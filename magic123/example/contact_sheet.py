@@ -25,7 +25,7 @@ class Tile:
         about: format, size and colours of the file.
         source: the picture [H, W, 3] in [0, 1], upright; None if it cannot be read.
         square: the prepared picture [S, S, 4] uint8, straight alpha; None if it was refused.
-        remarks: warnings, as sentences.
+        warnings: one sentence each.
         cut_out: whether the file has an alpha channel that separates the object from the background.
     """
 
@@ -34,7 +34,7 @@ class Tile:
     about: str = ""
     source: np.ndarray | None = None
     square: np.ndarray | None = None
-    remarks: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     cut_out: bool = False
 
 
@@ -55,7 +55,7 @@ def draw_sheet(tiles: list[Tile], title: str, file: Path) -> None:
             (0.1, tile.title, 10.5, "black", "bold"),
             (0.27, textwrap.shorten(tile.caption, 60, placeholder="..."), 9, "black", "normal"),
             (0.43, textwrap.shorten(tile.about, 70, placeholder="..."), 7.5, "0.42", "normal"),
-            (0.6 + PANEL + 0.1, "\n".join(textwrap.wrap("; ".join(tile.remarks), 82)[:4]), 7, RED, "normal"),
+            (0.6 + PANEL + 0.1, "\n".join(textwrap.wrap("; ".join(tile.warnings), 82)[:4]), 7, RED, "normal"),
         ]
         for down, text, size, colour, weight in words:
             figure.text(

@@ -87,7 +87,7 @@ def add_folder(folder: Path, name: str, results: str | None = None) -> None:
             cells = [_cell(file, root) if file else "" for file in (path, mask)]
         except InputError as error:
             problems.append(f"{printable(path.name)}: not listed: {error}")
-            tiles.append(Tile(printable(path.name), remarks=[str(error)]))
+            tiles.append(Tile(printable(path.name), warnings=[str(error)]))
             continue
         key = listed.get(os.path.abspath(path))
         if key is None:
@@ -110,7 +110,7 @@ def add_folder(folder: Path, name: str, results: str | None = None) -> None:
                 readable[key] = _tile_of(root / row.image, settings)
             except InputError as error:
                 problems.append(f"{key}: {error}")
-                tiles.append(Tile(key, row.prompt, remarks=[str(error)]))
+                tiles.append(Tile(key, row.prompt, warnings=[str(error)]))
     mask_from = _mask_source(all_rows, readable)
     if run.exists():
         settings = validate(
@@ -121,7 +121,7 @@ def add_folder(folder: Path, name: str, results: str | None = None) -> None:
     for key, tile in readable.items():
         _prepare_preview(tile, all_rows[key], root, settings)
         tiles.append(tile)
-        problems += [f"{key}: {remark}" for remark in tile.remarks]
+        problems += [f"{key}: {warning}" for warning in tile.warnings]
 
     sheet.parent.mkdir(parents=True, exist_ok=True)
     draw_sheet(tiles, f"{name}: {counted(len(all_rows), 'picture')} of {folder}, mask: {settings.mask}", sheet)
@@ -206,7 +206,7 @@ def _prepare_preview(tile: Tile, row: ManifestRow, root: Path, settings: Prepare
         try:
             prepare(given, chosen, ReferenceCamera(polar=row.polar, azimuth=row.azimuth), example, report=False)
         except InputError as error:
-            tile.remarks.append(str(error))
+            tile.warnings.append(str(error))
             return
         tile.square = np.asarray(Image.open(example / "rgba.png"))
-        tile.remarks += json.loads((example / "qa.json").read_text(encoding="utf-8"))["warnings"]
+        tile.warnings += json.loads((example / "qa.json").read_text(encoding="utf-8"))["warnings"]

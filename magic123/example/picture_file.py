@@ -71,7 +71,7 @@ class Picture:
         space: colour space of `rgb`.
         orientation: EXIF orientation that was applied; 1 if the picture is stored upright.
         full_size: width and height of the upright picture in pixels, before any downsampling.
-        remarks: warnings for the quality report, as sentences.
+        warnings: for the quality report, one sentence each.
     """
 
     rgb: np.ndarray
@@ -81,7 +81,7 @@ class Picture:
     space: ColourSpace
     orientation: int
     full_size: tuple[int, int]
-    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -102,10 +102,10 @@ class Picture:
         rgb, clipped = to_srgb(rgb, self.space)
         if convention == "premultiplied" and self.alpha is not None:
             rgb = rgb * self.alpha[..., None]
-        remarks = self.remarks
+        found = self.warnings
         if clipped > 1e-3:
-            remarks += (f"{clipped:.1%} of the pixels have colours ({self.space.name}) outside sRGB, which are clipped",)
-        return replace(self, rgb=rgb, space=SRGB, remarks=remarks)
+            found += (f"{clipped:.1%} of the pixels have colours ({self.space.name}) outside sRGB, which are clipped",)
+        return replace(self, rgb=rgb, space=SRGB, warnings=found)
 
 
 def reduction(width: int, height: int) -> int:
@@ -191,13 +191,11 @@ def read_picture(path: Path, max_pixels: int, what: str = "picture", *, samples:
     channels = values.shape[2]
     rgb = values[..., :3] if channels >= 3 else values[..., :1].repeat(3, 2)
     alpha = values[..., -1] if channels in (2, 4) else None
-    remarks = [space.remark] if space.remark else []
+    found = [space.remark] if space.remark else []
     if space.profile and deep:
-        remarks.append(
-            f"the colour profile {space.name!r} is a table, which is applied in 8 bits: the picture's 16 were reduced"
-        )
+        found.append(f"the colour profile {space.name!r} is a table, which is applied in 8 bits: the picture's 16 were reduced")
     if factor > 1:
-        remarks.append(f"the picture has {width} x {height} pixels and was reduced to 1/{factor} of its sides when it was read")
+        found.append(f"the picture has {width} x {height} pixels and was reduced to 1/{factor} of its sides when it was read")
     return Picture(
         rgb,
         alpha,
@@ -209,7 +207,7 @@ def read_picture(path: Path, max_pixels: int, what: str = "picture", *, samples:
         space,
         orientation if turn else 1,
         (height, width) if orientation in (5, 6, 7, 8) else (width, height),
-        tuple(remarks),
+        tuple(found),
     )
 
 

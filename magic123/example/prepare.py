@@ -193,7 +193,7 @@ def prepare(given: Given, settings: PrepareSettings, camera: ReferenceCamera, ou
     # the mask, and the object's colours premultiplied by it, at the size of the picture
     alpha = alpha_convention.detect(picture.rgb, picture.alpha, settings.alpha, settings.premultiplied_share)
     picture = picture.in_srgb(alpha.convention)
-    warnings = [*_ignored_remarks(given, settings), *picture.remarks, *_alpha_remarks(alpha, settings)]
+    warnings = [*_unused_column_warnings(given, settings), *picture.warnings, *_alpha_warnings(alpha, settings)]
     own = np.ones(picture.rgb.shape[:2], np.float32) if picture.alpha is None else picture.alpha
     colours = alpha_convention.premultiplied(picture.rgb, own, alpha.convention)
     reading = _Reading(given, settings, where, picture, colours + (1 - own[..., None]), sources, warnings)
@@ -206,7 +206,7 @@ def prepare(given: Given, settings: PrepareSettings, camera: ReferenceCamera, ou
     measured = quality.measure(mask)
     if (reason := quality.refusal(measured, settings.quality)) is not None:
         raise InputError(f"{where} {reason}")
-    warnings += quality.remarks(measured, settings.quality)
+    warnings += quality.mask_warnings(measured, settings.quality)
 
     inverse, depth_record = reading.depth(mask)  # at the size of the picture too
     normal = reading.companion("normal", lambda values: edge_fit(values, mask)) if given.normal else None
@@ -272,13 +272,13 @@ def _check_files(given: Given, settings: PrepareSettings) -> None:
             )
 
 
-def _ignored_remarks(given: Given, settings: PrepareSettings) -> list[str]:
+def _unused_column_warnings(given: Given, settings: PrepareSettings) -> list[str]:
     """Return warnings about columns of the dataset that have a value and are not used with these settings."""
     why = {"mask": f"mask is {settings.mask}", "depth": f"depth is {settings.depth}", "token": "a token is learned here"}
     return [f"the dataset's column {column} was not used: {why[column]}" for column in given.ignored]
 
 
-def _alpha_remarks(reading: alpha_convention.AlphaReading, settings: PrepareSettings) -> list[str]:
+def _alpha_warnings(reading: alpha_convention.AlphaReading, settings: PrepareSettings) -> list[str]:
     """Return warnings about the detected alpha convention if a person should confirm it."""
     if not reading.certain:
         return [f"the alpha is not certain (taken as {reading.convention}): set alpha to straight or premultiplied"]

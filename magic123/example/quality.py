@@ -83,7 +83,7 @@ def refusal(measured: MaskMeasures, limits: QualityLimits) -> str | None:
     return None
 
 
-def remarks(measured: MaskMeasures, limits: QualityLimits) -> list[str]:
+def mask_warnings(measured: MaskMeasures, limits: QualityLimits) -> list[str]:
     """Return warnings about the mask, one sentence each, to check before hours are spent on this example."""
     warnings = []
     area, border = measured["area_share"], measured["border_share"]

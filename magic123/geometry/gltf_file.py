@@ -69,7 +69,7 @@ def read_gltf(file: MeshFile) -> list[Part]:
     ]
     text = json.dumps(header).encode()
     return [
-        _part(mesh, primitives[int(mesh.visual.material.name)], header, file).moved(matrix)
+        _part(mesh, primitives[int(mesh.visual.material.name)], header, file).transformed(matrix)
         for mesh, matrix in file.meshes(_joined_glb(text, rest) if binary else text)
         if len(mesh.faces)
     ]

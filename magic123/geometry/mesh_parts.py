@@ -46,7 +46,7 @@ class Part:
     cutoff: float = 0.5
     wrap: tuple[Wrap, Wrap] = ("repeat", "repeat")
 
-    def moved(self, matrix: Float[np.ndarray, "4 4"]) -> Part:
+    def transformed(self, matrix: Float[np.ndarray, "4 4"]) -> Part:
         """Return the part with transformed positions and normals; if the matrix mirrors, faces are reversed too."""
         linear = matrix[:3, :3]
         normals = self.normals

@@ -63,7 +63,7 @@ def surface_points(
     return points, normals[chosen] / np.maximum(length[chosen, None], 1e-30)
 
 
-def moved(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def transformed(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Return points [N, 3] transformed by a matrix [4, 4]."""
     return points @ matrix[:3, :3].T + matrix[:3, 3]
 
@@ -130,10 +130,10 @@ class _Surfaces:
         Returns:
             Transformed points of the mesh, points of the true mesh, the normals of the latter, and the distances.
         """
-        points = moved(self.points, matrix)
+        points = transformed(self.points, matrix)
         there, nearest = self.goal_tree.query(points)
         factor = np.cbrt(np.linalg.det(matrix[:3, :3]))
-        back, other = self.tree.query(moved(self.goals, np.linalg.inv(matrix)))
+        back, other = self.tree.query(transformed(self.goals, np.linalg.inv(matrix)))
         return (
             np.concatenate([points, points[other]]),
             np.concatenate([self.goals[nearest], self.goals]),
@@ -207,7 +207,7 @@ def onto_mesh(
     good = [matrix for matrix, distance in zip(closest, distances, strict=True) if distance <= EQUALLY_GOOD * min(distances)]
     matrix = many.refine(min(good, key=picture_error) if len(good) > 1 else good[0], rotate, 8, planes=True)
     decided = f", {len(good)} turns fit and the picture decided" if len(good) > 1 else ""
-    _, nearest = cKDTree(goal_vertices).query(moved(vertices, matrix))
+    _, nearest = cKDTree(goal_vertices).query(transformed(vertices, matrix))
     if (same := _same_vertices(vertices, goal_vertices[nearest], radius, rotate, decided)) is not None:
         return same
     distance = many.distance(matrix)
@@ -240,7 +240,7 @@ def _same_vertices(
 ) -> Registration | None:
     """Return the similarity transform that maps every vertex to its goal; None if there is none."""
     matrix = best_similarity(vertices, goals, rotate)
-    farthest = float(np.linalg.norm(moved(vertices, matrix) - goals, axis=1).max())
+    farthest = float(np.linalg.norm(transformed(vertices, matrix) - goals, axis=1).max())
     if not farthest < SAME_SHAPE * radius:
         return None
     return Registration(matrix, f"vertices of the true mesh{decided}", farthest, "world units, the farthest vertex")

@@ -77,10 +77,10 @@ def recorded_rasterizer(requested: str, device: torch.device) -> str:
     used = choose_rasterizer(requested, device)
     if device.type != "cuda":
         return used
-    remarks = ["visibility on the CPU"] if used == "numba" else []
+    notes = ["visibility on the CPU"] if used == "numba" else []
     if requested == "auto" and (problem := triton_problem_on(device)) is not None:
-        remarks.append(f"not in Triton: {problem}")
-    return f"{used} ({'; '.join(remarks)})" if remarks else used
+        notes.append(f"not in Triton: {problem}")
+    return f"{used} ({'; '.join(notes)})" if notes else used
 
 
 def render_mesh(

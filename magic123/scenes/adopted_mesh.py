@@ -65,7 +65,7 @@ def adopt_mesh(
     if plain:
         notes = {**(notes or {}), "colours": "none in the file, so its pictures are white"}
     placed = _place(parts, placement_settings, truth, example, source)
-    mesh = TexturedMesh([part.moved(np.array(placed["transform"])) for part in parts])
+    mesh = TexturedMesh([part.transformed(np.array(placed["transform"])) for part in parts])
     sets = view_cameras(settings, example.camera if example.pictured else None, cameras)
     circle, name = sets.pop("turntable"), "another system's mesh"
     result = {"example": example.name, "prompt": example.prompt, "scene": name}
@@ -104,7 +104,7 @@ def _place(parts: list[Part], settings: Placement, truth: Path | None, example: 
     if settings.frame.scale == "fit":
         method += ", fitted into the sphere of the true mesh" if goal is not None else ", fitted into the sphere of diameter 1"
     found: dict[str, Any] = {"align": settings.align, "frame": settings.frame.model_dump(), "residual": None, "unit": ""}
-    vertices, faces = joined([part.moved(matrix) for part in parts])
+    vertices, faces = joined([part.transformed(matrix) for part in parts])
     if not face_areas(vertices, faces).sum() > 1e-12 * max(1.0, float(np.ptp(own, axis=0).max()) ** 2) * abs(
         np.linalg.det(matrix[:3, :3])
     ):
@@ -147,7 +147,7 @@ def _align(
     camera = Camera.orbit(at.polar, at.azimuth, at.radius, at.fov, SMALL)
 
     def seen(step: np.ndarray) -> Any:
-        return TexturedMesh([part.moved(step @ matrix) for part in parts]).render(camera, samples=1)
+        return TexturedMesh([part.transformed(step @ matrix) for part in parts]).render(camera, samples=1)
 
     def picture_error(step: np.ndarray) -> float:
         if small is None:

@@ -66,7 +66,7 @@ def test_an_example_of_a_mesh(tmp_path):
     assert np.asarray(Image.open(folder / "truth/depth/ring/001.png")).max() > 10_000
 
 
-def test_light_and_remarks(tmp_path):
+def test_light_and_warnings(tmp_path):
     mesh = write_ply(tmp_path / "a.ply")
     assert make(mesh, tmp_path / "dark", lit=True) == 0 and make(mesh, tmp_path / "flat") == 0
     dark, flat = (read_picture(tmp_path / name / "rgba.png", 3).astype(int) for name in ("dark", "flat"))

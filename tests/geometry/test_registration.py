@@ -7,7 +7,14 @@ from textured_objects import box, egg
 
 from magic123.geometry.camera import Camera
 from magic123.geometry.mesh_parts import Part
-from magic123.geometry.registration import best_similarity, initial_rotations, moved, onto_mesh, onto_silhouette, surface_points
+from magic123.geometry.registration import (
+    best_similarity,
+    initial_rotations,
+    onto_mesh,
+    onto_silhouette,
+    surface_points,
+    transformed,
+)
 from magic123.render.textured import TexturedMesh, covered
 
 
@@ -40,9 +47,9 @@ def test_points_are_spread_over_the_area_with_the_normals_of_their_faces():
 
 def test_least_squares_finds_the_similarity_of_pairs():
     points, matrix = np.random.default_rng(0).normal(size=(30, 3)), similarity(4)
-    assert np.allclose(best_similarity(points, moved(points, matrix)), matrix)
+    assert np.allclose(best_similarity(points, transformed(points, matrix)), matrix)
     matrix[:3, :3] = 3 * np.eye(3)
-    assert np.allclose(best_similarity(points, moved(points, matrix), rotate=False), matrix)
+    assert np.allclose(best_similarity(points, transformed(points, matrix), rotate=False), matrix)
     mirrored = best_similarity(points, points * [1, 1, -1])
     assert np.linalg.det(mirrored[:3, :3]) > 0  # never a mirror image
 
@@ -58,19 +65,19 @@ def test_initial_rotations_are_near_every_rotation():
 def test_a_mesh_of_the_same_vertices_is_registered_exactly():
     (vertices, faces), matrix = shape(), similarity(1)
     order = np.random.default_rng(0).permutation(len(vertices))
-    given, renumbered = moved(vertices, matrix)[order], np.argsort(order)[faces]
-    for own in ((moved(vertices, matrix), faces), (given, renumbered)):
+    given, renumbered = transformed(vertices, matrix)[order], np.argsort(order)[faces]
+    for own in ((transformed(vertices, matrix), faces), (given, renumbered)):
         found = onto_mesh(*own, vertices, faces, True, undecided)
         assert found.method.startswith("vertices") and np.allclose(found.matrix @ matrix, np.eye(4), atol=1e-9)
 
 
 def test_a_mesh_of_other_vertices_is_registered_by_its_surface():
     (vertices, faces), matrix = shape(), similarity(2)
-    other = trimesh.remesh.subdivide(moved(vertices, matrix), faces)
+    other = trimesh.remesh.subdivide(transformed(vertices, matrix), faces)
     found = onto_mesh(*other, vertices, faces, True, undecided)
     assert found.method.startswith("nearest points") and np.abs(found.matrix @ matrix - np.eye(4)).max() < 2e-3
     matrix[:3, :3] = 5 * np.eye(3)
-    other = trimesh.remesh.subdivide(moved(vertices, matrix), faces)
+    other = trimesh.remesh.subdivide(transformed(vertices, matrix), faces)
     found = onto_mesh(*other, vertices, faces, False, undecided)
     assert np.abs(found.matrix @ matrix - np.eye(4)).max() < 2e-3
     assert np.allclose(found.matrix[:3, :3], found.matrix[0, 0] * np.eye(3))  # moved and scaled alone
@@ -91,7 +98,7 @@ def test_without_a_true_mesh_the_silhouette_is_matched():
     (vertices, faces), camera = shape(), Camera.orbit(80, 10, 1.8, 40, 64)
 
     def show(matrix: np.ndarray) -> np.ndarray:
-        return covered(TexturedMesh([Part(moved(vertices, matrix), faces)]).render(camera, samples=1))
+        return covered(TexturedMesh([Part(transformed(vertices, matrix), faces)]).render(camera, samples=1))
 
     goal = np.eye(4)
     goal[:3, :3] *= 0.8
@@ -101,6 +108,6 @@ def test_without_a_true_mesh_the_silhouette_is_matched():
     start = np.diag([30.0, 30, 30, 1])
     start[:3, 3] = 5
     found = onto_silhouette(
-        moved(vertices, start).mean(0), 20.0, silhouette, lambda m: show(m @ start), pose, focal, False, undecided
+        transformed(vertices, start).mean(0), 20.0, silhouette, lambda m: show(m @ start), pose, focal, False, undecided
     )
     assert found.residual < 0.05  # the silhouettes overlap to 95 %

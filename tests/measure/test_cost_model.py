@@ -27,7 +27,7 @@ from magic123.settings.settings_file import load_methods
 
 
 def test_a_product_is_counted_in_closed_form():
-    """(2, 3) x (3, 5): 2 * 2 * 3 * 5 operations; three matrices moved; the result alive until it is let go."""
+    """(2, 3) x (3, 5): 2 * 2 * 3 * 5 operations; three matrices are read or written; the result counts until it is freed."""
     a, b = torch.empty(2, 3, device="meta"), torch.empty(3, 5, device="meta")
     with counting() as tally:
         made = a @ b

@@ -95,7 +95,7 @@ def test_only_double_sided_materials_are_visible_from_behind():
     assert seen(Part(QUAD, FACES, double_sided=False))[16, 16, 3] == 1
     assert not seen(Part(QUAD, FACES, double_sided=False), behind).any()
     assert seen(Part(QUAD, FACES, double_sided=True), behind)[16, 16, 3] == 1
-    mirrored = Part(QUAD, FACES, double_sided=False).moved(np.diag([-1.0, 1, 1, 1]))
+    mirrored = Part(QUAD, FACES, double_sided=False).transformed(np.diag([-1.0, 1, 1, 1]))
     assert seen(mirrored)[16, 16, 3] == 1  # a mirroring node transform does not turn it inside out
 
 
