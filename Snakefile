@@ -2,11 +2,11 @@
 
     uv run snakemake                                            the demo (config/config.yaml)
     uv run snakemake --configfile config/demo-full.yaml         another run
-    uv run snakemake -n                                         what would be done, and why
-    uv run snakemake results/demo/NAME/both/seed0/fine/mesh     one thing and what it needs
+    uv run snakemake -n                                         a dry run: the jobs that would run, and why
+    uv run snakemake results/demo/NAME/both/seed0/fine/mesh     one result and everything that it needs
 
-The rules in rules/, one file for each part of the chain, say which files exist and when they are out of date. The commands that
-make them are in magic123/ and eval/, and work without Snakemake.
+The rules in rules/, with one file for each part of the workflow, define the files and when they are out of date. The commands
+that make the files are in magic123/ and eval/, and work without Snakemake.
 """
 
 import atexit
@@ -34,31 +34,31 @@ min_version("9.19")
 
 try:
     getpass.getuser()
-except (KeyError, OSError):  # a container may know only the number of its user, and Snakemake records the name
+except (KeyError, OSError):  # in a container the user may have no name, which Snakemake records
     os.environ.update(USER=str(os.getuid()))
 
 
 configfile: "config/config.yaml"
 
 
-# Used with --sdm apptainer only; apptainer.def is the recipe. Otherwise the commands run in the environment of `uv run`.
+# Used only with --sdm apptainer; apptainer.def builds it. Otherwise the commands run in the environment of `uv run`.
 container: "magic123.sif"
 
 
 try:
-    # the command line's files come first in that list; error messages need them last, as they were merged
+    # the files of the command line are first in that list; error messages need the order in which they were merged
     suite = load_suite(config, [os.path.relpath(file) for file in reversed(workflow.configfiles)])
     if workflow.is_main_process:
-        check_writable(".", ".snakemake")  # Snakemake would end in a traceback
+        check_writable(".", ".snakemake")  # otherwise Snakemake would end with a traceback
         check_captions(suite)
 except InputError as error:
-    sys.exit(f"error: {error}")  # one sentence, where an exception would show lines of this file
+    sys.exit(f"error: {error}")  # one sentence, because Snakemake would show an exception with lines of this file
 atexit.register(suite.contents.save)
 
 if workflow.is_main_process:
     show_progress(workflow.logger_manager)
 
-if workflow.is_main_process:  # before a run of many hours or gigabytes, and in a dry run of it: its cost
+if workflow.is_main_process:  # before a run (and in a dry run), print its cost in GPU-hours and gigabytes
     if (cost := cost_of(suite, load_times())).hours:
         print(cost.sentence(), file=sys.stderr)
     for unused in suite.ignored_sentences():
@@ -66,16 +66,16 @@ if workflow.is_main_process:  # before a run of many hours or gigabytes, and in 
     if missing_weights(suite):
         print(listing(suite).splitlines()[-1], file=sys.stderr)
 
-# The commands run in snakemake's own environment, use the threads they were given, and never look for models on the network.
-# `on_card COMMAND` waits for a GPU that no other job has, if the run asks for GPUs (magic123/run/lease.py).
+# The commands run in the same environment as Snakemake, use the threads that they were given, and do not access the network.
+# `on_card COMMAND` waits for a GPU that no other job uses, if the run uses GPUs (magic123/run/lease.py).
 card = suite.settings.compute
 lease = f"python -m magic123 lease --per-card {card.jobs_per_gpu} --slots {card.cpu_slots} -- " if card.gpu else ""
-# quoted for the shell, and for the braces that Snakemake fills in
+# quoted for the shell, with braces escaped for Snakemake's formatting
 programs = shlex.quote(str(Path(sys.executable).parent)).replace("{", "{{").replace("}", "}}")
 shell.prefix(
     f"set -euo pipefail; export PATH={programs}:$PATH "
     "HF_HUB_OFFLINE=1 NUMBA_NUM_THREADS=$OMP_NUM_THREADS "
-    # otherwise glibc returns every freed buffer to the system and faults it in again at the next step
+    # otherwise glibc returns every freed buffer to the system, and the next step has to page it in again
     "MALLOC_TRIM_THRESHOLD_=536870912 MALLOC_MMAP_THRESHOLD_=536870912; "
     'on_card() {{ {lease}"$@"; }}; '
 )
@@ -94,12 +94,12 @@ rule all:
     default_target: True
     input:
         expand("reports/{table}{suffix}", table=suite.settings.run.tables, suffix=[*TABLE_FILES, FIGURE, PAGE]),
-        # named too, because an existing table (from a clone, say) would not need them
+        # listed too, because for an existing table (for example after cloning) they would not be made
         [jobs.table_results(table) for table in suite.settings.run.tables],
 
 
 onstart:
-    # what parameters of this kind hold is read again when a job has finished (magic123/run/contents.py), not from the plan
+    # parameters with the contents of files are computed again when a job has finished (magic123/run/contents.py)
     type(workflow.persistence)._params.cache_clear()
     lift_default_job_rate(workflow.scheduler)
     sentence(check_writable)("results", "reports", "logs", "benchmarks")
@@ -107,7 +107,7 @@ onstart:
         sentence(check_remote_python)(sys.executable)
     for folder in ("results", "reports"):
         remove_left_over(folder)
-    # before anything is fetched: list it, and check that there is room for all of it
+    # before anything is downloaded, list it, and check that there is enough disk space for all of it
     if any(job.rule.name == "fetch_weights" for job in workflow.dag.needrun_jobs()):
         print(listing(suite), file=sys.stderr, flush=True)
         sentence(check_space)(suite)
@@ -126,11 +126,11 @@ onstart:
 
 
 onerror:
-    # Tables and pages are written nevertheless, as reports/TABLE-unfinished, with failed cells marked as failed, and the reason.
-    # The files on disk do not show that: results of an earlier run stay until their job starts. Snakemake knows which jobs it
-    # has not run. The table itself is deleted, because it is out of date.
+    # Tables and pages are written nevertheless, as reports/TABLE-unfinished, in which failed cells are marked, with the reason.
+    # The jobs that did not run are asked of Snakemake, because the files on disk do not show them: results of an earlier run
+    # exist until their job starts. The table itself is deleted, because it is out of date.
     unfinished = list(workflow.dag.needrun_jobs())
-    Path("results").mkdir(exist_ok=True)  # a clone has none
+    Path("results").mkdir(exist_ok=True)  # it does not exist in a new clone
     Path("results/unfinished.txt").write_text("".join(f"{file}\n" for job in unfinished for file in job.output))
     for table in sorted({job.wildcards.table for job in unfinished if job.rule.name == "table"}):
         axes, settings = jobs.axes(table), jobs.table_settings(table)

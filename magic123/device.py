@@ -23,7 +23,7 @@ def to_device(tensor: Tensor, device: torch.device | str | None) -> Tensor:
 
     Args:
         tensor: any shape and dtype.
-        device: where it should be; None returns the tensor as it is.
+        device: the device to copy it to; None returns the tensor as it is.
     """
     if tensor.device.type == "cpu" and torch.device(device or "cpu").type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -31,7 +31,7 @@ def to_device(tensor: Tensor, device: torch.device | str | None) -> Tensor:
 
 
 def to_host(*tensors: Tensor) -> list[Tensor]:
-    """Return tensors on the CPU, waiting for their devices once for all of them.
+    """Return tensors on the CPU, synchronising with their device once for all of them.
 
     Args:
         tensors: all on one device, any shapes and dtypes.
@@ -45,9 +45,9 @@ def to_host(*tensors: Tensor) -> list[Tensor]:
 class Capacities:
     """How much room to give tensors whose sizes only the device knows, by the sizes that were needed before.
 
-    Reading a size waits for the device. With room for a quarter more than was needed of late, work is queued without knowing
-    the sizes, and all of them are read at once afterwards. Where one did not fit, the caller does the work again with exact
-    sizes: results never depend on the capacities, only the time does.
+    Reading a size synchronises with the device. With room for a quarter more than the latest sizes, work is queued before its
+    sizes are known, and all of them are read at once afterwards. If one did not fit, the caller repeats the work with exact
+    sizes, so that only the time depends on the capacities, never the results.
 
     Attributes:
         sizes: the capacities; empty before the first sizes are known.
@@ -66,19 +66,19 @@ class Capacities:
         self.sizes = tuple(max(size + -(-size // 4), room - room // 64) for size, room in pairs)
 
 
-def marked(mask: Tensor, room: int) -> Tensor:
-    """Return the places of the first `room` true values of a mask [N], and 0 behind the last: [room] int64, without a wait."""
+def padded_nonzero(mask: Tensor, room: int) -> Tensor:
+    """Return the indices of the true values of a mask [N], truncated or padded with 0: [room] int64; does not synchronise."""
     return torch.nonzero_static(mask, size=room, fill_value=0)[:, 0]
 
 
 def set_determinism(device: torch.device | str) -> None:
-    """Have torch raise at operations whose results depend on chance, on the CPU; on CUDA leave them alone.
+    """Make torch raise an error at nondeterministic operations if the device is a CPU; on CUDA they are allowed.
 
-    On CUDA, the warning mode would fill all new memory and resize pictures by a hundred more operations a step, and sums
-    would still be in chance order.
+    On CUDA, torch's warning mode would fill all new memory and resize pictures with a hundred more operations per step, and
+    sums would still be in random order.
 
     Args:
-        device: that a scene is optimised on.
+        device: the device that a scene is optimised on.
     """
     # torch.use_deterministic_algorithms does the same, and imports its compiler first, which takes seconds
     torch.set_deterministic_debug_mode("error" if torch.device(device).type == "cpu" else "default")
@@ -111,8 +111,8 @@ def require_triton(key: str, device: torch.device) -> None:
     """Check that Triton kernels can run on a device.
 
     Args:
-        key: the setting that asks for Triton, for the error message.
-        device: where the tensors are.
+        key: the setting that requests Triton, for the error message.
+        device: the device of the tensors.
 
     Raises:
         InputError: the device is not a CUDA device, or Triton cannot run on it.

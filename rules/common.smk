@@ -1,4 +1,5 @@
-# Names that several rules use. The functions that choose inputs and options of rules/NAME.smk are in magic123/run/jobs_NAME.py.
+# Names that several rule files use. The functions that select inputs and options for rules/NAME.smk are in
+# magic123/run/jobs_NAME.py.
 # Reads nothing; writes nothing.
 
 import functools
@@ -38,10 +39,10 @@ wildcard_constraints:
 
 
 def sentence(function):
-    """Return the function, with its InputError as one sentence that ends the run.
+    """Wrap a function so that an InputError ends the run with its message.
 
-    Any other exception is printed with the place in the code that raised it, and where the output exists already, it is not
-    printed at all: Snakemake then takes the file for one that no rule makes.
+    Without this, Snakemake prints an exception of an input function with the line of code that raised it; and if the output
+    exists already, it does not print the exception at all, and treats the output as a file that no rule makes.
     """
 
     @functools.wraps(function)
@@ -55,5 +56,5 @@ def sentence(function):
 
 
 def scaled(amount):
-    """A resource that grows with every attempt."""
+    """Return a resource function that multiplies an amount by the number of the attempt."""
     return lambda wildcards, attempt: amount * attempt

@@ -1,4 +1,5 @@
-# view, adopt, adopt_mesh and score: a stage is rendered, or another system's pictures or meshes are adopted, and then scored.
+# view, external, adopt, adopt_mesh and score: a stage is rendered, or pictures or meshes of another system are made and
+# adopted; then they are scored.
 # Reads   {stage}/checkpoint.safetensors, results/{dataset}/{example}/example/, the dataset's truth, weights
 # Writes  {stage}/views/, {stage}/mesh/, {stage}/scores.json   ({stage}: results/{dataset}/{example}/{method}/seed{seed}/{stage})
 

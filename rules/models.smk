@@ -1,5 +1,5 @@
-# The miniature networks and the demo dataset, trained and drawn from scratch. They come with the repository, so that no run
-# needs these rules: their outputs stay under results/ until install_miniatures is requested.
+# The miniature networks and the demo dataset, trained and rendered from scratch. They are included in the repository, so no run
+# needs these rules, and their outputs stay under results/ until install_miniatures is requested.
 # Reads   nothing
 # Writes  results/miniatures/; install_miniatures: weights/miniature/, datasets/demo/, datasets/demo.csv
 

@@ -1,5 +1,5 @@
-# from_mesh, prepare and invert: a mesh is rendered, a picture becomes an example, and a token is learned for its object.
-# Reads   datasets/{dataset}.csv and the files it names, weights
+# from_mesh, prepare and invert: a mesh is rendered, an example is made from a picture, and a token is learned for its object.
+# Reads   datasets/{dataset}.csv and the files that it names, weights
 # Writes  results/{dataset}/{example}/object/ (of a mesh), results/{dataset}/{example}/example/, results/{dataset}/{example}/token/
 
 

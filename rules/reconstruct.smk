@@ -1,9 +1,9 @@
-# reconstruct: an example becomes a scene, stage by stage. A stage's resolved settings are its params, so that a changed
-# weight reruns the stages that inherit it and nothing else.
-# Reads   results/{dataset}/{example}/example/, token/, the checkpoint a stage starts from, weights
+# reconstruct: a scene is optimised for an example, stage by stage. The resolved settings of a stage are its params, so that a
+# changed weight reruns only the stages that inherit it.
+# Reads   results/{dataset}/{example}/example/, token/, the checkpoint that a stage starts from, weights
 # Writes  results/{dataset}/{example}/{method}/seed{seed}/{stage}/checkpoint.safetensors, stage.json, losses.csv, and the logs that
-#         the stage's `watch` asks for: guidance/, progress/, tensorboard/, which no rule reads; beside that
-#         folder .{stage}.unfinished/ while it runs, from which an interrupted run resumes, and .{stage}.status.json
+#         the stage's setting `watch` enables: guidance/, progress/, tensorboard/, which no rule reads. Beside that folder:
+#         .{stage}.unfinished/ while it runs, from which an interrupted run resumes, and .{stage}.status.json
 
 
 rule reconstruct:

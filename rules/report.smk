@@ -1,4 +1,4 @@
-# plan, table, figure, report, ceilings and the list of methods: numbers become tables and pages.
+# plan, table, figure, report, ceilings and methods: tables, figures and pages are made from the scores.
 # Reads   config/, results/{dataset}/{example}/{method}/seed{seed}/{stage}/scores.json
 # Writes  results/plans/{table}.json, reports/{table}.{csv,md,tex,html,png}, reports/{table}-cells.csv, reports/{table}-report.html,
 #         reports/ceilings.csv, reports/methods.md

@@ -1,5 +1,6 @@
-# fetch_weights, fetch_file, convert, canary: weights and pictures from elsewhere, fetched once and verified. `snakemake prefetch`
-# does all of it before a run; on a cluster these rules run where Snakemake does, because other nodes may have no network.
+# fetch_weights, fetch_file, convert and canary: weights and pictures are downloaded once, verified and converted.
+# `snakemake prefetch` downloads everything before a run. On a cluster the downloads run where Snakemake runs, because other nodes
+# may have no network.
 # Reads   config/weights.yaml, datasets/{dataset}.csv, the network
 # Writes  weights/{weights}/ with receipt.json, the hashes of its files; weights/locks/; the pictures of a dataset
 
@@ -56,7 +57,7 @@ rule convert:
     resources:
         mem_mb=scaled(16000),
         runtime=scaled(60),
-        original="keep" if compute.keep_checkpoints else "delete",  # a resource: changing it converts nothing again
+        original="keep" if compute.keep_checkpoints else "delete",  # a resource, so that a change does not rerun the rule
     params:
         name=lambda wildcards: jobs.weights_in["converted"][wildcards.folder],
         conditioning=lambda wildcards: jobs.converted(wildcards.folder).conditioning,

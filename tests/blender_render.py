@@ -1,4 +1,4 @@
-"""What Blender's Cycles sees of a mesh file, unlit. It needs bpy and nothing of this project, so bpy's environment will do.
+"""Render a mesh file without lights in Blender's Cycles. It imports bpy, but nothing of this project.
 
     python tests/blender_render.py FILE POSES.json OUT.npy
 
@@ -32,7 +32,7 @@ def load(file: Path) -> None:
 
 
 def unlit(material: bpy.types.Material, stored_as_srgb: bool) -> None:
-    """Replace a material by one that shines with its base colour; a colour without a texture may be sRGB, as in our OBJ."""
+    """Make a material emit its base colour. A colour without a texture may be sRGB, as in this project's OBJ files."""
     tree = material.node_tree
     surface = next(node for node in tree.nodes if node.type == "BSDF_PRINCIPLED")
     shine, out = tree.nodes.new("ShaderNodeEmission"), tree.nodes.new("ShaderNodeOutputMaterial")

@@ -1,4 +1,4 @@
-"""Chromium, headless, over file://: a page that says what its browser complains about and what it asks the network for."""
+"""Headless Chromium over file://, with a record of the browser's errors and of the network requests of a page."""
 
 import shutil
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ ARGUMENTS = [
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A browser with a fresh profile; the test is skipped where Chromium is not installed."""
+    """A browser with a new profile; the test is skipped if Chromium is not installed."""
     if CHROMIUM is None:
         pytest.skip("no Chromium here: apt-get install chromium")
     with sync_playwright() as playwright:
@@ -34,7 +34,7 @@ def chromium() -> Iterator[Browser]:
 
 
 class Witness:
-    """Opens one file and keeps what went wrong: `complaints` of console and scripts, `requests` beyond the file itself."""
+    """Opens a file; `complaints` lists errors of its console and scripts, `requests` what it requests besides the file."""
 
     def __init__(self, browser: Browser, file: Path, width: int = 1280, height: int = 900, **emulated):
         self.context = browser.new_context(viewport={"width": width, "height": height}, **emulated)

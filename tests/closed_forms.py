@@ -1,4 +1,4 @@
-"""Inputs that the released codes and ours were given: waves, by which any number can be had again."""
+"""Closed-form inputs for the released codes and for this project: waves, so that no numbers need to be stored."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def positive(shape: tuple[int, ...], frequency: float, phase: float = 0.0) -> Te
 
 
 class ShownPrior(Prior):
-    """A prior of which only the reference camera is asked."""
+    """A prior of which only the reference camera is used."""
 
     reference_camera = None
 

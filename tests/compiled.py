@@ -1,4 +1,4 @@
-"""All Triton kernels as machine code for an NVIDIA GPU that need not be there."""
+"""Compile all Triton kernels to machine code for NVIDIA GPUs, without a GPU."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ KERNELS = {
 }  # fmt: skip
 for turn, winner in (("nearest", False), ("first", True)):
     constants = {"WINNER": winner, "ITEMS": 32}
-    KERNELS[f"faces, {turn}"] = (RASTER, "_visit_faces", f"{FACES} *i64 *i64 *i32 i32 i32 i32 i32 i32 i32", constants)
+    KERNELS[f"faces, {turn}"] = (RASTER, "_rasterize_faces", f"{FACES} *i64 *i64 *i32 i32 i32 i32 i32 i32 i32", constants)
     types = f"{EDGES} *i64 *i32 *fp64 *i64 *i32 i32 i32 i32 i32 i32 i32 i32"
-    KERNELS[f"edges, {turn}"] = (RASTER, "_visit_edges", types, constants)
+    KERNELS[f"edges, {turn}"] = (RASTER, "_select_edges", types, constants)
 # kernels that agree with the CPU to the bit: without fused multiply-add
 EXACT = {name for name, kernel in KERNELS.items() if name in ("count steps", "write samples") or kernel[0] == RASTER}
 

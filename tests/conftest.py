@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread a process, no network, and tests skipped where what they need is not there."""
+"""Shared by all tests: one thread per process, no network, and tests are skipped if what they need is missing."""
 
 import importlib.util
 import os
@@ -48,7 +48,7 @@ def _has_weights() -> bool:
 
 
 def _has_slurm() -> bool:
-    """A SLURM that answers, with the partitions that profiles/slurm names, and Snakemake's plugin for it."""
+    """Whether SLURM responds and has the partitions of profiles/slurm, and Snakemake's plugin is installed."""
     if shutil.which("sinfo") is None or importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
         return False
     answer = subprocess.run(["sinfo", "-h", "-o", "%R"], capture_output=True, text=True, timeout=300)
@@ -92,12 +92,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Check shapes in the tests of the rooms of TYPE_CHECKED alone."""
+    """Check shapes only in the tests of the rooms in TYPE_CHECKED."""
     jaxtyping.config.update("jaxtyping_disable", item.path.parent.name not in TYPE_CHECKED)
 
 
 def _seed() -> None:
-    """Start the global random states of Python, NumPy and PyTorch from the same number."""
+    """Seed the global random generators of Python, NumPy and PyTorch with the same number."""
     random.seed(0)
     np.random.seed(0)
     if torch := sys.modules.get("torch"):  # not imported for the sake of tests that do without it; its own default is fixed

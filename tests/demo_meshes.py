@@ -1,4 +1,4 @@
-"""The demo's objects as textured meshes: the true mesh of each, with the colours that its pictures have.
+"""The demo's objects as textured meshes: the true mesh of each, with the colours of its pictures.
 
 python tests/demo_meshes.py FOLDER [OBJECT ...]        writes FOLDER/OBJECT.glb
 """

@@ -1,4 +1,4 @@
-"""Pictures, tables and file names that users bring, most of them by mistake, and what the real commands make of each.
+"""Difficult pictures, tables and file names, most of them mistakes of users, and the outcome of the real commands for each.
 
     uv run python tests/difficult_input.py      writes the outcomes into docs/difficult-input.md
 
@@ -361,7 +361,7 @@ SECTIONS = {"Pictures": picture_rows, "Tables": table_rows, "File names": name_r
 
 
 def visible(text: str) -> str:
-    """Text with codes for signs that nobody sees, and abridged where it is long."""
+    """Text with codes in place of invisible characters, shortened if it is long."""
     text = re.sub(r"\b(\w+ \w+)( \1)+", r"\1 ...", text)  # the same two words again and again
     text = re.sub(r" \(known: .*", " ...", text)
     text = re.sub(r"(?<!\w)(\w{12})\w{20,}", r"\1...", text)

@@ -1,4 +1,4 @@
-"""A server of files on this machine that misbehaves on demand, and what it serves."""
+"""A local file server with simulated faults, and the files that it serves."""
 
 import hashlib
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Damaged and hostile files for every reader of files that others wrote: nothing but the project's own errors may come out.
+"""Fuzz every reader of untrusted files with damaged and hostile files: only the project's own errors may be raised.
 
     python tests/fuzz.py --count 100000 [--seed 0] [--reader NAME ...]
 

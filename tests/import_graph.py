@@ -1,4 +1,4 @@
-"""The rooms of the house and the imports between them: python tests/import_graph.py
+"""The rooms of the code and the imports between them: python tests/import_graph.py
 
 A room is a folder of `magic123/` or `eval/` (or a module that lies directly in one of them). A room may import the rooms that
 stand above it in ROOMS, and itself; `eval` may import `magic123.records` and nothing else of `magic123`.

@@ -1,4 +1,4 @@
-"""Triton kernels in Triton's own interpreter, which needs no GPU."""
+"""Triton kernels in Triton's interpreter, which needs no GPU."""
 
 from __future__ import annotations
 

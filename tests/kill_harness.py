@@ -1,4 +1,4 @@
-"""Kills a run of the workflow at random moments, starts it again each time, and compares the end with an undisturbed run.
+"""Kill a run of the workflow at random times, restart it each time, and compare the results with those of an undisturbed run.
 
     python tests/kill_harness.py --kills 30 --work FOLDER
     python tests/kill_harness.py --interrupts --steps 40 --work FOLDER

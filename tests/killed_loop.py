@@ -1,4 +1,4 @@
-"""Loops that are killed in a chosen step, in this process, and the comparison of what they wrote."""
+"""Loops that are killed at a chosen step, in this process, and the comparison of their output."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ FILES = ("checkpoint.safetensors", "losses.csv", "stage.json")
 
 
 class Killed(BaseException):
-    """Stands for a process that has gone: no code under test may catch it."""
+    """Represents the death of the process: no code under test may catch it."""
 
 
 @contextmanager

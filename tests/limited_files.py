@@ -1,4 +1,4 @@
-"""A limit on the size of files, which writers meet as they would a full disk."""
+"""A limit on the size of files, which has the same effect on writers as a full disk."""
 
 import resource
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The CPU's fast paths against the straightforward ones, timed in one run: python tests/measure_kernels.py
+"""Time the fast CPU implementations against straightforward ones: python tests/measure_kernels.py
 
 Each pair is compared in value first. Prints a Markdown table; the figures of one run are in reports/performance.md.
 """

@@ -1,4 +1,4 @@
-"""What the workflow itself costs: Snakemake's scheduling, and the start of a process for each job.
+"""Measure the overhead of the workflow: Snakemake's scheduling, and the start of a process for each job.
 
     python tests/measure_overhead.py scheduling [--objects 16]     a run of some 300 jobs whose commands do nothing
     python tests/measure_overhead.py start [--config FILE]         a real run: what its processes spend on starting

@@ -1,4 +1,4 @@
-"""The networks that original checkpoints mean, as plain functions of their parameters under the original names.
+"""The networks of original checkpoints, as plain functions of their parameters under the original names.
 
 Written from the papers and published configurations (latent diffusion arXiv 2112.10752, CLIP 2103.00020, BEiT 2106.08254,
 DPT 2103.13413), in float32 and without any of the libraries that the project loads converted weights with: the other side

@@ -1,4 +1,4 @@
-"""Picture files byte by byte, for what no library writes: ICC profiles of any curves and primaries, chunks of a PNG."""
+"""Picture files that no library writes, byte by byte: ICC profiles with any curves and primaries, PNG chunks."""
 
 from __future__ import annotations
 

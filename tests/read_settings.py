@@ -1,4 +1,4 @@
-"""Which settings of a stage a run of it reads: those alone can decide its result."""
+"""Which settings of a stage are read by a run: only these can affect its result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking a prior and distilling its answer in one call, as the loop does for one prior."""
+"""Predict noise with a prior and compute its score-distillation loss in one call, as the loop does for a prior."""
 
 from magic123.priors.sds import distil, predict_noise
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from magic123.geometry.export import write_mesh
 from magic123.records.cards import MetricCard, Scores, Value, write_scores
-from magic123.render.showcase import Frame, write_film
+from magic123.render.showcase import Frame, write_video
 
 EXAMPLES = ("dog", "cup")
 ROWS = (("copy", "coarse", "a copy"), ("both", "coarse", "both priors"), ("both", "fine", "both priors"))
@@ -42,7 +42,7 @@ def picture(hue: float, angle: float) -> np.ndarray:
 
 
 def write_views(folder: Path, hue: float) -> None:
-    """What `view` writes, small: one input view, a ring of three, and a film."""
+    """What `view` writes, small: one input view, a ring of three, and a video."""
     sets = {"reference": [(90.0, 0.0)], "ring": [(60.0, 30.0), (60.0, 150.0), (60.0, 270.0)]}
     listed = {}
     for name, places in sets.items():
@@ -58,7 +58,7 @@ def write_views(folder: Path, hue: float) -> None:
             listed[name].append({"file": f"{name}/{index:03d}.png", **about})
     (folder / "cameras.json").write_text(json.dumps({"version": 1, "depth_scale": 10000, "sets": listed}))
     frames = [picture(hue, angle) for angle in np.linspace(0, 2 * np.pi, 12)]
-    write_film(folder / "turntable.mp4", [Frame(30.0 * k, frame, 255 - frame) for k, frame in enumerate(frames)])
+    write_video(folder / "turntable.mp4", [Frame(30.0 * k, frame, 255 - frame) for k, frame in enumerate(frames)])
 
 
 def value(metric: str, view_set: str, number: float) -> Value:
@@ -157,7 +157,7 @@ def report_words(**settings) -> list[str]:
 
 
 def fail_cell(root: Path, reason: str, log: str) -> None:
-    """Make dog's fine stage one that failed: as magic123.run.plan notes it after a run."""
+    """Mark the fine stage of the dog as failed, as magic123.run.plan does after a run."""
     plan = json.loads((root / "plan.json").read_text())
     own = "toys/dog/both/seed0/fine"
     cell = next(cell for cell in plan["cells"] if cell["path"].endswith(own))

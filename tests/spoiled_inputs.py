@@ -1,4 +1,4 @@
-"""Inputs of `prepare` with one thing wrong, and the check that each is refused with one sentence.
+"""Inputs of `prepare` with a single fault, and the check that each is refused with one sentence.
 
 A module of cases decorates each function with `case`: the function is given a folder with a sound picture, mask, depth map and
 token in it, spoils one thing, and returns the options of the command. Its sentence holds one of the words, divided by |.

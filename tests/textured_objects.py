@@ -1,4 +1,4 @@
-"""Textured objects for tests: lopsided, so that no turn of them looks like another."""
+"""Asymmetric textured objects for tests, so that no two rotations look alike."""
 
 import zipfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Random but whole networks in the formats that eval loads, small enough to make in a test."""
+"""Complete networks with random weights in the formats that eval loads, small enough to create in a test."""
 
 import hashlib
 import json

@@ -34,7 +34,7 @@ def pack(media: list[Medium], limit: int) -> Packed:
     """Encode all media at the first level whose total stays within the limit, or else at the last level as many as fit.
 
     In the latter case media are added by kind, and within a kind in the given order, so that all methods get their pictures
-    before any gets a film.
+    before any gets a video.
 
     Args:
         media: The media, in the order of the page.

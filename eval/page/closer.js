@@ -1,5 +1,5 @@
 "use strict";
-/* One result in full: mesh, film, pictures, scores, what ran, losses. */
+/* One result in full: mesh, video, pictures, scores, what ran, losses. */
 (() => {
   const { data, find, make, fill, example } = page;
   const [chosen, row] = [find("closer-example"), find("closer-row")];

@@ -36,7 +36,7 @@ SCRIPTS = ("vendor/three.min.js", "page.js", "sorting.js", "gallery.js", "viewer
 TILES = 4
 Key = tuple[str, str, str, str]  # data set, example, method, stage
 KIND_NAMES = {"input": "input pictures", "truth": "true views", "colour": "pictures", "own": "pictures of the reference view"}
-KIND_NAMES |= {"normal": "normal maps", "depth": "depth maps", "film": "turntable films", "mesh": "meshes and point clouds"}
+KIND_NAMES |= {"normal": "normal maps", "depth": "depth maps", "film": "turntable videos", "mesh": "meshes and point clouds"}
 KIND_NAMES |= {"progress": "pictures of a stage's progress"}
 
 

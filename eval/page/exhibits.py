@@ -1,4 +1,4 @@
-"""Choose the pictures, films and meshes of a run that are shown: the lowest seed's, from one unseen view per dataset."""
+"""Choose the pictures, videos and meshes of a run that are shown: the lowest seed's, from one unseen view per dataset."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def exhibition(table: ResultTable, truths: Truths, requested: str | None) -> Exh
             if span is not None and scale is not None:
                 encode = partial(media.depth_picture, near=span[0] * scale, far=span[1] * scale)
                 shown |= show("depth", "depth", about, folder / "depth" / f"{view}.png", "image/webp", encode)
-        shown |= show("film", "film", about, folder / "turntable.mp4", "video/mp4", media.film)
+        shown |= show("film", "film", about, folder / "turntable.mp4", "video/mp4", media.video)
         for file in progress(cell.path / "progress"):
             steps = f"progress {int(file.stem)}"
             shown |= show(steps, "progress", f"{about} after {int(file.stem)} steps", file, "image/webp", media.sheet)

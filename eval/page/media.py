@@ -1,4 +1,4 @@
-"""Encode pictures, films and meshes to be embedded in the page, at three levels of compression.
+"""Encode pictures, videos and meshes to be embedded in the page, at three levels of compression.
 
 Level 0 keeps the media as the run made them, level 1 compresses them more, and level 2 makes them small: thumbnails, few faces
 with a colour for each vertex.
@@ -31,14 +31,14 @@ FEW_FACES = 1400
 MOST_POINTS = (120_000, 40_000, 8_000)  # of a point cloud, by level
 LEVELS = (
     "as the run made them",
-    "textures as JPEG, films at a lower rate, at most 40,000 points of a cloud",
-    "thumbnails, films at a low rate, meshes of at most 1,400 faces with a colour for each vertex, at most 8,000 points",
+    "textures as JPEG, videos at a lower rate, at most 40,000 points of a cloud",
+    "thumbnails, videos at a low rate, meshes of at most 1,400 faces with a colour for each vertex, at most 8,000 points",
 )
 
 
 @dataclass(frozen=True)
 class Medium:
-    """One picture, film or mesh to embed.
+    """One picture, video or mesh to embed.
 
     Attributes:
         key: Its id in the page.
@@ -90,7 +90,7 @@ def depth_picture(file: Path, level: int, near: float, far: float) -> bytes:
     return _webp(Image.fromarray(np.where(depth[..., None] > 0, colours, np.uint8(255))), level)
 
 
-def film(file: Path, level: int) -> bytes:
+def video(file: Path, level: int) -> bytes:
     """Return an MP4 unchanged, or re-encoded at a lower rate."""
     if FILM_RATES[level] is None:
         return file.read_bytes()
@@ -104,7 +104,7 @@ def film(file: Path, level: int) -> bytes:
         if run.returncode:
             if os.strerror(errno.ENOSPC) in run.stderr:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            raise InputError(f"{file} cannot be read as a film ({(run.stderr.splitlines() or ['no reason given'])[-1]})")
+            raise InputError(f"{file} cannot be read as a video ({(run.stderr.splitlines() or ['no reason given'])[-1]})")
         return out.read_bytes()
 
 

@@ -1,7 +1,7 @@
 """A table and everything behind it as one HTML page that opens from disk, without a network.
 
 Reads the plan, and the existing files of every planned result: scores, views, mesh, losses, records, benchmarks, logs.
-Missing results are named on the page; a partial run gives a partial page. Pictures, films and meshes are embedded at the
+Missing results are named on the page; a partial run gives a partial page. Pictures, videos and meshes are embedded at the
 best level of quality that keeps the page under the limit, and the page lists what was left out.
 """
 
@@ -67,5 +67,5 @@ def write_report(plan: Path, definition: dict, reported: Path, truths: Truths, v
     packed = pack(shown.media, int((limit - text_size) * 0.98))  # the rest is for the list of left-out media
     text = compose(page, packed, limit)
     write_text(out, text)
-    left_out = f", {len(packed.left_out)} pictures, films and meshes left out" if packed.left_out else ""
+    left_out = f", {len(packed.left_out)} pictures, videos and meshes left out" if packed.left_out else ""
     return f"{out}: {len(text.encode()) / 1e6:.1f} MB{left_out}"

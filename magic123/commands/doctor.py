@@ -18,7 +18,7 @@ from magic123.measure.machine import BROKEN, Finding, capabilities, extensions, 
 from magic123.records.errors import InputError
 from magic123.run.load import load_weights, read_suite
 from magic123.settings.registry import Weights, readable
-from magic123.weights.prefetch import is_complete, is_spent, missing_bytes, still_needed, weights_needed
+from magic123.weights.prefetch import is_complete, is_converted, missing_bytes, still_needed, weights_needed
 
 HEADER = ("what", "state", "detail", "without it")
 
@@ -66,7 +66,7 @@ def weights(registry: dict[str, Weights], needed: dict[str, list[str]]) -> Itera
     for name, entry in registry.items():
         complete = is_complete(entry)
         present = [file for file in entry.names if (Path(entry.path) / file).is_file()]
-        if not complete and name in needed and is_spent(name, registry, needed):
+        if not complete and name in needed and is_converted(name, registry, needed):
             yield Finding(f"weights {name}", "present", f"{entry.path}: deleted after conversion", "")
             continue
         if not complete and not present and name not in needed:

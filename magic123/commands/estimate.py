@@ -61,13 +61,13 @@ def predictor(suite: Suite, card: str, recorded: bool) -> Predict:
 
     Args:
         suite: the run.
-        card: the card; nothing is predicted for one that is not in the ledger.
+        card: name of the GPU; nothing is predicted for one that the cost model does not have.
         recorded: whether the card has recorded times.
 
     Raises:
-        InputError: the card is neither in the ledger nor in the recorded times.
+        InputError: the GPU is neither in the cost model nor in the recorded times.
     """
-    from magic123.measure.ledger import CARDS, predict, predict_inversion
+    from magic123.measure.cost_model import CARDS, predict, predict_inversion
 
     cards = {name.lower(): name for name in CARDS}
     if card.lower() not in cards and not recorded:
@@ -88,10 +88,10 @@ def predictor(suite: Suite, card: str, recorded: bool) -> Predict:
         key = f"{alike} {[(p.kind, p.dtype) for p in priors]}"
         if key not in known:
             try:
-                ledger = (
+                predicted = (
                     predict_inversion(settings) if isinstance(settings, InversionSettings) else predict(cast(Stage, settings))
                 )
-                known[key] = ledger["stage_minutes"][cards[card.lower()]] / 60
+                known[key] = predicted["stage_minutes"][cards[card.lower()]] / 60
             except InputError:
                 known[key] = None
         return known[key]

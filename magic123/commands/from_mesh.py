@@ -3,7 +3,7 @@
 Reads   --mesh (GLB, glTF, OBJ with MTL and textures, PLY), --frame (its orientation and scale), --views (ViewSettings)
 Writes  --out: rgba.png (the input picture, straight alpha), depth.png (inverse depth, 16 bit), normal.png (in camera space);
         truth/{set}/NNN.png (RGBA), truth/depth/{set}/NNN.png, truth/cameras.json; mesh.ply (the surface in the project's
-        frame); object.json (frame, transform, light, remarks). The folder appears complete or not at all.
+        frame); object.json (frame, transform, light, warnings). The folder appears complete or not at all.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Masks, depth and normal maps that belong to a picture: read them, and check that they fit it."""
+"""Read the mask, depth map and normal map that belong to a picture, and check that they fit it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Companion:
     """A mask, depth or normal map that belongs to a picture.
 
     Attributes:
-        values: [H, W] or [H, W, 3] float32.
-        sha256: of the file's bytes.
-        orientation: EXIF tag by which the stored values were turned; 1: they were not.
-        full_size: width and height in pixels, before any reduction.
+        values: the values of the map, [H, W] or [H, W, 3] float32.
+        sha256: hash of the file's bytes.
+        orientation: EXIF orientation that was applied to the stored values; 1 if none was.
+        full_size: width and height in pixels, before any downsampling.
     """
 
     values: np.ndarray
@@ -33,18 +33,22 @@ class Companion:
 
     @classmethod
     def of(cls, picture: Picture, values: np.ndarray) -> Companion:
-        """Return values that were read from a picture file."""
+        """Create a companion from values that were read from a picture file."""
         return cls(np.ascontiguousarray(values), picture.sha256, picture.orientation, picture.full_size)
 
 
 def read_mask(path: Path, max_pixels: int) -> Companion:
-    """Read a mask: its alpha channel if it has one that varies, otherwise its grey values.
+    """Read a mask: the alpha channel of the file if it has one that varies, otherwise its grey values.
+
+    Args:
+        path: the file.
+        max_pixels: larger files are refused.
 
     Returns:
         The mask [H, W] in [0, 1].
 
     Raises:
-        InputError: as for `read_picture`, or the picture is coloured or holds only the values 0 and 1.
+        InputError: the file cannot be read (see `read_picture`), is coloured, or holds only the 8-bit values 0 and 1.
     """
     picture = read_picture(path, max_pixels, "mask")
     if picture.alpha is not None and picture.alpha.min() < picture.alpha.max():
@@ -59,7 +63,7 @@ def read_mask(path: Path, max_pixels: int) -> Companion:
 
 
 def read_normal(path: Path, max_pixels: int) -> Companion:
-    """Read a normal map [H, W, 3] as stored. Raises InputError as for `read_picture`."""
+    """Read a normal map [H, W, 3] as stored. Raises InputError if it cannot be read (see `read_picture`)."""
     picture = read_picture(path, max_pixels, "normal map")
     return Companion.of(picture, picture.rgb)
 
@@ -67,11 +71,15 @@ def read_normal(path: Path, max_pixels: int) -> Companion:
 def read_depth(path: Path, max_pixels: int) -> Companion:
     """Read a depth map: the first channel of a PNG, or a .npy array [H, W] or [H, W, 1].
 
+    Args:
+        path: the file.
+        max_pixels: larger PNG files are refused.
+
     Returns:
-        The values [H, W] float32 at any scale, which may not all be finite.
+        The values [H, W] float32, at any scale and not necessarily finite.
 
     Raises:
-        InputError: the file is of another type, damaged or of another shape.
+        InputError: the file has another format, is damaged, or holds an array of another shape.
     """
     path = Path(path)
     if path.suffix.lower() == ".png":
@@ -96,11 +104,15 @@ def read_depth(path: Path, max_pixels: int) -> Companion:
 
 
 def edge_fit(values: np.ndarray, mask: np.ndarray) -> float:
-    """Return how much larger the values' gradient is at the mask's edge than elsewhere: 1 for unrelated pictures.
+    """Measure how well the edges of a map coincide with those of a mask.
 
     Args:
-        values: [H, W] or [H, W, C].
+        values: the map, [H, W] or [H, W, C].
         mask: [H, W] in [0, 1]; its edge is where a 3 x 3 dilation and erosion of mask > 0.5 differ.
+
+    Returns:
+        The mean gradient magnitude of the values at the mask's edge divided by that of the whole map: about 1 if they are
+        unrelated.
     """
     hard = (mask > 0.5).astype(np.uint8)
     edge = cv2.dilate(hard, np.ones((3, 3))) != cv2.erode(hard, np.ones((3, 3)))
@@ -111,7 +123,15 @@ def edge_fit(values: np.ndarray, mask: np.ndarray) -> float:
 
 
 def check_size(what: str, path: Path, given: Companion, picture: Picture, where: str) -> None:
-    """Refuse a companion file of another size than its picture, which sentences call `where`."""
+    """Raise InputError if a companion file and its picture differ in size.
+
+    Args:
+        what: role of the companion for the message, such as "mask".
+        path: path of the companion.
+        given: the companion.
+        picture: the picture that it belongs to.
+        where: the picture's name in the message.
+    """
     if given.full_size == picture.full_size:
         return
     turned = ""
@@ -127,14 +147,14 @@ def check_size(what: str, path: Path, given: Companion, picture: Picture, where:
     )
 
 
-def turn_remarks(what: str, given: Companion, picture: Picture, fit: Callable[[np.ndarray], float]) -> list[str]:
-    """Return a warning about a companion file that was not turned upright as its picture was, or was turned alone.
+def orientation_warnings(what: str, given: Companion, picture: Picture, fit: Callable[[np.ndarray], float]) -> list[str]:
+    """Return a warning if a companion file and its picture have different EXIF orientations; an empty list if not.
 
     Args:
-        what: its role, such as "mask".
-        given: the file.
+        what: role of the companion for the warning, such as "mask".
+        given: the companion.
         picture: the picture that it belongs to.
-        fit: how well values fit the picture; the file is compared with itself turned along.
+        fit: measures how well values fit the picture; it is compared for the companion as it is and rotated like the picture.
     """
     if given.orientation == picture.orientation:
         return []

@@ -1,4 +1,4 @@
-"""Draw what was understood of the pictures of a dataset: each one upright, and as it was cut out, with its caption."""
+"""Draw the contact sheet of a dataset: each picture upright, and as it is prepared, with its caption and warnings."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from magic123.example.quality_picture import RED, outline, reduced
 
-WIDTH, HEIGHT = 4.4, 3.3  # inches of a tile
-PANEL = 2.0  # inches
-TALLEST = 30_000  # pixels
+WIDTH, HEIGHT = 4.4, 3.3  # size of a tile in inches
+PANEL = 2.0  # side of a picture in inches
+TALLEST = 30_000  # largest height of the sheet in pixels
 
 
 @dataclass
@@ -21,12 +21,12 @@ class Tile:
 
     Attributes:
         title: name of the example, or of the file.
-        caption: of the example.
+        caption: caption of the example.
         about: format, size and colours of the file.
-        source: [H, W, 3] in [0, 1], upright; None if it cannot be read.
-        square: [S, S, 4] uint8, straight alpha, as prepared; None if it was refused.
-        remarks: sentences.
-        cut_out: whether the file's own alpha separates an object.
+        source: the picture [H, W, 3] in [0, 1], upright; None if it cannot be read.
+        square: the prepared picture [S, S, 4] uint8, straight alpha; None if it was refused.
+        warnings: one sentence each.
+        cut_out: whether the file has an alpha channel that separates the object from the background.
     """
 
     title: str
@@ -34,13 +34,13 @@ class Tile:
     about: str = ""
     source: np.ndarray | None = None
     square: np.ndarray | None = None
-    remarks: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     cut_out: bool = False
 
 
 def draw_sheet(tiles: list[Tile], title: str, file: Path) -> None:
-    """Write the sheet as a PNG, three tiles in a row, or six of more than 30."""
-    # pyplot looks for a display; a bare figure needs none
+    """Write the sheet as a PNG, with three tiles in a row, or six if there are more than 30 tiles."""
+    # not pyplot, which looks for a display
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -55,7 +55,7 @@ def draw_sheet(tiles: list[Tile], title: str, file: Path) -> None:
             (0.1, tile.title, 10.5, "black", "bold"),
             (0.27, textwrap.shorten(tile.caption, 60, placeholder="..."), 9, "black", "normal"),
             (0.43, textwrap.shorten(tile.about, 70, placeholder="..."), 7.5, "0.42", "normal"),
-            (0.6 + PANEL + 0.1, "\n".join(textwrap.wrap("; ".join(tile.remarks), 82)[:4]), 7, RED, "normal"),
+            (0.6 + PANEL + 0.1, "\n".join(textwrap.wrap("; ".join(tile.warnings), 82)[:4]), 7, RED, "normal"),
         ]
         for down, text, size, colour, weight in words:
             figure.text(
@@ -88,9 +88,9 @@ def draw_sheet(tiles: list[Tile], title: str, file: Path) -> None:
 
 
 def _plain(text: str) -> str:
-    """Return text whose letters the font can draw, with a box in place of each other one."""
+    """Replace the characters of a text that the font does not have by boxes."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
-    font = findfont(FontProperties(family="DejaVu Sans"))  # matplotlib's own, which every installation has
+    font = findfont(FontProperties(family="DejaVu Sans"))  # included in matplotlib
     known = get_font(font).get_charmap()
     return "".join(letter if letter == "\n" or ord(letter) in known else "\N{WHITE SQUARE}" for letter in text)

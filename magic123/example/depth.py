@@ -1,7 +1,7 @@
-"""Inverse depth of the object: from the values of a file, or from a DPT network (Ranftl et al. 2021, arXiv 2103.13413).
+"""Inverse depth of the object, from a file or predicted by a DPT network (Ranftl et al. 2021, arXiv 2103.13413).
 
-An example stores inverse depth, which is known up to scale and shift: 1 at the nearest point of the object, 0 at the farthest
-and outside of it.
+An example stores inverse depth up to scale and shift: 1 at the nearest point of the object, 0 at the farthest point and outside
+the object.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ def inverse_of_distance(distance: np.ndarray, inside: np.ndarray, source: str) -
     """Return 1 / distance [H, W], and 0 where the distance is not positive.
 
     Args:
-        distance: [H, W], any unit; 0 may stand for "unknown" outside the object.
+        distance: distances [H, W] in any unit; outside the object 0 may mean "unknown".
         inside: bool [H, W], the object.
-        source: how an error sentence names the depth map, e.g. "depth mug.npy".
+        source: name of the depth map in error messages, e.g. "depth mug.npy".
 
     Raises:
         InputError: a distance on the object is not positive.
@@ -35,15 +35,15 @@ def normalized(values: np.ndarray, inside: np.ndarray, source: str) -> np.ndarra
     """Scale values to [0, 1] over the object by their minimum and maximum there, as Magic123's preprocessing does.
 
     Args:
-        values: [H, W].
+        values: inverse depth [H, W].
         inside: bool [H, W], the object.
-        source: how an error sentence names the depth map, e.g. "depth mug.npy".
+        source: name of the depth map in error messages, e.g. "depth mug.npy".
 
     Returns:
-        float32 [H, W], 0 outside the object.
+        The scaled values, float32 [H, W], and 0 outside the object.
 
     Raises:
-        InputError: the values on the object are not finite, or all the same.
+        InputError: the values on the object are not finite, or all equal.
     """
     on_object = values[inside]
     if not np.isfinite(on_object).all():
@@ -59,17 +59,18 @@ def predict(rgb: np.ndarray, weights: Path | None, device: str = "cpu") -> tuple
     """Predict inverse depth with a DPT network.
 
     Args:
-        rgb: [H, W, 3] in [0, 1].
-        weights: folder with a model of transformers (config.json, preprocessor_config.json, model.safetensors).
-        device: where the network runs.
+        rgb: the picture [H, W, 3] in [0, 1].
+        weights: folder of a transformers model (config.json, preprocessor_config.json, model.safetensors); nothing is
+            downloaded.
+        device: the device to run the network on.
 
     Returns:
-        Inverse depth [H, W] at an unknown scale and shift, and a record of the weights: folder, SHA-256 and input size; where
-        it is not the CPU, the device as well.
+        Inverse depth [H, W] up to scale and shift, and a record of the weights: folder, SHA-256 and input size, and the device
+        if it is not the CPU.
 
     Raises:
-        InputError: a file of the model is missing, cannot be loaded or lacks parameters. Nothing is downloaded, and no
-            parameter is left at its random initial value.
+        InputError: a file of the model is missing, cannot be loaded or lacks parameters (which transformers would initialise
+            randomly).
     """
     if weights is None:
         raise InputError("depth: dpt needs --depth-weights, the folder of the DPT model; or set depth: file and give --depth")
@@ -85,7 +86,7 @@ def predict(rgb: np.ndarray, weights: Path | None, device: str = "cpu") -> tuple
     logging.disable_progress_bar()
     try:
         processor = DPTImageProcessor.from_pretrained(folder, local_files_only=True)
-        loaded: Any = DPTForDepthEstimation.from_pretrained(  # annotated as the model alone, though it is a pair here
+        loaded: Any = DPTForDepthEstimation.from_pretrained(  # annotated as a model, but a pair with output_loading_info
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
         model: DPTForDepthEstimation = loaded[0]
@@ -99,7 +100,7 @@ def predict(rgb: np.ndarray, weights: Path | None, device: str = "cpu") -> tuple
     picture = np.rint(rgb * 255).astype(np.uint8)
     with torch.inference_mode():
         try:
-            # the layout is said, because a picture 1 or 3 pixels high looks like channels first
+            # the data format is given, because a picture 1 or 3 pixels high would be taken for channels first
             pixels = processor(picture, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
             network: Any = model.eval().to(torch.device(device))
             disparity = network(pixel_values=pixels.to(device)).predicted_depth.cpu()

@@ -1,8 +1,8 @@
-"""A prepared picture: the target of every stage, and the reference of the metrics.
+"""An example: a prepared picture, which every stage reconstructs and the metrics compare with.
 
 `magic123 prepare` writes a folder with rgba.png (8 bit, square, straight alpha), depth.png (16 bit inverse depth, optional),
-normal.png (optional) and example.json. An example that is only a caption has example.json and nothing else. Tensors are
-float32, channels last, in [0, 1].
+normal.png (optional) and example.json. An example that consists of a caption alone has only example.json. Tensors are float32,
+channels last, in [0, 1].
 """
 
 from __future__ import annotations
@@ -25,24 +25,25 @@ from magic123.records.errors import InputError, first_line
 from magic123.settings.cameras import ReferenceCamera
 
 EDGE = 0.1  # a pixel is at the edge if a 5 x 5 dilation increases its alpha by more than this
-MAX_PIXELS = 2**26  # of a prepared picture; a file that declares more is damaged
+MAX_PIXELS = 2**26  # largest size of a prepared picture; a file that declares more is damaged
 
 
 @dataclass(frozen=True)
 class Example:
-    """A square picture of one object with H = W pixels, or only a caption; then all tensors are None.
+    """A square picture of one object, H = W, with its maps and caption; or a caption alone, and then all tensors are None.
 
     Attributes:
-        name: of the example.
-        rgb: [H, W, 3] composited on white.
-        alpha: [H, W, 1].
-        mask: bool [H, W, 1], the object: alpha > 0.5.
-        depth: [H, W, 1] inverse depth as stored: 1 at the nearest point, 0 outside the object. None if there is no depth map.
-        normal: [H, W, 3] normals in camera space as stored, (n + 1) / 2; 0 outside the object. None if there is no normal map.
-        camera: from which the picture was taken.
+        name: name of the example.
+        rgb: the picture [H, W, 3], composited on white.
+        alpha: opacity [H, W, 1].
+        mask: the object, alpha > 0.5: bool [H, W, 1].
+        depth: inverse depth [H, W, 1] as stored: 1 at the nearest point, 0 outside the object. None if there is no depth map.
+        normal: normals in camera space [H, W, 3] as stored, (n + 1) / 2; 0 outside the object. None if there is no normal map.
+        camera: the camera from which the picture was taken.
         prompt: a plain caption, such as "a red dog".
-        token: a learned word for the object, if there is one.
-        init_word: a plain word for its kind, from which a token is learned; None: the last word of the prompt.
+        token: a learned token for the object, if there is one.
+        init_word: a word for the kind of object, with whose embedding textual inversion starts; None for the last word of the
+            prompt.
     """
 
     name: str
@@ -65,7 +66,7 @@ class Example:
         """Return the tensor of that name.
 
         Raises:
-            InputError: the example has none.
+            InputError: the example does not have this tensor.
         """
         tensor: Tensor | None = getattr(self, name)
         if tensor is None:
@@ -74,14 +75,14 @@ class Example:
         return tensor
 
     def resized(self, size: int, reduction: str = "area") -> Example:
-        """Return the example at size x size pixels, by area averaging (bilinear interpolation where it is enlarged).
+        """Return the example at size x size pixels, by area averaging (bilinear interpolation if it is enlarged).
 
-        Averaging the picture composited on white equals averaging premultiplied colours and compositing afterwards.
+        Averaging the picture composited on white is the same as averaging premultiplied colours and compositing afterwards.
 
         Args:
-            size: in pixels.
-            reduction: "bilinear" takes colours and alpha, one by one, from the four nearest pixels, as RealFusion's code does
-                (nerf/provider_image.py:203); depth and normals are averaged all the same.
+            size: side of the result in pixels.
+            reduction: "bilinear" interpolates colours and alpha separately between the four nearest pixels, as RealFusion's
+                code does (nerf/provider_image.py:203); depth and normals are still averaged.
 
         Raises:
             InputError: the example is only a caption.
@@ -110,7 +111,7 @@ def target_depth(example: Example) -> Tensor:
     """Return the target of the depth loss: [H, W, 1], from 0 (nearest) to 1 (farthest) on the object, 0 outside.
 
     With d = 1 - stored value, this is the "nonzero-min" normalisation of Magic123's published code over the mask: subtract the
-    smallest positive d, divide by the largest remaining value, clamp to [0, 1]. It is known up to scale and shift.
+    smallest positive d, divide by the largest remaining value, clamp to [0, 1]. It is depth up to scale and shift.
 
     Raises:
         InputError: there is no depth map, or it is constant on the object at this size.
@@ -130,9 +131,9 @@ def target_depth(example: Example) -> Tensor:
 
 
 def rgb_pixels(example: Example) -> Tensor:
-    """Return the pixels of the colour loss: bool [H, W, 1], all except those at the object's outer edge.
+    """Return the pixels that the colour loss compares, bool [H, W, 1]: all except those at the object's outer edge.
 
-    As in Magic123's fine stage, the edge is |dilate(alpha, 5 x 5) - alpha| > 0.1: colours there are mixed with the background.
+    Colours at the edge are mixed with the background. As in Magic123's fine stage, it is |dilate(alpha, 5 x 5) - alpha| > 0.1.
     """
     alpha = example.require("alpha")
     stored = np.rint(alpha[..., 0].cpu().numpy() * 255).astype(np.uint8)
@@ -141,8 +142,8 @@ def rgb_pixels(example: Example) -> Tensor:
     return ~edge[..., None].to(alpha.device)
 
 
-def assumed(example: Example, camera: ReferenceCamera | None) -> Example:
-    """Return the example as taken from another camera; None keeps its own."""
+def with_camera(example: Example, camera: ReferenceCamera | None) -> Example:
+    """Return the example with another camera; None keeps its own."""
     return example if camera is None else replace(example, camera=camera)
 
 
@@ -150,7 +151,7 @@ def load_example(folder: str | Path) -> Example:
     """Read a folder that `magic123 prepare` wrote.
 
     Raises:
-        InputError: a file is missing, damaged or of another size; the sentence names it.
+        InputError: a file is missing or damaged, or has another size; the message names it.
     """
     folder = Path(folder)
     file = folder / "example.json"
@@ -167,11 +168,11 @@ def load_example(folder: str | Path) -> Example:
 
     if not pictured:
         return Example(name, None, None, None, None, None, camera, prompt, token, init_word)
-    rgba = _stored(folder, "rgba.png", "RGBA", None) / np.float32(255)
+    rgba = _read_png(folder, "rgba.png", "RGBA", None) / np.float32(255)
     size = rgba.shape[:2]
     alpha = rgba[..., 3:]
-    depth = _stored(folder, "depth.png", "I;16", size) / np.float32(65535) if has_depth else None
-    normal = _stored(folder, "normal.png", "RGB", size) / np.float32(255) if has_normal else None
+    depth = _read_png(folder, "depth.png", "I;16", size) / np.float32(65535) if has_depth else None
+    normal = _read_png(folder, "normal.png", "RGB", size) / np.float32(255) if has_normal else None
     return Example(
         name=name,
         rgb=torch.from_numpy(rgba[..., :3] * alpha + (1 - alpha)),
@@ -186,19 +187,19 @@ def load_example(folder: str | Path) -> Example:
     )
 
 
-def _stored(folder: Path, name: str, mode: str, size: tuple[int, int] | None) -> np.ndarray:
-    """Read a PNG of the folder as float32 [H, W, C], after checking its mode and its size (height, width; None: square)."""
+def _read_png(folder: Path, name: str, mode: str, size: tuple[int, int] | None) -> np.ndarray:
+    """Read a PNG as float32 [H, W, C], after a check of its mode and its size (height, width; None for any square)."""
     file = folder / name
     if not file.is_file():
         raise InputError(f"example {folder}: {name} is missing, though example.json names it; prepare the example again")
     try:
-        # from memory: given a file, Pillow allocates as many bytes as the header of a chunk declares, even if it is damaged
+        # from memory, because from a file Pillow allocates as many bytes as a chunk declares, even if it is damaged
         with Image.open(io.BytesIO(file.read_bytes()), formats=["PNG"]) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"example {folder}: {name} declares {image.width} x {image.height} pixels; prepare it again")
             if image.mode != mode:
                 raise InputError(f"example {folder}: {name} is {image.mode}, not {mode}; prepare the example again")
-            # before decoding: a damaged header may declare millions of pixels
+            # checked before decoding, because a damaged header may declare millions of pixels
             if size is None and image.width != image.height:
                 raise InputError(
                     f"example {folder}: {name} is {image.width} x {image.height} pixels, not square; prepare the example again"

@@ -1,6 +1,6 @@
-"""Make a square of a picture of any shape: choose the part of the source to show, and resample it by area averaging.
+"""Turn a picture of any shape into a square: choose a window of the source, and resample it by area averaging.
 
-A Window is a rectangle in source pixels. It may extend beyond the picture, where everything is transparent. Padding, squashing
+A window is a rectangle in source pixels. It may extend beyond the picture, where everything is transparent. Padding, squashing
 and centring on the object are three ways to choose it.
 """
 
@@ -17,7 +17,7 @@ from magic123.settings.prepare import PrepareSettings
 
 @dataclass(frozen=True)
 class Window:
-    """The part of the source that the square shows: pixels [left, left + width) x [top, top + height)."""
+    """The part of the source that the square shows, pixels [left, left + width) x [top, top + height)."""
 
     left: int
     top: int
@@ -25,7 +25,7 @@ class Window:
     height: int
 
     def padding(self, size: tuple[int, int]) -> dict[str, int]:
-        """Return the source pixels added on each side of a picture of `size` (width, height); negative where it is cropped."""
+        """Return the padding in source pixels on each side of a picture of `size` (width, height); negative where cropped."""
         return {
             "left": -self.left,
             "top": -self.top,
@@ -35,7 +35,7 @@ class Window:
 
 
 def object_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Return the bounding box (left, top, right, bottom) of mask, bool [H, W], not empty; right and bottom are exclusive."""
+    """Return the bounding box (left, top, right, bottom) of a non-empty mask, bool [H, W]; right and bottom are exclusive."""
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
@@ -45,7 +45,7 @@ def choose_window(mask: np.ndarray, settings: PrepareSettings) -> Window:
 
     Args:
         mask: bool [H, W], the object; not empty.
-        settings: aspect and object_share are read.
+        settings: the settings `aspect` and `object_share`.
 
     Raises:
         InputError: both aspect: squash and object_share are set.
@@ -64,20 +64,20 @@ def choose_window(mask: np.ndarray, settings: PrepareSettings) -> Window:
 
 
 def square_side(window: Window, settings: PrepareSettings) -> int:
-    """Return the side of the square in pixels: at most `resolution`, and never larger than the window."""
+    """Return the side of the square in pixels: `resolution`, but at most the sides of the window."""
     return min(settings.resolution, window.width, window.height)
 
 
 def area_resample(values: np.ndarray, window: Window, side: int) -> np.ndarray:
-    """Resample by averaging over equal cells of the window, exactly, with 0 outside the picture.
+    """Resample a window of an image by exact averages over equal cells, with 0 outside the image.
 
     Args:
-        values: [H, W, C].
+        values: the image [H, W, C].
         window: the part to resample.
-        side: of the result in pixels; at most the window's width and height.
+        side: side of the result in pixels; at most the window's width and height.
 
     Returns:
-        [side, side, C].
+        The resampled window [side, side, C].
     """
     height, width, channels = values.shape
     rows = _cell_weights(window.top, window.height, height, side)
@@ -88,7 +88,7 @@ def area_resample(values: np.ndarray, window: Window, side: int) -> np.ndarray:
 
 
 def _cell_weights(start: int, length: int, source: int, cells: int) -> sparse.csr_matrix:
-    """Return the fraction of each cell that each source pixel covers: [cells, source]. `cells` <= `length`."""
+    """Return the fraction of each cell that each source pixel covers, [cells, source]; `cells` is at most `length`."""
     edges = start + np.arange(cells + 1) * (length / cells)
     first = np.floor(edges[:-1]).astype(int)
     taps = int(np.ceil(length / cells)) + 1

@@ -1,4 +1,4 @@
-"""A folder of textured meshes becomes a dataset: its table, one example for each mesh, and its run."""
+"""Make a dataset from a folder of textured meshes: its table, with one example for each mesh, and a run of it."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from magic123.settings.settings_file import validate
 from magic123.settings.suite import SuiteSettings
 from magic123.settings.yaml_file import read_yaml
 
-PLAIN = {"mesh", "meshes", "model", "object", "textured", "scene"}  # names that say nothing: the folder's is taken
+# names that do not describe the object; for such a mesh the name of its folder is used
+PLAIN = {"mesh", "meshes", "model", "object", "textured", "scene"}
 
 
 def add_meshes(folder: Path, name: str, frame: dict[str, str], results: str | None = None) -> None:
-    """List the textured meshes of a folder in datasets/NAME.csv, after reading each as a run will.
+    """List the textured meshes of a folder in datasets/NAME.csv, after reading each mesh as a run will.
 
     Args:
-        folder: holds the meshes, also in folders.
-        name: of the dataset.
-        frame: the columns up, front and scale, the same for all meshes.
-        results: the name of the run's table; the dataset's, if there is none.
+        folder: the folder of the meshes, which is searched recursively.
+        name: name of the dataset.
+        frame: the columns up, front and scale, which are the same for all meshes.
+        results: name of the run's table; None for that of the dataset.
 
     Raises:
-        InputError: there are no meshes, one of them cannot be read, or a file of that name is there already.
+        InputError: there are no meshes, one of them cannot be read, or a file of that name exists.
     """
     check_run(name, results or name, "magic123 dataset from-meshes")
     table, run = MANIFESTS / f"{name}.csv", run_file(name)
@@ -70,10 +71,10 @@ def add_meshes(folder: Path, name: str, frame: dict[str, str], results: str | No
 
 
 def _find_meshes(folder: Path) -> dict[str, Path]:
-    """Return the meshes in a folder and below by example name, in order of their paths.
+    """Return the meshes in a folder and its subfolders by example name, in the order of their paths.
 
     Raises:
-        InputError: there are none.
+        InputError: there are no meshes.
     """
     found: dict[str, Path] = {}
     for mesh in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()):
@@ -86,13 +87,13 @@ def _find_meshes(folder: Path) -> dict[str, Path]:
 
 
 def _place(mesh: Path, root: Path) -> str:
-    """Return the path of a mesh for a csv file: from the folder of the datasets, or absolute where it lies elsewhere."""
+    """Return the path of a mesh for the table: relative to the datasets folder, or absolute if it is outside."""
     inside = mesh.resolve().is_relative_to(root.resolve())
     return os.path.relpath(mesh.resolve(), root.resolve()) if inside else str(mesh.resolve())
 
 
 def _check_readable(meshes: dict[str, Path]) -> None:
-    """Read every mesh as a run will. Raises InputError with the first that cannot be read, and how many there are."""
+    """Read every mesh as a run will. Raises InputError with the first one that cannot be read, and the number of others."""
     from magic123.geometry.mesh_reader import read_parts
 
     problems = []

@@ -1,4 +1,4 @@
-"""A folder of pictures becomes a dataset: its table, a contact sheet of what was understood of each picture, and its run."""
+"""Make a dataset from a folder of pictures: its table, a contact sheet of the prepared pictures, and a run of it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from magic123.settings.suite import SuiteSettings
 from magic123.settings.yaml_file import read_yaml
 
 COLUMNS = ["name", "prompt", "image", "mask"]
-SIDE = 256  # pixels of the previews
+SIDE = 256  # side of the previews in pixels
 PREPARE = """
 prepare:
   settings:
@@ -52,12 +52,13 @@ def add_folder(folder: Path, name: str, results: str | None = None) -> None:
     """List the pictures of a folder in datasets/NAME.csv, check each, and draw the contact sheet.
 
     Args:
-        folder: of pictures.
-        name: of the dataset.
-        results: the name of the run's table; the dataset's, if there is none.
+        folder: the folder of the pictures.
+        name: name of the dataset.
+        results: name of the run's table; None for that of the dataset.
 
     Raises:
-        InputError: the folder has no readable picture, the name cannot be used, or a file of that name is another's.
+        InputError: the folder has no readable picture, the name cannot be used, or a file of that name belongs to another
+            dataset.
     """
     check_run(name, results or name, "magic123 dataset add")
     if not folder.is_dir():
@@ -77,17 +78,17 @@ def add_folder(folder: Path, name: str, results: str | None = None) -> None:
     pictures, others = pictures_in(folder)
     lines: list[dict[str, str]] = []
     tiles: list[Tile] = []
-    problems = [f"{printable(path.name)}: {_no_picture(path)}" for path in others]
+    problems = [f"{printable(path.name)}: {_why_not_listed(path)}" for path in others]
     readable: dict[str, Tile] = {}
     listed = {os.path.abspath(root / row.image): key for key, row in rows.items() if row.image}
     taken = set(rows)
     for path, mask in pictures.items():
         try:
-            tile = _checked(path, settings)
+            tile = _tile_of(path, settings)
             cells = [_cell(file, root) if file else "" for file in (path, mask)]
         except InputError as error:
             problems.append(f"{printable(path.name)}: not listed: {error}")
-            tiles.append(Tile(printable(path.name), remarks=[str(error)]))
+            tiles.append(Tile(printable(path.name), warnings=[str(error)]))
             continue
         key = listed.get(os.path.abspath(path))
         if key is None:
@@ -104,13 +105,13 @@ def add_folder(folder: Path, name: str, results: str | None = None) -> None:
 
     text = _table(table if rows else None, lines)
     all_rows = rows | {line["name"]: validate(ManifestRow, line, str(table)) for line in lines}
-    for key, row in all_rows.items():  # of other folders, listed before
+    for key, row in all_rows.items():  # pictures of other folders that were listed before
         if key not in readable and row.image:
             try:
-                readable[key] = _checked(root / row.image, settings)
+                readable[key] = _tile_of(root / row.image, settings)
             except InputError as error:
                 problems.append(f"{key}: {error}")
-                tiles.append(Tile(key, row.prompt, remarks=[str(error)]))
+                tiles.append(Tile(key, row.prompt, warnings=[str(error)]))
     mask_from = _mask_source(all_rows, readable)
     if run.exists():
         settings = validate(
@@ -119,9 +120,9 @@ def add_folder(folder: Path, name: str, results: str | None = None) -> None:
     else:
         settings = settings.model_copy(update={"mask": mask_from, "object_share": 0.7})
     for key, tile in readable.items():
-        _understand(tile, all_rows[key], root, settings)
+        _prepare_preview(tile, all_rows[key], root, settings)
         tiles.append(tile)
-        problems += [f"{key}: {remark}" for remark in tile.remarks]
+        problems += [f"{key}: {warning}" for warning in tile.warnings]
 
     sheet.parent.mkdir(parents=True, exist_ok=True)
     draw_sheet(tiles, f"{name}: {counted(len(all_rows), 'picture')} of {folder}, mask: {settings.mask}", sheet)
@@ -136,20 +137,20 @@ def add_folder(folder: Path, name: str, results: str | None = None) -> None:
     for problem in problems:
         print(" ".join(printable(problem).split()), file=sys.stderr)
     print(f"{table}: {counted(len(all_rows), 'picture')} ({len(lines)} new); edit names and captions there")
-    print(f"{sheet}: what was understood of each; look at it before the run")
+    print(f"{sheet}: the pictures as they are prepared; look at it before the run")
     print(f"{run}: the run; its mask is {settings.mask}")
     print(f"uv run snakemake --cores all --configfile {run}")
 
 
-def _no_picture(path: Path) -> str:
-    """Return what is in a folder of pictures and is none."""
+def _why_not_listed(path: Path) -> str:
+    """Return why something in a folder of pictures is not listed."""
     if path.is_dir():
         return "a folder, which is not looked into"
     return f"{'not a PNG, JPEG, WebP or BMP picture' if path.is_file() else 'no file'}, not listed"
 
 
-def _checked(path: Path, settings: PrepareSettings) -> Tile:
-    """Return a picture's tile, with the picture on white in sRGB. Raises InputError where it cannot be read."""
+def _tile_of(path: Path, settings: PrepareSettings) -> Tile:
+    """Return the tile of a picture, which is shown on white in sRGB. Raises InputError if it cannot be read."""
     picture = read_picture(path, settings.max_pixels)
     reading = alpha_convention.detect(picture.rgb, picture.alpha, settings.alpha, settings.premultiplied_share)
     picture = picture.in_srgb(reading.convention)
@@ -161,7 +162,7 @@ def _checked(path: Path, settings: PrepareSettings) -> Tile:
 
 
 def _cell(path: Path, root: Path) -> str:
-    """Return a file's path as a cell of the table: from the datasets folder, or absolute where it lies elsewhere.
+    """Return the path of a file for the table: relative to the datasets folder, or absolute if it is outside the project.
 
     Raises:
         InputError: the name cannot be written into a table.
@@ -171,7 +172,7 @@ def _cell(path: Path, root: Path) -> str:
 
 
 def _table(table: Path | None, lines: list[dict[str, str]]) -> str:
-    """Return the text of the table: its lines as they are, then new ones."""
+    """Return the text of the table: its present lines, then the new ones."""
     header, old = COLUMNS, []
     if table is not None:
         with open(table, newline="", encoding="utf-8-sig") as file:
@@ -189,14 +190,14 @@ def _table(table: Path | None, lines: list[dict[str, str]]) -> str:
 
 
 def _mask_source(rows: dict[str, ManifestRow], tiles: dict[str, Tile]) -> Literal["alpha", "file", "grabcut"]:
-    """Return what the masks of all these pictures can come from: their alpha, their files, or else GrabCut."""
+    """Return the source of masks that all these pictures have: their alpha, mask files, or else GrabCut."""
     if all(tile.cut_out for tile in tiles.values()):
         return "alpha"
     return "file" if all(rows[key].mask for key in tiles) else "grabcut"
 
 
-def _understand(tile: Tile, row: ManifestRow, root: Path, settings: PrepareSettings) -> None:
-    """Prepare a picture as the run will, but smaller and without depth; complete its tile with what came of it."""
+def _prepare_preview(tile: Tile, row: ManifestRow, root: Path, settings: PrepareSettings) -> None:
+    """Prepare a picture as the run will, but smaller and without depth, and add the result and warnings to its tile."""
     tile.title, tile.caption = row.name, row.prompt
     chosen = settings.model_copy(update={"depth": "none", "resolution": SIDE})
     mask = root / row.mask if settings.mask == "file" and row.mask else None
@@ -206,7 +207,7 @@ def _understand(tile: Tile, row: ManifestRow, root: Path, settings: PrepareSetti
         try:
             prepare(given, chosen, ReferenceCamera(polar=row.polar, azimuth=row.azimuth), example, report=False)
         except InputError as error:
-            tile.remarks.append(str(error))
+            tile.warnings.append(str(error))
             return
         tile.square = np.asarray(Image.open(example / "rgba.png"))
-        tile.remarks += json.loads((example / "qa.json").read_text(encoding="utf-8"))["warnings"]
+        tile.warnings += json.loads((example / "qa.json").read_text(encoding="utf-8"))["warnings"]

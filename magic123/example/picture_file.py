@@ -1,9 +1,9 @@
 """Read pictures from untrusted files.
 
-Whatever a file holds (1, 8 or 16 bits; grey, palette or colour; with or without alpha; rotated by an EXIF tag), the result is
-float32 in [0, 1], upright, channels last, with the SHA-256 of the decoded bytes. Colours are returned as stored, whether
-straight or premultiplied (see `alpha`), and in the colour space of the file until `Picture.in_srgb` converts them. Every
-defect raises an InputError that names the file.
+For every kind of file (1, 8 or 16 bits; grey, palette or colour; with or without alpha; rotated by an EXIF tag) the result is
+float32 in [0, 1], upright, channels last, with the SHA-256 of the file. Colours are returned as stored, straight or
+premultiplied (see `records.alpha`), and in the colour space of the file until `Picture.in_srgb` converts them. Every defect
+raises an InputError that names the file.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from magic123.records.colour import SRGB, ColourSpace, applied, space_of, to_srg
 from magic123.records.errors import InputError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM")  # of their files
-# what other files start with, of those with a `ftyp` after four bytes -> what they are
+STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM")  # first bytes of files in FORMATS
+# first bytes of other files (after four bytes if these are followed by `ftyp`) -> their kind
 OTHERS = {
     b"GIF8": "a GIF",
     b"II*\0": "a TIFF",
@@ -40,12 +40,13 @@ OTHERS = {
     b"<": "a web page or an SVG",
     b"version https://git-lfs": "a pointer of Git LFS (`git lfs pull` fetches the picture)",
 }
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MiB: programs write their whole state into pictures
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MiB, because some programs store their state in pictures
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error, zlib.error, tokenize.TokenError)
-# Pictures with more pixels are reduced to a half or a quarter of their sides while they are read: every pixel takes about 90
-# bytes in `prepare`, whose square has 1024 pixels a side at most. The largest published picture has 15.7 million.
+# Pictures with more pixels are downsampled to a half or a quarter of their sides when they are read, because every pixel takes
+# about 90 bytes in `prepare`, and the prepared square has at most 1024 pixels a side. The largest picture of the published
+# datasets has 15.7 million.
 DECODED_PIXELS = 16_000_000
-ROWS = 256  # reduced at once, to bound the memory
+ROWS = 256  # number of rows that are downsampled at once, to bound the memory
 # EXIF orientation -> the operation that makes the stored array upright
 UPRIGHT = {
     2: lambda a: a[:, ::-1],
@@ -63,14 +64,14 @@ class Picture:
     """A decoded picture.
 
     Attributes:
-        rgb: [H, W, 3] float32 in [0, 1], as stored.
-        alpha: [H, W] float32 in [0, 1]; None if the file has no alpha.
+        rgb: colours [H, W, 3] float32 in [0, 1], as stored.
+        alpha: opacity [H, W] float32 in [0, 1]; None if the file has no alpha channel.
         stored: format, mode and bits of the file, e.g. "PNG RGBA 8 bit".
-        sha256: of the file's bytes.
-        space: of the colours.
-        orientation: EXIF tag by which the stored picture was turned; 1: it is upright.
-        full_size: width and height in pixels, upright, before any reduction.
-        remarks: sentences for the quality report.
+        sha256: hash of the file's bytes.
+        space: colour space of `rgb`.
+        orientation: EXIF orientation that was applied; 1 if the picture is stored upright.
+        full_size: width and height of the upright picture in pixels, before any downsampling.
+        warnings: for the quality report, one sentence each.
     """
 
     rgb: np.ndarray
@@ -80,7 +81,7 @@ class Picture:
     space: ColourSpace
     orientation: int
     full_size: tuple[int, int]
-    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -88,7 +89,11 @@ class Picture:
         return self.rgb.shape[1], self.rgb.shape[0]
 
     def in_srgb(self, convention: str) -> Picture:
-        """Return the picture with its colours in sRGB, in the same alpha convention (see `alpha`)."""
+        """Convert the colours to sRGB.
+
+        Args:
+            convention: alpha convention of the stored colours (see `records.alpha`), which is kept.
+        """
         if self.space.curves is None:
             return self
         rgb = self.rgb
@@ -97,14 +102,14 @@ class Picture:
         rgb, clipped = to_srgb(rgb, self.space)
         if convention == "premultiplied" and self.alpha is not None:
             rgb = rgb * self.alpha[..., None]
-        remarks = self.remarks
+        found = self.warnings
         if clipped > 1e-3:
-            remarks += (f"{clipped:.1%} of the pixels have colours ({self.space.name}) outside sRGB, which are clipped",)
-        return replace(self, rgb=rgb, space=SRGB, remarks=remarks)
+            found += (f"{clipped:.1%} of the pixels have colours ({self.space.name}) outside sRGB, which are clipped",)
+        return replace(self, rgb=rgb, space=SRGB, warnings=found)
 
 
 def reduction(width: int, height: int) -> int:
-    """Return the factor by which the sides of a picture are reduced when it is read: 1, 2, 4, ..."""
+    """Return the factor by which a picture is downsampled when it is read: 1, 2, 4, ..."""
     factor = 1
     while width * height > DECODED_PIXELS * factor**2:
         factor *= 2
@@ -115,14 +120,14 @@ def read_bytes(path: Path, what: str) -> bytes:
     """Return the content of a regular, non-empty file.
 
     Args:
-        path: of the file.
-        what: its role in error sentences, e.g. "mask".
+        path: path of the file.
+        what: role of the file for error messages, e.g. "mask".
 
     Raises:
         InputError: the file is missing, empty, not a regular file or not readable.
     """
     path = Path(path)
-    if os.path.isdir(path):  # unlike Path's, these answer for any name
+    if os.path.isdir(path):  # os.path, because the methods of Path raise an error for some names
         raise InputError(f"{what} {path} is a folder; give the file inside it")
     if not os.path.exists(path):
         raise InputError(f"{what} {path} does not exist; check the path")
@@ -141,16 +146,16 @@ def read_picture(path: Path, max_pixels: int, what: str = "picture", *, samples:
     """Decode a PNG, JPEG, WebP or BMP file.
 
     Args:
-        path: of the file.
-        max_pixels: refuse pictures with more pixels than this.
-        what: its role in error sentences, e.g. "mask".
-        samples: whether a reduction takes single pixels instead of means, for values that must not be mixed.
+        path: path of the file.
+        max_pixels: pictures with more pixels are refused.
+        what: role of the file for error messages, e.g. "mask".
+        samples: whether downsampling takes single pixels instead of means, for values that must not be averaged.
 
     Raises:
         InputError: the file is not such a picture, is damaged, animated, empty or too large.
     """
     data = read_bytes(path, what)
-    image = _opened(path, data, what)
+    image = _open(path, data, what)
     width, height = image.size
     if width * height > max_pixels:
         raise InputError(
@@ -171,14 +176,14 @@ def read_picture(path: Path, max_pixels: int, what: str = "picture", *, samples:
         space = space_of(image, data)
         if space.refusal:
             raise InputError(f"{what} {path} {space.refusal}")
-        stored, deep = f"{image.format} {image.mode}", _is_deep(image, data)
-        values = _decoded(applied(image, space), data) if space.profile else _decoded(image, data)
+        stored, deep = f"{image.format} {image.mode}", _has_16_bits(image, data)
+        values = _decode(applied(image, space), data) if space.profile else _decode(image, data)
     except DAMAGE as error:
         raise InputError(f"{what} {path} is damaged or cut off ({error}); export or download it again") from error
 
     bits = values.dtype.itemsize * 8
     if values.shape[:2] == (height, width) and factor > 1:
-        values = _reduced(values, factor, samples)
+        values = _downsample(values, factor, samples)
     else:
         values = values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
     turn = UPRIGHT.get(orientation)
@@ -186,13 +191,11 @@ def read_picture(path: Path, max_pixels: int, what: str = "picture", *, samples:
     channels = values.shape[2]
     rgb = values[..., :3] if channels >= 3 else values[..., :1].repeat(3, 2)
     alpha = values[..., -1] if channels in (2, 4) else None
-    remarks = [space.remark] if space.remark else []
+    found = [space.remark] if space.remark else []
     if space.profile and deep:
-        remarks.append(
-            f"the colour profile {space.name!r} is a table, which is applied in 8 bits: the picture's 16 were reduced"
-        )
+        found.append(f"the colour profile {space.name!r} is a table, which is applied in 8 bits: the picture's 16 were reduced")
     if factor > 1:
-        remarks.append(f"the picture has {width} x {height} pixels and was reduced to 1/{factor} of its sides when it was read")
+        found.append(f"the picture has {width} x {height} pixels and was reduced to 1/{factor} of its sides when it was read")
     return Picture(
         rgb,
         alpha,
@@ -204,12 +207,12 @@ def read_picture(path: Path, max_pixels: int, what: str = "picture", *, samples:
         space,
         orientation if turn else 1,
         (height, width) if orientation in (5, 6, 7, 8) else (width, height),
-        tuple(remarks),
+        tuple(found),
     )
 
 
-def _opened(path: Path, data: bytes, what: str) -> Image.Image:
-    """Return the file's picture, not decoded yet. Raises InputError if it is none."""
+def _open(path: Path, data: bytes, what: str) -> Image.Image:
+    """Return the file's picture, before decoding. Raises InputError if it is not a picture."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # read_picture checks max_pixels
         try:
@@ -226,22 +229,22 @@ def _opened(path: Path, data: bytes, what: str) -> Image.Image:
             raise InputError(f"{what} {path} is damaged ({error}); export or download it again") from error
 
 
-def _reduced(values: np.ndarray, factor: int, samples: bool) -> np.ndarray:
-    """Reduce the sides by an integer factor, by averaging what is visible, or by taking single pixels.
+def _downsample(values: np.ndarray, factor: int, samples: bool) -> np.ndarray:
+    """Downsample by an integer factor, with means in which straight colours are weighted by alpha, or with single pixels.
 
     Args:
-        values: [H, W, C] unsigned integers.
-        factor: of both sides.
+        values: unsigned integers [H, W, C].
+        factor: factor for both sides.
         samples: whether to take single pixels.
 
     Returns:
-        [H / factor, W / factor, C] float32 in [0, 1], rounded up.
+        float32 [H / factor, W / factor, C] in [0, 1]; the size is rounded up.
     """
     largest = np.float32(np.iinfo(values.dtype).max)
     if samples:
         return values[::factor, ::factor].astype(np.float32) / largest
     weighted = False
-    if values.shape[2] in (2, 4):  # single pixels keep the relation of colour and alpha
+    if values.shape[2] in (2, 4):  # single pixels are enough to detect the alpha convention
         some = values[::factor, ::factor].astype(np.float32) / largest
         weighted = alpha_convention.detect(some[..., :-1], some[..., -1]).convention != "premultiplied"
     width, parts = -(-values.shape[1] // factor), []
@@ -257,14 +260,14 @@ def _reduced(values: np.ndarray, factor: int, samples: bool) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _is_deep(image: Image.Image, data: bytes) -> bool:
-    """Return whether a file has 16 bits: of the formats here, a PNG alone can; its header has them at byte 24."""
+def _has_16_bits(image: Image.Image, data: bytes) -> bool:
+    """Return whether a file has 16 bits; of these formats only PNG can, with the bit depth at byte 24."""
     return image.format == "PNG" and data[24] == 16
 
 
-def _decoded(image: Image.Image, data: bytes) -> np.ndarray:
+def _decode(image: Image.Image, data: bytes) -> np.ndarray:
     """Return the pixels as unsigned integers [H, W, 1 | 2 | 3 | 4]: grey, grey and alpha, RGB or RGBA."""
-    if _is_deep(image, data) and data[25] in (2, 4, 6):  # the PNG's colour type; Pillow reduces these to 8 bits
+    if _has_16_bits(image, data) and data[25] in (2, 4, 6):  # the PNG's colour type; Pillow reduces these to 8 bits
         deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if deep is None:
             raise ValueError("OpenCV cannot decode this 16-bit PNG")

@@ -1,4 +1,4 @@
-"""Make an example of one picture, or of a caption alone: the mask, the depth, the square, and a report of their quality."""
+"""Make an example from a picture, or from a caption alone: mask, depth, the square picture, and a report of their quality."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 from magic123.example import depth as depth_map
 from magic123.example import quality, segmentation
-from magic123.example.companion import Companion, check_size, edge_fit, read_depth, read_mask, read_normal, turn_remarks
+from magic123.example.companion import Companion, check_size, edge_fit, orientation_warnings, read_depth, read_mask, read_normal
 from magic123.example.framing import area_resample, choose_window, square_side
 from magic123.example.picture_file import Picture, read_picture
 from magic123.example.quality_picture import draw
@@ -30,21 +30,21 @@ from magic123.settings.prepare import PrepareSettings
 
 @dataclass(frozen=True)
 class Given:
-    """What is given of an example; the options of `magic123 prepare`.
+    """The input of `prepare`, as the options of `magic123 prepare` give it. Files are None if there are none.
 
     Attributes:
-        name: of the example: letters, digits, - and _.
+        name: name of the example: letters, digits, - and _.
         prompt: a plain caption.
         image: the picture; None for a caption alone.
-        mask: black and white picture, read if the settings say mask: file.
-        depth: .png or .npy, read if the settings say depth: file.
-        normal: RGB normal map.
-        token: a token learned elsewhere.
-        init_word: the word from which textual inversion starts.
-        ignored: columns of the dataset to mention as unused.
+        mask: a mask picture, used with the setting mask: file.
+        depth: a depth map, .png or .npy, used with the setting depth: file.
+        normal: an RGB normal map.
+        token: a learned token.
+        init_word: the word with whose embedding textual inversion starts.
+        ignored: columns of the dataset that the report mentions as unused.
         mask_weights: folder with rembg's .onnx file.
         depth_weights: folder of a DPT model.
-        device: where the DPT model runs.
+        device: the device to run the DPT model on.
     """
 
     name: str
@@ -60,8 +60,8 @@ class Given:
     depth_weights: Path | None = None
     device: str = "cpu"
 
-    def words(self) -> dict[str, str | None]:
-        """Return what is said of the object, for example.json. Raises InputError for a name or a prompt of no use."""
+    def text_record(self) -> dict[str, str | None]:
+        """Return name, prompt and init_word for example.json. Raises InputError if the name or the prompt is invalid."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.name):
             raise InputError(f"--name {self.name!r} must be letters, digits, - and _, because folders are named after it")
         if not self.prompt.strip() or has_controls(self.prompt):
@@ -69,7 +69,7 @@ class Given:
         return {"name": self.name, "prompt": self.prompt, "init_word": self.init_word}
 
 
-# role -> how it is read, and what sentences call it
+# role -> the function that reads it, and its name in messages
 COMPANIONS: dict[str, tuple[Callable[[Path, int], Companion], str]] = {
     "mask": (read_mask, "mask"),
     "depth": (read_depth, "depth map"),
@@ -79,16 +79,16 @@ COMPANIONS: dict[str, tuple[Callable[[Path, int], Companion], str]] = {
 
 @dataclass
 class _Reading:
-    """One picture and the files that belong to it, as far as they are read.
+    """A picture with its mask and maps, and what was found while reading them.
 
     Attributes:
-        given: names the files.
-        settings: how mask, depth and square are made.
-        where: what sentences call the picture.
+        given: the paths of the files.
+        settings: settings of the mask, the depth and the square.
+        where: name of the picture in messages.
         picture: the picture, in sRGB.
-        on_white: the same [H, W, 3] on white, for networks.
-        sources: of each file that was read: its path and hash.
-        warnings: for the quality report.
+        on_white: the picture [H, W, 3] composited on white, for networks.
+        sources: path and hash of each file that was read; extended when a file is read.
+        warnings: warnings for the quality report; extended when a file is read.
     """
 
     given: Given
@@ -100,24 +100,24 @@ class _Reading:
     warnings: list[str]
 
     def companion(self, role: str, fit: Callable[[np.ndarray], float]) -> np.ndarray:
-        """Return the values of the mask, depth or normal map that is given.
+        """Read the mask, depth map or normal map that was given, and return its values.
 
         Args:
             role: one of COMPANIONS.
-            fit: how well values fit the picture, see `turn_remarks`.
+            fit: measures how well values fit the picture, see `orientation_warnings`.
 
         Raises:
-            InputError: it cannot be read, or is of another size than the picture.
+            InputError: the file cannot be read, or does not have the size of the picture.
         """
         path, (read, what) = getattr(self.given, role), COMPANIONS[role]
         companion = read(path, self.settings.max_pixels)
         check_size(what, path, companion, self.picture, self.where)
         self.sources[role] = {"path": str(path), "sha256": companion.sha256}
-        self.warnings += turn_remarks(what, companion, self.picture, fit)
+        self.warnings += orientation_warnings(what, companion, self.picture, fit)
         return companion.values
 
     def mask(self) -> tuple[np.ndarray, dict]:
-        """Return the object's alpha [H, W], made as the settings say, and a record of how."""
+        """Return the object's alpha [H, W] from the source that the settings name, and a record of how it was made."""
         settings, record = self.settings, {"backend": self.settings.mask}
         if settings.mask == "alpha":
             alpha = self.picture.alpha
@@ -135,7 +135,7 @@ class _Reading:
         return mask, record | {"model": settings.rembg_model, "sha256": digest}
 
     def depth(self, mask: np.ndarray) -> tuple[np.ndarray | None, dict]:
-        """Return the object's inverse depth [H, W] in [0, 1], made as the settings say, and a record of how."""
+        """Return the object's inverse depth [H, W] in [0, 1] from the source that the settings name, and a record of it."""
         given, settings, record = self.given, self.settings, {"source": self.settings.depth}
         if settings.depth == "file":
             values, source = self.companion("depth", lambda values: edge_fit(values, mask)), f"depth {given.depth}"
@@ -143,7 +143,7 @@ class _Reading:
             if settings.depth_values == "distance":
                 values = depth_map.inverse_of_distance(values, mask > 0.5, source)
             return depth_map.normalized(values, mask > 0, source), record
-        if settings.depth == "dpt":  # a photograph keeps its background, which tells a network about depth
+        if settings.depth == "dpt":  # a photograph keeps its background, from which the network infers depth
             raw, weights = depth_map.predict(self.on_white, given.depth_weights, given.device)
             record |= weights | {"input": "photograph" if self.picture.alpha is None else "picture on white"}
             return depth_map.normalized(raw, mask > 0, f"the depth that DPT predicts for {given.image}"), record
@@ -151,21 +151,21 @@ class _Reading:
 
 
 def prepare_caption(given: Given, camera: ReferenceCamera, out: Path) -> None:
-    """Write an example of a caption alone, and where its front is. Stages that need a picture refuse such an example.
+    """Write an example that consists of a caption and a camera. Stages that need a picture refuse such an example.
 
     Args:
         given: the caption.
-        camera: the camera of the object's front.
+        camera: the camera that sees the object's front.
         out: the folder to write.
 
     Raises:
-        InputError: a file belongs to a picture, or the name or the prompt cannot be used.
+        InputError: a mask, map or token was given, or the name or the prompt is invalid.
     """
-    words = given.words()
+    text = given.text_record()
     for option in (*COMPANIONS, "token"):
         if getattr(given, option) is not None:
             raise InputError(f"--{option} {getattr(given, option)} was given without the --image that it belongs to")
-    record = words | {"token": None, "camera": camera.model_dump(), "pictured": False}
+    record = text | {"token": None, "camera": camera.model_dump(), "pictured": False}
     with output_folder(out, "example.json") as folder:
         _write_json(folder / "example.json", record | {"depth_source": "none", "normal_source": "none"})
 
@@ -174,26 +174,26 @@ def prepare(given: Given, settings: PrepareSettings, camera: ReferenceCamera, ou
     """Write an example of a picture.
 
     Args:
-        given: the picture, its files and its caption.
-        settings: how mask, depth and square are made.
+        given: the picture, its mask and maps, and its caption.
+        settings: settings of the mask, the depth and the square.
         camera: the camera that the picture was taken with.
         out: the folder to write.
         report: whether to draw qa.png.
 
     Raises:
-        InputError: a file is missing, unreadable, unused or does not fit the picture, or the mask is of no use.
+        InputError: a file is missing, unreadable, unused or does not fit the picture, or the mask cannot be used.
     """
-    words, image = given.words(), given.image
+    text, image = given.text_record(), given.image
     assert image is not None  # see prepare_caption
     _check_files(given, settings)
     picture = read_picture(image, settings.max_pixels)
     where = f"picture {image}"
     sources = {"image": {"path": str(image), "sha256": picture.sha256, "stored": picture.stored}}
 
-    # the mask and the object's colours, premultiplied by it, in the picture's own frame
+    # the mask, and the object's colours premultiplied by it, at the size of the picture
     alpha = alpha_convention.detect(picture.rgb, picture.alpha, settings.alpha, settings.premultiplied_share)
     picture = picture.in_srgb(alpha.convention)
-    warnings = [*_ignored_remarks(given, settings), *picture.remarks, *_alpha_remarks(alpha, settings)]
+    warnings = [*_unused_column_warnings(given, settings), *picture.warnings, *_alpha_warnings(alpha, settings)]
     own = np.ones(picture.rgb.shape[:2], np.float32) if picture.alpha is None else picture.alpha
     colours = alpha_convention.premultiplied(picture.rgb, own, alpha.convention)
     reading = _Reading(given, settings, where, picture, colours + (1 - own[..., None]), sources, warnings)
@@ -206,9 +206,9 @@ def prepare(given: Given, settings: PrepareSettings, camera: ReferenceCamera, ou
     measured = quality.measure(mask)
     if (reason := quality.refusal(measured, settings.quality)) is not None:
         raise InputError(f"{where} {reason}")
-    warnings += quality.remarks(measured, settings.quality)
+    warnings += quality.mask_warnings(measured, settings.quality)
 
-    inverse, depth_record = reading.depth(mask)  # still in the picture's frame
+    inverse, depth_record = reading.depth(mask)  # at the size of the picture too
     normal = reading.companion("normal", lambda values: edge_fit(values, mask)) if given.normal else None
 
     # the square
@@ -234,7 +234,7 @@ def prepare(given: Given, settings: PrepareSettings, camera: ReferenceCamera, ou
             Image.fromarray(np.rint(inverse * 65535).astype(np.uint16)).save(folder / "depth.png")
         if normal is not None:
             Image.fromarray(np.rint(normal * 255).astype(np.uint8)).save(folder / "normal.png")
-        record = words | {
+        record = text | {
             "token": _copy_token(given.token, folder, sources),
             "camera": camera.model_dump(),
             "size": side,
@@ -261,7 +261,7 @@ def prepare(given: Given, settings: PrepareSettings, camera: ReferenceCamera, ou
 
 
 def _check_files(given: Given, settings: PrepareSettings) -> None:
-    """Refuse files that are missing, or that the settings would leave unused."""
+    """Raise InputError if a file is missing, or was given and is not used with these settings."""
     for option in ("mask", "depth"):
         file, wanted = getattr(given, option), getattr(settings, option)
         if file is None and wanted == "file":
@@ -272,14 +272,14 @@ def _check_files(given: Given, settings: PrepareSettings) -> None:
             )
 
 
-def _ignored_remarks(given: Given, settings: PrepareSettings) -> list[str]:
-    """Return warnings about columns of the dataset that are filled in, and that the settings leave unread."""
-    asks = {"mask": f"mask is {settings.mask}", "depth": f"depth is {settings.depth}", "token": "a token is learned here"}
-    return [f"the dataset's column {column} was not used: {asks[column]}" for column in given.ignored]
+def _unused_column_warnings(given: Given, settings: PrepareSettings) -> list[str]:
+    """Return warnings about columns of the dataset that have a value and are not used with these settings."""
+    why = {"mask": f"mask is {settings.mask}", "depth": f"depth is {settings.depth}", "token": "a token is learned here"}
+    return [f"the dataset's column {column} was not used: {why[column]}" for column in given.ignored]
 
 
-def _alpha_remarks(reading: alpha_convention.AlphaReading, settings: PrepareSettings) -> list[str]:
-    """Return warnings about an alpha reading that a person should confirm."""
+def _alpha_warnings(reading: alpha_convention.AlphaReading, settings: PrepareSettings) -> list[str]:
+    """Return warnings about the detected alpha convention if a person should confirm it."""
     if not reading.certain:
         return [f"the alpha is not certain (taken as {reading.convention}): set alpha to straight or premultiplied"]
     below = reading.share_below_alpha
@@ -289,7 +289,7 @@ def _alpha_remarks(reading: alpha_convention.AlphaReading, settings: PrepareSett
 
 
 def _copy_token(file: Path | None, folder: Path, sources: dict[str, dict]) -> str | None:
-    """Copy a given token into the example as safetensors and return its word."""
+    """Copy a learned token into the example as safetensors, and return the token."""
     if file is None:
         return None
     from magic123.example.token_file import load_token, save_token

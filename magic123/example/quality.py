@@ -1,6 +1,7 @@
-"""Check whether a mask can be used for reconstruction: measures, a reason to refuse it, and warnings.
+"""Check whether a mask can be used for reconstruction: measurements, a reason to refuse it, and warnings.
 
-The mask is measured in the frame of the given picture, before padding, because only there can an object touch the border.
+The mask is measured at the size of the input picture, before padding, because an object that touches the border no longer does
+after padding.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from magic123.settings.prepare import QualityLimits
 
 
 class MaskMeasures(TypedDict):
-    """Measures of a mask; shares are fractions in [0, 1]."""
+    """Measurements of a mask; shares are fractions in [0, 1]."""
 
     width: int
     height: int
@@ -30,7 +31,7 @@ class MaskMeasures(TypedDict):
 
 
 def measure(alpha: np.ndarray) -> MaskMeasures:
-    """Return the measures of a mask, alpha [H, W] in [0, 1]; pixels above 0.5 are the object."""
+    """Measure a mask, alpha [H, W] in [0, 1]; pixels above 0.5 are the object."""
     mask = alpha > 0.5
     height, width = mask.shape
     inside = int(mask.sum())
@@ -54,7 +55,7 @@ def measure(alpha: np.ndarray) -> MaskMeasures:
 
 
 def refusal(measured: MaskMeasures, limits: QualityLimits) -> str | None:
-    """Return why the mask cannot be used, as the predicate of a sentence about the picture; None if it can."""
+    """Return why the mask cannot be used, as the predicate of a sentence about the picture; None if it can be used."""
     area = measured["area_share"]
     pixels = round(area * measured["width"] * measured["height"])
     if measured["largest_alpha"] <= 0:
@@ -82,8 +83,8 @@ def refusal(measured: MaskMeasures, limits: QualityLimits) -> str | None:
     return None
 
 
-def remarks(measured: MaskMeasures, limits: QualityLimits) -> list[str]:
-    """Return warnings about the mask, one sentence each: what to check before spending hours on this example."""
+def mask_warnings(measured: MaskMeasures, limits: QualityLimits) -> list[str]:
+    """Return warnings about the mask, one sentence each, to check before hours are spent on this example."""
     warnings = []
     area, border = measured["area_share"], measured["border_share"]
     if border > limits.warn_border_contact:

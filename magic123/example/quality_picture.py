@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH, HEIGHT = 19.0, 5.0  # inches
-PANEL = 4.1  # inches
-SIDE = 512  # most pixels that a panel shows
-CROP = 40  # source pixels of the enlarged edge
+WIDTH, HEIGHT = 19.0, 5.0  # size of the figure in inches
+PANEL = 4.1  # side of a panel in inches
+SIDE = 512  # largest side of a picture in a panel, in pixels
+CROP = 40  # side of the enlarged part of the edge, in source pixels
 OUTLINE, GREEN, RED, GREY = "#ed1a8c", "#1a7f37", "#b3261e", "0.42"
 
 
@@ -30,18 +30,18 @@ def draw(source: Picture, rgba: np.ndarray, depth: np.ndarray | None, record: di
     Args:
         source: the picture as read.
         rgba: the prepared square [S, S, 4] uint8, straight alpha.
-        depth: its inverse depth [S, S] in [0, 1], or None.
+        depth: inverse depth of the square [S, S] in [0, 1]; None if there is no depth map.
         record: the content of example.json.
         qa: the content of qa.json.
-        file: to write.
+        file: the file to write.
     """
     import matplotlib as mpl
 
-    # pyplot looks for a display; a bare figure needs none
+    # not pyplot, which looks for a display
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with mpl.rc_context({"text.parse_math": False}):  # a caption with dollars is no formula
+    with mpl.rc_context({"text.parse_math": False}):  # dollar signs in a caption do not mark formulas
         figure = Figure(figsize=(WIDTH, HEIGHT), dpi=100, facecolor="white")
         title = textwrap.shorten(f"{record['name']}: {record['prompt']}", 150, placeholder="...")
         figure.text(0.15 / WIDTH, 1 - 0.3 / HEIGHT, title, fontsize=14, weight="bold", va="center")
@@ -65,7 +65,7 @@ def _axis(figure: Figure, left: float, bottom: float, width: float, height: floa
 
 
 def reduced(values: np.ndarray) -> np.ndarray:
-    """Return values [H, W] or [H, W, C] reduced to at most SIDE pixels a side."""
+    """Return an image [H, W] or [H, W, C] downsampled to at most SIDE pixels a side."""
     scale = SIDE / max(values.shape[:2])
     if scale >= 1:
         return values
@@ -96,7 +96,7 @@ def _draw_example(axis: Axes, square: np.ndarray) -> None:
 
 
 def outline(axis: Axes, alpha: np.ndarray, width: float) -> None:
-    """Draw the line where alpha [S, S] in [0, 1] is one half; there is none in a picture of one pixel."""
+    """Draw the contour where alpha [S, S] in [0, 1] is one half; a picture of one pixel has none."""
     if len(alpha) > 1:
         axis.contour(reduced(alpha), levels=[0.5], colors=[OUTLINE], linewidths=width)
 
@@ -117,7 +117,7 @@ def _draw_depth(axis: Axes, bar: Axes, alpha: np.ndarray, depth: np.ndarray | No
 
 
 def _draw_edge(axes: list[Axes], source: Picture, convention: str) -> None:
-    """Draw the same part of the soft edge on white in both conventions; the detected one has a bold title."""
+    """Draw the same part of the soft edge on white in both alpha conventions; the detected one has a bold title."""
     crops = None
     if source.alpha is not None and convention not in ("hard", "none"):
         crops = _edge_crops(source.rgb, source.alpha)
@@ -138,9 +138,9 @@ def _draw_edge(axes: list[Axes], source: Picture, convention: str) -> None:
 
 
 def _edge_crops(rgb: np.ndarray, alpha: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the CROP x CROP pixels where the two conventions differ most, composited on white in both."""
+    """Return the CROP x CROP pixels where the two alpha conventions differ most, composited on white in both."""
     difference = rgb.max(-1) * (1 - alpha) * (alpha > 0)
-    # summed over blocks, so that a single outlier does not choose the place
+    # summed over blocks, so that the position does not depend on a single outlier
     size = min(CROP, *difference.shape)
     height, width = difference.shape[0] // size, difference.shape[1] // size
     blocks = difference[: height * size, : width * size].reshape(height, size, width, size).sum((1, 3))
@@ -151,7 +151,7 @@ def _edge_crops(rgb: np.ndarray, alpha: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _facts(record: dict, measured: MaskMeasures) -> dict[str, str]:
-    """Return the column of text about the example: name -> value."""
+    """Return the text about the example: label -> value."""
     left, top, right, bottom = measured["box"]
     evidence, depth, camera = record["alpha_evidence"], record["depth"], record["camera"]
     share = evidence["share_below_alpha"]
@@ -172,7 +172,7 @@ def _facts(record: dict, measured: MaskMeasures) -> dict[str, str]:
 
 
 def _write_text(axis: Axes, record: dict, qa: dict) -> None:
-    """Write the facts, then the warnings in red, or one green line if there are none; in smaller type if there are many."""
+    """Write the facts, then the warnings in red, or a green line if there are none; the font is smaller if there are many."""
     axis.set_axis_off()
     facts = [(name, textwrap.wrap(value, 33)) for name, value in _facts(record, qa["measures"]).items()]
     messages = [textwrap.wrap(warning, 50) for warning in qa["warnings"]] or [["no warnings"]]

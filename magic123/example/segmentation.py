@@ -1,7 +1,6 @@
-"""Segment the object in an opaque photograph: with OpenCV's GrabCut, which needs no weights, or with rembg's networks.
+"""Segment the object in an opaque photograph, with OpenCV's GrabCut, which needs no weights, or with rembg's networks.
 
-Both take rgb [H, W, 3] float32 in [0, 1] and return a mask [H, W] float32 in [0, 1]. Neither is used unless the
-settings ask for it.
+Both take rgb [H, W, 3] float32 in [0, 1] and return a mask [H, W] float32 in [0, 1]. They are used only if the settings say so.
 """
 
 from __future__ import annotations
@@ -15,22 +14,22 @@ import numpy as np
 
 from magic123.records.errors import InputError
 
-GRABCUT_SIDE = 320  # pixels of the longer side, to which the picture is reduced first
-FOREGROUND_DISTANCE = 3.0  # standard deviations from the background's colour above which a pixel starts as foreground
-MIN_COMPONENT = 0.05  # components with less than this fraction of the largest one's area are dropped
+GRABCUT_SIDE = 320  # longer side in pixels to which the picture is downsampled first
+FOREGROUND_DISTANCE = 3.0  # standard deviations from the background's colour above which a pixel is initialised as foreground
+MIN_COMPONENT = 0.05  # components with less than this fraction of the largest one's area are removed
 
 
 def grabcut(rgb: np.ndarray, margin: float, iterations: int) -> np.ndarray:
     """Segment with GrabCut (Rother et al. 2004) and return a hard mask [H, W].
 
-    Pixels start as foreground where their colour differs from the background's (`background_distance`); if the whole middle
-    started as foreground, GrabCut would keep patches of background. OpenCV's random generator is seeded, so that the same
-    picture always gives the same mask.
+    Pixels are initialised as foreground if their colour differs from the background's (`background_distance`). With the usual
+    initialisation, everything inside the border, GrabCut would keep patches of background. OpenCV's random generator is seeded,
+    so that the same picture always gives the same mask.
 
     Args:
-        rgb: [H, W, 3] in [0, 1].
+        rgb: the picture [H, W, 3] in [0, 1].
         margin: width of the border that is certainly background, as a fraction of each side.
-        iterations: of GrabCut.
+        iterations: number of iterations of GrabCut.
 
     Raises:
         InputError: the picture is too small or too narrow, or nothing differs from the background.
@@ -53,10 +52,10 @@ def grabcut(rgb: np.ndarray, margin: float, iterations: int) -> np.ndarray:
     picture = np.ascontiguousarray(np.rint(small * 255).astype(np.uint8)[..., ::-1])
     cv2.setRNGSeed(0)
     try:
-        no_box = (0, 0, 0, 0)  # the mask alone is read
+        no_box = (0, 0, 0, 0)  # not used with GC_INIT_WITH_MASK
         models = np.zeros((1, 65)), np.zeros((1, 65))
         cv2.grabCut(picture, labels, no_box, *models, iterations, cv2.GC_INIT_WITH_MASK)
-    except cv2.error as error:  # too few colours for its Gaussian mixtures
+    except cv2.error as error:  # too few colours for GrabCut's Gaussian mixture models
         raise nothing from error
     mask = _large_components(cv2.medianBlur((labels == cv2.GC_PR_FGD).astype(np.uint8), 5))
     if not mask.any():
@@ -66,13 +65,13 @@ def grabcut(rgb: np.ndarray, margin: float, iterations: int) -> np.ndarray:
 
 
 def background_distance(rgb: np.ndarray, rim: np.ndarray) -> np.ndarray:
-    """Return the Mahalanobis distance of each colour from the background's at that place: [H, W].
+    """Return the Mahalanobis distance [H, W] of each colour from the background's colour at that position.
 
-    The background is a quadratic polynomial of the position in each CIELAB channel, fitted to the pixels of the rim; its
-    covariance is that of the residuals.
+    The background is modelled as a quadratic polynomial of the position in each CIELAB channel, fitted to the pixels of the
+    rim; the covariance is that of the residuals.
 
     Args:
-        rgb: [H, W, 3] in [0, 1].
+        rgb: the picture [H, W, 3] in [0, 1].
         rim: bool [H, W], pixels that are certainly background.
     """
     height, width = rim.shape
@@ -86,7 +85,7 @@ def background_distance(rgb: np.ndarray, rim: np.ndarray) -> np.ndarray:
 
 
 def _large_components(mask: np.ndarray) -> np.ndarray:
-    """Return mask [H, W] uint8 without the (8-connected) components that are small compared to the largest one."""
+    """Return a mask [H, W] uint8 without the (8-connected) components that are small compared with the largest one."""
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     if count <= 1:
         return mask
@@ -100,7 +99,7 @@ def rembg(rgb: np.ndarray, model: str, weights: Path | None) -> tuple[np.ndarray
     """Segment with a network of rembg. Nothing is downloaded.
 
     Args:
-        rgb: [H, W, 3] in [0, 1].
+        rgb: the picture [H, W, 3] in [0, 1].
         model: rembg's name of the network, e.g. "u2net".
         weights: folder that holds <model>.onnx.
 
@@ -119,7 +118,7 @@ def rembg(rgb: np.ndarray, model: str, weights: Path | None) -> tuple[np.ndarray
             "releases and put it there, or choose mask: grabcut or a mask file"
         )
     saved = {name: os.environ.get(name) for name in ("U2NET_HOME", "MODEL_CHECKSUM_DISABLED", "HF_HUB_OFFLINE")}
-    # rembg would compare the file with a checksum that it downloads; its hash is recorded instead
+    # rembg would compare the file with a checksum that it downloads; instead the file's hash is recorded
     os.environ |= {"U2NET_HOME": str(Path(weights).resolve()), "MODEL_CHECKSUM_DISABLED": "1", "HF_HUB_OFFLINE": "1"}
     try:
         from PIL import Image

@@ -1,4 +1,4 @@
-"""Files of learned tokens: one word and its embedding."""
+"""Read and write files of learned tokens: a token and its embedding."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ FILE_NAMES = ("learned_embeds.safetensors", "learned_embeds.bin")
 def load_token(path: Path) -> tuple[str, Float[Tensor, " dim"]]:
     """Load a learned token and its embedding, float32.
 
-    Layouts: {token: [dim]} as .safetensors or as a torch .bin (Magic123's and diffusers' files), and the .bin of the
-    "AUTOMATIC1111" interface {"string_to_param": {"*": [1, dim]}, "name": token}. Nothing in a file is executed: pickles are
-    opened with weights_only.
+    Supported layouts are {token: [dim]} as .safetensors or as a torch .bin (files of Magic123 and diffusers), and the .bin of
+    the AUTOMATIC1111 web UI, {"string_to_param": {"*": [1, dim]}, "name": token}. No code in a file is executed: pickles are
+    loaded with weights_only.
 
     Args:
         path: the file, or a folder that holds one of FILE_NAMES.
@@ -57,7 +57,7 @@ def load_token(path: Path) -> tuple[str, Float[Tensor, " dim"]]:
 
 
 def _read(path: Path) -> Any:
-    """Return the content of a token file, whatever it is."""
+    """Return the content of a token file, which is not checked yet."""
     if path.suffix not in (".safetensors", ".bin", ".pt"):
         raise InputError(f"the token file {path} must end in .safetensors, .bin or .pt")
     try:
@@ -77,6 +77,6 @@ def save_token(folder: Path, token: str, embedding: Float[Tensor, " dim"]) -> Pa
     from safetensors.torch import save
 
     path = Path(folder) / FILE_NAMES[0]
-    # not save_file, which creates files that only their owner can read
+    # not save_file, which creates files that only the owner can read
     write_whole(path, save({token: embedding.detach().float().cpu().contiguous()}))
     return path

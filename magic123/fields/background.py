@@ -1,7 +1,7 @@
-"""A learned background: a colour for every direction of view, behind whatever the field leaves transparent.
+"""A learned background: a colour for every viewing direction, composited behind the field.
 
-As the `bg_net` of Magic123's published code: sines and cosines of the direction at octaves of frequency, then an MLP so small
-that it cannot draw the object itself. It is seen in training only; views are rendered on white.
+As `bg_net` in Magic123's published code, it is a frequency encoding of the direction followed by an MLP that is too small to
+represent the object itself. It is used only in training; views are rendered on white.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from magic123.settings.scenes import BackgroundSettings
 
 
 def encode_frequencies(x: Float[Tensor, "*shape 3"], count: int) -> Float[Tensor, "*shape C"]:
-    """Return x, then sin(2^k x) and cos(2^k x) for k < count: C = 3 (1 + 2 count) (NeRF, arXiv 2003.08934, eq. 4)."""
+    """Return x, sin(2^k x) and cos(2^k x) for k < count, C = 3 (1 + 2 count) features (NeRF, arXiv 2003.08934, eq. 4)."""
     angles = (x[..., None, :] * 2.0 ** torch.arange(count, device=x.device)[:, None]).flatten(-2)
     return torch.cat([x, angles.sin(), angles.cos()], -1)
 
 
 class Background(nn.Module):
-    """Colours of directions.
+    """A network from viewing directions to background colours.
 
     Args:
-        settings: its sizes.
+        settings: the number of frequencies and the size of the MLP.
     """
 
     def __init__(self, settings: BackgroundSettings):
@@ -37,7 +37,7 @@ class Background(nn.Module):
         self.head = nn.Linear(widths[-1], 3)
 
     def forward(self, directions: Float[Tensor, "*shape 3"]) -> Float[Tensor, "*shape 3"]:
-        """Return colours in [0, 1] of unit directions."""
+        """Return the colours in [0, 1] of unit directions."""
         h = encode_frequencies(directions, self.settings.frequencies)
         for layer in self.hidden:
             h = F.relu(layer(h))

@@ -1,13 +1,13 @@
 """Multiresolution hash grid (Instant-NGP, arXiv 2201.05989), with the row layout of tiny-cuda-nn's GridEncoding.
 
 Level l has scale s = base * b^l - 1 and resolution r = ceil(s) + 1; a point u in [0, 1]^3 is at s u + 1/2 in units of its
-cells. Levels whose r^3 nodes fit into 2^log2_entries rows are dense (x fastest, rows padded to a multiple of 8), finer ones
+cells. Levels whose r^3 nodes fit into 2^log2_entries rows are dense (x fastest, rows padded to a multiple of 8), finer levels
 are hashed. Interpolation weights are smoothsteps of the position inside the cell, as in Magic123's published code, so the
 field is continuously differentiable.
 
-There are four implementations: plain torch (any device, any dtype; the one to read), a numba kernel (CPU), Triton kernels
-(CUDA) and tiny-cuda-nn (CUDA, if it is installed). "auto" selects numba on the CPU; on CUDA it selects Triton where it can
-run, else tiny-cuda-nn where it is installed, else torch. The result records which one was used.
+There are four implementations: plain torch (any device and dtype; the reference), a numba kernel (CPU), Triton kernels (CUDA)
+and tiny-cuda-nn (CUDA, if it is installed). "auto" selects numba on the CPU; on CUDA it selects Triton if it can run, otherwise
+tiny-cuda-nn if it is installed, otherwise torch. stage.json records which one was used.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ PRIMES = (1, 2654435761, 805459861)
 
 
 def level_rows(cell: Int[Tensor, "N 3"], layout: GridLayout, level: int) -> Int[Tensor, "N 8"]:
-    """Return the rows in the table of the eight corners of cells of one level, x fastest."""
+    """Return the table rows of the eight corners, x fastest, of cells of one level."""
     corner = torch.arange(8, device=cell.device)
     node = cell[:, None] + torch.stack([corner & 1, corner >> 1 & 1, corner >> 2], -1)
     x, y, z = node.unbind(-1)
     if layout.tiled:
         r, rows = layout.resolution[level], layout.size[level]
-        # as the released kernel (gridencoder.cu:72): an axis whose stride exceeds the number of rows is left out
+        # as in the released kernel (gridencoder.cu:72), an axis whose stride exceeds the number of rows is ignored
         row = (x + y * r + z * (r * r if r * r <= rows else 0)) % rows
     elif layout.dense[level]:
         r = layout.resolution[level]
         # rows after the last one wrap around, as in tiny-cuda-nn
         row = (x + y * r + z * r * r) % layout.size[level]
     else:
-        # only the low bits of the 32-bit products matter: the size is a power of two
+        # only the low bits of the 32-bit products matter, because the size is a power of two
         row = (x * PRIMES[0] ^ y * PRIMES[1] ^ z * PRIMES[2]) & (layout.size[level] - 1)
     return row + layout.offset[level]
 
@@ -53,11 +53,11 @@ def encode_torch(
     """Return the features of points, C = levels * F, in plain torch; twice differentiable in the points and the table.
 
     Args:
-        x: points in [-1, 1].
-        table: F features per row.
-        layout: where the levels are in the table.
-        active: number of levels that are used; the features of the finer ones are zero.
-        linear: interpolate linearly, without the smoothstep.
+        x: points in [-1, 1]^3.
+        table: the table, with F features per row.
+        layout: layout of the levels in the table.
+        active: number of levels that are used; the features of finer levels are zero.
+        linear: whether to interpolate linearly, without the smoothstep.
     """
     unit = (x + 1) * 0.5
     features = []
@@ -83,10 +83,10 @@ def _have_tinycudann() -> bool:
 class HashGrid(nn.Module):
     """A multiresolution hash grid: features of points in [-1, 1]^3.
 
-    `table` [rows, features] is the only parameter whatever the backend, so checkpoints move between machines.
+    With every backend `table` [rows, features] is the only parameter, so checkpoints can be moved between machines.
 
     Args:
-        settings: its levels and resolutions, and the backend.
+        settings: levels and resolutions of the grid, and the backend.
 
     Raises:
         InputError: the settings contradict each other, or the backend is not installed.
@@ -107,18 +107,19 @@ class HashGrid(nn.Module):
             raise InputError(
                 "field.grid.backend is 'tinycudann', which is not installed; install it, or use 'auto' or 'torch'."
             )
-        if self.plain(s) and s.backend not in ("auto", "torch"):
+        if self.needs_torch(s) and s.backend not in ("auto", "torch"):
             raise InputError(
-                f"field.grid.backend is {s.backend!r}, which knows neither tiled nodes nor linear interpolation; use 'auto'."
+                f"field.grid.backend is {s.backend!r}, which supports neither tiled nodes nor linear interpolation; use 'auto'."
             )
         self.settings = settings
         self.layout = grid_layout(s.levels, s.log2_entries, s.base_resolution, s.finest_resolution, s.nodes == "tiled")
         self.table = nn.Parameter(torch.empty(self.layout.rows, s.features).uniform_(-1e-4, 1e-4))
-        self._tinycudann: list[Any] = []  # one encoding, made when first used; in a list it is no submodule with its own table
+        # the encoding, created when it is first used; in a list, because as a submodule its parameters would be registered
+        self._tinycudann: list[Any] = []
 
     @staticmethod
-    def plain(settings: HashGridSettings) -> bool:
-        """Return whether only plain torch can evaluate a grid of these settings."""
+    def needs_torch(settings: HashGridSettings) -> bool:
+        """Return whether a grid with these settings can be evaluated only by the torch backend."""
         return settings.nodes == "tiled" or settings.interpolation == "linear"
 
     @property
@@ -131,7 +132,7 @@ class HashGrid(nn.Module):
         """The backend that `forward` uses on the table's device: 'torch', 'numba', 'triton' or 'tinycudann'."""
         if self.settings.backend != "auto":
             return self.settings.backend
-        if self.plain(self.settings):
+        if self.needs_torch(self.settings):
             return "torch"
         if self.table.device.type == "cuda":
             if triton_problem_on(self.table.device) is None:
@@ -143,8 +144,8 @@ class HashGrid(nn.Module):
         """Return the features of points.
 
         Args:
-            x: points, clamped to [-1, 1].
-            mask_levels: how many of the finest levels are zero, and get no gradient.
+            x: points; clamped to [-1, 1]^3.
+            mask_levels: number of finest levels whose features are zero and which get no gradient.
 
         Raises:
             InputError: the backend cannot run on the table's device.
@@ -179,13 +180,13 @@ class HashGrid(nn.Module):
         encoding = self._tinycudann[0]
         encoding.params = self.table.reshape(-1)
         features = encoding((x + 1) * 0.5)
-        # tiny-cuda-nn cannot skip levels here: the features of masked levels are computed and discarded
+        # tiny-cuda-nn cannot skip levels, so the features of masked levels are computed and discarded
         used = active * self.settings.features
         return nn.functional.pad(features[:, :used], (0, self.width - used))
 
 
 def _tinycudann_encoding(settings: HashGridSettings, layout: GridLayout) -> Any:
-    """Return a tiny-cuda-nn encoding that reads the tensor assigned to its `params`."""
+    """Return a tiny-cuda-nn encoding that uses the tensor assigned to its attribute `params`."""
     try:
         import tinycudann
     except Exception as error:  # a build for another torch or another GPU raises many kinds of errors
@@ -212,5 +213,5 @@ def _tinycudann_encoding(settings: HashGridSettings, layout: GridLayout) -> Any:
             f"tinycudann stores this grid in {encoding.params.numel()} numbers, not in {layout.rows * settings.features}; "
             "set field.grid.backend to 'torch'."
         )
-    del encoding.params  # no longer a parameter of its own
+    del encoding.params  # remove its own parameter, so that a plain tensor can be assigned
     return encoding

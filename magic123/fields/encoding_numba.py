@@ -1,10 +1,11 @@
-"""The hash grid on the CPU: numba kernels for the forward and the backward pass, compiled once and cached on disk.
+"""The hash grid on the CPU: numba kernels for the forward and backward pass, compiled once and cached on disk.
 
-They return the numbers of `encoding.encode_torch` (float32 or float64), about ten times faster. The kernels run in the calling
-thread and visit the points in order, so the same input gives the same bytes.
+They compute the same as `encoding.encode_torch` (in float32 or float64), about ten times faster. The kernels run in the calling
+thread and process the points in order, so they are deterministic.
 
-Arguments of all kernels: points x [N, 3] in [-1, 1]; the arrays of the layout; the number of `active` levels; `lanes`, a tuple
-with one item for each feature of a row (only its length matters: numba knows it at compile time, and unrolls the loop).
+Arguments of all kernels: points x [N, 3] in [-1, 1]^3; the arrays of the layout; the number of `active` levels; `lanes`, a
+tuple with one item for each feature of a row. Only the length of the tuple is used: numba knows it at compile time and unrolls
+the loop over features.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ from torch import Tensor
 
 from magic123.fields.grid_layout import GridLayout
 
-BLOCK = 512  # points processed at one level before the next level: few enough that they and the rows stay in the cache
+BLOCK = 512  # points that are processed at one level before the next level; few enough that they and the rows stay in the cache
 
 
 @njit(inline="always")
 def _scratch(dtype):
-    """Return room for a block: the rows of its points' corners, x fastest; cells and positions in them along the axes."""
+    """Allocate arrays for a block: rows of its points' corners, x fastest; cells and positions inside them along each axis."""
     return np.empty((8, BLOCK), np.uint32), np.empty((3, BLOCK), np.uint32), np.empty((3, BLOCK), dtype)
 
 
 @njit(inline="always")
 def _locate(x, start, count, level, scale, half, resolution, size, offset, dense, rows, cells, inside):
-    """Fill the scratch room with the `count` points from `start` on, at one level.
+    """Fill the scratch arrays for the `count` points from `start` on, at one level.
 
-    Each loop writes few arrays and looks nothing up, so that LLVM computes several points at once. 32 bits are enough: rows are
-    fewer, and of a hash only the low bits count. A NaN is read as -1, so that it stays inside the table.
+    Each loop writes few arrays and has no indirect reads, so that LLVM can vectorise it. 32 bits are enough, because the rows
+    are fewer than 2^32 and only the low bits of a hash are used. NaN is treated as -1, so that the row is inside the table.
     """
     one, stretch = half + half, scale[level]
     for axis in range(3):
@@ -41,9 +42,9 @@ def _locate(x, start, count, level, scale, half, resolution, size, offset, dense
         for j in range(count):
             unit = (x[start + j, axis] + one) * half
             position = (unit if unit > 0 else one - one) * stretch + half
-            whole = np.int32(position)  # rounded down: it is not negative
-            cell[j] = whole
-            place[j] = whole
+            floor = np.int32(position)  # rounds down, because the position is not negative
+            cell[j] = floor
+            place[j] = floor
             place[j] = position - place[j]
     cx, cy, cz = cells[0], cells[1], cells[2]
     first, side, end, mask = (
@@ -59,7 +60,7 @@ def _locate(x, start, count, level, scale, half, resolution, size, offset, dense
         if dense[level]:
             for j in range(count):
                 a = np.uint32(cx[j] + dx + side * np.uint32(cy[j] + dy + side * np.uint32(cz[j] + dz)))
-                # rows beyond the end wrap around; one subtraction is enough for the modulo
+                # rows beyond the end wrap around; a single subtraction computes the modulo
                 row[j] = first + np.uint32(a - (end if a >= end else none))
         else:
             for j in range(count):
@@ -69,7 +70,7 @@ def _locate(x, start, count, level, scale, half, resolution, size, offset, dense
 
 @njit(inline="always")
 def _corners(rows, j):
-    """Return the rows of the corners of a point. They are unsigned, so that numba leaves out the check for negative indices."""
+    """Return the rows of the corners of a point, unsigned, so that numba omits the check for negative indices."""
     return (
         np.uintp(rows[0, j]), np.uintp(rows[1, j]), np.uintp(rows[2, j]), np.uintp(rows[3, j]),
         np.uintp(rows[4, j]), np.uintp(rows[5, j]), np.uintp(rows[6, j]), np.uintp(rows[7, j]),
@@ -78,7 +79,7 @@ def _corners(rows, j):
 
 @njit(inline="always")
 def _weights(inside, j, half):
-    """Return the weights of both ends along x, and of the four edges along x."""
+    """Return the interpolation weights of the two ends of an edge along x, and of the four edges along x."""
     one = half + half
     two = one + one
     three = two + one
@@ -168,7 +169,7 @@ def _backward_position(x, table, grad_out, scale, half, resolution, size, offset
                     a5 += g * table[i5, f]
                     a6 += g * table[i6, f]
                     a7 += g * table[i7, f]
-                # derivative of the smoothstep, and half the scale from [-1, 1] to [0, 1]
+                # derivative of the smoothstep, times one half for the map from [-1, 1] to [0, 1]
                 k = six * scale[level] * half
                 dx, dy, dz = k * tx * (one - tx), k * ty * (one - ty), k * tz * (one - tz)
                 grad_x[i, 0] += dx * (vz * (vy * (a1 - a0) + wy * (a3 - a2)) + wz * (vy * (a5 - a4) + wy * (a7 - a6)))
@@ -178,7 +179,7 @@ def _backward_position(x, table, grad_out, scale, half, resolution, size, offset
 
 @cache
 def _arrays(layout: GridLayout, dtype: type[np.floating]) -> tuple[np.ndarray | np.floating, ...]:
-    """Return the layout as NumPy arrays, in the order in which the kernels take them."""
+    """Return the layout as NumPy arrays, in the order of the kernels' arguments."""
     return (
         np.array(layout.scale, dtype),
         dtype(0.5),

@@ -1,12 +1,12 @@
-"""The hash grid on a CUDA device: Triton kernels, compiled when they first run and cached on disk.
+"""The hash grid on a CUDA device: Triton kernels, compiled on their first run and cached on disk.
 
-They return the numbers of `encoding.encode_torch` up to the order of sums (float32 or float64). Gradients of the table are
-added with atomic operations, whose order is not deterministic: the last bits of two runs differ. Gradients of positions are
+They compute the same as `encoding.encode_torch` up to the order of sums (in float32 or float64). Gradients of the table are
+added with atomic operations, whose order is not deterministic, so the last bits of two runs differ. Gradients of positions are
 summed in a fixed order.
 
-Arguments of all kernels: points x [N, 3] in [-1, 1]; the arrays of the layout, with one entry per level; FEATURES per row;
-BLOCK points per program. A program of the first two kernels computes one level of its points, so that the rows of the level
-stay in the cache.
+Arguments of all kernels: points x [N, 3] in [-1, 1]^3; the arrays of the layout, with one entry per level; FEATURES, the number
+of features per row; BLOCK, the number of points per program. A program of the first two kernels processes one level of its
+points, so that the rows of the level stay in the cache.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PRIME_Z = tl.constexpr(805459861)
 
 @triton.jit
 def _locate(x, scale):
-    """Return cell, smoothstep and position inside the cell along one axis; a NaN is read as -1, to stay inside the table."""
+    """Return cell, smoothstep and position inside the cell along one axis; NaN is treated as -1, to stay inside the table."""
     unit = (x + 1.0) * 0.5
     unit = tl.where(unit > 0, unit, 0.0 * scale)
     position = unit * scale + 0.5
@@ -55,7 +55,7 @@ def _rows_of(resolution_ptr, size_ptr, offset_ptr, dense_ptr, level):
 
 @triton.jit
 def _row(x, y, z, corner: tl.constexpr, resolution, size, offset, dense):
-    """Return the row in the table of one of the eight corners of cells x, y, z; the bits of `corner` belong to x, y and z."""
+    """Return the table row of one of the eight corners of cells (x, y, z); bits 0, 1, 2 of `corner` are its x, y, z offset."""
     x += corner & 1
     y += (corner >> 1) & 1
     z += corner >> 2
@@ -67,12 +67,12 @@ def _row(x, y, z, corner: tl.constexpr, resolution, size, offset, dense):
 
 
 @triton.jit
-def _share(wx, wy, wz, corner: tl.constexpr):
-    """Return the weight of a corner, from the smoothsteps along the axes."""
-    share = wx if corner & 1 else 1.0 - wx
-    share *= wy if corner & 2 else 1.0 - wy
-    share *= wz if corner & 4 else 1.0 - wz
-    return share
+def _corner_weight(wx, wy, wz, corner: tl.constexpr):
+    """Return the interpolation weight of a corner, from the smoothsteps along the axes."""
+    weight = wx if corner & 1 else 1.0 - wx
+    weight *= wy if corner & 2 else 1.0 - wy
+    weight *= wz if corner & 4 else 1.0 - wz
+    return weight
 
 
 @triton.jit
@@ -93,7 +93,7 @@ def _forward(
         total = 0.0 * wx
         for corner in tl.static_range(8):
             row = _row(cx, cy, cz, corner, resolution, size, offset, dense)
-            total += _share(wx, wy, wz, corner) * tl.load(table_ptr + row * FEATURES + feature, mask=valid, other=0.0)
+            total += _corner_weight(wx, wy, wz, corner) * tl.load(table_ptr + row * FEATURES + feature, mask=valid, other=0.0)
         tl.store(out_ptr + point * width + level * FEATURES + feature, total, mask=valid)
 
 
@@ -115,7 +115,7 @@ def _backward_table(
         upstream = tl.load(grad_ptr + point * width + level * FEATURES + feature, mask=valid, other=0.0)
         for corner in tl.static_range(8):
             row = _row(cx, cy, cz, corner, resolution, size, offset, dense)
-            part = _share(wx, wy, wz, corner) * upstream
+            part = _corner_weight(wx, wy, wz, corner) * upstream
             tl.atomic_add(grad_table_ptr + row * FEATURES + feature, part, mask=valid, sem="relaxed")
 
 
@@ -134,7 +134,7 @@ def _backward_position(
         cx, wx, tx = _locate(x, scale)
         cy, wy, ty = _locate(y, scale)
         cz, wz, tz = _locate(z, scale)
-        # derivative of the smoothstep, and half the scale from [-1, 1] to [0, 1]
+        # derivative of the smoothstep, times one half for the map from [-1, 1] to [0, 1]
         dx, dy, dz = 3.0 * scale * tx * (1.0 - tx), 3.0 * scale * ty * (1.0 - ty), 3.0 * scale * tz * (1.0 - tz)
         for corner in tl.static_range(8):
             row = _row(cx, cy, cz, corner, resolution, size, offset, dense)
@@ -142,7 +142,7 @@ def _backward_position(
             for feature in tl.static_range(FEATURES):
                 upstream = tl.load(grad_ptr + point * width + level * FEATURES + feature, mask=valid, other=0.0)
                 slope += upstream * tl.load(table_ptr + row * FEATURES + feature, mask=valid, other=0.0)
-            # along one axis the weight is w or 1 - w: its derivative is +d or -d
+            # along an axis the weight is w or 1 - w, so its derivative is +d or -d
             ax, ay, az = wx if corner & 1 else 1.0 - wx, wy if corner & 2 else 1.0 - wy, wz if corner & 4 else 1.0 - wz
             gx += (dx if corner & 1 else -dx) * ay * az * slope
             gy += (dy if corner & 2 else -dy) * ax * az * slope
@@ -154,11 +154,11 @@ def _backward_position(
 
 @cache
 def _arrays(layout: GridLayout, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-    """Return the layout on the device, in the order in which the kernels take it."""
-    whole = (
+    """Return the layout as tensors on the device, in the order of the kernels' arguments."""
+    integers = (
         torch.tensor(values, dtype=torch.int32) for values in (layout.resolution, layout.size, layout.offset, layout.dense)
     )
-    return tuple(values.to(device) for values in (torch.tensor(layout.scale, dtype=dtype), *whole))
+    return tuple(values.to(device) for values in (torch.tensor(layout.scale, dtype=dtype), *integers))
 
 
 class _Encode(torch.autograd.Function):

@@ -1,8 +1,8 @@
-"""The field: density and albedo at a position in the cube, from a hash grid and a small MLP.
+"""The field: density and albedo at positions in the cube, from a hash grid and a small MLP.
 
 Notation: positions x [N, 3] in [-bound, bound] (clamped); density sigma [N] >= 0 per world unit; albedo [N, 3] in [0, 1];
-normals of unit length, outward. As in Magic123's published code, the density is exp(h + blob(x)) with a clamped gradient, and
-normals are finite differences of it.
+outward unit normals. As in Magic123's published code, the density is exp(h + blob(x)) with a clamped gradient, and normals are
+computed from finite differences of the density.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from magic123.fields.encoding import HashGrid
 from magic123.settings.scenes import FieldSettings
 
 GRADIENT_CLAMP = 15.0
-VALUE_CLAMP = 80.0  # e^80 is opaque at any step length, and finite in float32
+VALUE_CLAMP = 80.0  # exp(80) is opaque at any step length, and finite in float32
 
 
 class _TruncatedExp(torch.autograd.Function):
-    """exp(x) with the derivative exp(min(x, 15)): dense regions stay trainable, and gradients stay finite."""
+    """exp(x) with the derivative exp(min(x, 15)), so that dense regions can still be trained and gradients are finite."""
 
     @staticmethod
     def forward(ctx, x):
@@ -37,15 +37,18 @@ class _TruncatedExp(torch.autograd.Function):
 
 
 def truncated_exp(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return exp(min(x, 80)), whose derivative is taken as exp(min(x, 15)), as in Magic123's published code."""
+    """Return exp(min(x, 80)), with exp(min(x, 15)) as its derivative, as in Magic123's published code."""
     return _TruncatedExp.apply(x)
 
 
 class Field(nn.Module):
     """Density and albedo in the cube [-bound, bound]^3, by default [-1, 1]^3.
 
-    The finest half of the grid's levels is masked until `set_progress` passes `coarse_to_fine`; with `progressive_levels` they
-    come into use one by one.
+    The finer half of the grid's levels is masked until the progress of the stage reaches `coarse_to_fine`, see `set_progress`;
+    with `progressive_levels` levels are unmasked one by one.
+
+    Args:
+        settings: the settings of the field.
     """
 
     def __init__(self, settings: FieldSettings):
@@ -58,19 +61,19 @@ class Field(nn.Module):
         self.masked_levels = 0
 
     def set_progress(self, progress: float) -> None:
-        """Mask or unmask the finest levels for `progress` in [0, 1], the share of the stage that is done.
+        """Mask or unmask the finest levels for `progress` in [0, 1], the fraction of the stage's steps that is done.
 
-        Nothing is masked before the first call.
+        Before the first call no level is masked.
         """
         s = self.settings
         self.masked_levels = s.grid.levels // 2 if progress < s.coarse_to_fine else 0
         if s.progressive_levels is not None:
-            # 1e-9: a share such as 0.3 of 10 levels must not gain a level by its binary rounding
+            # 1e-9: a fraction such as 0.3 of 10 levels must not gain a level because it is not exact in binary
             used = max(math.ceil(s.progressive_levels.at(progress) * s.grid.levels - 1e-9), 1)
             self.masked_levels = max(self.masked_levels, s.grid.levels - used)
 
     def blob(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
-        """Return what is added to the exponent of the density, so that the object starts at the origin."""
+        """Return the Gaussian that is added to the exponent of the density, so that the object starts at the origin."""
         s = self.settings
         return s.blob_density * torch.exp(-(x * x).sum(-1) / (2 * s.blob_radius**2))
 
@@ -82,12 +85,12 @@ class Field(nn.Module):
         return h
 
     def _head(self, x: Tensor, first: int, last: int) -> Tensor:
-        """Return columns of the head: 0 is density, 1 to 3 are albedo. Never in half precision: exp() amplifies its errors."""
+        """Return columns of the head, 0 density and 1 to 3 albedo, in float32, because exp() amplifies rounding errors."""
         with torch.autocast(x.device.type, enabled=False):
             return F.linear(self._features(x), self.head.weight[first:last], self.head.bias[first:last])
 
     def density_and_albedo(self, x: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
-        """Return density and albedo at positions, with one evaluation of the network."""
+        """Return density and albedo at positions, with a single evaluation of the network."""
         h = self._head(x, 0, 4)
         return truncated_exp(h[:, 0] + self.blob(x)), torch.sigmoid(h[:, 1:])
 
@@ -100,16 +103,16 @@ class Field(nn.Module):
         return torch.sigmoid(self._head(x, 1, 4))
 
     def normal(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-        """Return the directions in which density falls fastest, from central differences over +-normal_epsilon.
+        """Return the normalised negative gradient of the density, from central differences over +-normal_epsilon.
 
-        They have unit length, except where the density varies by less than a factor of 1e-5: there they shrink to zero,
-        because rounding noise has no direction. Gradients reach the parameters, not x.
+        Where the relative change of the density is less than 1e-5, the result is shorter than 1, because it consists of
+        rounding errors. It is differentiable in the parameters, not in x.
         """
         x = x.detach()
         offsets = self.settings.normal_epsilon * torch.eye(3, dtype=x.dtype, device=x.device)
         taps = (x[:, None] + torch.cat([offsets, -offsets])).clamp(-self.settings.bound, self.settings.bound)  # [N, 6, 3]
         sigma = self.density(taps.reshape(-1, 3)).reshape(-1, 2, 3)
-        # relative to the densest of the six: the direction is the same, and nothing overflows
+        # divided by the largest of the six, which does not change the direction and prevents overflow
         sigma = sigma / sigma.detach().amax((1, 2), keepdim=True).clamp_min(1e-30)
         span = (taps[:, :3] - taps[:, 3:]).diagonal(dim1=1, dim2=2) / (2 * self.settings.normal_epsilon)
         slope = (sigma[:, 1] - sigma[:, 0]) / span.clamp_min(0.5)

@@ -1,4 +1,4 @@
-"""Where the levels of a multiresolution hash grid are in its table (see `encoding`)."""
+"""The layout of the levels of a multiresolution hash grid in its table (see `encoding`)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from functools import cache
 
 @dataclass(frozen=True)
 class GridLayout:
-    """Where the levels of the grid are in its table.
+    """The layout of the levels of a hash grid in its table. Tuples have one item for each level.
 
     Attributes:
-        scale: cells of each level along an axis of the unit cube.
-        resolution: nodes along each axis.
+        scale: number of cells along an axis of the unit cube.
+        resolution: number of nodes along each axis.
         size: number of rows.
         offset: first row.
-        dense: whether every node has its own row; nodes of the other levels are hashed.
-        tiled: whether no level is hashed: rows are taken in turn, x fastest, then from the first row on again.
+        dense: whether every node has a row of its own; nodes of the other levels are hashed.
+        tiled: whether no level is hashed; instead the row of a node is its index, x fastest, modulo the number of rows.
     """
 
     scale: tuple[float, ...]
@@ -39,10 +39,16 @@ def grid_layout(
 ) -> GridLayout:
     """Return the layout of a grid whose resolution grows geometrically from the base to the finest level.
 
-    A tiled level has one more node along each axis, as in RealFusion's grid (gridencoder/grid.py:123).
+    Args:
+        levels: number of levels.
+        log2_entries: base-2 logarithm of the largest number of rows of a level.
+        base_resolution: resolution of the coarsest level.
+        finest_resolution: resolution of the finest level.
+        tiled: whether nodes are tiled instead of hashed. A tiled level has one more node along each axis, as in RealFusion's
+            grid (gridencoder/grid.py:123).
     """
     growth = math.log2(finest_resolution / base_resolution) / max(levels - 1, 1)
-    # rounded, because exp2 may miss an integer by 1e-15, and ceil would turn that into one more node along each axis
+    # rounded, because exp2 may differ from an integer by 1e-15, for which ceil would add a node along each axis
     scale = tuple(round(math.exp2(level * growth) * base_resolution - 1, 9) for level in range(levels))
     resolution = tuple(math.ceil(s) + 1 + tiled for s in scale)
     size = tuple(min(-(-(r**3) // 8) * 8, 2**log2_entries) for r in resolution)

@@ -1,10 +1,10 @@
 """Pinhole cameras that look at the origin.
 
 The world is right-handed with y up. The polar angle is measured from +y and the azimuth from +z towards +x, both in
-degrees, so a camera at (t, p, r) is at r (sin t sin p, cos t, sin t cos p). Camera-to-world matrices follow OpenGL: their
-columns are right, up and backward, and the camera looks along its -z. right = normalize(up_world x backward), so the basis
-has determinant +1 (Magic123's published code takes the opposite sign, which mirrors its world). Row 0 of an image is the
-top; pixel centres are at +0.5.
+degrees, so a camera with polar angle t, azimuth p and radius r is at r (sin t sin p, cos t, sin t cos p). Camera-to-world
+matrices follow OpenGL: their columns are right, up and backward, and the camera looks along its -z. right =
+normalize(up_world x backward), so the basis has determinant +1 (Magic123's published code takes the opposite sign, which
+mirrors its world). Row 0 of an image is the top; pixel centres are at +0.5.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Camera:
         azimuth: angle from +z towards +x in degrees.
         radius: distance from the origin, in world units.
         fov: vertical field of view in degrees.
-        height: of the image in pixels.
-        width: of the image in pixels.
-        pose: camera-to-world matrices of cameras that have left their orbit; None: on the orbit, looking at the origin.
-        pixels: flat indices of the pixels that `rays` returns, in one row of N; None: all of them.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
+        pose: camera-to-world matrices, for cameras that are not on their orbit; None if they are on it and look at the origin.
+        pixels: flat indices of the pixels for which `rays` returns rays; None for all pixels.
     """
 
     polar: Float[Tensor, " B"]
@@ -61,15 +61,15 @@ class Camera:
         size: int | tuple[int, int],
         device: torch.device | str | None = None,
     ) -> Camera:
-        """Return a batch of cameras from numbers or sequences, which are broadcast against each other.
+        """Return a batch of cameras that look at the origin, from numbers or sequences, which are broadcast.
 
         Args:
-            polar: degrees.
-            azimuth: degrees.
-            radius: world units.
-            fov: degrees, vertical.
+            polar: angle from +y in degrees.
+            azimuth: angle from +z towards +x in degrees.
+            radius: distance from the origin in world units.
+            fov: vertical field of view in degrees.
             size: side of a square image, or (height, width), in pixels.
-            device: where the tensors are created.
+            device: the device to create the tensors on.
         """
         values = [
             torch.atleast_1d(torch.as_tensor(v, dtype=torch.float32, device=device)) for v in (polar, azimuth, radius, fov)
@@ -106,7 +106,7 @@ class Camera:
 
     @property
     def on_orbit(self) -> Float[Tensor, "B 3"]:
-        """Points of the orbit in the world: the camera centres, unless `pose` moves them."""
+        """Positions on the orbit in world coordinates: the camera centres, unless `pose` gives others."""
         theta, phi = torch.deg2rad(self.polar), torch.deg2rad(self.azimuth)
         direction = torch.stack([theta.sin() * phi.sin(), theta.cos(), theta.sin() * phi.cos()], -1)
         return self.radius[:, None] * direction
@@ -115,8 +115,8 @@ class Camera:
     def camera_to_world(self) -> Float[Tensor, "B 4 4"]:
         """OpenGL camera-to-world matrices, whose rotation part has determinant +1.
 
-        The right vector depends on the azimuth alone (it is normalize(y x backward) wherever that exists), so it stays
-        defined when the camera looks straight down or up.
+        The right vector is normalize(y x backward). It is computed from the azimuth alone, so that it is defined when the
+        camera looks straight down or up too.
         """
         if self.pose is not None:
             return self.pose
@@ -134,7 +134,7 @@ class Camera:
         return self.height / (2 * torch.tan(torch.deg2rad(self.fov) / 2))
 
     def rays(self) -> tuple[Float[Tensor, "B H W 3"], Float[Tensor, "B H W 3"]]:
-        """Return the origins and the unit directions of the rays through the pixel centres: [B, 1, N, 3] of `pixels`."""
+        """Return the origins and unit directions of the rays through the pixel centres; [B, 1, N, 3] if `pixels` is set."""
         device = self.polar.device
         y, x = torch.meshgrid(
             torch.arange(self.height, device=device) + 0.5, torch.arange(self.width, device=device) + 0.5, indexing="ij"
@@ -157,7 +157,7 @@ class Camera:
 
         Args:
             near: distance of the near plane, in world units.
-            far: distance of the far plane.
+            far: distance of the far plane, in world units.
         """
         scale = 1 / torch.tan(torch.deg2rad(self.fov) / 2)
         projection = torch.zeros(len(self), 4, 4, device=self.polar.device)
@@ -166,15 +166,15 @@ class Camera:
         projection[:, 2, 2] = -(far + near) / (far - near)
         projection[:, 2, 3] = -2 * far * near / (far - near)
         projection[:, 3, 2] = -1
-        # a pose is never singular, and checking it would wait for the device
+        # inv_ex, because a pose is never singular and the check of torch.linalg.inv synchronises with the device
         return projection @ torch.linalg.inv_ex(self.camera_to_world).inverse
 
 
 def sample_novel(cameras: NovelCameras, count: int, size: int, generator: torch.Generator) -> Camera:
-    """Return random training views.
+    """Sample cameras of training views.
 
-    With probability `upper_hemisphere` the direction is a normalised (U[-1,1], U[0,1], U[-1,1]), as in Magic123's published
-    code.
+    With probability `upper_hemisphere` the viewing direction is (U[-1,1], U[0,1], U[-1,1]) normalised, as in Magic123's
+    published code; otherwise the angles are uniform in their ranges.
 
     Args:
         cameras: the distribution to sample from.
@@ -197,13 +197,13 @@ def sample_novel(cameras: NovelCameras, count: int, size: int, generator: torch.
 
 
 def jittered(camera: Camera, jitter: PoseJitter, generator: torch.Generator) -> Camera:
-    """Return cameras with a random change of their poses, as `jitter_pose` of Magic123's published code.
+    """Return cameras with randomly perturbed poses, as `jitter_pose` of Magic123's published code.
 
-    There the axes are no longer orthogonal when the upward one has been changed; here right is made orthogonal to it.
+    That code leaves the axes not orthogonal once the up vector is perturbed; here the right vector is made orthogonal to it.
 
     Args:
-        camera: B cameras on their orbit; their angles and radii, which the priors are told, stay.
-        jitter: how large the changes are.
+        camera: B cameras on their orbit. Their angles and radii, on which the priors are conditioned, are not changed.
+        jitter: size of the perturbations.
         generator: random state, advanced by this call.
     """
     shape = (len(camera), 3)
@@ -213,8 +213,8 @@ def jittered(camera: Camera, jitter: PoseJitter, generator: torch.Generator) -> 
     backward = normalize(moved - target, dim=-1)
     x, _, z = backward.unbind(-1)
     level = torch.stack([z, torch.zeros_like(x), -x], -1)  # y x backward
-    straight = level.norm(dim=-1, keepdim=True) < 1e-6  # looks straight down or up
-    level = torch.where(straight, camera.camera_to_world[:, :3, 0], level)
+    vertical = level.norm(dim=-1, keepdim=True) < 1e-6  # the camera looks straight down or up
+    level = torch.where(vertical, camera.camera_to_world[:, :3, 0], level)
     up = normalize(torch.linalg.cross(backward, normalize(level, dim=-1)), dim=-1) + tilt
     right = normalize(torch.linalg.cross(up, backward), dim=-1)
     pose = torch.eye(4).repeat(len(camera), 1, 1)
@@ -223,7 +223,12 @@ def jittered(camera: Camera, jitter: PoseJitter, generator: torch.Generator) -> 
 
 
 def angle_between(a: Camera, b: Camera) -> Float[Tensor, " B"]:
-    """Return the angles in degrees between the orbits' directions of two batches (the second may hold one camera)."""
+    """Return the angles in degrees between the orbit positions of two batches, as seen from the origin.
+
+    Args:
+        a: B cameras.
+        b: B cameras, or one.
+    """
     u, v = a.on_orbit / a.radius[:, None], b.on_orbit / b.radius[:, None]
     return torch.rad2deg(torch.atan2(torch.linalg.cross(u, v.expand_as(u)).norm(dim=-1), (u * v).sum(-1)))
 
@@ -233,15 +238,15 @@ def wrap_degrees(angle: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return (angle + 180) % 360 - 180
 
 
-def as_assumed(camera: Camera, own: ReferenceCamera, assumed: ReferenceCamera) -> Camera:
-    """Return the cameras that see a scene as `camera` should, where the scene assumes another camera of the reference view.
+def to_assumed_frame(camera: Camera, own: ReferenceCamera, assumed: ReferenceCamera) -> Camera:
+    """Convert cameras to the frame of a scene that was optimised with an assumed camera of the reference view.
 
-    Angles relative to the reference view are kept; distances and the size of the picture are scaled.
+    Angles relative to the reference view are kept; the distance and the extent of the image plane are scaled.
 
     Args:
-        camera: relative to the reference view at `own`.
+        camera: cameras in the frame in which the reference view has the camera `own`.
         own: the camera of the reference view.
-        assumed: what the scene assumes it to be.
+        assumed: the camera that the scene assumes for the reference view.
     """
     ratio = math.tan(math.radians(assumed.fov) / 2) / math.tan(math.radians(own.fov) / 2)
     fov = 2 * torch.rad2deg(torch.atan(ratio * torch.tan(torch.deg2rad(camera.fov) / 2)))
@@ -254,8 +259,16 @@ def as_assumed(camera: Camera, own: ReferenceCamera, assumed: ReferenceCamera) -
     )
 
 
-def to_own(own: ReferenceCamera, assumed: ReferenceCamera) -> Float[Tensor, "3 3"]:
-    """Return the rotation about y and the scale that make a scene seen from `own` look as it does from `assumed`."""
+def from_assumed_frame(own: ReferenceCamera, assumed: ReferenceCamera) -> Float[Tensor, "3 3"]:
+    """Return the rotation about y times the scale that converts points from the frame of `to_assumed_frame`.
+
+    Args:
+        own: the camera of the reference view.
+        assumed: the camera that the scene assumes for the reference view.
+
+    Returns:
+        A matrix such that the transformed scene looks from `own` as the scene does from `assumed`.
+    """
     half_height = [c.radius * math.tan(math.radians(c.fov) / 2) for c in (own, assumed)]
     angle = math.radians(own.azimuth - assumed.azimuth)
     sine, cosine = math.sin(angle), math.cos(angle)
@@ -272,9 +285,9 @@ def view_cameras(
 
     Args:
         settings: the view sets, the turntable, and the size of the images.
-        reference: the camera of the input picture; None for an example without one. The turntable is at its height, and
+        reference: the camera of the input picture; None for an example without one. The turntable has its polar angle and
             starts at its azimuth.
-        given: view sets in place of those of the settings: name -> {"polar", "azimuth", "radius", "fov"} of each camera, in
+        given: view sets that replace those of the settings: name -> {"polar", "azimuth", "radius", "fov"} of each camera, in
             degrees and world units.
     """
     own = settings if given is None else settings.model_copy(update={"sets": {}})

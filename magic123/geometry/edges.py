@@ -1,6 +1,7 @@
 """The edge table of a triangle mesh: which faces share an edge.
 
-DMTet has a new topology at every step, so edges are counted, not sorted: time is linear in the number of faces.
+DMTet has a new topology at every step. On the CPU edges are therefore found in a pass over the faces, in linear time, and not
+by sorting.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from magic123.device import marked
+from magic123.device import padded_nonzero
 
 
 @dataclass(frozen=True)
 class Edges:
-    """The E edges of a triangle mesh, in the order in which the faces first mention them.
+    """The E edges of a triangle mesh, in the order of their first appearance in the faces.
 
     Attributes:
-        vertices: the two ends of each edge.
-        faces: the faces on either side; -1 where the surface ends.
-        opposite: the corner of each of these faces that is not on the edge; -1 where the surface ends.
+        vertices: vertex numbers of the two ends of each edge.
+        faces: face numbers of the two faces of each edge; the second is -1 at the boundary of the surface.
+        opposite: the vertex of each of these faces that is not on the edge; the second is -1 at the boundary of the surface.
         closed: whether every edge has two faces.
     """
 
@@ -39,22 +40,23 @@ class Edges:
 
     @property
     def sides(self) -> Int[Tensor, "I 2"]:
-        """The two faces of each edge that has two."""
-        return self.faces if self.closed else self.faces[self.inner]  # a mask would wait for the device
+        """The two faces of each of the I edges that have two."""
+        return self.faces if self.closed else self.faces[self.inner]  # indexing with a mask synchronises with the device
 
 
 @numba.njit(cache=True)
 def _link(faces, vertex_count, ends, sides, opposite):
-    """Fill the tables, which have room for 3 F rows, and return the number of edges."""
-    newest = np.full(vertex_count, -1, np.int64)  # for each vertex: the last edge that has it as its smaller end
-    older = np.empty(len(ends), np.int64)  # for each edge: the one before, with the same smaller end
+    """Fill the tables `ends`, `sides` and `opposite`, of 3 F rows, and return the number of edges."""
+    # a linked list for each vertex, of the edges that have it as their smaller end
+    newest = np.full(vertex_count, -1, np.int64)  # for each vertex: the edge that was added last
+    older = np.empty(len(ends), np.int64)  # for each edge: the edge that was added before it
     count = 0
     for f in range(len(faces)):
         for k in range(3):
             a, b, c = faces[f, (k + 1) % 3], faces[f, (k + 2) % 3], faces[f, k]
             low, high = min(a, b), max(a, b)
             edge = newest[low]
-            # an edge that already has two faces is skipped: a third face (non-manifold) opens a new one
+            # an edge that already has two faces is skipped, so that a third face (non-manifold) adds a new edge
             while edge >= 0 and not (ends[edge, 1] == high and sides[edge, 1] < 0):
                 edge = older[edge]
             if edge < 0:
@@ -71,7 +73,7 @@ def _link(faces, vertex_count, ends, sides, opposite):
 def find_edges(faces: Int[Tensor, "F 3"]) -> Edges:
     """Return the edge table of a mesh, on the device of its faces; deterministic.
 
-    An edge of three or more faces (non-manifold) is listed once for each pair of faces, in the order of the faces.
+    An edge of three or more faces (non-manifold) is listed once for every two of them, in the order of the faces.
 
     Args:
         faces: vertex numbers >= 0.
@@ -91,7 +93,7 @@ def _edges_by_counting(faces: Int[Tensor, "F 3"]) -> Edges:
 
 @torch.no_grad()
 def edges_by_sorting(faces: Int[Tensor, "F 3"]) -> Edges:
-    """Compute `find_edges` by a sort, on any device; waits for the device once.
+    """Compute `find_edges` by sorting, on any device; synchronises with the device once.
 
     Args:
         faces: vertex numbers >= 0.
@@ -109,31 +111,39 @@ def edges_by_sorting(faces: Int[Tensor, "F 3"]) -> Edges:
 def edges_within(
     faces: Int[Tensor, "F 3"], count: Int[Tensor, ""], room: int
 ) -> tuple[Int[Tensor, "room 2"], Int[Tensor, "room 2"], Int[Tensor, "room 2"], Int[Tensor, ""]]:
-    """Return the tables of `find_edges` without waiting for the device, padded to a given size, and the number of edges.
+    """Compute the tables of `find_edges` without synchronising with the device, padded to a given size.
 
     Args:
-        faces: vertex numbers >= 0, and padding whose vertex numbers are greater.
+        faces: vertex numbers >= 0, followed by padding with greater vertex numbers.
         count: number of faces without the padding.
-        room: number of rows for the edges.
+        room: number of rows of the tables.
+
+    Returns:
+        `Edges.vertices`, `Edges.faces` and `Edges.opposite` with padding, and the number of edges.
     """
     partner = _partners(faces)
-    opens = (partner > -2) & (torch.arange(len(partner), device=faces.device) < 3 * count)
-    return *_rows(faces, marked(opens, room), partner), opens.sum()
+    is_first = (partner > -2) & (torch.arange(len(partner), device=faces.device) < 3 * count)
+    return *_rows(faces, padded_nonzero(is_first, room), partner), is_first.sum()
 
 
 def _partners(faces: Tensor) -> Tensor:
-    """Return for each corner of each face [3 F], of the edge opposite to it: the corner beyond; -1: none; -2: listed there."""
+    """Pair the corners of faces that are opposite to the same edge.
+
+    Returns:
+        For each corner [3 F], if it is the first one of its edge: the corner on the other side, or -1 at the boundary of the
+        surface. -2 if it is the second one.
+    """
     low, high = _ends(faces)
-    # the mentions of an edge, side by side in the order of the faces
+    # after sorting, the occurrences of an edge are next to each other, in the order of the faces
     key, order = torch.sort(low * (faces.amax() + 1) + high, stable=True)
     place = torch.arange(len(key), device=faces.device)
     starts = torch.ones_like(key, dtype=torch.bool)
     starts[1:] = key[1:] != key[:-1]
     rank = place - torch.where(starts, place, 0).cummax(0).values
-    opens = rank % 2 == 0  # every other mention opens an edge, which the next one of the same ends closes
+    is_first = rank % 2 == 0  # occurrences are paired: every other one is the first of an edge
     partner = torch.full_like(key, -1)
-    partner[:-1] = torch.where(opens[:-1] & ~starts[1:], order[1:], -1)
-    return torch.full_like(key, -2).scatter_(0, order, torch.where(opens, partner, -2))
+    partner[:-1] = torch.where(is_first[:-1] & ~starts[1:], order[1:], -1)
+    return torch.full_like(key, -2).scatter_(0, order, torch.where(is_first, partner, -2))
 
 
 def _ends(faces: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,7 +153,7 @@ def _ends(faces: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rows(faces: Tensor, first: Tensor, partner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ends, faces and opposite corners of the edges that these corners open, [E, 2] each."""
+    """Return the ends, faces and opposite vertices, [E, 2] each, of the edges whose first corners are `first`."""
     second = partner.index_select(0, first)
     corners, (low, high) = faces.reshape(-1), _ends(faces)
     sides = torch.stack([first // 3, torch.where(second < 0, -1, second // 3)], 1)

@@ -41,14 +41,14 @@ def write_mesh(
         vertices: world coordinates.
         faces: vertex numbers, counter-clockwise seen from outside.
         albedo: colours in [0, 1] of points on the surface; called with tensors on `device`.
-        max_faces: about how many faces the textured mesh has at most.
+        max_faces: largest number of faces of the textured mesh, approximately.
         texture_size: side of the texture in texels.
         metadata: JSON data for `asset.extras` of the GLB.
         padding: texels around each chart of the texture.
-        device: where `albedo` is evaluated.
+        device: the device to evaluate `albedo` on.
 
     Returns:
-        Numbers of faces and vertices, the area in squared world units, and the size of the texture.
+        Numbers of faces and vertices, the area in squared world units, and the size and padding of the texture in texels.
 
     Raises:
         InputError: nothing is left of the mesh after cleaning.
@@ -77,13 +77,13 @@ def write_mesh(
 
 
 def write_parts(file: Path, parts: list[Part]) -> None:
-    """Write a mesh that others made as GLB: a single part with its texture, several with a colour for each vertex.
+    """Write a mesh from another program as GLB: a single part with its texture, several parts with vertex colours.
 
-    A mesh without any colours gets none. Colours of vertices are stored as sRGB, as trimesh reads and writes them.
+    A mesh without colours is written without colours. Vertex colours are stored as sRGB, as trimesh reads and writes them.
 
     Args:
-        file: mesh.glb.
-        parts: of the mesh.
+        file: the file to write, mesh.glb.
+        parts: the parts of the mesh.
     """
     import trimesh
 
@@ -101,7 +101,7 @@ def write_parts(file: Path, parts: list[Part]) -> None:
 
 
 def colours_of(part: Part) -> UInt8[np.ndarray, "V 4"]:
-    """Return the colour of each vertex of a part as sRGB, opaque: its own times the factor times the nearest texel."""
+    """Return the opaque sRGB colour of each vertex: vertex colour times base colour factor times the nearest texel."""
     linear = np.tile(np.array(part.factor[:3]), (len(part.vertices), 1))
     if part.colours is not None:
         linear = linear * part.colours[:, :3]
@@ -121,14 +121,14 @@ def write_points(file: Path, positions: Float[np.ndarray, "N 3"], colours: Float
 
 
 def _albedo_material(texture: Image.Image) -> Any:
-    """Return a material that is not metallic and fully rough: under even light a viewer shows the albedo."""
+    """Return a material with metallic factor 0 and roughness 1, which shows the albedo under uniform light."""
     from trimesh.visual.material import PBRMaterial
 
     return PBRMaterial(name="surface", baseColorTexture=texture, metallicFactor=0.0, roughnessFactor=1.0, doubleSided=True)
 
 
 def _write_obj(folder: Path, vertices: np.ndarray, normals: np.ndarray, atlas: Atlas) -> None:
-    """Write OBJ and MTL, with positions and normals once per vertex: the surface stays closed across seams of the texture."""
+    """Write OBJ and MTL, with one position and normal per vertex, so that the surface is closed across seams of the texture."""
     corners = np.stack([atlas.vertex[atlas.faces] + 1, atlas.faces + 1, atlas.vertex[atlas.faces] + 1], -1).reshape(-1, 9)
     with (folder / "mesh.obj").open("w") as file:
         file.write("# +y up, front +z, right-handed\nmtllib mesh.mtl\no object\n")

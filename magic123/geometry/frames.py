@@ -1,4 +1,4 @@
-"""From the frame of a mesh that was made elsewhere to the project's: which axes are up and front, its place and its size."""
+"""Transform a mesh from another program to the project's frame: its axes, its position and its scale."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from magic123.geometry.mesh_parts import Part, joined
 from magic123.records.errors import InputError
 from magic123.settings.frames import Frame
 
-RADIUS = 0.5  # of the unit sphere, whose diameter is 1
+RADIUS = 0.5  # radius of the sphere of diameter 1, to which meshes are normalised
 
 
 @dataclass(frozen=True)
-class Ball:
-    """A sphere about a mesh.
+class Sphere:
+    """A bounding sphere.
 
     Attributes:
-        centre: of the bounding box along the axes.
-        radius: the largest distance of a vertex from there.
+        centre: centre of the axis-aligned bounding box.
+        radius: largest distance of a vertex from the centre.
     """
 
     centre: Float[np.ndarray, " 3"]
@@ -28,7 +28,7 @@ class Ball:
 
 
 def axes(frame: Frame) -> Float[np.ndarray, "3 3"]:
-    """Return the rotation that turns the frame's up axis to +y and its front to +z."""
+    """Return the rotation that maps the frame's up axis to +y and its front axis to +z."""
     up, front = (_unit_vector(axis) for axis in (frame.up, frame.front))
     return np.stack([np.cross(up, front), up, front])
 
@@ -39,32 +39,32 @@ def _unit_vector(axis: str) -> np.ndarray:
     return vector
 
 
-def ball_of(vertices: Float[np.ndarray, "V 3"]) -> Ball:
-    """Return the sphere about vertices.
+def bounding_sphere(vertices: Float[np.ndarray, "V 3"]) -> Sphere:
+    """Return the bounding sphere of vertices.
 
     Raises:
-        InputError: they are all at one place.
+        InputError: all vertices are at the same position.
     """
     centre = (vertices.min(0) + vertices.max(0)) / 2
     radius = float(np.linalg.norm(vertices - centre, axis=1).max())
     if not radius > 0:
         raise InputError("the mesh is a single point, so it has no size")
-    return Ball(centre, radius)
+    return Sphere(centre, radius)
 
 
 def used_vertices(parts: list[Part]) -> Float[np.ndarray, "V 3"]:
-    """Return the vertices of all parts that a face uses: others must not decide about place and size."""
+    """Return the vertices of all parts that belong to a face; others must not affect the bounding sphere."""
     vertices, faces = joined(parts)
     return vertices[np.unique(faces)]
 
 
-def placement(vertices: Float[np.ndarray, "V 3"], frame: Frame, target: Ball | None = None) -> Float[np.ndarray, "4 4"]:
+def placement(vertices: Float[np.ndarray, "V 3"], frame: Frame, target: Sphere | None = None) -> Float[np.ndarray, "4 4"]:
     """Return the matrix from the mesh's frame to the project's.
 
     Args:
-        vertices: those of the mesh that a face uses, in its own frame.
-        frame: as declared.
-        target: the sphere about the true mesh, for the scale `fit`; None: the unit sphere.
+        vertices: the vertices of the mesh that belong to a face, in its own frame.
+        frame: the declared frame of the mesh.
+        target: bounding sphere of the true mesh, to which the scale `fit` fits the mesh; None: the sphere of diameter 1.
 
     Raises:
         InputError: the mesh has no size.
@@ -75,8 +75,8 @@ def placement(vertices: Float[np.ndarray, "V 3"], frame: Frame, target: Ball | N
         matrix[:3, :3] *= frame.scale
     elif frame.scale != "as-is":
         turned = vertices @ matrix[:3, :3].T
-        own = ball_of(turned)
-        goal = target if frame.scale == "fit" and target is not None else Ball(np.zeros(3), RADIUS)
+        own = bounding_sphere(turned)
+        goal = target if frame.scale == "fit" and target is not None else Sphere(np.zeros(3), RADIUS)
         factor = 1 / float(np.ptp(turned, axis=0).max()) if frame.scale == "unit-cube" else goal.radius / own.radius
         matrix[:3, :3] *= factor
         matrix[:3, 3] = goal.centre - factor * own.centre

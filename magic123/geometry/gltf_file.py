@@ -1,7 +1,7 @@
 """Read glTF 2.0 files (.gltf and .glb): the base colours of their materials, with node transforms applied.
 
-Light, metalness, roughness and normal maps are not read. Refused is what trimesh would leave out: extensions that it does not
-know, skeletons, morph targets, triangle fans, sparse accessors.
+Lights, metalness, roughness and normal maps are ignored. Files are refused if they use features that trimesh would ignore
+silently: unknown extensions, skins, morph targets, triangle fans, sparse accessors.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from magic123.geometry.mesh_file import MeshFile, without_material
 from magic123.geometry.mesh_parts import Part, Transparency, Wrap
 from magic123.records.errors import InputError
 
-# what files may use: materials beyond the base colour change no albedo, and the rest is read
+# extensions that files may use: those of materials do not change the albedo, the others are supported
 KNOWN_EXTENSIONS = re.compile(
     r"KHR_materials_|KHR_lights_|KHR_xmp|KHR_mesh_quantization$|KHR_texture_transform$|EXT_texture_webp$"
 )
-# numbers and words of the specification
+# constants of the specification
 TRANSPARENCIES: dict[str, Transparency] = {"OPAQUE": "opaque", "MASK": "mask", "BLEND": "blend"}
 REPEAT = 10497
 WRAPS: dict[int, Wrap] = {REPEAT: "repeat", 33071: "clamp", 33648: "mirror"}
-UNSIGNED = {5121: 255, 5123: 65535}  # the largest of each type of integers
-LARGEST = {5120: 127, 5122: 32767} | UNSIGNED  # stands for 1 where they are normalized
+UNSIGNED = {5121: 255, 5123: 65535}  # unsigned component type -> its largest value
+LARGEST = {5120: 127, 5122: 32767} | UNSIGNED  # component type -> the value that means 1 if the accessor is normalized
 TRIANGLES, TRIANGLE_FAN = 4, 6
 JSON_CHUNK = 0x4E4F534A
 
 
 @dataclass(frozen=True)
 class _Primitive:
-    """Triangles with one material, as the header describes them.
+    """A primitive of the JSON header: triangles with one material.
 
     Attributes:
-        attributes: names -> accessors, such as POSITION.
-        material: of the header; {} without one.
-        base_colour: what the material has of baseColorFactor and baseColorTexture.
+        attributes: names such as POSITION -> numbers of accessors.
+        material: the material as in the header; {} if there is none.
+        base_colour: baseColorFactor and baseColorTexture, if the material has them.
     """
 
     attributes: dict[str, int]
@@ -51,30 +51,32 @@ class _Primitive:
 def read_gltf(file: MeshFile) -> list[Part]:
     """Return the parts of a glTF file.
 
-    trimesh rounds factors to 8 bits, drops samplers, takes integers as they are stored and the first texture coordinates
-    whatever a material asks for. So each primitive gets a material of its own, named by its number, and the rest is read from
-    the header.
+    trimesh decodes the geometry and the images. It rounds factors to 8 bits, drops samplers, does not normalise integers, and
+    always uses the first texture coordinates. So each primitive is given a material of its own, named by its number, and these
+    properties are read from the header.
 
     Raises:
-        InputError: the file is damaged, or something that decides how it looks is not read.
+        InputError: the file is damaged, or uses a feature that affects its appearance and is not supported.
     """
     binary = file.path.suffix.lower() == ".glb"
     header, rest = _split_glb(file) if binary else (json.loads(file.content), b"")
     _check_header(header, file)
     for node in header.get("nodes", []):
-        node.pop("camera", None)  # trimesh leaves out the mesh of such a node
+        node.pop("camera", None)  # trimesh omits the mesh of a node that has a camera
     primitives = _primitives(header, file)
-    header["materials"] = [_stand_in(str(number), primitive.base_colour) for number, primitive in enumerate(primitives)]
+    header["materials"] = [
+        _material_for_trimesh(str(number), primitive.base_colour) for number, primitive in enumerate(primitives)
+    ]
     text = json.dumps(header).encode()
     return [
-        _part(mesh, primitives[int(mesh.visual.material.name)], header, file).moved(matrix)
+        _part(mesh, primitives[int(mesh.visual.material.name)], header, file).transformed(matrix)
         for mesh, matrix in file.meshes(_joined_glb(text, rest) if binary else text)
         if len(mesh.faces)
     ]
 
 
 def _check_header(header: Any, file: MeshFile) -> None:
-    """Refuse a file whose header asks for something that is not read."""
+    """Raise InputError if the header uses a feature that is not supported."""
     if not isinstance(header, dict):
         raise InputError(f"mesh {file.path} has no glTF header; export it again")
     used = [*header.get("extensionsUsed", []), *header.get("extensionsRequired", [])]
@@ -89,7 +91,10 @@ def _check_header(header: Any, file: MeshFile) -> None:
 
 
 def _primitives(header: dict, file: MeshFile) -> list[_Primitive]:
-    """Return all primitives, after a change of the header: texture coordinates are the first, materials are numbered."""
+    """Return all primitives, and prepare the header for trimesh, in place.
+
+    The texture coordinates of each primitive become TEXCOORD_0, and its material becomes its number in the result.
+    """
     materials = header.get("materials", [])
     primitives: list[_Primitive] = []
     for mesh in header.get("meshes", []):
@@ -97,7 +102,7 @@ def _primitives(header: dict, file: MeshFile) -> list[_Primitive]:
             mode = stored.get("mode", TRIANGLES)
             if mode == TRIANGLE_FAN:
                 raise InputError(f"mesh {file.path} has triangle fans, which are not read; export it as triangles")
-            has_material = mode >= TRIANGLES and "material" in stored  # not points or lines
+            has_material = mode >= TRIANGLES and "material" in stored  # lower modes are points and lines
             material = materials[stored["material"]] if has_material else {}
             primitive = _Primitive(stored["attributes"], material, _base_colour(material))
             if (texture := primitive.base_colour.get("baseColorTexture")) is not None:
@@ -114,11 +119,11 @@ def _primitives(header: dict, file: MeshFile) -> list[_Primitive]:
 
 
 def _base_colour(material: dict) -> dict:
-    """Return base colour factor and texture of a material of either workflow: metallic-roughness or specular-glossiness."""
-    other = material.get("extensions", {}).get("KHR_materials_pbrSpecularGlossiness")
-    if other is None:
+    """Return base colour factor and texture of a material of either workflow, metallic-roughness or specular-glossiness."""
+    glossiness = material.get("extensions", {}).get("KHR_materials_pbrSpecularGlossiness")
+    if glossiness is None:
         return material.get("pbrMetallicRoughness", {})
-    named = {"baseColorFactor": other.get("diffuseFactor"), "baseColorTexture": other.get("diffuseTexture")}
+    named = {"baseColorFactor": glossiness.get("diffuseFactor"), "baseColorTexture": glossiness.get("diffuseTexture")}
     return {name: value for name, value in named.items() if value is not None}
 
 
@@ -126,8 +131,8 @@ def _transform(texture: dict) -> dict:
     return texture.get("extensions", {}).get("KHR_texture_transform", {})
 
 
-def _stand_in(name: str, base_colour: dict) -> dict:
-    """Return the material that trimesh is given: a name, and the texture if there is one."""
+def _material_for_trimesh(name: str, base_colour: dict) -> dict:
+    """Return the material that trimesh reads in place of the original: a name, and the texture if there is one."""
     if (texture := base_colour.get("baseColorTexture")) is None:
         return {"name": name}
     return {"name": name, "pbrMetallicRoughness": {"baseColorTexture": {"index": texture["index"]}}}
@@ -135,24 +140,24 @@ def _stand_in(name: str, base_colour: dict) -> dict:
 
 def _part(mesh: Any, primitive: _Primitive, header: dict, file: MeshFile) -> Part:
     """Return the part of a primitive that trimesh has decoded as `mesh`."""
-    material, asked = primitive.material, primitive.base_colour.get("baseColorTexture")
+    material, texture_info = primitive.material, primitive.base_colour.get("baseColorTexture")
     texture, uv = None, None
     sampler: dict[str, int] = {}
-    if asked is not None:
+    if texture_info is not None:
         image = mesh.visual.material.baseColorTexture
         if image is None:
             raise InputError(
                 f"mesh {file.path}: the texture of material {material.get('name', '')!r} cannot be read; export it again"
             )
         texture = file.texels(image)
-        number = header["textures"][asked["index"]].get("sampler")
+        number = header["textures"][texture_info["index"]].get("sampler")
         sampler = {} if number is None else header["samplers"][number]
-        uv = _coordinates(mesh, header["accessors"][primitive.attributes["TEXCOORD_0"]], _transform(asked))
+        uv = _coordinates(mesh, header["accessors"][primitive.attributes["TEXCOORD_0"]], _transform(texture_info))
     red, green, blue, alpha = (float(value) for value in primitive.base_colour.get("baseColorFactor", (1, 1, 1, 1)))
     bare = without_material(mesh)
     return replace(
         bare,
-        vertices=_unit(header["accessors"][primitive.attributes["POSITION"]]) * bare.vertices,
+        vertices=_value_of_one(header["accessors"][primitive.attributes["POSITION"]]) * bare.vertices,
         uv=uv,
         texture=texture,
         factor=(red, green, blue, alpha),
@@ -165,28 +170,28 @@ def _part(mesh: Any, primitive: _Primitive, header: dict, file: MeshFile) -> Par
 
 
 def _coordinates(mesh: Any, accessor: dict, transform: dict) -> Float[np.ndarray, "V 2"]:
-    """Return the texture coordinates of a mesh, transformed as KHR_texture_transform says.
+    """Return the texture coordinates of a mesh after the KHR_texture_transform.
 
-    glTF's start at the upper left corner, those of `Part` at the lower left.
+    The origin is the upper left corner of the texture in glTF, and the lower left one in `Part`.
     """
-    u, v = (np.array(mesh.visual.uv, np.float64) * [1, -1] + [0, 1]).T  # trimesh has turned them over
+    u, v = (np.array(mesh.visual.uv, np.float64) * [1, -1] + [0, 1]).T  # undo the flip of v by trimesh
     if (stored := accessor["componentType"]) in UNSIGNED:
-        v = v % (UNSIGNED[stored] + 1)  # turned over, unsigned integers have wrapped around
+        v = v % (UNSIGNED[stored] + 1)  # unsigned integers have wrapped around in the flip
     (right, down), (wide, high) = transform.get("offset", (0, 0)), transform.get("scale", (1, 1))
     turn = transform.get("rotation", 0)
-    u, v = wide * _unit(accessor) * u, high * _unit(accessor) * v
+    u, v = wide * _value_of_one(accessor) * u, high * _value_of_one(accessor) * v
     u, v = right + np.cos(turn) * u + np.sin(turn) * v, down + np.cos(turn) * v - np.sin(turn) * u
     return np.stack([u, 1 - v], -1)
 
 
-def _unit(accessor: dict) -> float:
-    """Return what the number 1 of an accessor stands for."""
+def _value_of_one(accessor: dict) -> float:
+    """Return the value that the stored number 1 of an accessor represents."""
     normalized = accessor.get("normalized") and accessor["componentType"] in LARGEST
     return 1 / LARGEST[accessor["componentType"]] if normalized else 1.0
 
 
 def _colours(mesh: Any) -> Float[np.ndarray, "V 4"] | None:
-    """Return the vertex colours of a mesh, which are linear in glTF; None without any."""
+    """Return the vertex colours of a mesh, which are linear in glTF; None if there are none."""
     colours = mesh.visual.vertex_attributes.get("color")
     if colours is None:
         return None
@@ -197,7 +202,7 @@ def _colours(mesh: Any) -> Float[np.ndarray, "V 4"] | None:
 
 
 def _split_glb(file: MeshFile) -> tuple[Any, bytes]:
-    """Return the header of a GLB and the bytes after it."""
+    """Return the JSON header of a GLB file and the bytes after it."""
     content = file.content
     if content[:4] != b"glTF" or len(content) < 20:
         raise InputError(f"mesh {file.path} is not a GLB file; export it again")

@@ -1,12 +1,12 @@
-"""Lattices of tetrahedra that fill the cube [-1, 1]^3. `resolution` counts the planes of vertices along an axis.
+"""Tetrahedral lattices that fill the cube [-1, 1]^3. `resolution` is the number of planes of vertices along an axis.
 
-BCC, body-centred cubic: two interleaved cubic lattices, corners and centres. Around each face shared by two cells, the two
-centres and the four edges of the face span four congruent tetrahedra, the best-shaped ones that tile space. Half pyramids
-close the sides of the cube.
+BCC, body-centred cubic: two interleaved cubic lattices, of cell corners and of cell centres. At each face between two cells,
+the two centres and each of the four edges of the face form a tetrahedron; all four are congruent. At the sides of the cube the
+face and the one centre form a pyramid, which is cut into two tetrahedra.
 
-A15, the crystal structure of Cr3Si: eight vertices to a cubic cell of four planes, and the 46 tetrahedra of their Delaunay
-triangulation, all of whose angles are acute. Magic123's published code reads these lattices from data files: the one of
-resolution 64 has these vertices and tetrahedra.
+A15, the crystal structure of Cr3Si: eight vertices in a cubic cell of four planes, and the 46 tetrahedra of their Delaunay
+triangulation, all of whose dihedral angles are acute. Magic123's published code reads its lattices from data files; the one of
+resolution 64 has the vertices and tetrahedra of this one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FACE = np.array([[0, 0], [1, 0], [1, 1], [0, 1]])  # corners of a square, in cy
 
 @dataclass(frozen=True)
 class Lattice:
-    """A tetrahedral lattice. It is shared between callers: do not write into its tensors.
+    """A tetrahedral lattice. It is cached and shared between callers, so its tensors must not be modified.
 
     Attributes:
         vertices: float32 in [-1, 1].
@@ -39,16 +39,16 @@ class Lattice:
 
 @lru_cache(maxsize=2)
 def build_lattice(resolution: int, kind: str = "bcc") -> Lattice:
-    """Return the lattice of about 1.5 (BCC) or 0.72 (A15) resolution^3 tetrahedra.
+    """Return a lattice, of about 1.5 resolution^3 (BCC) or 0.72 resolution^3 (A15) tetrahedra.
 
-    BCC takes 0.3 s and 54 MiB at resolution 128; 3 s, 430 MiB and a peak of twice that at 256.
+    Building a BCC lattice takes 0.3 s and 54 MiB at resolution 128; at 256 3 s, 430 MiB and temporarily twice as much.
 
     Args:
         resolution: number of planes of vertices along an axis, from 4 to 512; a multiple of 2 (BCC) or 4 (A15).
         kind: "bcc" or "a15".
 
     Raises:
-        InputError: the resolution does not fit.
+        InputError: the resolution is out of range, or not a multiple of the number above.
     """
     planes = 2 if kind == "bcc" else 4
     if resolution % planes or not 4 <= resolution <= 512:
@@ -70,18 +70,19 @@ _A15 = np.array([[0, 0, 2], [2, 2, 0], [1, 2, 2], [3, 2, 2], [0, 1, 0], [0, 3, 0
 
 
 def _build_a15(cells: int) -> Lattice:
-    """Return the A15 lattice: all tetrahedra that reach into the cube, whose outer vertices are moved to its sides."""
+    """Return the A15 lattice: all tetrahedra with a vertex inside the cube; vertices outside are clamped to its sides."""
     tets = _a15_tets()  # of one cell
-    side = 4 * cells + 12  # planes, with one cell beyond each side of the cube, and those of its last tetrahedra
+    # number of planes of vertices, including a further cell on each side of the cube and the vertices of its tetrahedra
+    side = 4 * cells + 12
     corners = 4 * np.stack(np.meshgrid(*3 * [np.arange(-1, cells + 1)], indexing="ij"), -1).reshape(-1, 1, 1, 3)
     keys = np.empty((len(corners), len(tets), 4), np.int32)
     inside = np.empty(keys.shape[:2], bool)
-    for number, tet in enumerate(tets):  # one by one: all at once take ten times the memory
+    for number, tet in enumerate(tets):  # in a loop, because all at once would take ten times the memory
         place = corners[:, 0] + tet
         inside[:, number] = ((place > 0) & (place < 4 * cells)).all(-1).any(-1)
         keys[:, number] = ((place[..., 0] + 8) * side + place[..., 1] + 8) * side + place[..., 2] + 8
     keys = keys[inside]
-    number_of = np.zeros(side**3, np.int32)  # of each place's vertex
+    number_of = np.zeros(side**3, np.int32)  # position -> vertex number
     number_of[keys] = 1
     used = number_of.nonzero()[0]
     number_of[used] = np.arange(len(used))
@@ -91,13 +92,13 @@ def _build_a15(cells: int) -> Lattice:
 
 
 def _a15_tets() -> np.ndarray:
-    """Return the tetrahedra of one A15 cell, positively oriented: [46, 4, 3] in quarters of its side, some vertices outside."""
+    """Return the positively oriented tetrahedra of an A15 cell, [46, 4, 3] in quarters of its side; some reach beyond it."""
     from scipy.spatial import Delaunay
 
     offsets = 4 * np.stack(np.meshgrid(*3 * [np.arange(-2, 3)], indexing="ij"), -1).reshape(-1, 1, 3)
     points = (offsets + _A15).reshape(-1, 3)
     tets = points[Delaunay(points).simplices]
-    centre = tets.sum(1)  # four times the centre; those of the cell are in [0, 16)
+    centre = tets.sum(1)  # four times the centre, which is in [0, 16) for tetrahedra of this cell
     tets = tets[((centre >= 0) & (centre < 16)).all(1)]
     tets = tets[np.lexsort(tets.reshape(len(tets), -1).T)]
     flipped = np.linalg.det(tets[:, 1:] - tets[:, :1]) < 0
@@ -125,7 +126,7 @@ def _tets_along(axis: int, cells: int) -> np.ndarray:
     corners, beyond = faces(np.arange(1, cells))
     before = (beyond - centre_stride[axis]).astype(np.int32)
     parts = [np.stack([before, beyond, corners[:, k], corners[:, (k + 1) % 4]], 1) for k in range(4)]
-    # the two sides of the cube: a pyramid over each face, cut in two; its apex is the cell inside
+    # at the two sides of the cube: the pyramid from each face to the centre of its cell, cut into two tetrahedra
     corners, beyond = faces(np.array([0]))
     parts += [np.stack([beyond, corners[:, 0], corners[:, 2], corners[:, 1]], 1)]
     parts += [np.stack([beyond, corners[:, 0], corners[:, 3], corners[:, 2]], 1)]

@@ -1,8 +1,8 @@
-"""Marching tetrahedra: the zero level set of a signed distance on a tetrahedral lattice, as triangles.
+"""Marching tetrahedra: the zero level set of a signed distance function on a tetrahedral lattice, as triangles.
 
-A tetrahedron whose corners disagree in sign is cut by one triangle (1 or 3 corners inside) or two (2 inside). A mesh
-vertex is where the linear interpolation along a lattice edge vanishes, so it is differentiable in the signed distances
-and in the vertices of the lattice. The table of cases is derived below. DMTet (arXiv 2111.04276) extracts its mesh this way.
+A tetrahedron whose corners differ in sign is cut by one triangle (1 or 3 corners inside) or two (2 inside). A mesh vertex is
+where the linear interpolation along a lattice edge is zero, so it is differentiable in the signed distances and in the vertices
+of the lattice. The table of cases is computed below. DMTet (arXiv 2111.04276) extracts its mesh in this way.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from magic123.device import marked, to_device
+from magic123.device import padded_nonzero, to_device
 
 _EDGES = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
 
@@ -24,10 +24,13 @@ def _even(permutation: tuple[int, ...]) -> bool:
 
 
 def _case(inside: int) -> list[tuple[int, int, int]]:
-    """Return the outward triangles, as local edge numbers, of the case whose bit k is set if corner k is inside.
+    """Return the triangles of a case as local edge numbers, with outward orientation.
 
-    For a positively oriented tetrahedron and an even ordering (i, j, k, m) of its corners, the triangle on edges
-    ij, ik, im faces away from i, and the quadrilateral ik, im, jm, jk faces from the edge ij to the edge km.
+    For a positively oriented tetrahedron and an even permutation (i, j, k, m) of its corners, the normal of the triangle on
+    the edges ij, ik, im points away from i, and that of the quadrilateral ik, im, jm, jk from the edge ij to the edge km.
+
+    Args:
+        inside: number of the case, whose bit k is set if corner k is inside.
     """
     corners = [k for k in range(4) if inside >> k & 1]
 
@@ -52,7 +55,7 @@ _EDGE_CORNERS = torch.tensor(_EDGES)  # [6, 2]
 
 @cache
 def _tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the triangles and their number for each case, and the corners of each edge, on a device."""
+    """Return the triangles of each case, their number, and the corners of each local edge, on a device."""
     return to_device(_TRIANGLES, device), to_device(_COUNT, device), to_device(_EDGE_CORNERS, device)
 
 
@@ -71,12 +74,12 @@ def marching_tets(
     The surface is closed wherever the level set does not reach the boundary of the lattice.
 
     Args:
-        vertices: the lattice, in any units.
+        vertices: vertices of the lattice, in any unit.
         sdf: signed distances, positive inside (0 counts as outside).
         tets: vertex numbers of positively oriented tetrahedra.
 
     Returns:
-        The points, differentiable in `vertices` and `sdf`, one for each crossed lattice edge in the order of (smaller,
+        The mesh vertices, differentiable in `vertices` and `sdf`, one for each crossed lattice edge in the order of (smaller,
         larger) vertex number; and the faces, int64, counter-clockwise seen from outside. Both are empty if no sign changes.
     """
     device, count = vertices.device, len(vertices)
@@ -101,17 +104,17 @@ def marching_tets(
 def crossings(
     vertices: Float[Tensor, "V 3"], sdf: Float[Tensor, " V"], a: Int[Tensor, " M"], b: Int[Tensor, " M"]
 ) -> Float[Tensor, "M 3"]:
-    """Return where the signed distance vanishes on lattice edges, differentiable in both.
+    """Return the zero crossings of the signed distance on lattice edges, differentiable in `vertices` and `sdf`.
 
     Args:
-        vertices: the lattice.
-        sdf: signed distances, of opposite signs at the two ends of each edge.
+        vertices: vertices of the lattice.
+        sdf: signed distances, with opposite signs at the two ends of each edge.
         a: vertex numbers of the first ends.
         b: vertex numbers of the second ends.
     """
     sdf_a, sdf_b = sdf.index_select(0, a), sdf.index_select(0, b)
     difference = sdf_a - sdf_b
-    # opposite signs: the difference cannot vanish, but it can be too small to divide by
+    # with opposite signs the difference is not zero, but it can be too small to divide by
     difference = torch.where(difference >= 0, difference.clamp_min(1e-10), difference.clamp_max(-1e-10))
     share = (sdf_a / difference)[:, None]
     return torch.lerp(vertices.index_select(0, a), vertices.index_select(0, b), share)
@@ -121,30 +124,30 @@ def crossings(
 def topology_within(
     sdf: Float[Tensor, " V"], tets: Int[Tensor, "T 4"], face_room: int, edge_room: int
 ) -> tuple[Int[Tensor, " edges"], Int[Tensor, " edges"], Int[Tensor, "faces 3"], Int[Tensor, ""], Int[Tensor, ""]]:
-    """Return the triangles of `marching_tets` without waiting for the device, padded to given sizes.
+    """Compute the topology of `marching_tets` without synchronising with the device, padded to given sizes.
 
     Args:
-        sdf: as in `marching_tets`.
-        tets: as in `marching_tets`.
-        face_room: number of rows for the faces; what pads them has one vertex three times, behind all others.
+        sdf: signed distances, as in `marching_tets`.
+        tets: vertex numbers of the tetrahedra, as in `marching_tets`.
+        face_room: number of rows for the faces. Padding faces have three equal vertex numbers, greater than all others.
         edge_room: number of rows for the crossed lattice edges.
 
     Returns:
-        The ends a and b of the crossed lattice edges, in the order of the points; the faces; and their true numbers: of faces,
-        and of edges if the faces fit.
+        The ends a and b of the crossed lattice edges, in the order of the mesh vertices; the faces; the number of faces without
+        padding; and the number of crossed edges, which is correct if the faces fit.
     """
     count = len(sdf)
     triangles_of, count_of, corners_of = _tables(sdf.device)
     number = _cases(sdf, tets)
     cut = (number > 0) & (number < 15)
     cut_count, place = cut.sum(), torch.arange(face_room, device=sdf.device)
-    cut = marked(cut, face_room)  # a cut tetrahedron has at least one face
+    cut = padded_nonzero(cut, face_room)  # a cut tetrahedron has at least one face
     number = torch.where(place < cut_count, number.index_select(0, cut), 0).long()
     two = count_of.index_select(0, number) == 2
     face_count = cut_count + two.sum()
-    # first one triangle of each cut tetrahedron, then the second ones of those that have two
+    # first one triangle of each cut tetrahedron, then the second triangles
     second = place >= cut_count
-    owner = torch.where(second, marked(two, face_room).index_select(0, (place - cut_count).clamp_min(0)), place)
+    owner = torch.where(second, padded_nonzero(two, face_room).index_select(0, (place - cut_count).clamp_min(0)), place)
     triangles = triangles_of.index_select(0, number.index_select(0, owner))
     local = torch.where(second[:, None], triangles[:, 1], triangles[:, 0]).clamp_min(0)
     corners = tets.index_select(0, cut.index_select(0, owner)).long()
@@ -155,5 +158,5 @@ def topology_within(
     starts[1:] = key[1:] != key[:-1]
     faces = torch.empty_like(key).scatter_(0, order, starts.cumsum(0) - 1)
     starts &= key < count * count
-    edges = key.index_select(0, marked(starts, edge_room))
+    edges = key.index_select(0, padded_nonzero(starts, edge_room))
     return edges // count, edges % count, faces.reshape(-1, 3), face_count, starts.sum()

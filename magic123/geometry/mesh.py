@@ -1,4 +1,4 @@
-"""Triangle meshes: differentiable normals and smoothness; validity, cleaning and decimation.
+"""Triangle meshes: differentiable normals and smoothness terms; validity checks, cleaning and decimation.
 
 Faces are counter-clockwise seen from outside. Differentiable functions take tensors, the others NumPy arrays.
 """
@@ -13,8 +13,8 @@ from torch import Tensor
 from magic123.geometry.edges import Edges
 from magic123.records.errors import InputError
 
-# Normals of faces with less than half this area shrink towards 0, so that their gradients stay finite. A face of a lattice of
-# resolution 256 has about 1e4 times as much.
+# Normals of faces with less than half this area shrink towards 0, so that their gradients stay finite. A face that is extracted
+# from a lattice of resolution 256 has about 1e4 times this area.
 _TINY = 1e-8
 
 
@@ -23,7 +23,7 @@ def _unit(vectors: Tensor) -> Tensor:
 
 
 def face_normals(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "F 3"]:
-    """Return the outward unit normals of the faces; they are shorter than 1 where a face has no area."""
+    """Return the outward unit normals of the faces; those of faces with almost no area are shorter than 1."""
     a, b, c = vertices.index_select(0, faces.reshape(-1)).reshape(-1, 3, 3).unbind(1)
     return _unit(torch.linalg.cross(b - a, c - a))
 
@@ -36,7 +36,7 @@ def vertex_normals(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) ->
 
 
 def normal_consistency(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], edges: Edges) -> Float[Tensor, ""]:
-    """Return the mean of |1 - cos| of the angle between the normals on both sides of every inner edge; 0 if flat."""
+    """Return the mean of |1 - cos| of the angle between the normals of the two faces of every inner edge; 0 for a plane."""
     sides = edges.sides
     if not len(sides):
         return vertices.sum() * 0
@@ -48,8 +48,8 @@ def normal_consistency(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]
 def laplacian(vertices: Float[Tensor, "V 3"], edges: Edges) -> Float[Tensor, ""]:
     """Return the mean length of the uniform Laplacian, in world units.
 
-    The Laplacian of a vertex is the sum of (vertex - neighbour) over its neighbours, not divided by their number: the
-    weights of Magic123 expect it so.
+    The Laplacian of a vertex is the sum of (vertex - neighbour) over its neighbours. It is not divided by their number, as in
+    Magic123's code, whose loss weights are used here.
     """
     a, b = edges.vertices.unbind(1)
     difference = vertices.index_select(0, a) - vertices.index_select(0, b)
@@ -64,7 +64,7 @@ def face_areas(vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]
 
 
 def component_of_faces(faces: Int[np.ndarray, "F 3"], vertex_count: int) -> Int[np.ndarray, " F"]:
-    """Return the number of the connected component (by shared vertices) of every face."""
+    """Return for every face the number of its connected component; faces that share a vertex are connected."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -74,7 +74,7 @@ def component_of_faces(faces: Int[np.ndarray, "F 3"], vertex_count: int) -> Int[
 
 
 def surface_missing(vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]) -> str | None:
-    """Return why a mesh has no surface at all, as half a sentence ("it is ..."), or None if it has one."""
+    """Return why a mesh has no surface at all, as a clause ("it is ..."), or None if it has one."""
     if len(faces) == 0 or len(vertices) == 0:
         return "it is empty (the density crosses the threshold nowhere)"
     if not np.isfinite(vertices[np.unique(faces)]).all():
@@ -86,13 +86,13 @@ def surface_missing(vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "
 def mesh_problem(
     vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], bounds: float | Float[np.ndarray, " 3"] = 1.0
 ) -> str | None:
-    """Return why a mesh is not a usable surface of one object, as half a sentence ("it is ..."), or None if it is one.
+    """Return why a mesh is not a usable surface of one object, as a clause ("it is ..."), or None if it is one.
 
     Args:
         vertices: world coordinates.
         faces: vertex numbers.
-        bounds: half extents of the box that holds the object, centred on the origin; one number for a cube. A surface that
-            reaches a side of the box is cut open there.
+        bounds: half the side lengths of the box, centred at the origin, in which the scene is defined; one number for a cube.
+            A surface that reaches a side of the box is open there.
     """
     if (reason := surface_missing(vertices, faces)) is not None:
         return reason
@@ -111,7 +111,7 @@ def mesh_problem(
 def drop_unused(
     vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]
 ) -> tuple[Float[np.ndarray, "W 3"], Int[np.ndarray, "F 3"]]:
-    """Remove the vertices that no face uses, and renumber the faces."""
+    """Remove the vertices that do not belong to a face, and renumber the faces."""
     used, faces_flat = np.unique(faces, return_inverse=True)
     return vertices[used], faces_flat.reshape(-1, 3)
 
@@ -119,12 +119,12 @@ def drop_unused(
 def clean(
     vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], smallest_share: float = 0.02
 ) -> tuple[Float[np.ndarray, "W 3"], Int[np.ndarray, "G 3"]]:
-    """Merge vertices closer than 1e-5, and drop faces without area and small pieces.
+    """Merge vertices that round to the same multiple of 1e-5, and remove degenerate faces and small components.
 
     Args:
         vertices: world coordinates.
         faces: vertex numbers.
-        smallest_share: pieces with less than this share of the whole area are dropped; the largest piece always stays.
+        smallest_share: components with less than this fraction of the total area are removed; the largest is always kept.
 
     Raises:
         InputError: no face is left.

@@ -1,6 +1,6 @@
-"""What the readers of glTF, OBJ and PLY files share: the file with what lies beside it, colours of vertices, polygons.
+"""Code shared by the readers of glTF, OBJ and PLY: access to the files that a mesh refers to, vertex colours, polygons.
 
-trimesh decodes the formats, and leaves out without a word what it does not find or know. The readers refuse such files.
+trimesh decodes the formats. It silently omits what it does not find or support; the readers refuse such files.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from magic123.geometry.mesh_parts import Part
 from magic123.records.colour import decoded
 from magic123.records.errors import InputError
 
-MOST_BYTES = 2**30  # of a file
-MOST_TEXELS = 2**26  # of all textures of a file
-LARGEST_OUTSIDE = 0.05  # of a polygon's area, that triangles from its first corner may cover outside it
+MOST_BYTES = 2**30  # largest size of a file
+MOST_TEXELS = 2**26  # largest number of pixels of all textures of a mesh
+LARGEST_OUTSIDE = 0.05  # fraction of a polygon's area that its triangle fan may cover outside the polygon
 
 
 class MeshFile:
-    """A mesh file and the files beside it, for which trimesh asks by name.
+    """A mesh file, and the resolver with which trimesh reads the files that it refers to.
 
     Attributes:
-        path: of the file.
+        path: path of the mesh file.
         content: its bytes.
-        problems: what trimesh asked for and did not get, each with the reason.
+        problems: the files that trimesh requested and that could not be read, each with the reason.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,11 +38,18 @@ class MeshFile:
         self._textures: dict[int, UInt8[np.ndarray, "H W 4"]] = {}  # by the id of Pillow's image
 
     def get(self, name: str) -> bytes:
-        """Return the content of a file beside it. Raises FileNotFoundError, and notes the problem, where it cannot be read."""
+        """Return the content of a file that the mesh refers to, for trimesh.
+
+        Args:
+            name: path relative to the folder of the mesh file.
+
+        Raises:
+            FileNotFoundError: the file cannot be read; the reason is added to `problems`.
+        """
         name = str(name).strip().replace("\\", "/")
         folder = self.path.parent
         file = (folder / name).resolve()
-        if not file.is_file():  # an address as glTF writes it: a%20name.png
+        if not file.is_file():  # glTF stores names as URIs, such as a%20name.png
             file = (folder / unquote(name)).resolve()
         if not file.is_relative_to(folder.resolve()):
             self.problems.append(f"{name!r}, which lies outside its folder")
@@ -56,16 +63,16 @@ class MeshFile:
 
     __getitem__ = get
 
-    def check_beside(self) -> None:
-        """Raise InputError if a file beside it was not read: trimesh goes on without a texture."""
+    def raise_problems(self) -> None:
+        """Raise InputError if a file that the mesh refers to could not be read; trimesh would continue without it."""
         if self.problems:
             raise InputError(f"mesh {self.path} needs {self.problems[0]}; put it beside the mesh")
 
     def meshes(self, content: bytes | None = None) -> list[tuple[Any, Float[np.ndarray, "4 4"]]]:
-        """Return trimesh's meshes, each with its transform; points and lines are left out.
+        """Return the meshes that trimesh reads, each with its transform; points and lines are omitted.
 
         Args:
-            content: in place of the file's own.
+            content: bytes to read instead of those of the file.
         """
         import trimesh
 
@@ -79,10 +86,10 @@ class MeshFile:
         ]
 
     def texels(self, image: Any) -> UInt8[np.ndarray, "H W 4"]:
-        """Return one of Pillow's images as RGBA, decoded once however many parts share it.
+        """Return a Pillow image as an RGBA array, which is cached, because several parts may share an image.
 
         Raises:
-            InputError: it has more than MOST_TEXELS, or floating point numbers.
+            InputError: the image has more pixels than MOST_TEXELS, or holds floating point numbers.
         """
         if id(image) not in self._textures:
             self._textures[id(image)] = self._decoded(image)
@@ -96,7 +103,7 @@ class MeshFile:
             raise InputError(
                 f"{what} has {image.width} x {image.height} pixels, and at most {MOST_TEXELS:,} are read; reduce it"
             )
-        if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+        if image.mode.startswith("I"):  # 16-bit grey, which Pillow's conversion would clip at 255
             image = Image.fromarray(np.clip(np.asarray(image) // 257, 0, 255).astype(np.uint8))
         elif image.mode == "F":
             raise InputError(f"{what} holds floating point numbers; export it with 8 bits")
@@ -104,17 +111,17 @@ class MeshFile:
 
 
 def without_material(mesh: Any) -> Part:
-    """Return the triangles of one of trimesh's meshes, with the normals that the file has."""
-    # trimesh computes normals that are not in its cache
+    """Return the triangles of a trimesh mesh, with its normals if the file has any, and without its material."""
+    # normals that are not in the cache are not from the file: trimesh would compute them
     normals = np.array(mesh.vertex_normals, np.float64) if "vertex_normals" in mesh._cache else None
     return Part(np.array(mesh.vertices, np.float64), np.array(mesh.faces, np.int64), normals)
 
 
 def with_colours(part: Part, mesh: Any) -> Part:
-    """Return the part with the colours of its vertices or faces, sRGB in the file, where it has any."""
+    """Return the part with the vertex or face colours of a trimesh mesh, converted from sRGB, if it has any."""
     if mesh.visual.kind == "vertex":
         colours = np.asarray(mesh.visual.vertex_colors) / 255
-    elif mesh.visual.kind == "face":  # each face gets corners of its own
+    elif mesh.visual.kind == "face":  # each face gets vertices of its own
         colours = np.repeat(np.asarray(mesh.visual.face_colors) / 255, 3, axis=0)
         corners = part.faces.reshape(-1)
         normals = None if part.normals is None else part.normals[corners]
@@ -124,13 +131,13 @@ def with_colours(part: Part, mesh: Any) -> Part:
     return replace(part, colours=np.hstack([decoded(colours[:, :3]), np.ones((len(colours), 1))]))
 
 
-def check_fans(vertices: Float[np.ndarray, "V 3"], polygons: list[list[int]] | np.ndarray, path: Path) -> None:
-    """Refuse polygons that the triangles from their first corner do not fill, which is how trimesh divides them.
+def check_convex(vertices: Float[np.ndarray, "V 3"], polygons: list[list[int]] | np.ndarray, path: Path) -> None:
+    """Refuse polygons that are not convex, because trimesh divides polygons into a triangle fan from the first corner.
 
     Args:
         vertices: positions.
-        polygons: vertex numbers of each.
-        path: of the mesh.
+        polygons: vertex numbers of each polygon.
+        path: path of the mesh, for the error message.
 
     Raises:
         InputError: a polygon is not convex.

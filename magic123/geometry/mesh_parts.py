@@ -1,7 +1,7 @@
-"""The parts of a textured mesh that others made: triangles with one material each.
+"""The parts of a textured mesh from another program: triangles with one material each.
 
-Colours are albedo: base colour texture times base colour factor times vertex colours. Textures are stored as sRGB, factors and
-vertex colours are linear.
+The albedo is base colour texture times base colour factor times vertex colour. Textures are stored as sRGB; factors and vertex
+colours are linear.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ class Part:
     Attributes:
         vertices: positions.
         faces: vertex numbers, counter-clockwise seen from outside.
-        normals: of the vertices, as the file has them; None: computed where they are needed.
-        uv: texture coordinates, (0, 0) at the lower left corner of the texture; None without any.
-        texture: RGBA as stored (sRGB, straight alpha); None without any.
-        factor: linear RGBA that multiplies the texture.
-        colours: linear RGBA of the vertices, a further factor; None without any.
-        double_sided: whether the back of a face is seen.
-        transparency: opaque: alpha is ignored; mask: seen where alpha reaches `cutoff`; blend: alpha is opacity.
-        cutoff: of `mask`.
-        wrap: how coordinates beyond 0..1 are read, along u and v.
+        normals: vertex normals of the file; None if it has none, and they are computed where needed.
+        uv: texture coordinates, (0, 0) at the lower left corner of the texture; None if there are none.
+        texture: RGBA as stored (sRGB, straight alpha); None if there is no texture.
+        factor: base colour factor, linear RGBA.
+        colours: vertex colours, linear RGBA; None if there are none.
+        double_sided: whether faces are visible from behind.
+        transparency: "opaque": alpha is ignored; "mask": visible where alpha >= `cutoff`; "blend": alpha is opacity.
+        cutoff: threshold of alpha for "mask".
+        wrap: how texture coordinates outside [0, 1] are treated, along u and v.
     """
 
     vertices: Float[np.ndarray, "V 3"]
@@ -46,8 +46,8 @@ class Part:
     cutoff: float = 0.5
     wrap: tuple[Wrap, Wrap] = ("repeat", "repeat")
 
-    def moved(self, matrix: Float[np.ndarray, "4 4"]) -> Part:
-        """Return the part with its positions and normals transformed; a mirroring turns the faces round as well."""
+    def transformed(self, matrix: Float[np.ndarray, "4 4"]) -> Part:
+        """Return the part with transformed positions and normals; if the matrix mirrors, faces are reversed too."""
         linear = matrix[:3, :3]
         normals = self.normals
         if normals is not None:
@@ -60,12 +60,12 @@ class Part:
 
 
 def joined(parts: list[Part]) -> tuple[Float[np.ndarray, "V 3"], Int[np.ndarray, "F 3"]]:
-    """Return the vertices and faces of all parts as one surface, without colours."""
+    """Return the vertices and faces of all parts as one mesh, without colours."""
     starts = np.cumsum([0, *(len(part.vertices) for part in parts)])
     faces = [part.faces + start for part, start in zip(parts, starts, strict=False)]
     return np.concatenate([part.vertices for part in parts]), np.concatenate(faces)
 
 
 def coloured(parts: list[Part]) -> bool:
-    """Return whether a mesh has any colours; without them it is white."""
+    """Return whether a mesh has any colours; a mesh without colours is white."""
     return any(part.texture is not None or part.colours is not None or part.factor[:3] != (1, 1, 1) for part in parts)

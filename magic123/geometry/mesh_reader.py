@@ -1,6 +1,6 @@
-"""Read textured meshes that others made: glTF, GLB, OBJ with MTL and textures, PLY, or one of them in a zip archive.
+"""Read textured meshes from other programs: glTF, GLB, OBJ with MTL and textures, PLY, or one of them in a zip archive.
 
-A file becomes parts, each with one material, in the frame of the file with node transforms applied.
+The result is a list of parts with one material each, in the frame of the file, with node transforms applied.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from magic123.records.files import need_file, scratch_folder
 from magic123.records.mesh_files import SUFFIXES
 
 MOST_FACES = 2**24
-READERS = {".glb": read_gltf, ".gltf": read_gltf, ".obj": read_obj, ".ply": read_ply}  # of each of SUFFIXES
-BESIDE = (".mtl", ".bin", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tga", ".tif", ".tiff")  # what meshes in a zip may need
+READERS = {".glb": read_gltf, ".gltf": read_gltf, ".obj": read_obj, ".ply": read_ply}  # for each of SUFFIXES
+# files of a zip archive that a mesh may refer to
+COMPANION_SUFFIXES = (".mtl", ".bin", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tga", ".tif", ".tiff")
 
 
 def read_parts(path: Path) -> list[Part]:
     """Return the parts of a mesh file (.glb, .gltf, .obj or .ply, or a .zip that holds one of them with its files).
 
     Raises:
-        InputError: the file is missing, damaged or too large; it has no surface; or a texture, a material or an extension
-            that decides how it looks cannot be read.
+        InputError: the file is missing, damaged or too large; it has no triangles; or it needs a texture, a material or an
+            extension that cannot be read.
     """
     need_file(path, "mesh")
     kind = path.suffix.lower()
@@ -47,31 +48,32 @@ def read_parts(path: Path) -> list[Part]:
     file = MeshFile(path)
     try:
         parts = [_checked(part, path) for part in READERS[kind](file) if len(part.faces)]
-    except Exception as error:  # every format raises its own; MemoryError is one of them
-        file.check_beside()
+    except Exception as error:  # each format raises exceptions of its own, and MemoryError
+        file.raise_problems()
         if isinstance(error, InputError):
             raise
         raise InputError(f"mesh {path} cannot be read ({first_line(error)}); export it again") from error
-    file.check_beside()
-    _check_amount(parts, path)
+    file.raise_problems()
+    _check_size(parts, path)
     return parts
 
 
 def _unpacked(archive: Path, folder: Path) -> Path:
-    """Unpack the one mesh of a zip archive, its materials and textures, and return where it is.
+    """Unpack the mesh of a zip archive with its materials and textures, and return the path of the mesh.
 
-    Textures that Gazebo's models keep in materials/textures, where OBJ readers do not look, are put beside the mesh.
+    Gazebo's models have their textures in materials/textures, where OBJ readers do not look for them; they are copied to the
+    folder of the mesh.
 
     Args:
         archive: the zip archive.
         folder: an empty folder.
 
     Raises:
-        InputError: the archive is damaged or unsafe, or holds no mesh or several.
+        InputError: the archive is damaged or unsafe, or does not hold exactly one mesh.
     """
 
     def wanted(name: str) -> bool:
-        return name.lower().endswith((*SUFFIXES, *BESIDE)) and not name.startswith("__MACOSX/")
+        return name.lower().endswith((*SUFFIXES, *COMPANION_SUFFIXES)) and not name.startswith("__MACOSX/")
 
     files = read_archive(archive, "a zip archive of a mesh", "download it again", MOST_BYTES, wanted)
     meshes = sorted(name for name in files if name.lower().endswith(SUFFIXES))
@@ -95,7 +97,7 @@ def _unpacked(archive: Path, folder: Path) -> Path:
 
 
 def _checked(part: Part, path: Path) -> Part:
-    """Return the part after a check of its numbers. Raises InputError where they are no surface."""
+    """Check the arrays of a part, and return it without normals that cannot be used. Raises InputError if they are invalid."""
     if part.vertices.ndim != 2 or part.vertices.shape[1] != 3 or part.faces.ndim != 2 or part.faces.shape[1] != 3:
         raise InputError(f"mesh {path} has positions or faces of another shape; export it again as triangles")
     if not 0 <= part.faces.min() <= part.faces.max() < len(part.vertices):
@@ -112,12 +114,12 @@ def _checked(part: Part, path: Path) -> Part:
         raise InputError(f"mesh {path} has a texture and no texture coordinates; export it again")
     normals = part.normals
     if normals is not None and (normals.shape != part.vertices.shape or not np.isfinite(normals).all()):
-        normals = None  # they are computed
+        normals = None  # they are computed instead
     return replace(part, normals=normals)
 
 
-def _check_amount(parts: list[Part], path: Path) -> None:
-    """Refuse a mesh without triangles, or with more triangles or texels than are read."""
+def _check_size(parts: list[Part], path: Path) -> None:
+    """Raise InputError if a mesh has no triangles, or more triangles or texels than are allowed."""
     if not parts:
         raise InputError(f"mesh {path} has no triangles; there is no surface to show")
     if (count := sum(len(part.faces) for part in parts)) > MOST_FACES:

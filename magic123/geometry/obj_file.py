@@ -1,8 +1,8 @@
 """Read OBJ files with the materials of their MTL files, or with vertex colours.
 
-Colours (`Kd` and those of vertices) are taken as sRGB: the format does not say, and that is what programs show.
-Vertex colours beside a texture are not read; beside a material without a texture they are refused, because the format does not
-say which of the two is meant (Blender shows the material, and keeps the colours as an attribute of the mesh).
+Colours (`Kd` and vertex colours) are interpreted as sRGB, as most programs do; the format does not specify it. Vertex colours
+are ignored if the material has a texture. If it has none, they are refused, because the format does not say which of the two is
+meant (Blender shows the material, and keeps the colours as an attribute of the mesh).
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from typing import Any
 
 import numpy as np
 
-from magic123.geometry.mesh_file import MeshFile, check_fans, with_colours, without_material
+from magic123.geometry.mesh_file import MeshFile, check_convex, with_colours, without_material
 from magic123.geometry.mesh_parts import Part
 from magic123.records.colour import decoded
 from magic123.records.errors import InputError
 from magic123.records.mesh_files import LIBRARY
 
-# lines of a material that decide how it looks, and are not read
+# lines of a material that affect its appearance and are not supported
 UNREAD = {
     rb"^[ \t]*map_Kd[ \t]+-": "has options before the name of its texture, which are not read; write the name alone",
     rb"^[ \t]*map_d[ \t]": "has its opacity in a picture (map_d), which is not read; export it as glTF, or remove that line",
 }
 
-# a line of a vertex with a colour: x y z red green blue
+# a line of a vertex with a colour: v x y z red green blue
 COLOURED = re.compile(rb"^(v(?:[ \t]+\S+){3})[ \t]+([-+.\d]\S*)[ \t]+([-+.\d]\S*)[ \t]+([-+.\d]\S*)", re.MULTILINE)
-ROUNDED = 1.001  # colours up to here lie between 0 and 1, but for their rounding
+ROUNDED = 1.001  # colours up to this are in [0, 1] up to rounding
 
 
 def read_obj(file: MeshFile) -> list[Part]:
     """Return the parts of an OBJ file, one for each material.
 
     Raises:
-        InputError: a material is not defined or not read in full, a polygon is not convex, or vertex colours are of no known
-            range or would be left out.
+        InputError: a material is not defined or not fully supported, a polygon is not convex, or vertex colours would be
+            ignored, or are neither in [0, 1] nor whole numbers up to 255.
     """
     materials = _materials(file)
-    check_fans(*_polygons(file.content), file.path)
+    check_convex(*_polygons(file.content), file.path)
     meshes = file.meshes()
     _check_colours([mesh for mesh, _ in meshes], file, materials)
     if any(mesh.visual.kind == "vertex" for mesh, _ in meshes) and _beyond_one(file.content):
@@ -50,7 +50,7 @@ def _materials(file: MeshFile) -> dict[str, bool]:
     """Return the names of the materials of its MTL files, each with whether it has a texture.
 
     Raises:
-        InputError: a material that is used is not defined in any MTL file, or has lines that are not read.
+        InputError: a material that is used is not defined in any MTL file, or has lines that are not supported.
     """
     used = {_name(name) for name in re.findall(rb"^[ \t]*usemtl[ \t]+(.+?)[ \t\r]*$", file.content, re.MULTILINE)}
     textured: dict[str, bool] = {}
@@ -85,12 +85,12 @@ def _check_colours(meshes: list[Any], file: MeshFile, materials: dict[str, bool]
 
 
 def _name(words: bytes) -> str:
-    """Return the name of a material as trimesh does: its words with one space between them."""
+    """Normalise the name of a material as trimesh does: its words, separated by single spaces."""
     return " ".join(words.decode("utf-8", "replace").split())
 
 
 def _polygons(content: bytes) -> tuple[np.ndarray, list[list[int]]]:
-    """Return the vertices [V, 3], and the vertex numbers of the faces of more than three corners."""
+    """Return the vertices [V, 3], and the vertex numbers of the faces with more than three corners."""
     vertices: list[list[bytes]] = []
     polygons = []
     content = content.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ")
@@ -116,12 +116,12 @@ def _coloured(content: bytes) -> bool:
 
 
 def _beyond_one(content: bytes) -> bool:
-    """Return whether vertex colours exceed 1, where trimesh cuts them off: some programs write them from 0 to 255."""
+    """Return whether vertex colours exceed 1: some programs write them from 0 to 255, and trimesh would clip them."""
     return any(max(_colour(line)) > ROUNDED for line in COLOURED.finditer(content))
 
 
 def _with_unit_colours(file: MeshFile) -> bytes:
-    """Return the content of a file with its vertex colours divided by 255. Raises InputError where they are no bytes."""
+    """Return the content of a file with its vertex colours divided by 255. Raises InputError if they are not bytes."""
 
     def divided(line: re.Match[bytes]) -> bytes:
         colour = _colour(line)
@@ -144,7 +144,7 @@ def _part(mesh: Any, file: MeshFile, materials: dict[str, bool]) -> Part:
     kd = np.atleast_1d(lines.get("kd", 1.0)).astype(np.float64)
     red, green, blue = (float(value) for value in decoded(kd if len(kd) == 3 else kd[:1].repeat(3)))
     image = None
-    if materials.get(str(material.name)):  # trimesh gives a grey texture to materials that no file defines
+    if materials.get(str(material.name)):  # trimesh creates a grey texture for materials that are not defined
         image = getattr(material, "image", None)
         if image is None:
             raise InputError(f"mesh {file.path}: the texture of material {material.name!r} cannot be read; export it again")
@@ -162,14 +162,14 @@ def _part(mesh: Any, file: MeshFile, materials: dict[str, bool]) -> Part:
 
 
 def _opacity(lines: dict[str, Any], what: str) -> float:
-    """Return a material's opacity: `d`, or 1 - `Tr` where there is no `d`.
+    """Return a material's opacity: `d`, or 1 - `Tr` if there is no `d`.
 
     Args:
-        lines: of the material, by their first words in small letters.
-        what: names it in the error message.
+        lines: lines of the material, by their first words in lower case.
+        what: name of the material for the error message.
 
     Raises:
-        InputError: it would be invisible by `Tr`, which some programs write with the meaning of `d`.
+        InputError: `Tr` makes the material invisible; some programs write it with the meaning of `d`.
     """
     if "d" in lines:
         return float(lines["d"][-1])

@@ -1,4 +1,7 @@
-"""Read PLY files: colours of vertices or faces, or one texture. Colours are taken as sRGB: the format does not say."""
+"""Read PLY files: vertex colours, face colours or a texture.
+
+Colours are interpreted as sRGB, as most programs do; the format does not specify it.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from magic123.geometry.mesh_file import MeshFile, check_fans, with_colours, without_material
+from magic123.geometry.mesh_file import MeshFile, check_convex, with_colours, without_material
 from magic123.geometry.mesh_parts import Part
 from magic123.records.errors import InputError
 
 
 def read_ply(file: MeshFile) -> list[Part]:
-    """Return the parts of a PLY file. Raises InputError for colours of 16 bits and for polygons that are not convex."""
+    """Return the parts of a PLY file. Raises InputError for 16-bit colours and for polygons that are not convex."""
     return [_part(mesh, file) for mesh, _ in file.meshes()]
 
 
@@ -25,7 +28,7 @@ def _part(mesh: Any, file: MeshFile) -> Part:
         corners = stored["face"]["data"][name]
         corners = corners if corners.dtype.names is None else corners["f1"]
         if corners.ndim == 1 or corners.shape[1] > 3:
-            check_fans(part.vertices, corners, file.path)
+            check_convex(part.vertices, corners, file.path)
     if mesh.visual.kind != "texture":
         return with_colours(part, mesh)
     material = mesh.visual.material

@@ -1,4 +1,4 @@
-"""The level set of a signed distance as a mesh with its edges, and a copy on the CPU, at one wait for the device."""
+"""Extract the level set of a signed distance function as a mesh with edges and a CPU copy, synchronising with the GPU once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from magic123.geometry.marching_tets import crossings, marching_tets, topology_w
 
 
 class HostMesh(NamedTuple):
-    """A mesh on the CPU: vertices [V, 3], faces [F, 3], and of `Edges` the ends and the opposite corners [E, 2]."""
+    """A copy of a mesh on the CPU: vertices [V, 3], faces [F, 3], `Edges.vertices` and `Edges.opposite` [E, 2]."""
 
     vertices: Tensor
     faces: Tensor
@@ -29,9 +29,9 @@ class Surface(NamedTuple):
     Attributes:
         vertices: [V, 3], differentiable.
         faces: vertex numbers, [F, 3].
-        edges: of the faces.
-        host: the mesh on the CPU; None if that was not asked for.
-        numbers: what `Measure` returned; empty without one.
+        edges: the edge table of the faces.
+        host: a copy of the mesh on the CPU; None if it was not requested.
+        numbers: what `Measure` returned; empty without a measure.
     """
 
     vertices: Tensor
@@ -41,8 +41,8 @@ class Surface(NamedTuple):
     numbers: list[int]
 
 
-# Numbers about a mesh that the host reads together with its size: vertices, faces, ends and opposite corners of the edges, all
-# padded, and the true numbers of faces, vertices and edges, [3] on the device -> [N] int64
+# A function that computes numbers which the host reads together with the size of the mesh: (vertices, faces, edge ends and
+# opposite vertices, all padded, and the numbers of faces, vertices and edges without padding, [3] on the device) -> [N] int64
 Measure = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -54,18 +54,18 @@ def extract_surface(
     on_host: bool,
     measure: Measure | None = None,
 ) -> Surface:
-    """Return the level set sdf = 0, as `marching_tets` and `find_edges` do.
+    """Extract the level set sdf = 0 with `marching_tets` and `find_edges`.
 
-    On a GPU, sizes are guessed and read together with the copy to the CPU and the numbers of `measure`; where they did not fit,
-    each is waited for.
+    On a GPU, arrays are allocated with the sizes of earlier calls, and the actual sizes are read together with the copy to the
+    CPU and the numbers of `measure`. If they were too small, the mesh is extracted again, synchronising for each size.
 
     Args:
-        vertices: the lattice, in any units.
+        vertices: vertices of the lattice, in any unit.
         sdf: signed distances, positive inside.
         tets: vertex numbers of positively oriented tetrahedra.
-        capacities: of earlier calls, for faces, vertices and edges; adapted.
-        on_host: whether the mesh is needed on the CPU too.
-        measure: called with the mesh, and again where the guess did not fit.
+        capacities: sizes for faces, vertices and edges from earlier calls; updated in place.
+        on_host: whether to copy the mesh to the CPU.
+        measure: called with the mesh, and a second time if the sizes were too small.
     """
     on_gpu = sdf.device.type != "cpu"
     if on_gpu and capacities.sizes:
@@ -87,7 +87,7 @@ def extract_surface(
 def _extract_within(
     vertices: Tensor, sdf: Tensor, tets: Tensor, capacities: Capacities, on_host: bool, measure: Measure | None
 ) -> Surface | None:
-    """Extract a surface that fits into the capacities, at one wait for the device; None if it does not fit."""
+    """Extract a surface within the capacities, synchronising with the device once; return None if it does not fit."""
     face_room, vertex_room, edge_room = capacities.sizes
     a, b, faces, face_count, vertex_count = topology_within(sdf, tets, face_room, vertex_room)
     points = crossings(vertices, sdf, a, b)

@@ -1,7 +1,7 @@
-"""The texture of a mesh: an atlas of its surface, and the colours baked into it.
+"""Texture atlases: UV unwrapping of a mesh, and baking of its albedo.
 
-uv is in [0, 1]^2, u to the right and v up, so row 0 of the texture is at v = 1 (as in OBJ and trimesh, which flips v for
-glTF).
+uv is in [0, 1]^2, u to the right and v up, so row 0 of the texture is at v = 1, as in OBJ and trimesh (which flips v when it
+writes glTF).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ PADDING = 3  # texels around each chart
 
 @dataclass(frozen=True)
 class Atlas:
-    """A mesh cut open along seams: M >= V vertices, because a vertex on a seam has one copy for each chart.
+    """A mesh cut along seams: M >= V vertices, because a vertex on a seam has a copy in each chart.
 
     Attributes:
-        vertex: the vertex of the mesh that each vertex of the atlas is a copy of, int64.
-        faces: vertex numbers of the atlas, int64.
+        vertex: for each vertex of the atlas the number of the mesh vertex that it is a copy of, int64.
+        faces: numbers of atlas vertices, int64.
         uv: texture coordinates, float32.
     """
 
@@ -38,7 +38,7 @@ class Atlas:
 def unwrap(
     vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], texture_size: int, padding: int = PADDING
 ) -> Atlas:
-    """Cut a mesh into charts and flatten them with xatlas. Takes seconds for 10,000 faces, minutes for 100,000.
+    """Cut a mesh into charts and flatten them, with xatlas. This takes seconds for 10,000 faces and minutes for 100,000.
 
     Args:
         vertices: world coordinates.
@@ -51,7 +51,7 @@ def unwrap(
     atlas = xatlas.Atlas()
     atlas.add_mesh(np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.uint32))
     packing = xatlas.PackOptions()
-    # the atlas is only about this large, and its padding scales with it: leave room
+    # the atlas has this resolution only approximately, and its padding is scaled with it, so one more texel is requested
     packing.resolution, packing.padding, packing.bilinear = texture_size, padding + 1, True
     atlas.generate(pack_options=packing)
     vertex, indices, uv = atlas.get_mesh(0)
@@ -73,12 +73,12 @@ def bake(
     bilinear filtering nor mipmaps mix in an unrelated colour.
 
     Args:
-        vertices: the mesh that `atlas.vertex` refers to, in world coordinates.
-        atlas: its charts.
+        vertices: vertices of the mesh that `atlas.vertex` refers to, in world coordinates.
+        atlas: the charts of the mesh.
         albedo: colours in [0, 1] of points on the surface; called with tensors on `device`.
         texture_size: side of the texture in texels.
         padding: width of the border around each chart, in texels.
-        device: where `albedo` is evaluated.
+        device: the device to evaluate `albedo` on.
     """
     from scipy.ndimage import distance_transform_edt
 

@@ -1,10 +1,10 @@
-"""A z-buffer on the CPU: which triangle a pixel sees, and which silhouette edge passes between two neighbouring pixels.
+"""A z-buffer on the CPU: the triangle visible at each pixel, and the silhouette edges between neighbouring pixels.
 
 Both functions are single-threaded and deterministic; neither is differentiable.
 
 Screen coordinates are pixels (the centre of pixel (row, column) is at x = column + 0.5, y = row + 0.5). Nearness is
-1 / (distance along the optical axis), which is linear on the screen; 0 is the background. Triangles with a corner behind the
-camera (nearness <= 0) are left out entirely.
+1 / (distance along the optical axis), which is linear in screen coordinates; 0 is the background. Triangles with a corner
+behind the camera (nearness <= 0) are ignored.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def triangle_ids(x, y, nearness, faces, height, width, behind=None):
     Args:
         x: columns of the vertices on the screen, [V] float64.
         y: rows of the vertices, [V] float64.
-        nearness: of the vertices, [V] float64.
+        nearness: nearness of the vertices, [V] float64.
         faces: vertex numbers, [F, 3].
-        height: of the image, in pixels.
-        width: of the image.
-        behind: nearness [H, W] beyond which surfaces are looked for, to peel one layer after another; None: all count.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
+        behind: for depth peeling: only surfaces behind this nearness [H, W] are returned; None for all surfaces.
 
     Returns:
         Face number + 1, 0 for the background, [H, W] int32; and the nearness there, [H, W] float64.
@@ -39,7 +39,7 @@ def triangle_ids(x, y, nearness, faces, height, width, behind=None):
             continue
         xi, yi, xj, yj, xk, yk = x[i], y[i], x[j], y[j], x[k], y[k]
         area = (xj - xi) * (yk - yi) - (xk - xi) * (yj - yi)
-        if not 0 < abs(area) < np.inf:  # also leaves out NaNs
+        if not 0 < abs(area) < np.inf:  # false for NaN too
             continue
         sign = 1.0 if area > 0 else -1.0
         left = math.ceil(max(0.0, min(xi, xj, xk) - 0.5))
@@ -50,7 +50,7 @@ def triangle_ids(x, y, nearness, faces, height, width, behind=None):
             cy = row + 0.5
             for column in range(left, right + 1):
                 cx = column + 0.5
-                # each of the three edge functions is exactly the negative of the neighbour's across that edge: no cracks
+                # each edge function is exactly the negative of that of the face across the edge, so there are no gaps
                 a = sign * ((xj - cx) * (yk - cy) - (xk - cx) * (yj - cy))
                 b = sign * ((xk - cx) * (yi - cy) - (xi - cx) * (yk - cy))
                 c = sign * ((xi - cx) * (yj - cy) - (xj - cx) * (yi - cy))
@@ -69,18 +69,18 @@ def triangle_ids(x, y, nearness, faces, height, width, behind=None):
 def silhouette_crossings(x, y, nearness, ends, opposite, ids, nearest):
     """Return the silhouette edges that pass between the centres of two neighbouring pixels.
 
-    An edge is a silhouette if both its faces are on the same side of it on the screen, or if it has only one face. It counts
-    only where it explains what the two pixels see: they show different faces, the nearer pixel is on the side of the edge's
-    faces, and the edge is not hidden behind both. Of several candidates, the one nearest in depth to the nearer pixel wins.
+    An edge is a silhouette edge if both its faces are on the same side of it on the screen, or if it has only one face. It is
+    returned only if it explains the two pixels: they show different faces, the nearer pixel is on the side of the edge's faces,
+    and the edge is not occluded by both. Of several such edges, the one whose depth is closest to the nearer pixel is returned.
 
     Args:
         x: columns of the vertices on the screen, [V] float64.
         y: rows of the vertices, [V] float64.
-        nearness: of the vertices, [V] float64.
+        nearness: nearness of the vertices, [V] float64.
         ends: the two ends of each edge, [E, 2] (`Edges.vertices`).
-        opposite: the corners opposite to each edge, [E, 2] (`Edges.opposite`).
+        opposite: the vertices opposite to each edge, [E, 2] (`Edges.opposite`).
         ids: the first result of `triangle_ids`, [H, W].
-        nearest: its second result, [H, W].
+        nearest: the second result of `triangle_ids`, [H, W].
 
     Returns:
         Two int32 images of edge number + 1, 0 for none: between a pixel and the one to its right, [H, W - 1]; and between a
@@ -113,20 +113,20 @@ def silhouette_crossings(x, y, nearness, ends, opposite, ids, nearest):
 
 @numba.njit(cache=True)
 def _mark(number, ay, dy, ax, dx, near, faces_beyond, ids, nearest, marks, errors):
-    """Mark the pairs of pixels in a row between whose centres a steep edge passes, where it explains what they see.
+    """Mark the pairs of neighbouring pixels in a row between which a steep edge passes, if it explains the two pixels.
 
     Args:
-        number: to mark them with.
+        number: the number to write for the edge.
         ay: row of the edge's first end on the screen.
-        dy: rows from there to its second end.
+        dy: row of its second end minus that of its first.
         ax: column of its first end.
-        dx: columns to its second end.
+        dx: column of its second end minus that of its first.
         near: nearness of both ends.
         faces_beyond: whether the edge's faces are on the side of the second pixel of a pair.
-        ids: as in `silhouette_crossings`.
-        nearest: as in `silhouette_crossings`.
-        marks: of each pair, written.
-        errors: difference in depth between a mark's edge and the nearer pixel, written.
+        ids: face number + 1 of each pixel, as in `silhouette_crossings`.
+        nearest: nearness of each pixel, as in `silhouette_crossings`.
+        marks: output: the number of the edge for each pair.
+        errors: output: difference in nearness between that edge and the nearer pixel.
     """
     height, width = ids.shape
     first = math.ceil(max(0.0, min(ay, ay + dy) - 0.5))

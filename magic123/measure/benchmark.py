@@ -1,7 +1,7 @@
-"""Measure how fast the steps of a stage are on this machine, which parts take the time, and how fast they could be.
+"""Measure the speed of a stage's steps on this machine, the time of each part, and the limit that arithmetic sets.
 
-The steps are those of `optimise`, with priors of random weights and a synthetic object. Steps per second are measured without
-instrumentation; the share of each part is measured in other steps, which synchronise with the device after each part.
+The steps are those of `optimise`, with priors with random weights and a synthetic object. Steps per second are measured without
+instrumentation; the share of each part is measured in further steps, which synchronise with the device after each part.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.priors import Speed
 from magic123.settings.stage import OptimisedStage, PointsStage, Stage
 
-# Overrides of a stage at the size "small", which takes seconds on a CPU.
+# overrides of a stage's settings at the size "small", at which a measurement takes seconds on a CPU
 SMALL = {
     "resolution": 24,
     "field": {"hidden": 16, "grid": {"levels": 4, "log2_entries": 10, "base_resolution": 4, "finest_resolution": 32}},
@@ -44,13 +44,13 @@ SMALL = {
     "dtype": "float32",
 }
 
-PRODUCTS_IN = {"autocast": "float16"}  # the dtype of matrix products, where it is not that of the settings
+PRODUCTS_IN = {"autocast": "float16"}  # dtype in the settings -> dtype of matrix products, if it is another one
 
 Optimised = TypeVar("Optimised", bound=OptimisedStage)
 
 
 class Clock:
-    """Seconds of each part, including the device's work. Time of a nested part is not counted in the outer one.
+    """Measures the time of parts, including the device's work. The time of a nested part is not counted in the outer one.
 
     Attributes:
         seconds: name of a part -> seconds so far.
@@ -61,14 +61,14 @@ class Clock:
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def now(self) -> float:
-        """Return the time in seconds after the device has finished its work."""
+        """Wait until the device has finished its work, and return the time in seconds."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Add the time of the block to the part of that name."""
+        """Add the time of the context to the part with this name."""
         outer, self._inner, began = self._inner, 0.0, self.now()
         yield
         spent = self.now() - began
@@ -77,13 +77,19 @@ class Clock:
 
 
 class Timed:
-    """A wrapper that times some methods of an object as parts; `parts` maps the method's name to the part's."""
+    """A wrapper of an object that measures the time of some of its methods.
+
+    Args:
+        wrapped: the object.
+        clock: measures the time.
+        parts: name of a method -> name of the part that its time is added to.
+    """
 
     def __init__(self, wrapped: object, clock: Clock, parts: dict[str, str]) -> None:
         self._wrapped, self._clock, self._parts = wrapped, clock, parts
 
     def __getattr__(self, name: str) -> Any:
-        """Return an attribute of the wrapped object, timed if it is one of the methods."""
+        """Return an attribute of the wrapped object; the methods in `parts` are timed."""
         value = getattr(self._wrapped, name)
         if name not in self._parts:
             return value
@@ -96,7 +102,7 @@ class Timed:
 
 
 def small(stage: Optimised) -> Optimised:
-    """Return the stage with the overrides of SMALL and its priors in float32."""
+    """Return the settings of a stage with the overrides in SMALL and priors in float32."""
     values = stage.model_dump()
     for key, value in SMALL.items():
         if key not in type(stage).model_fields:
@@ -107,14 +113,14 @@ def small(stage: Optimised) -> Optimised:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return bytes: reserved on a CUDA device since its statistics were reset, or the peak of the process on a CPU."""
+    """Return the peak memory in bytes: reserved on a CUDA device since its statistics were reset, or of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def forget_earlier_work(device: torch.device) -> None:
-    """Give back what an earlier measurement of this process holds: memory of the card, compiled networks."""
+def reset_process(device: torch.device) -> None:
+    """Release what an earlier measurement in this process holds: compiled networks and the allocator's memory."""
     torch.compiler.reset()
     gc.collect()
     if device.type == "cuda":
@@ -128,7 +134,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def ball(size: int) -> Example:
-    """Return a synthetic example of size x size pixels: a shaded ball on white, with its depth."""
+    """Return a synthetic example of size x size pixels: a shaded ball on white, with a depth map."""
     y, x = torch.meshgrid(*[(torch.arange(size) + 0.5) * (2 / size) - 1] * 2, indexing="ij")
     height = (0.36 - x * x - y * y).clamp_min(0).sqrt()[..., None] / 0.6
     alpha = (height > 0).float()
@@ -141,20 +147,20 @@ def measure(
 ) -> dict[str, Any]:
     """Run `warmup` + 2 `steps` steps and measure them.
 
-    The scene is untrained and its occupancy grid is updated once; a trained scene takes fewer samples per ray.
+    The scene is untrained and its occupancy grid is updated once; a trained scene has fewer samples per ray.
 
     Args:
-        stage: its settings.
+        stage: settings of the stage.
         size: "full" for the shapes of the published models, or "small".
-        device: torch's name of the device.
-        steps: to measure without instrumentation, and again with it.
-        warmup: steps before the measurement.
+        device: name of the torch device.
+        steps: number of steps to measure without instrumentation, and of further steps with instrumentation.
+        warmup: number of steps before the measurement.
         at: where in the stage to begin, as a fraction of its steps.
-        seed: of all random numbers.
-        speed: settings of speed; by default those of `Speed`.
+        seed: seed of all random numbers.
+        speed: performance options; the defaults of `Speed` if None.
 
     Returns:
-        Plain data: steps per second, seconds per step, shares of the parts, memory, and what was measured.
+        Plain data: steps per second, seconds per step, shares of the parts, memory, and the conditions of the measurement.
 
     Raises:
         InputError: the stage cannot be measured by itself, or has too few steps.
@@ -167,7 +173,7 @@ def measure(
     if size == "small":
         stage = small(stage)
     where = torch.device(device)
-    forget_earlier_work(where)
+    reset_process(where)
     set_determinism(where)  # as in a run
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -261,12 +267,12 @@ def measure(
 
 
 def limit(stage: OptimisedStage, size: Size, device: torch.device, novel: list[float]) -> dict[str, Any]:
-    """Return how long the priors' arithmetic would take at the device's rate of matrix products, compared to a step.
+    """Return how long the priors' arithmetic takes at the device's rate of matrix products, also as a share of a step.
 
     Args:
-        stage: its settings.
-        size: of the networks.
-        device: whose rate is measured.
+        stage: settings of the stage.
+        size: size of the networks.
+        device: the device whose rate is measured.
         novel: seconds of each measured step with a novel view.
     """
     counted = {name: flops(prior.kind, size) for name, prior in stage.priors.items() if prior.weight}
@@ -285,7 +291,7 @@ def limit(stage: OptimisedStage, size: Size, device: torch.device, novel: list[f
 
 
 def matmul_rate(device: torch.device, dtype: str) -> float:
-    """Return the operations per second of a large matrix product, the best of five."""
+    """Return the floating-point operations per second of a large matrix product, the best of five."""
     side = 8192 if device.type == "cuda" else 768
     a, b = (torch.randn(side, side, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
     clock, times = Clock(device), []
@@ -293,4 +299,4 @@ def matmul_rate(device: torch.device, dtype: str) -> float:
         began = clock.now()
         a @ b
         times.append(clock.now() - began)
-    return 2 * side**3 / min(times[1:])  # the first one is a warm-up
+    return 2 * side**3 / min(times[1:])  # without the first one, which is a warm-up

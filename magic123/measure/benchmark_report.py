@@ -1,4 +1,4 @@
-"""Measure or predict one stage of a method, or textual inversion, and write the figures as JSON and Markdown."""
+"""Measure or predict the cost of a stage of a method, or of textual inversion, and write it as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from magic123.measure.benchmark import measure
+from magic123.measure.cost_model import predict, predict_inversion, table
 from magic123.measure.inversion_benchmark import measure_inversion
-from magic123.measure.ledger import predict, predict_inversion, table
 from magic123.measure.random_weights import Size
 from magic123.optimise.reconstruct import stage_device
 from magic123.records.devices import present_device
@@ -25,16 +25,17 @@ def write_prediction(method: str, name: str, settings: Stage | InversionSettings
     """Predict the cost of a stage, or of textual inversion, and write METHOD-NAME-predicted.json and .md.
 
     Args:
-        method: its name.
-        name: of the stage, or "invert".
-        settings: of the stage, or of the inversion, which counts in half precision unless its settings say otherwise.
+        method: name of the method.
+        name: name of the stage, or "invert".
+        settings: settings of the stage, or of the inversion, which is predicted in half precision unless its settings name a
+            dtype.
         out: the folder to write.
 
     Returns:
         The Markdown.
 
     Raises:
-        InputError: the stage's cost cannot be predicted.
+        InputError: the cost of the stage cannot be predicted.
     """
     if isinstance(settings, InversionSettings):
         predicted = predict_inversion(InversionSettings(**{"dtype": "float16"} | settings.model_dump(exclude_unset=True)))
@@ -61,28 +62,30 @@ def write_measurement(
     """Measure a stage, or textual inversion, and write METHOD-NAME-SIZE.json and .md.
 
     Args:
-        method: its name.
-        name: of the stage, or "invert".
-        settings: of the stage, or of the inversion.
+        method: name of the method.
+        name: name of the stage, or "invert".
+        settings: settings of the stage, or of the inversion.
         out: the folder to write.
         size: "full" for the shapes of the published models, or "small".
-        device: what --device names; None: for a stage at full size as `stage_device` chooses, else cuda where there is one.
-        steps: to measure, and as many again for the shares of the parts.
-        warmup: steps before the measurement.
+        device: the device of --device. If it is None, a stage at full size is measured on the device that `stage_device`
+            chooses, everything else on cuda if there is a CUDA device.
+        steps: number of steps to measure, and of further steps for the shares of the parts.
+        warmup: number of steps before the measurement.
         at: where in the stage to begin, as a fraction of its steps.
-        speed: how the networks are run.
-        memory: GB of the card that it was to fit; None: not asked.
-        compare: measure again with compiled networks, and say which is faster; on CUDA, where `speed` leaves that open.
+        speed: performance options of the networks.
+        memory: memory in GB of the GPU that the stage's settings were chosen for; None if none was named.
+        compare: whether to measure again with compiled networks and report which is faster; only on CUDA, and if `speed` leaves
+            compilation open.
 
     Returns:
         The Markdown.
 
     Raises:
-        InputError: the stage cannot be measured here.
+        InputError: the stage cannot be measured on this machine.
     """
     run: Callable[..., dict[str, Any]]
     if isinstance(settings, InversionSettings):
-        # in half precision on CUDA, as published, and in float32 on a CPU
+        # half precision on CUDA, as published, and float32 on a CPU
         device, given = present_device(device), settings.model_dump(exclude_unset=True)
         settings = InversionSettings(**{"dtype": "float16" if device.startswith("cuda") else "float32"} | given)
         run = partial(measure_inversion, settings, size, device, steps=steps, warmup=warmup)
@@ -111,31 +114,31 @@ COMPARED = (
 
 
 def verdict(plain: dict[str, Any], compiled: dict[str, Any]) -> str:
-    """Say whether a whole stage is faster with compiled networks, the time to compile them included.
+    """Return a sentence on whether a whole stage is faster with compiled networks, including the time to compile them.
 
     Args:
-        plain: a measurement.
-        compiled: another of the same steps, with compiled networks.
+        plain: a measurement without compilation.
+        compiled: a measurement of the same steps with compiled networks.
     """
     if compiled["compile_problems"]:
         return f"not compiled: {'; '.join(compiled['compile_problems'])}"
     steps = plain["stage_steps"]
     step, faster = (1 / measured["steps_per_second"] for measured in (plain, compiled))
     more = compiled["warmup_seconds"] - plain["warmup_seconds"]
-    said = (
-        f"{1e3 * faster:.3g} ms a step compiled, {1e3 * step:.3g} not; compiling took {more:.3g} s (less where torch's cache "
-        f"had it); memory {compiled['peak_memory_bytes'] / 1e9:.3g} GB compiled, "
-        f"{plain['peak_memory_bytes'] / 1e9:.3g} not"
+    reasons = (
+        f"{1e3 * faster:.3g} ms per step compiled, {1e3 * step:.3g} ms otherwise; compilation took {more:.3g} s (less if the "
+        f"result is in torch's cache); memory {compiled['peak_memory_bytes'] / 1e9:.3g} GB compiled, "
+        f"{plain['peak_memory_bytes'] / 1e9:.3g} GB otherwise"
     )
     if faster >= step:
-        return f"leave compute.speed.compile off: {said}"
+        return f"leave compute.speed.compile off: {reasons}"
     even = max(more, 0) / (step - faster)
     advice = "set compute.speed.compile to default" if even < steps else "leave compute.speed.compile off"
-    return f"{advice}: {said}; as fast from {even:.0f} steps on, of {steps}"
+    return f"{advice}: {reasons}; compilation pays off after {even:.0f} steps, and the stage has {steps}"
 
 
 def about(method: str, name: str) -> dict[str, Any]:
-    """Return what every report says first: method, stage and date."""
+    """Return the first entries of every report: method, stage and date."""
     return {"method": method, "stage": name, "date": time.strftime("%Y-%m-%d", time.gmtime())}
 
 

@@ -1,4 +1,4 @@
-"""Measure how fast the steps of textual inversion are on this machine, and which parts take the time, with random weights."""
+"""Measure the speed of the steps of textual inversion on this machine, and the time of each part, with random weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from magic123.device import to_device
-from magic123.measure.benchmark import Clock, Timed, ball, forget_earlier_work, machine, peak_memory
+from magic123.measure.benchmark import Clock, Timed, ball, machine, peak_memory, reset_process
 from magic123.measure.random_weights import Size, random_text_to_image
 from magic123.optimise.textual_inversion import TextToImage, differentiate, encode_variants, splice_row
 from magic123.priors.speed import apply_speed, compile_problems
@@ -19,9 +19,9 @@ from magic123.settings.priors import Speed
 def measure_inversion(
     settings: InversionSettings, size: Size, device: str, *, steps: int, warmup: int, speed: Speed, seed: int = 0
 ) -> dict[str, Any]:
-    """Run `warmup` + 2 `steps` steps and measure them; arguments and result as for `benchmark.measure`."""
+    """Run `warmup` + 2 `steps` steps and measure them; see `benchmark.measure` for the arguments and the result."""
     where = torch.device(device)
-    forget_earlier_work(where)
+    reset_process(where)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = random_text_to_image(size, dtype=settings.dtype, device=where, seed=seed)

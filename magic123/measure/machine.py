@@ -1,4 +1,4 @@
-"""Check what this machine has: libraries, CUDA devices, compiled extensions, memory, disk and schedulers.
+"""Check this machine: libraries, CUDA devices, compiled extensions, memory, disk and schedulers.
 
 Compiled extensions are tested in a subprocess, because one that was built for another version of torch or another device may
 crash its process.
@@ -23,9 +23,9 @@ from magic123.settings.registry import readable
 
 BROKEN = "broken"
 OTHER = "built for another architecture"
-TIMEOUT = 180  # seconds for an extension to load and run; nvdiffrast compiles itself at its first use
+TIMEOUT = 180  # seconds for an extension to load and run; nvdiffrast is compiled when it is first used
 
-# Each runs one small kernel, which fails if the code is for another architecture.
+# programs that run a small kernel of an extension, which fails if the extension was built for another architecture
 TRIALS = {
     "tinycudann": """
 import torch, tinycudann
@@ -43,10 +43,10 @@ if torch.cuda.is_available():
 """,
 }
 LOST = {
-    "tinycudann": "nothing where Triton runs; else the hash grid on CUDA runs in plain torch, several times slower",
-    "nvdiffrast": "nothing where Triton runs; else mesh visibility is found on the CPU, which every fine step waits for",
+    "tinycudann": "nothing if Triton runs; otherwise the hash grid on CUDA runs in plain torch, several times slower",
+    "nvdiffrast": "nothing if Triton runs; otherwise mesh visibility is computed on the CPU, which slows every fine step",
 }
-# messages of CUDA, its libraries and Python about code that was compiled for something else
+# error messages of CUDA, its libraries and Python about code that was compiled for another architecture or library
 OTHER_BUILD = re.compile(
     r"no kernel image|compute capability|unsupported gpu|invalid device function|undefined symbol|abi version|"
     r"cannot open shared object|GLIBC",
@@ -56,13 +56,13 @@ OTHER_BUILD = re.compile(
 
 @dataclass(frozen=True)
 class Finding:
-    """The state of one part of the machine.
+    """The state of a part of the machine.
 
     Attributes:
-        what: its name.
+        what: name of the part.
         state: present, absent, broken or built for another architecture.
-        detail: version, or what is wrong.
-        lost: what does not work without it.
+        detail: the version that was found, or what is wrong.
+        lost: what does not work, or is slower, without it.
         needed: whether a run cannot start without it.
     """
 
@@ -74,10 +74,10 @@ class Finding:
 
 
 def capabilities() -> list[tuple[int, int]]:
-    """Return the compute capability of each CUDA device that torch can use."""
+    """Return the compute capability of each CUDA device that torch sees."""
     try:
         import torch
-    except Exception:  # python_and_torch reports a torch that does not load
+    except Exception:  # python_and_torch reports that torch cannot be imported
         return []
     return [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
 
@@ -101,7 +101,7 @@ def python_and_torch(devices: list[tuple[int, int]], gpu_needed: bool = False) -
     """Yield findings about Python, the required libraries, the NVIDIA driver and the CUDA devices.
 
     Args:
-        devices: their compute capabilities.
+        devices: compute capabilities of the CUDA devices.
         gpu_needed: whether a run needs a CUDA device.
     """
     version = ".".join(map(str, sys.version_info[:3]))
@@ -118,7 +118,7 @@ def python_and_torch(devices: list[tuple[int, int]], gpu_needed: bool = False) -
         detail = importlib.metadata.version(name) if there else "install the environment again: uv sync"
         yield Finding(name, "present" if there else "absent", detail, "everything", needed=True)
 
-    lost = "priors and scenes run on the CPU: right for the miniatures, days for the full-size models"
+    lost = "priors and scenes run on the CPU, which is fast enough for the miniatures, but takes days for full-size models"
     version_of_driver = driver()
     state = "present" if version_of_driver else "absent"
     yield Finding("NVIDIA driver", state, version_of_driver or "no driver is loaded", lost, gpu_needed)
@@ -145,14 +145,14 @@ def extensions(devices: list[tuple[int, int]]) -> Iterable[Finding]:
     from magic123.device import triton_problem
 
     lost = (
-        "on CUDA the hash grid runs in tiny-cuda-nn or, several times slower, in plain torch, as ray marching then does; "
-        "mesh visibility is found by nvdiffrast or on the CPU"
+        "on CUDA the hash grid runs in tiny-cuda-nn or, several times slower, in plain torch; ray marching runs in torch; "
+        "mesh visibility is computed by nvdiffrast or on the CPU"
     )
     if importlib.util.find_spec("triton") is None:
         yield Finding("Triton", "absent", triton_problem(None) or "not installed", lost)
     else:
         problem = triton_problem(max(devices, default=None))
-        ready = problem is None or not devices  # without a device it is not used
+        ready = problem is None or not devices  # without a device Triton is not used
         detail = f"{importlib.metadata.version('triton')}{f'; {problem}' if problem else ''}"
         yield Finding("Triton", "present" if ready else BROKEN, detail, lost)
     for name in TRIALS:
@@ -160,14 +160,14 @@ def extensions(devices: list[tuple[int, int]]) -> Iterable[Finding]:
 
 
 def try_extension(name: str) -> Finding:
-    """Import an optional compiled extension in a subprocess and, if there is a CUDA device, run one kernel of it."""
+    """Import an optional compiled extension in a subprocess and, if there is a CUDA device, run one of its kernels."""
     if importlib.util.find_spec(name) is None:
         return Finding(name, "absent", "not installed (optional)", LOST[name])
     command = [sys.executable, "-c", TRIALS[name]]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
-        return Finding(name, BROKEN, f"no answer after {TIMEOUT} s", LOST[name])
+        return Finding(name, BROKEN, f"it did not finish within {TIMEOUT} s", LOST[name])
     if answer.returncode == 0:
         return Finding(name, "present", "it loads and runs", LOST[name])
     lines = [line for line in answer.stderr.splitlines() if line.strip()]

@@ -1,7 +1,7 @@
-"""Checkpoints as their makers lay them out, with random numbers: every parameter's original name and shape, of any size.
+"""Checkpoints with random numbers in their original layouts: the name and shape of every parameter, at any size.
 
-Written from the published configurations (Zero-1-to-3's, OpenAI CLIP's, MiDaS 3.1's), for rehearsals and tests: nothing here
-is shared with the converters. `FULL` sizes are the real ones.
+They are written from the published configurations (of Zero-1-to-3, OpenAI's CLIP and MiDaS 3.1), for rehearsals and tests, and
+share no code with the converters. The sizes `FULL` and `MIDAS_FULL` are those of the published models.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ SMALL = Zero123Size(
 
 
 def layer(name: str, out: int, *inside: int, bias: bool = True) -> Shapes:
-    """Return the shapes of a weight [out, *inside] and, if asked for, a bias [out]."""
+    """Return the shapes of a weight [out, *inside] and, if `bias` is set, a bias [out]."""
     return {f"{name}.weight": (out, *inside)} | ({f"{name}.bias": (out,)} if bias else {})
 
 
 def unet_shapes(size: Zero123Size) -> Shapes:
-    """Return the shapes of model.diffusion_model.*, with 8 channels in and 4 out."""
+    """Return the shapes of model.diffusion_model.*, with 8 input and 4 output channels."""
     found: Shapes = {}
     time = 4 * size.width
 
@@ -166,7 +166,7 @@ def clip_shapes(size: Zero123Size) -> Shapes:
 
 
 def random_parameters(shapes: Shapes, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Return numbers that keep activations of the order of 1 through the network: fan-in scaled; norms near 1; small biases."""
+    """Return random parameters for which activations remain of order 1: fan-in scaling, norms near 1, small biases."""
     found = {}
     for name, shape in shapes.items():
         numbers = torch.randn(shape, generator=generator)
@@ -178,7 +178,13 @@ def random_parameters(shapes: Shapes, generator: torch.Generator) -> dict[str, t
 
 
 def zero123_checkpoint(size: Zero123Size, seed: int = 0, average: bool = True) -> dict:
-    """Return the file's content: parameters, the moving average under dotless names, buffers, what a trainer adds."""
+    """Return the content of a checkpoint: parameters, their moving average under names without dots, buffers, trainer state.
+
+    Args:
+        size: sizes of the networks.
+        seed: seed of the random numbers.
+        average: whether there is a moving average.
+    """
     generator = torch.Generator().manual_seed(seed)
     state: dict[str, torch.Tensor] = {}
     for prefix, shapes in (
@@ -198,11 +204,11 @@ def zero123_checkpoint(size: Zero123Size, seed: int = 0, average: bool = True) -
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     state |= {"betas": betas.float(), "alphas_cumprod": (1 - betas).cumprod(0).float(), "logvar": torch.zeros(1000)}
     state |= {"cond_stage_model.mean": torch.zeros(3), "cond_stage_model.model.token_embedding.weight": torch.zeros(8, 4)}
-    return {"epoch": 1, "global_step": 105000, "state_dict": state, **trainer_leftovers()}
+    return {"epoch": 1, "global_step": 105000, "state_dict": state, **trainer_state()}
 
 
-def trainer_leftovers() -> dict:
-    """Return what Lightning writes beside the parameters: the learning-rate schedule of this model computes with NumPy."""
+def trainer_state() -> dict:
+    """Return what Lightning stores besides the parameters; this model's learning-rate schedule is computed with NumPy."""
     rate = np.float64(1e-4) * np.ones(1)[0]
     moments = {0: {"step": 105000, "exp_avg": torch.zeros(4), "exp_avg_sq": torch.zeros(4)}}
     return {
@@ -260,14 +266,14 @@ def midas_shapes(size: MidasSize) -> Shapes:
 
 
 def midas_checkpoint(size: MidasSize, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Return the file's content, a plain dictionary: parameters, an index buffer for each block, the unused head."""
+    """Return the content of a checkpoint, a plain dictionary: parameters, an index buffer for each block, the unused head."""
     state = random_parameters(midas_shapes(size), torch.Generator().manual_seed(seed))
-    for name in state:  # larger than in a trained model, so that a mistake in them would show
+    for name in state:  # larger than in a trained model, so that tests detect a mistake in the conversion of these
         if name.endswith("relative_position_bias_table"):
             state[name] *= 5
         elif "gamma_" in name:
             state[name] += 0.3
-    state["scratch.output_conv.4.bias"] += 1.0  # above 0, where the last ReLU lets numbers through
+    state["scratch.output_conv.4.bias"] += 1.0  # so that the input of the last ReLU is positive
     grid = size.side // size.patch
     for block in range(size.layers):
         index = torch.zeros(grid**2 + 1, grid**2 + 1, dtype=torch.long)
@@ -276,7 +282,7 @@ def midas_checkpoint(size: MidasSize, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def save(content: dict, path: Path) -> Path:
-    """Write a file as torch does, and return it."""
-    with whole_file(path) as part, open(part, "wb") as file:  # given a path, torch does not say why it fails
+    """Write a file with torch.save, and return its path."""
+    with whole_file(path) as part, open(part, "wb") as file:  # with a path, torch does not report why writing failed
         torch.save(content, file)
     return path

@@ -24,7 +24,7 @@ from magic123.records.errors import InputError
 
 Size = Literal["full", "small"]
 
-# diffusers' attention_head_dim of these UNets is the number of heads, for historical reasons
+# attention_head_dim is diffusers' name for the number of heads, for historical reasons
 UNET: dict[Size, dict[str, Any]] = {
     "full": dict(block_out_channels=(320, 640, 1280, 1280), layers_per_block=2, cross_attention_dim=768, attention_head_dim=8),
     "small": dict(
@@ -40,13 +40,13 @@ VAE: dict[Size, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Shapes:
-    """What the networks of one kind of prior have of their own.
+    """The shapes in which the networks of the kinds of priors differ.
 
     Attributes:
-        side: of the latents, in pixels.
-        channels: of the UNet's input.
-        tokens: of its context.
-        prior: makes the prior of its frozen networks, see `RANDOM`.
+        side: side of the latents in pixels.
+        channels: number of channels of the UNet's input.
+        tokens: number of tokens of the UNet's context.
+        prior: function that creates the prior from its frozen networks, see `RANDOM`.
     """
 
     side: dict[Size, int]
@@ -59,7 +59,7 @@ BETAS = dict(beta_start=0.00085, beta_end=0.012)
 
 
 def networks(kind: str, size: Size) -> tuple[Any, Any]:
-    """Return the VAE and the UNet, untrained, on the default device. diffusers hides the types of its models."""
+    """Return an untrained autoencoder and UNet of diffusers, on the default device."""
     latent_diffusion.offline()
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
@@ -104,15 +104,15 @@ def random_prior(
     """Return a prior with random weights, whose predictions are meaningless.
 
     Args:
-        kind: of the prior.
-        size: of its networks.
-        dtype: of their weights.
-        device: where they are.
-        reference: the camera of the picture that zero123 is conditioned on.
-        seed: of the weights.
+        kind: kind of the prior.
+        size: size of its networks.
+        dtype: precision of the networks, a key of DTYPES.
+        device: the device to put the networks on.
+        reference: the camera of the picture that zero123 is conditioned on; None for other kinds.
+        seed: seed of the weights.
 
     Raises:
-        InputError: there is none of this kind, or zero123 without a reference.
+        InputError: this kind does not exist with random weights, or there is no reference for zero123.
     """
     if kind not in RANDOM:
         raise InputError(f"{kind} cannot be measured with random weights; choose a stage without it")
@@ -150,7 +150,7 @@ RANDOM: dict[str, Shapes] = {
 def random_text_to_image(
     size: Size, *, dtype: str = "float32", device: torch.device | str = "cpu", seed: int = 0
 ) -> TextToImage:
-    """Return Stable Diffusion and its text encoder with random weights for textual inversion; there is no tokenizer."""
+    """Return Stable Diffusion with random weights for textual inversion, with a text encoder and without a tokenizer."""
     latent_diffusion.offline()
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -175,12 +175,13 @@ def random_text_to_image(
 
 
 def flops(kind: str, size: Size) -> dict[str, float]:
-    """Count the floating-point operations of one novel view; a multiply-add counts as two.
+    """Count the floating-point operations of a prior at a novel view; a multiply-add counts as two.
 
-    Convolutions and matrix products are counted, nearly all of the total, on meta tensors.
+    Convolutions and matrix products are counted, on meta tensors; they are nearly all of the total.
 
     Returns:
-        encode: of the VAE's encoder, forward and backward to the picture. noise: of the UNet at batch 2 (guidance).
+        "encode": operations of the autoencoder's encoder, forward and backward to the picture; "noise": operations of the UNet
+        at batch size 2, for classifier-free guidance.
     """
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -1,7 +1,7 @@
-"""A mirror of random weights in the layouts that their makers publish, to rehearse a paper run without downloads.
+"""A local mirror of random weights in the layouts of the published ones, to rehearse a paper run without downloads.
 
-The files have the names that config/weights.yaml registers, so that a rehearsal fetches, verifies, converts and loads as a
-real run does. What comes out of it means nothing.
+The files have the names that config/weights.yaml registers, so that a rehearsal fetches, verifies, converts and loads them as a
+real run does. Its results are meaningless.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from magic123.settings.registry import Weights
 from magic123.weights.checkpoint_file import save_tensors
 
 Size = Literal["small", "full"]
-PREFIX = "rehearsal-"  # of the names of random weights
-WEIGHTS = Path("weights/rehearsal")  # where they are fetched and converted to
+PREFIX = "rehearsal-"  # prefix of the names of random weights
+WEIGHTS = Path("weights/rehearsal")  # folder of the fetched and converted weights
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Networks:
     """The sizes of all networks of a rehearsal.
 
     Attributes:
-        zero123: of Zero-1-to-3.
-        midas: of MiDaS's DPT.
+        zero123: sizes of Zero-1-to-3.
+        midas: sizes of MiDaS's DPT.
         unet: keyword arguments of diffusers' UNet2DConditionModel.
         vae: keyword arguments of diffusers' AutoencoderKL.
         text: keyword arguments of transformers' CLIPTextConfig.
-        clips: name in the registry -> name of open_clip's architecture, or the architecture.
+        clips: name in the registry -> name of an open_clip architecture, or the architecture itself.
     """
 
     zero123: Zero123Size
@@ -91,7 +91,8 @@ SIZES: dict[Size, Networks] = {
         },
     ),
 }  # fmt: skip
-TRUNKS = {"lpips-alex": "alexnet", "lpips-vgg": "vgg16", "contextual-vgg19": "vgg19"}  # torchvision's, at either size
+# name in the registry -> network of torchvision, of the same size in both rehearsals
+TRUNKS = {"lpips-alex": "alexnet", "lpips-vgg": "vgg16", "contextual-vgg19": "vgg19"}
 CONVERTED = {
     "zero123-105000-checkpoint": "zero123-105000",
     "midas-dpt-beit-large-512-checkpoint": "dpt-beit-large-512",
@@ -100,16 +101,16 @@ CONVERTED = {
 
 
 def write_mirror(folder: Path, size: Size, registry: dict[str, Weights], say: Callable[[str], None]) -> Path:
-    """Write random weights below `folder`/mirror, and `folder`/weights.yaml, a registry of them.
+    """Write random weights to `folder`/mirror, and a registry of them to `folder`/weights.yaml.
 
     Args:
-        folder: to write into.
-        size: of the networks.
-        registry: the entries whose files are imitated.
+        folder: the folder to write into.
+        size: size of the networks.
+        registry: the entries whose files are replaced by random weights.
         say: called with each line of progress.
 
     Returns:
-        The registry, to be laid over the shipped one.
+        The path of the registry, whose entries override those of config/weights.yaml.
     """
     offline()
     sizes, mirror = SIZES[size], (folder / "mirror").resolve()
@@ -134,7 +135,7 @@ def write_mirror(folder: Path, size: Size, registry: dict[str, Weights], say: Ca
 
 
 def mirrored(name: str, entry: Weights, folder: Path) -> dict[str, Any]:
-    """Return the registry's entry for files of a mirror, in the place of a published one. Hashes are left to be recorded."""
+    """Return the registry entry for files of the mirror, without hashes, which are recorded at the download."""
     files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     downloads: dict[str, Any] = {file: {"bytes": (folder / file).stat().st_size} for file in files}
     if name in TRUNKS:
@@ -152,7 +153,7 @@ def mirrored(name: str, entry: Weights, folder: Path) -> dict[str, Any]:
 
 
 def converted(name: str, entry: Weights, folder: Path) -> dict[str, Any]:
-    """Return the registry's entry for what is converted from files of a mirror, in the place of a published one."""
+    """Return the registry entry for weights that are converted from files of the mirror."""
     kept = entry.model_dump(include={"kind", "converter", "conditioning", "files"}, exclude_none=True)
     kept["gigabytes"] = sum(file.stat().st_size for file in folder.iterdir()) / 1e9
     path = (WEIGHTS / name).as_posix()
@@ -161,7 +162,7 @@ def converted(name: str, entry: Weights, folder: Path) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------------------------- layouts
 def old_attention_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return an autoencoder's parameters under the names of its attention that the published file of SD 1.5 has."""
+    """Rename the attention parameters of an autoencoder to the old names that the published file of SD 1.5 has."""
     names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     renamed = {}
     for key, value in state.items():
@@ -172,7 +173,10 @@ def old_attention_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_stable_diffusion(folder: Path, sizes: Networks) -> None:
-    """Write a Stable Diffusion 1.5 as its repository holds it: old names in the autoencoder, `position_ids` beside the text."""
+    """Write a Stable Diffusion 1.5 in the layout of its repository.
+
+    The autoencoder has old parameter names, and the text encoder has `position_ids`.
+    """
     vae, unet, text = stable_diffusion_networks(sizes, write_tokenizer(folder / "tokenizer"))
     for name, network in {"vae": vae, "unet": unet}.items():
         network.save_config(folder / name)
@@ -192,7 +196,7 @@ def write_stable_diffusion(folder: Path, sizes: Networks) -> None:
 
 
 def stable_diffusion_networks(sizes: Networks, vocabulary: int = 49408) -> tuple[Any, Any, Any]:
-    """Return an untrained autoencoder, UNet and text encoder with so many words."""
+    """Return an untrained autoencoder, UNet and text encoder; `vocabulary` is the number of tokens."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -209,7 +213,7 @@ def stable_diffusion_networks(sizes: Networks, vocabulary: int = 49408) -> tuple
 
 
 def write_tokenizer(folder: Path) -> int:
-    """Write CLIP's own tokenizer, whose vocabulary open_clip ships, and return the size of the vocabulary."""
+    """Write CLIP's tokenizer, whose vocabulary is included in open_clip, and return the size of the vocabulary."""
     import open_clip
 
     tokenizer = open_clip.SimpleTokenizer()
@@ -232,7 +236,7 @@ def write_tokenizer(folder: Path) -> int:
 
 
 def write_clip(folder: Path, entry: Weights, architecture: str | dict[str, Any]) -> None:
-    """Write a CLIP in open_clip's format: one pickle where the registry has a .bin, else safetensors."""
+    """Write a CLIP model in open_clip's format: a pickle if the registry lists a .bin file, otherwise safetensors."""
     import open_clip
 
     config = open_clip.get_model_config(architecture) if isinstance(architecture, str) else architecture
@@ -247,26 +251,26 @@ def write_clip(folder: Path, entry: Weights, architecture: str | dict[str, Any])
 
 
 def write_trunk(folder: Path, trunk: str) -> None:
-    """Write the convolutions of one of torchvision's networks, named with the first digits of the SHA-256 as its own are."""
+    """Write the convolutions of a torchvision network; as in torchvision, the name has the first digits of the SHA-256."""
     from torchvision import models
 
     with torch.device("meta"):
         shapes = {key: value.shape for key, value in getattr(models, trunk)(weights=None).features.state_dict().items()}
     state = {}
-    for key, shape in shapes.items():  # as He et al. initialise, so that deep features do not vanish
-        deviation = (2 / shape[1:].numel()) ** 0.5 if len(shape) > 1 else 0.1
-        state[f"features.{key}"] = torch.randn(shape) * deviation
+    for key, shape in shapes.items():  # He initialisation, so that deep features do not vanish
+        std = (2 / shape[1:].numel()) ** 0.5 if len(shape) > 1 else 0.1
+        state[f"features.{key}"] = torch.randn(shape) * std
     file = save(state, folder / f"{trunk}.pth")
     file.rename(folder / f"{trunk}-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.pth")
 
 
 # -------------------------------------------------------------------------------------------------------------- costs
 def costs(benchmarks: Path, datasets: tuple[str, ...] = ("rehearsal",)) -> str:
-    """Return what each rule of a rehearsal took, as a Markdown table.
+    """Return the time and memory of each rule of a rehearsal as a Markdown table.
 
     Args:
-        benchmarks: Snakemake's folder of benchmarks.
-        datasets: whose jobs are counted, beside those of random weights.
+        benchmarks: the folder of Snakemake's benchmarks.
+        datasets: the datasets whose jobs are counted, besides the jobs for random weights.
     """
     rows: dict[str, list[tuple[float, float]]] = {}
     for file in sorted(benchmarks.rglob("*.jsonl")):

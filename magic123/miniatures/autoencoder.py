@@ -1,8 +1,8 @@
-"""The miniature latent spaces: one AutoencoderKL for each prior.
+"""The miniature autoencoders: an AutoencoderKL for each of the two latent diffusion priors.
 
-The 2D prior's takes 64-pixel pictures to 16 x 8 x 8, the 3D prior's 32-pixel pictures to 8 x 8 x 8: as in the real pair,
-the 2D prior sees twice as many pixels a side. More channels than Stable Diffusion's 4, because 8 x 8 is as coarse as a UNet
-that a CPU can train allows.
+That of the 2D prior encodes pictures of 64 pixels to 16 x 8 x 8 latents, that of the 3D prior pictures of 32 pixels to
+8 x 8 x 8: as for the real priors, the 2D prior has twice as many pixels a side. They have more channels than Stable Diffusion's
+4, because a UNet that can be trained on a CPU does not allow more than 8 x 8 latent pixels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BATCH, LATENT_SIDE = 4, 8
 STEPS = {SIZE: 20000, DRAWN: 9000}
 CHANNELS = {SIZE: (24, 48, 64), DRAWN: (16, 32, 64, 96)}
 LATENT_CHANNELS = {SIZE: 8, DRAWN: 16}
-NOISE = 0.05  # the posterior's standard deviation: held constant, it trains much faster than a learned one
+NOISE = 0.05  # standard deviation of the posterior, which is constant, because training is then much faster
 
 
 def build(size: int):
@@ -40,14 +40,14 @@ def build(size: int):
         down_block_types=("DownEncoderBlock2D",) * len(channels),
         up_block_types=("UpDecoderBlock2D",) * len(channels),
     )
-    straighten(model)
+    initialise_nearly_linear(model)
     return model
 
 
-def straighten(model: torch.nn.Module) -> None:
-    """Start an autoencoder as a nearly linear map that loses little: residual branches give zero, the path is orthogonal.
+def initialise_nearly_linear(model: torch.nn.Module) -> None:
+    """Initialise an autoencoder as a nearly linear map: residual branches are zero, other convolutions orthogonal.
 
-    From PyTorch's own start it takes some 5,000 steps to match the linear code of the same size.
+    With PyTorch's default initialisation it takes about 5,000 steps until it is as good as a linear code of the same size.
     """
     for name, module in model.named_modules():
         kind = type(module).__name__
@@ -64,22 +64,22 @@ def straighten(model: torch.nn.Module) -> None:
 
 
 def backgrounds(generator: torch.Generator, count: int) -> np.ndarray:
-    """Return backgrounds: white for 60 % of the pictures, else one random colour: [B, 1, 1, 3]."""
+    """Return background colours [B, 1, 1, 3]: white for 60 % of the pictures, otherwise random."""
     colour = torch.rand(count, 1, 1, 3, generator=generator)
     white = torch.rand(count, 1, 1, 1, generator=generator) < 0.6
     return torch.where(white, torch.ones(()), colour).numpy()
 
 
 def nchw(rgb: np.ndarray) -> torch.Tensor:
-    """Return pictures [B, S, S, 3] in [0, 1] as the networks read them: [B, 3, S, S] in [-1, 1], on the training device."""
+    """Convert pictures [B, S, S, 3] in [0, 1] to the networks' input [B, 3, S, S] in [-1, 1], on the training device."""
     x = to_device(torch.from_numpy(rgb), DEVICE).permute(0, 3, 1, 2) * 2 - 1
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def pictures(pool: Pool, generator: torch.Generator, count: int, size: int) -> torch.Tensor:
-    """Return training pictures [count, 3, size, size] in [-1, 1], a quarter blurred.
+    """Return training pictures [count, 3, size, size] in [-1, 1].
 
-    These look like a render of half the size, upscaled.
+    A quarter of them are blurred, so that they look like renderings at half the size that were enlarged.
     """
     objects, views = draw_batch(generator, pool.training, VIEWS, count)
     x = nchw(pool.rgb(objects, views, backgrounds(generator, count), size))
@@ -89,12 +89,19 @@ def pictures(pool: Pool, generator: torch.Generator, count: int, size: int) -> t
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return the PSNR of pictures in [-1, 1]: [B] dB."""
+    """Return the PSNR [B] of pictures in [-1, 1], in dB."""
     return -10 * torch.log10((((a - b) / 2) ** 2).flatten(1).mean(1).clamp_min(1e-10))
 
 
 def make_autoencoder(pool_folder: Path, out: Path, size: int, steps: int | None = None) -> None:
-    """Train and write the autoencoder in diffusers format, its scaling factor set so that latents have unit deviation."""
+    """Train an autoencoder and write it in diffusers format, with a scaling factor that gives latents unit standard deviation.
+
+    Args:
+        pool_folder: the folder that `make_pool` wrote.
+        out: the folder to write.
+        size: side of the pictures in pixels, SIZE or DRAWN.
+        steps: number of training steps; None for STEPS[size].
+    """
     torch.manual_seed(1)
     pool, model = Pool(pool_folder), build(size).to(DEVICE, memory_format=torch.channels_last)
 
@@ -128,9 +135,9 @@ def make_autoencoder(pool_folder: Path, out: Path, size: int, steps: int | None 
     model.eval()
     with torch.no_grad():
         train_x = pictures(pool, torch.Generator().manual_seed(9), 256, size)
-        deviation = torch.cat([model.encode(part).latent_dist.mean for part in train_x.split(64)]).std().item()
-    model.register_to_config(scaling_factor=1 / deviation)
+        std = torch.cat([model.encode(part).latent_dist.mean for part in train_x.split(64)]).std().item()
+    model.register_to_config(scaling_factor=1 / std)
     save_half(model, out)
     measured = quality()
     write_record(out, record | {"batch": BATCH}, measured)
-    print(f"{out.name}:", measured, "scaling factor", 1 / deviation)
+    print(f"{out.name}:", measured, "scaling factor", 1 / std)

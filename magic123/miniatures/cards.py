@@ -1,4 +1,4 @@
-"""Model cards of the miniatures: what each was trained on, for how long, and how well it does on held-out objects."""
+"""Model cards of the miniatures: what each was trained on, for how long, and its quality on held-out objects."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ in each folder's `training.json`. Times were measured on one CPU thread of a bus
 trained in this time: those of the autoencoders are listed at the end, and Zero-1-to-3's image encoder is CLIP's.
 """
 VIEWS_TEXT = """Novel views of {objects} held-out objects beat the copy of the input view by {gain:.1f} dB on average over
-azimuths of 45 degrees and beyond ({ours:.1f} against {copied:.1f} dB; figures in `zero123/novel-views.json`). The true views,
-encoded and decoded by the autoencoder, reach {ceiling:.1f} dB: no sample can be sharper.
+azimuths of 45 degrees and beyond ({ours:.1f} against {copied:.1f} dB; all numbers are in `zero123/novel-views.json`). The true
+views, encoded and decoded by the autoencoder, reach {ceiling:.1f} dB, which is an upper limit for samples.
 
 ![PSNR by azimuth](zero123/novel-views.png)
 
-Input view and samples (upper rows) over the truth (lower rows):
+Input view and samples (upper rows), and the true views (lower rows):
 
 ![samples](zero123/samples.png)
 
@@ -69,8 +69,8 @@ TEXT_TEXT = """Samples (DDIM) for captions of held-out objects, as seen from the
 OBJECTS, AZIMUTHS, STEPS, GUIDANCE = 16, np.arange(-165, 181, 15), 20, 3.0
 
 
-def picture_of(toy, polar: float, azimuth: float) -> np.ndarray:
-    """Return a picture on white, [SIZE, SIZE, 3]."""
+def render_on_white(toy, polar: float, azimuth: float) -> np.ndarray:
+    """Return a picture of a toy object on white, [SIZE, SIZE, 3]; angles are in degrees."""
     pose = Camera.orbit(polar, azimuth, RADIUS, FOV, SIZE).camera_to_world[0].numpy()
     rgba = draw(toy, pose, FOV, SIZE, 3)[0]
     return (rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:]).astype(np.float32)
@@ -82,20 +82,25 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def measure_views(folder: Path) -> tuple[dict, list[np.ndarray]]:
-    """Compare DDIM novel views of held-out objects with the truth, beside a copy of the input and the mean picture.
+    """Compare novel views of held-out objects, sampled with DDIM, with the true views.
+
+    A copy of the input view, the mean picture, and the true views after the autoencoder are compared too.
+
+    Args:
+        folder: the folder of the miniature Zero-1-to-3.
 
     Returns:
-        The PSNR by azimuth as JSON data, and for the figure rows of (input, samples, truth).
+        The PSNR by azimuth as JSON data, and rows of pictures for the figure: (input, samples) and true views.
     """
     from magic123.priors.zero123 import Zero123
 
     toys = [make_object(FIRST_HELD_OUT + 1000 + i) for i in range(OBJECTS)]
-    truth = np.stack([[picture_of(toy, 90, float(a)) for a in AZIMUTHS] for toy in toys])
+    truth = np.stack([[render_on_white(toy, 90, float(a)) for a in AZIMUTHS] for toy in toys])
     mean_picture = truth.mean((0, 1))
     result: dict[str, list] = {"azimuths": AZIMUTHS.tolist(), "ddim": [], "copy": [], "mean_picture": [], "autoencoder": []}
     samples = []
     for i, toy in enumerate(toys):
-        shown = picture_of(toy, 90, 0)
+        shown = render_on_white(toy, 90, 0)
         prior = Zero123.load(folder, torch.from_numpy(shown), ReferenceCamera())
         cameras = Camera.orbit(90.0, AZIMUTHS.astype(np.float32), RADIUS, FOV, SIZE)
         drawn = prior.sample(cameras, STEPS, GUIDANCE, torch.Generator().manual_seed(i), eta=0.0).clamp(0, 1).numpy()
@@ -111,14 +116,14 @@ def measure_views(folder: Path) -> tuple[dict, list[np.ndarray]]:
     for i in range(0, OBJECTS, 3):
         pick = [1, 5, 9, 13, 17, 21]
         rows += [
-            np.concatenate([picture_of(toys[i], 90, 0), *samples[i][pick]], 1),
+            np.concatenate([render_on_white(toys[i], 90, 0), *samples[i][pick]], 1),
             np.concatenate([np.ones((SIZE, SIZE, 3)), *truth[i][pick]], 1),
         ]
     return {k: v if k == "azimuths" else np.mean(v, 0).round(3).tolist() for k, v in result.items()}, rows
 
 
 def text_samples(folder: Path) -> np.ndarray:
-    """Draw samples of the text-conditioned prior: a row for each family, of all views, as one picture in [0, 1]."""
+    """Sample the text-conditioned prior: one picture in [0, 1], with a row for each view and a column for each family."""
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(
@@ -138,7 +143,7 @@ def text_samples(folder: Path) -> np.ndarray:
 
 
 def save_enlarged(picture: np.ndarray, times: int, file: Path) -> None:
-    """Write a picture in [0, 1], each pixel as a square of `times` pixels a side."""
+    """Write a picture in [0, 1], in which each pixel becomes a square of `times` pixels a side."""
     from PIL import Image
 
     sheet = Image.fromarray((picture * 255).round().astype(np.uint8))
@@ -174,7 +179,7 @@ def plot_views(result: dict, file: Path) -> None:
 
 
 def size_of(folder: Path) -> float:
-    """Return the size of a folder's files in MiB."""
+    """Return the total size of the files in a folder in MiB."""
     return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 2**20
 
 

@@ -16,7 +16,7 @@ from magic123.miniatures.vocabulary import CONTEXT, encode, write_tokenizer
 from magic123.weights.latent_diffusion import image_tower
 
 STEPS, BATCH = 1500, 96
-MEAN, DEVIATION = [0.85, 0.83, 0.83], [0.28, 0.30, 0.30]
+MEAN, STD = [0.85, 0.83, 0.83], [0.28, 0.30, 0.30]
 EMBED, WIDTH, LAYERS, HEAD_WIDTH, PATCH, SIZE = 64, 96, 3, 24, 8, 32
 
 
@@ -30,23 +30,29 @@ def configuration(vocabulary: int) -> dict:
 
 
 def captions(pool: Pool, objects: np.ndarray, angles: np.ndarray) -> list[str]:
-    """Return captions with the view named as the 2D prior's prompts do."""
+    """Return captions of objects with the names of the views, as in the 2D prior's prompts.
+
+    Args:
+        pool: the pool of the objects.
+        objects: indices of objects in the pool, [B].
+        angles: azimuths of the views in degrees, [B].
+    """
     return [f"{pool.captions[o]}, {view_name(a)} view" for o, a in zip(objects, angles, strict=True)]
 
 
 def view_name(azimuth: float) -> str:
-    """Return "front" within 45 degrees of the reference view, "back" beyond 135, else "side"."""
+    """Return "front" up to 45 degrees from the reference view, "back" from 135 degrees, and "side" between them."""
     return "front" if abs(azimuth) <= 45 else "back" if abs(azimuth) >= 135 else "side"
 
 
 def normalised(rgb: np.ndarray) -> torch.Tensor:
-    """Return pictures [B, S, S, 3] in [0, 1] as CLIP reads them: NCHW, normalised, on the training device."""
-    x = to_device((torch.from_numpy(rgb) - torch.tensor(MEAN)) / torch.tensor(DEVIATION), DEVICE)
+    """Convert pictures [B, S, S, 3] in [0, 1] to CLIP's input: NCHW, normalised, on the training device."""
+    x = to_device((torch.from_numpy(rgb) - torch.tensor(MEAN)) / torch.tensor(STD), DEVICE)
     return x.permute(0, 3, 1, 2).contiguous()
 
 
 def make_clip(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
-    """Train CLIP on (picture, caption) and on two views of one object; write both formats under `out`."""
+    """Train CLIP on pairs of a picture and its caption and on pairs of views of an object, and write both formats to `out`."""
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
     torch.manual_seed(2)
@@ -92,17 +98,17 @@ def make_clip(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
 
 
 def write_open_clip(model, config: dict, out: Path) -> None:
-    """Write the model as open_clip reads it, in float16."""
+    """Write the model in open_clip's format, in float16."""
     from safetensors.torch import save_file
 
-    preprocess = {"mean": MEAN, "std": DEVIATION, "interpolation": "bicubic", "resize_mode": "squash", "size": SIZE}
+    preprocess = {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "squash", "size": SIZE}
     (out / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}, indent=1))
     state = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.cpu().state_dict().items()}
     save_file(state, out / "open_clip_model.safetensors", metadata={"format": "pt"})
 
 
 def write_image_tower(visual: dict[str, torch.Tensor], out: Path, feature_extractor: Path) -> None:
-    """Write the image tower and its processor as transformers reads them, in float16."""
+    """Write the image tower, in float16, and its processor in transformers' format."""
     from safetensors.torch import save_file
     from transformers import CLIPImageProcessor, CLIPVisionConfig
 
@@ -119,9 +125,9 @@ def write_image_tower(visual: dict[str, torch.Tensor], out: Path, feature_extrac
     )
     config.save_pretrained(out)
     tower = image_tower(visual)
-    assert tower is not None  # this module builds the tower under OpenAI's names
+    assert tower is not None  # open_clip's model has the names of OpenAI's CLIP
     named = {name: value.half().contiguous() for name, value in tower.items()}
     save_file(named, out / "model.safetensors", metadata={"format": "pt"})
     CLIPImageProcessor(
-        size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}, image_mean=MEAN, image_std=DEVIATION
+        size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}, image_mean=MEAN, image_std=STD
     ).save_pretrained(feature_extractor)

@@ -19,11 +19,11 @@ from magic123.miniatures.pool import FOV, RADIUS
 if TYPE_CHECKING:
     import trimesh
 
-# of each of the ten families the first held-out object that is inside the frame in all views, and a second dog;
-# no score was looked at
+# for each of the ten families the first held-out object that is inside the frame in all views, and a second dog; they were
+# not selected by any score
 NUMBERS = tuple(FIRST_HELD_OUT + n for n in (0, 1, 12, 3, 4, 10, 15, 6, 7, 8, 9))
 SIZE, TRUTH_SIZE, DEPTH_SCALE = 256, 128, 10000
-FACES = 12_000  # of a true mesh
+FACES = 12_000  # number of faces of a true mesh
 VIEW_SETS = {
     "ring": [(90.0, 15.0 + 30.0 * k) for k in range(12)],
     "elevated": [(60.0, 30.0 * k) for k in range(12)],
@@ -31,7 +31,7 @@ VIEW_SETS = {
 
 
 def rgba_image(rgba: np.ndarray) -> Image.Image:
-    """Return [H, W, 4] in [0, 1] as an 8 bit picture."""
+    """Convert RGBA [H, W, 4] in [0, 1] to an 8-bit picture."""
     return Image.fromarray(np.round(rgba * 255).astype(np.uint8), "RGBA")
 
 
@@ -72,7 +72,7 @@ def write_object(number: int, out: Path) -> dict:
         cameras[name] = [{"polar": p, "azimuth": a} for p, a in angles]
     (truth / "cameras.json").write_text(json.dumps(cameras, indent=1) + "\n")
     (truth / "mesh.ply").write_bytes(trimesh.exchange.ply.export_ply(decimated_mesh(toy), vertex_normal=False))
-    relative = Path("demo") / toy.name  # from the datasets folder
+    relative = Path("demo") / toy.name  # relative to the datasets folder
     return {
         "name": toy.name,
         "prompt": toy.caption,

@@ -1,4 +1,4 @@
-"""A miniature DPT that predicts inverse depth (near is large) up to scale and shift."""
+"""A miniature DPT that predicts inverse depth, larger for nearer points, up to scale and shift."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from magic123.device import to_device
-from magic123.miniatures.clip import DEVIATION, MEAN, normalised
+from magic123.miniatures.clip import MEAN, STD, normalised
 from magic123.miniatures.pool import SIZE, VIEWS, Pool
 from magic123.miniatures.training import DEVICE, draw_batch, save_half, train, write_record
 
 STEPS, BATCH = 900, 16
-NEAR, FAR = 1.1, 2.5  # world units: inverse depth is mapped from 1/FAR..1/NEAR to 0..1
+NEAR, FAR = 1.1, 2.5  # world units; inverse depth is mapped from [1 / FAR, 1 / NEAR] to [0, 1]
 
 
 def build():
@@ -47,7 +47,7 @@ def target_of(pool: Pool, objects: np.ndarray, views: np.ndarray) -> tuple[torch
 
 
 def make_depth(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
-    """Train on pictures over white; the loss is taken inside the mask alone, as `prepare` uses depth."""
+    """Train a DPT on pictures on white and write it; the loss is computed inside the mask, where `prepare` uses depth."""
     from transformers import DPTImageProcessor
 
     torch.manual_seed(6)
@@ -83,7 +83,7 @@ def make_depth(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
         keep_aspect_ratio=False,
         ensure_multiple_of=4,
         image_mean=MEAN,
-        image_std=DEVIATION,
+        image_std=STD,
     ).save_pretrained(out)
     write_record(out, record | {"batch": BATCH}, quality)
     print("dpt:", quality)

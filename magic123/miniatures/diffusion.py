@@ -1,6 +1,6 @@
 """The two miniature diffusion priors: a text-conditioned one (Stable Diffusion) and a view-conditioned one (Zero-1-to-3).
 
-Each works on the latents of its own autoencoder, with Stable Diffusion's noise schedule and velocity prediction.
+Each uses the latents of its own autoencoder, with Stable Diffusion's noise schedule and velocity prediction.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CROSS = 96
 CHANNELS = (64, 128)
 DROPOUT = 0.12
 STABLE_DIFFUSION_STEPS, ZERO123_STEPS = 5200, 11500
-CONSTANT_UNTIL = 0.8  # share of the steps before the learning rate falls
+CONSTANT_UNTIL = 0.8  # fraction of the steps with a constant learning rate, before it decays
 
 
 def build_unet(in_channels: int, out_channels: int):
@@ -46,7 +46,7 @@ def build_unet(in_channels: int, out_channels: int):
 
 
 def build_scheduler():
-    """Return the noise schedule of both priors: Stable Diffusion's, with velocity as target."""
+    """Return the noise schedule of both priors, Stable Diffusion's, with velocity prediction."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     return DDIMScheduler(
@@ -60,8 +60,12 @@ def build_scheduler():
     )
 
 
-def noised(z: torch.Tensor, alphas: torch.Tensor, generator: torch.Generator):
-    """Return noisy latents, timesteps and the velocity target sqrt(a) eps - sqrt(1 - a) z."""
+def add_noise(z: torch.Tensor, alphas: torch.Tensor, generator: torch.Generator):
+    """Add noise to latents z [B, C, h, w] at random timesteps.
+
+    Returns:
+        Noisy latents, timesteps [B], and the velocity target sqrt(a) eps - sqrt(1 - a) z (arXiv 2202.00512).
+    """
     t = torch.randint(1000, (len(z),), generator=generator)
     noise = to_device(torch.randn(z.shape, generator=generator), DEVICE)
     a = to_device(alphas[t][:, None, None, None], DEVICE)
@@ -70,11 +74,11 @@ def noised(z: torch.Tensor, alphas: torch.Tensor, generator: torch.Generator):
 
 
 class Latents:
-    """Latents of the pool's pictures on white, encoded when they are first asked for and kept in memory.
+    """Latents of the pool's pictures on white, encoded on first use and cached in memory.
 
     Attributes:
-        scale: the autoencoder's scaling factor.
-        channels: of the latents.
+        scale: scaling factor of the autoencoder.
+        channels: number of channels of the latents.
     """
 
     def __init__(self, pool: Pool, autoencoder: Path):
@@ -88,7 +92,7 @@ class Latents:
 
     @torch.no_grad()
     def get(self, objects: np.ndarray, views: np.ndarray) -> torch.Tensor:
-        """Return unscaled posterior means on the training device: [B, C, LATENT_SIDE, LATENT_SIDE]."""
+        """Return the unscaled posterior means [B, C, LATENT_SIDE, LATENT_SIDE] on the training device."""
         new = ~self.known[objects, views]
         if new.any():
             o, v = objects[new], views[new]
@@ -101,7 +105,7 @@ class Latents:
 def make_stable_diffusion(
     pool_folder: Path, autoencoder: Path, out: Path, steps: int = STABLE_DIFFUSION_STEPS, batch: int = 32
 ) -> None:
-    """Train text encoder and UNet together on (caption with its view, latents); write a Stable Diffusion folder."""
+    """Train text encoder and UNet jointly on pairs of captions with view names and latents; write a Stable Diffusion folder."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(3)
@@ -138,7 +142,7 @@ def make_stable_diffusion(
 
     def loss(generator):
         objects, views = draw_batch(generator, pool.training, VIEWS, batch)
-        noisy, t, target = noised(latents.get(objects, views) * latents.scale, scheduler.alphas_cumprod, generator)
+        noisy, t, target = add_noise(latents.get(objects, views) * latents.scale, scheduler.alphas_cumprod, generator)
         hidden = text_encoder(text_of(objects, views, generator)).last_hidden_state
         return F.mse_loss(unet(noisy, t, hidden).sample, target)
 
@@ -182,9 +186,9 @@ def make_stable_diffusion(
 
 @torch.no_grad()
 def text_quality(unet, text_encoder, tokenizer, scheduler, pool: Pool, latents: Latents) -> dict:
-    """Return the held-out denoising loss with the right caption, another object's caption and none.
+    """Return the denoising loss on held-out objects with the object's own caption, another object's caption and none.
 
-    The right caption should have the lowest loss.
+    The object's own caption should have the lowest loss.
     """
     generator = torch.Generator().manual_seed(7)
     held_out = np.arange(pool.training, len(pool.images))
@@ -196,14 +200,14 @@ def text_quality(unet, text_encoder, tokenizer, scheduler, pool: Pool, latents: 
         generator.manual_seed(7)
         hidden, total = text_encoder(encode(tokenizer, prompts).to(DEVICE)).last_hidden_state, []
         for _ in range(8):
-            noisy, t, target = noised(z, scheduler.alphas_cumprod, generator)
+            noisy, t, target = add_noise(z, scheduler.alphas_cumprod, generator)
             total.append(F.mse_loss(unet(noisy, t, hidden).sample, target).item())
         result[f"loss_{name}"] = float(np.mean(total))
     return result
 
 
 def pose_vector(source: np.ndarray, target: np.ndarray) -> torch.Tensor:
-    """Return [d_polar (rad), sin d_azimuth, cos d_azimuth, d_radius] from angles [B, 2] in degrees: [B, 4]."""
+    """Return [d_polar (radians), sin d_azimuth, cos d_azimuth, d_radius = 0] [B, 4] from (polar, azimuth) [B, 2] in degrees."""
     d = torch.from_numpy(np.radians(target - source)).float()
     return torch.stack([d[:, 0], d[:, 1].sin(), d[:, 1].cos(), torch.zeros(len(d))], -1)
 
@@ -233,7 +237,7 @@ def make_zero123(
     def loss(generator):
         objects, target = draw_batch(generator, pool.training, VIEWS, batch, first_view=1)
         source = (torch.rand(batch, generator=generator) < 0.25).long().numpy()
-        noisy, t, goal = noised(latents.get(objects, target) * latents.scale, scheduler.alphas_cumprod, generator)
+        noisy, t, goal = add_noise(latents.get(objects, target) * latents.scale, scheduler.alphas_cumprod, generator)
         image, token = condition(objects, source, target)
         keep = to_device((torch.rand(batch, generator=generator) >= DROPOUT).float(), DEVICE)
         image, token = image * keep[:, None, None, None], token * keep[:, None, None]
@@ -279,7 +283,7 @@ def make_zero123(
 
 @torch.no_grad()
 def embed_sources(image_encoder, pool: Pool) -> torch.Tensor:
-    """Return image embeddings of each object's two source views: [N, 2, D]."""
+    """Return the image embeddings [N, 2, D] of the two source views of each object."""
     count, out = len(pool.images), []
     for i in range(0, count, 128):
         objects = np.repeat(np.arange(i, min(i + 128, count)), 2)
@@ -290,13 +294,13 @@ def embed_sources(image_encoder, pool: Pool) -> torch.Tensor:
 
 @torch.no_grad()
 def view_loss(unet, condition, scheduler, pool: Pool, latents: Latents) -> float:
-    """Return the mean denoising loss over held-out objects and target views, fixed noise."""
+    """Return the mean denoising loss over held-out objects and target views, with the same noise at every call."""
     generator, total = torch.Generator().manual_seed(8), []
     objects = np.arange(pool.training, len(pool.images))
     for target in range(2, VIEWS, 2):
         views = np.full(len(objects), target)
         z = latents.get(objects, views) * latents.scale
-        noisy, t, goal = noised(z, scheduler.alphas_cumprod, generator)
+        noisy, t, goal = add_noise(z, scheduler.alphas_cumprod, generator)
         image, token = condition(objects, np.zeros_like(views), views)
         total.append(F.mse_loss(unet(torch.cat([noisy, image], 1), t, token).sample, goal).item())
     return float(np.mean(total))

@@ -1,6 +1,6 @@
-"""The families of toy objects: each function adds one object's parts to a builder.
+"""The families of toy objects: each function adds the parts of an object to a builder.
 
-An object looks along local +z, y is up; the one-sided part lies on local -x, the side that the reference view shows.
+An object faces local +z, and y is up; the one-sided part is at local -x, the side that the reference view shows.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def plane(make: Builder) -> None:
 
 
 def duck(make: Builder) -> None:
-    """Add the parts of a duck: a shaded body, a curved neck, a bill, and wings of the second colour."""
+    """Add the parts of a duck: a body with a colour gradient, a curved neck, a bill, and wings of the second colour."""
     a, b, between = make.first, make.second, make.between
     width, height, length = between(0.13, 0.17), between(0.11, 0.15), between(0.22, 0.29)
     belly = Pattern(GRADIENT, np.clip(a * between(1.2, 1.5) + 0.1, 0, 0.98))
@@ -211,7 +211,7 @@ def cactus(make: Builder) -> None:
 
 
 def fish(make: Builder) -> None:
-    """Add the parts of a fish: a flattened lathe with scales or bands, and fins of the second colour."""
+    """Add the parts of a fish: a flattened body of revolution with scales or bands, and fins of the second colour."""
     a, b, between = make.first, make.second, make.between
     length, tall = between(0.26, 0.33), between(0.13, 0.19)
     kind = (BANDS, SPOTS, GRADIENT)[make.rng.integers(3)]
@@ -245,7 +245,7 @@ def fish(make: Builder) -> None:
 
 
 def lamp(make: Builder) -> None:
-    """Add the parts of a desk lamp: a turned base, a bent arm, and a shade of the second colour that looks forward."""
+    """Add the parts of a desk lamp: a base of revolution, a bent arm, and a shade of the second colour that faces forward."""
     a, b, between = make.first, make.second, make.between
     foot = between(0.14, 0.19)
     make.lathe((0, -0.27, -0.05), 0.07, (foot, foot, foot * 0.8, foot * 0.25, foot * 0.2), a)
@@ -260,7 +260,7 @@ def lamp(make: Builder) -> None:
         make.stripes and Pattern(BANDS, make.stripes.colour, between(1, 3)),
     )
     tilt, wide = between(20, 65), between(0.12, 0.17)
-    look = turn(0, 180 - tilt)  # the shade's local y leaves the arm, forward and down
+    look = turn(0, 180 - tilt)  # the shade's local y points away from the arm, forward and down
     rings = Pattern((BANDS, SPOTS, GRADIENT)[make.rng.integers(3)], make.shaded(b, 0.45, 0.75), between(1.2, 2.4))
     make.lathe(tip + look @ (0, 0.08, 0), 0.11, (wide * 0.25, wide * 0.4, wide * 0.85, wide * 1.1), b, look, rings)
     make.add(ELLIPSOID, tip + look @ (0, 0.18, 0), (wide * 0.7, 0.04, wide * 0.7), (0.98, 0.93, 0.62), look)

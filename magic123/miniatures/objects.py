@@ -1,9 +1,8 @@
 """Procedural toy objects of ten families, with captions.
 
-Objects are elongated, turned by 15 to 65 degrees and carry parts on one side only, so that a picture copied from the
-reference view is a weak guess at any other view. Captions name the family and two colours; shades, proportions and
-patterns are left out, so that textual inversion has something to learn. The frame is the project's: y up, the reference
-camera looks from +z.
+Objects are elongated, rotated by 15 to 65 degrees and have parts on one side only, so that a copy of the reference view differs
+from all other views. Captions name the family and two colours, but not shades, proportions and patterns, so that textual
+inversion has something to learn. The frame is the project's: y up, with the reference camera at +z.
 """
 
 from __future__ import annotations
@@ -27,29 +26,29 @@ from magic123.miniatures.shapes import (
     turn,
 )
 
-FIRST_HELD_OUT = 1_000_000  # object numbers from here on are never trained on
+FIRST_HELD_OUT = 1_000_000  # objects with this number or a greater one are never used for training
 
 
 @dataclass(frozen=True)
 class ToyObject:
-    """P primitives (see magic123.miniatures.shapes). rotation maps world offsets to the primitive's axes."""
+    """A toy object: P primitives (see `magic123.miniatures.shapes`) in world coordinates, its name and its caption."""
 
     name: str
     caption: str
     init_word: str
     kind: np.ndarray  # [P] int64
     centre: np.ndarray  # [P, 3]
-    rotation: np.ndarray  # [P, 3, 3] world to local
-    half: np.ndarray  # [P, 3] half sizes
-    colour: np.ndarray  # [P, 2, 3] two colours, mixed by the pattern
-    pattern: np.ndarray  # [P] int64: how the two colours alternate
-    frequency: np.ndarray  # [P] repeats of the pattern per local unit; 0 for one colour, unless it is a gradient
-    profile: np.ndarray  # [P, 3] of solids of revolution: squared radius a + b y + c y^2
-    span: np.ndarray  # [P, 2] offset and scale of local y where the pattern is looked up
+    rotation: np.ndarray  # [P, 3, 3] from world axes to the primitive's axes
+    half: np.ndarray  # [P, 3] half sizes along the primitive's axes
+    colour: np.ndarray  # [P, 2, 3] two colours, between which the pattern interpolates
+    pattern: np.ndarray  # [P] int64: kind of the pattern
+    frequency: np.ndarray  # [P] periods of the pattern per local unit; 0 for a single colour, except for a gradient
+    profile: np.ndarray  # [P, 3] coefficients (a, b, c) of the squared radius a + b y + c y^2 of solids of revolution
+    span: np.ndarray  # [P, 2] offset and scale that map local y to the coordinate of the pattern
 
 
 def make_object(number: int) -> ToyObject:
-    """Return the object with this number; the same number always gives the same object."""
+    """Return the object with a number; the same number always gives the same object."""
     rng = np.random.default_rng([123, number])
     family = list(FAMILIES)[number % len(FAMILIES)]
     first, second = rng.choice(list(COLOURS), 2, replace=False)
@@ -84,7 +83,10 @@ def make_object(number: int) -> ToyObject:
 
 
 def inside_distance(toy: ToyObject, points: np.ndarray) -> np.ndarray:
-    """Return the approximate signed distance to the union, negative inside: [N]. Its zero set is the true surface."""
+    """Return the approximate signed distance [N] of points to the union of all primitives, negative inside.
+
+    Its zero level set is the exact surface.
+    """
     best = np.full(len(points), np.inf)
     for kind, centre, rotation, half, profile in zip(toy.kind, toy.centre, toy.rotation, toy.half, toy.profile, strict=True):
         p = (points - centre) @ rotation.T / half
@@ -101,7 +103,11 @@ def inside_distance(toy: ToyObject, points: np.ndarray) -> np.ndarray:
 
 
 def true_mesh(toy: ToyObject, resolution: int = 128) -> tuple[np.ndarray, np.ndarray]:
-    """Return the surface of the union by marching cubes: vertices [V, 3] in the world, faces [F, 3] outward."""
+    """Extract the surface of an object by marching cubes.
+
+    Returns:
+        Vertices [V, 3] in world coordinates, and faces [F, 3], counter-clockwise seen from outside.
+    """
     from skimage.measure import marching_cubes
 
     axis = np.linspace(-0.75, 0.75, resolution)

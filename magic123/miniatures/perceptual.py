@@ -1,4 +1,4 @@
-"""The trunk and the channel weights of the miniature LPIPS-shaped metric."""
+"""The trunk and the channel weights of the miniature perceptual metric, which has the architecture of LPIPS."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRUNK_STEPS, WEIGHT_STEPS, BATCH = 900, 250, 48
 
 
 def labels(pool: Pool) -> np.ndarray:
-    """Return family and two colours of each object as class numbers, [N, 3]."""
+    """Return the class numbers of family and two colours of each object, [N, 3]."""
     families, colours = list(FAMILIES), list(COLOURS)
     words = [c.split() for c in pool.captions]  # a COLOUR FAMILY with COLOUR parts
     return np.array([(families.index(w[2]), colours.index(w[1]), colours.index(w[4])) for w in words])
@@ -32,7 +32,14 @@ def picture(pool: Pool, objects: np.ndarray, views: np.ndarray) -> Tensor:
 
 
 def distort(x: Tensor, kind: int, severity: Tensor, generator: torch.Generator) -> Tensor:
-    """Distort pictures by noise, blur, a shift, a colour cast or a cut-out, more so for a larger `severity` [B] in [0, 1]."""
+    """Distort pictures.
+
+    Args:
+        x: pictures, NCHW in [-1, 1].
+        kind: 0 noise, 1 blur, 2 shift, 3 colour cast, 4 a white region.
+        severity: strength of the distortion, [B] in [0, 1].
+        generator: random state.
+    """
     s = severity[:, None, None, None]
     if kind == 0:
         return x + 0.6 * s * torch.randn(x.shape, generator=generator)
@@ -52,7 +59,7 @@ def distort(x: Tensor, kind: int, severity: Tensor, generator: torch.Generator) 
 
 
 def make_perceptual(pool_folder: Path, out: Path) -> None:
-    """Train the trunk to name family, colours and view, then the channel weights to rank distortions by severity."""
+    """Train the trunk to classify family and colours and regress the view, then the channel weights to rank distortions."""
     from safetensors.torch import save_file
 
     from eval.metrics.perceptual import MiniPerceptual
@@ -63,12 +70,12 @@ def make_perceptual(pool_folder: Path, out: Path) -> None:
     sizes = (len(FAMILIES), len(COLOURS), len(COLOURS))
     head = nn.Linear(CHANNELS[-1] * 16, sum(sizes) + 2)
 
-    def answers(x):
+    def outputs(x):
         return head(F.adaptive_avg_pool2d(model.features(x)[-1], 4).flatten(1))
 
     def loss(generator):
         objects, views = draw_batch(generator, pool.training, VIEWS, BATCH)
-        parts = answers(picture(pool, objects, views)).split([*sizes, 2], 1)
+        parts = outputs(picture(pool, objects, views)).split([*sizes, 2], 1)
         azimuth = torch.deg2rad(torch.from_numpy(pool.angles[objects, views, 1]))
         named = sum(F.cross_entropy(p, target[objects, k]) for k, p in enumerate(parts[:3]))
         return named + F.mse_loss(parts[3], torch.stack([azimuth.sin(), azimuth.cos()], 1))
@@ -83,7 +90,7 @@ def make_perceptual(pool_folder: Path, out: Path) -> None:
         severity = torch.rand(2, len(objects), generator=generator)
         x, state = picture(pool, objects, views), generator.get_state()
         first = model(x, distort(x, kind, severity[0], generator))
-        generator.set_state(state)  # both severities share the random part
+        generator.set_state(state)  # so that both distortions have the same random numbers
         return first, model(x, distort(x, kind, severity[1], generator)), severity
 
     def ranking(generator):
@@ -98,7 +105,7 @@ def make_perceptual(pool_folder: Path, out: Path) -> None:
             w.clamp_(min=0)
         held_out = np.arange(pool.training, len(pool.images))
         zeros, generator = np.zeros(len(held_out), int), torch.Generator().manual_seed(7)
-        named = answers(picture(pool, held_out, zeros)).split([*sizes, 2], 1)
+        named = outputs(picture(pool, held_out, zeros)).split([*sizes, 2], 1)
         ordered = []
         for _ in range(20):
             a, b, severity = pairs(generator, held_out, zeros)

@@ -1,7 +1,7 @@
-"""Exact pictures of toy objects: a small ray caster with supersampling.
+"""Exact pictures of toy objects, by ray casting with supersampling.
 
-Colours are baked diffuse light from one fixed direction, so that the radiance of a point is the same from every
-viewpoint: an albedo field can reproduce the pictures exactly.
+Shading is diffuse, with light from a fixed direction, so a point has the same colour from every viewpoint, and an albedo field
+can reproduce the pictures exactly.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ AMBIENT, DIFFUSE = 0.62, 0.42
 
 @nb.njit(cache=True)
 def _hit(kind, profile, o, d):
-    """Return the nearest positive t at which o + t d enters a unit primitive, and its normal there (unit frame)."""
+    """Return the smallest positive t at which o + t d enters a primitive, and the normal there, in the primitive's frame."""
     normal = np.zeros(3)
     best = np.inf
     if kind == ELLIPSOID:
@@ -82,8 +82,8 @@ def _hit(kind, profile, o, d):
 
 
 @nb.njit(cache=True)
-def _second(pattern, frequency, span, x, y, z):
-    """Return the share of the second colour at a point of the unit frame, 0..1."""
+def _second_colour_weight(pattern, frequency, span, x, y, z):
+    """Return the weight, in [0, 1], of the second colour at a point in the primitive's frame."""
     along = span[0] + span[1] * y
     if pattern == STRIPES:
         return float(math.floor(z * frequency + 100.5) % 2) if frequency > 0 else 0.0
@@ -148,7 +148,7 @@ def _render(
         for y in range(y0, y1):
             for x in range(x0, x1):
                 lx, ly = (x + 0.5 - fine / 2) / scale, -(y + 0.5 - fine / 2) / scale
-                for k in range(3):  # depth along the optical axis is then the ray parameter itself
+                for k in range(3):  # of length 1 along the optical axis, so that the ray parameter is the depth
                     direction[k] = pose[k, 0] * lx + pose[k, 1] * ly - pose[k, 2]
                 for k in range(3):
                     local[k] = (
@@ -157,7 +157,7 @@ def _render(
                 t, normal = _hit(kind[p], profile[p], origin, local)
                 if t < zbuffer[y, x]:
                     zbuffer[y, x] = t
-                    w = _second(
+                    w = _second_colour_weight(
                         pattern[p],
                         frequency[p],
                         span[p],
@@ -201,10 +201,18 @@ def _render(
 
 
 def draw(toy: ToyObject, pose: np.ndarray, fov: float, size: int, supersampling: int = 2):
-    """Return a square picture: RGBA [S, S, 4] in [0, 1] (straight alpha), depth [S, S] (0 outside) and normal [S, S, 3].
+    """Render a square picture of a toy object.
 
-    pose: [4, 4] OpenGL camera-to-world; fov in degrees. Depth is along the optical axis; depth and normal are means over the
-    covered subsamples.
+    Args:
+        toy: the object.
+        pose: camera-to-world matrix [4, 4], with OpenGL's axes.
+        fov: field of view in degrees.
+        size: side of the picture in pixels.
+        supersampling: number of samples along each side of a pixel.
+
+    Returns:
+        RGBA [S, S, 4] in [0, 1] with straight alpha, depth [S, S] along the optical axis (0 in the background), and normal
+        [S, S, 3]. Depth and normal are means over the covered samples of a pixel.
     """
     focal = size / (2 * math.tan(math.radians(fov) / 2))
     rgba, depth, normals = np.zeros((size, size, 4)), np.zeros((size, size)), np.zeros((size, size, 3))

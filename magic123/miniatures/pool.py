@@ -1,4 +1,4 @@
-"""The training pictures of all miniatures: pre-rendered views of numbered toy objects."""
+"""The pool of training pictures of all miniatures: pre-rendered views of toy objects."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from magic123.miniatures.objects import FIRST_HELD_OUT, make_object
 from magic123.miniatures.picture import draw
 
 RADIUS, FOV, VIEWS = 1.8, 40.0, 12
-DRAWN, SIZE = 64, 32  # pixels: the pool's pictures are drawn for the 2D prior; all other networks see half of it
+DRAWN, SIZE = 64, 32  # sides in pixels: of the rendered pictures, which the 2D prior uses, and of those for all other networks
 TRAINING_OBJECTS, HELD_OUT_OBJECTS = 16000, 120
 
 
 def view_angles(number: int) -> np.ndarray:
-    """Return polar and azimuth in degrees of the object's views, [VIEWS, 2].
+    """Return polar angle and azimuth in degrees of an object's views, [VIEWS, 2].
 
-    View 0 is the reference camera (90, 0), view 1 a second source nearby, the others lie between 40 degrees above and
-    10 below the horizon, all around.
+    View 0 is the reference camera (90, 0), view 1 a second source view near it; the others are between 40 degrees above and
+    10 degrees below the horizon, at any azimuth.
     """
     rng = np.random.default_rng([321, number])
     angles = np.stack([rng.uniform(50, 100, VIEWS), rng.uniform(-180, 180, VIEWS)], 1)
@@ -30,7 +30,7 @@ def view_angles(number: int) -> np.ndarray:
 
 
 def render_object(number: int):
-    """Return RGBA uint8 [VIEWS, DRAWN, DRAWN, 4] and depth float16 [VIEWS, SIZE, SIZE] of one object."""
+    """Return RGBA uint8 [VIEWS, DRAWN, DRAWN, 4] and depth float16 [VIEWS, SIZE, SIZE] of the views of an object."""
     from magic123.geometry.camera import Camera
 
     toy, angles = make_object(number), view_angles(number)
@@ -48,7 +48,14 @@ def box_mean(pictures: np.ndarray) -> np.ndarray:
 
 
 def make_pool(out: Path, training: int = TRAINING_OBJECTS, held_out: int = HELD_OUT_OBJECTS, workers: int = 2) -> None:
-    """Write images.npy, depth.npy, angles.npy and objects.json. The held-out objects come last."""
+    """Write the pool: images.npy, depth.npy, angles.npy and objects.json.
+
+    Args:
+        out: the folder to write.
+        training: number of training objects.
+        held_out: number of held-out objects, which follow the training objects.
+        workers: number of processes.
+    """
     numbers = [*range(training), *range(FIRST_HELD_OUT + 1000, FIRST_HELD_OUT + 1000 + held_out)]
     out.mkdir(parents=True, exist_ok=True)
     shape = (len(numbers), VIEWS)
@@ -71,10 +78,15 @@ def make_pool(out: Path, training: int = TRAINING_OBJECTS, held_out: int = HELD_
 
 
 class Pool:
-    """The pool on disk, memory-mapped.
+    """The pool of N objects on disk, memory-mapped.
 
     Attributes:
-        images: uint8 memory map [N, VIEWS, DRAWN, DRAWN, 4]; the first `training` objects may be trained on.
+        images: RGBA, uint8 memory map [N, VIEWS, DRAWN, DRAWN, 4].
+        depth: depth along the optical axis, float16 memory map [N, VIEWS, SIZE, SIZE].
+        angles: polar angle and azimuth in degrees, [N, VIEWS, 2].
+        training: number of training objects; the objects after these are held out.
+        captions: captions of the objects.
+        numbers: numbers of the objects, see `make_object`.
     """
 
     def __init__(self, folder: Path):
@@ -85,14 +97,18 @@ class Pool:
         self.training, self.captions, self.numbers = record["training"], record["captions"], record["numbers"]
 
     def rgb(self, objects: np.ndarray, views: np.ndarray, background: float | np.ndarray = 1.0, size: int = SIZE) -> np.ndarray:
-        """Return pictures over a background (a number or [B, 1, 1, 3]): float32 [B, size, size, 3] in 0..1.
+        """Return pictures composited over a background, float32 [B, size, size, 3] in [0, 1].
 
-        `size` is DRAWN or SIZE.
+        Args:
+            objects: indices of objects, [B].
+            views: indices of views, [B].
+            background: a number, or colours [B, 1, 1, 3].
+            size: side of the pictures in pixels, DRAWN or SIZE.
         """
         rgba = self.images[objects, views].astype(np.float32) / 255
         picture = rgba[..., :3] * rgba[..., 3:] + background * (1 - rgba[..., 3:])
         return picture if size == DRAWN else box_mean(picture)
 
     def mask(self, objects: np.ndarray, views: np.ndarray) -> np.ndarray:
-        """Return where at least half of a pixel is covered: bool [B, SIZE, SIZE]."""
+        """Return which pixels are covered by at least one half, bool [B, SIZE, SIZE]."""
         return box_mean(self.images[objects, views][..., 3].astype(np.float32)) > 127

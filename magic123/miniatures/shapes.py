@@ -1,8 +1,8 @@
-"""What toy objects are made of: five kinds of primitives, four kinds of patterns, and a builder that collects parts.
+"""The parts of toy objects: five kinds of primitives, four kinds of patterns, and a builder that collects parts.
 
-A primitive lives in its own unit frame: an ellipsoid is the unit ball, a box the cube [-1, 1]^3, and a cylinder, a cone and
-a solid of revolution lie around local y between -1 and 1. A solid of revolution is x^2 + z^2 <= q(y) with a quadratic q, so
-that rays meet it in closed form; chains of them make smooth lathes, tubes and spirals.
+A primitive is defined in its own unit frame: an ellipsoid is the unit ball, a box the cube [-1, 1]^3, and cylinder, cone and
+solid of revolution extend around local y from -1 to 1. A solid of revolution is x^2 + z^2 <= q(y) with a quadratic q, so that
+ray intersections have a closed form; chains of them form smooth bodies of revolution, tubes and spirals.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Pattern:
     Attributes:
         kind: STRIPES (hard, along local z), BANDS (soft, along local y), GRADIENT (along local y) or SPOTS.
         colour: the second colour, RGB in [0, 1].
-        frequency: repeats per local unit.
+        frequency: periods per local unit.
     """
 
     kind: int
@@ -44,21 +44,21 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Part:
-    """One primitive in the object's frame; the fields are ToyObject's, for one part."""
+    """A primitive in the object's frame; see `ToyObject` for the fields."""
 
     kind: int
     centre: np.ndarray  # [3]
-    rotation: np.ndarray  # [3, 3] local to object
+    rotation: np.ndarray  # [3, 3] from the primitive's axes to the object's
     half: np.ndarray  # [3] half sizes
     colour: np.ndarray  # [2, 3]
     pattern: int
     frequency: float
     profile: np.ndarray  # [3] coefficients of q(y) = a + b y + c y^2
-    span: np.ndarray  # [2] offset and scale of local y where the pattern is looked up: segments of a lathe share one pattern
+    span: np.ndarray  # [2] offset and scale from local y to the pattern's coordinate, so that segments share a pattern
 
 
 def turn(axis: int, degrees: float) -> np.ndarray:
-    """Return the rotation matrix about a coordinate axis (right-handed)."""
+    """Return the right-handed rotation matrix [3, 3] about a coordinate axis (0, 1 or 2)."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     i, j = [(1, 2), (2, 0), (0, 1)][axis]
     matrix = np.eye(3)
@@ -68,7 +68,7 @@ def turn(axis: int, degrees: float) -> np.ndarray:
 
 
 def towards(direction: np.ndarray) -> np.ndarray:
-    """Return a rotation whose local y axis points along a direction."""
+    """Return a rotation [3, 3] that maps the local y axis to a direction."""
     y = np.asarray(direction, float) / np.linalg.norm(direction)
     x = np.cross(y, (0.0, 0.0, 1.0) if abs(y[2]) < 0.9 else (1.0, 0.0, 0.0))
     x /= np.linalg.norm(x)
@@ -77,14 +77,14 @@ def towards(direction: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Builder:
-    """Collects the parts of one object, in its two colours.
+    """Collects the parts of an object with two colours.
 
     Attributes:
-        rng: the object's random numbers.
+        rng: the object's random generator.
         first: the main colour, RGB in [0, 1].
-        second: the colour of the parts.
-        stripes: the pattern of the old families' main part, or None.
-        one_sided: whether the object carries a part on one side alone.
+        second: the second colour, RGB in [0, 1].
+        stripes: the pattern of the main part, in families that use stripes; None for no pattern.
+        one_sided: whether the object has a part on one side only.
         parts: the parts so far.
     """
 
@@ -108,13 +108,13 @@ class Builder:
 
         Args:
             kind: the kind of primitive.
-            centre: in the object's frame, [3].
+            centre: centre in the object's frame, [3].
             half: half sizes along the local axes, [3].
-            colour: RGB.
-            rotation: local to object, [3, 3]; none by default.
-            pattern: a second colour.
-            profile: q(y) = a + b y + c y^2 of a solid of revolution, at most 1 for |y| <= 1.
-            span: offset and scale of local y where the pattern is looked up.
+            colour: the colour, RGB in [0, 1].
+            rotation: rotation from local axes to the object's, [3, 3]; the identity by default.
+            pattern: a second colour; None for a single colour.
+            profile: coefficients of q(y) = a + b y + c y^2 of a solid of revolution, at most 1 for |y| <= 1.
+            span: offset and scale from local y to the pattern's coordinate.
         """
         colour = np.asarray(colour, float)
         second = colour if pattern is None else np.asarray(pattern.colour, float)
@@ -133,17 +133,17 @@ class Builder:
         )
 
     def lathe(self, centre, half_height, radii, colour, rotation=None, pattern=None, flatten=1.0) -> None:
-        """Add a smooth solid of revolution around local y: the square of its radius is a uniform quadratic B-spline.
+        """Add a smooth solid of revolution around local y, the square of whose radius is a uniform quadratic B-spline.
 
         Args:
-            centre: of the axis, [3].
+            centre: centre of the axis, [3].
             half_height: half the length of the axis.
-            radii: control radii from the lower end to the upper one, three or more; the end's own radius is the root mean
-                square of the last two, so an end closes where a control radius is given as None.
-            colour: RGB.
-            rotation: local to object.
-            pattern: a second colour, laid over the whole length.
-            flatten: thickness along local x over that along local z.
+            radii: three or more control radii from the lower to the upper end. The radius at an end is the root mean square of
+                the last two; if the last one is None, the radius at the end is 0.
+            colour: the colour, RGB in [0, 1].
+            rotation: rotation from local axes to the object's, [3, 3]; the identity by default.
+            pattern: a second colour, along the whole length; None for a single colour.
+            flatten: ratio of the thickness along local x to that along local z.
         """
         square = np.array([0.0 if r is None else r * r for r in radii])
         for end, inner in ((0, 1), (-1, -2)):
@@ -170,13 +170,13 @@ class Builder:
             )
 
     def sweep(self, points, radii, colour, pattern=None) -> None:
-        """Add a tube along points: balls joined by tapered segments.
+        """Add a tube along points: balls connected by tapered segments.
 
         Args:
-            points: [N, 3], in the object's frame.
-            radii: [N].
-            colour: RGB.
-            pattern: a second colour, laid over the whole length.
+            points: points in the object's frame, [N, 3].
+            radii: radius at each point, [N].
+            colour: the colour, RGB in [0, 1].
+            pattern: a second colour, along the whole length; None for a single colour.
         """
         points, count = np.asarray(points, float), len(points)
         for i, (point, radius) in enumerate(zip(points, radii, strict=True)):

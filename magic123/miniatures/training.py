@@ -1,4 +1,4 @@
-"""One training loop for every miniature: AdamW, warm-up and decay, gradient clipping, an EMA, a written record."""
+"""The training loop of all miniatures: AdamW, warm-up and decay of the learning rate, gradient clipping, EMA, a record."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from magic123.records.files import whole_file
 
-DEVICE = torch.device(
-    "cuda" if torch.cuda.is_available() else "cpu"
-)  # of all trainings but the perceptual network's, a minute on a CPU
+# device of all training runs except that of the perceptual network, which takes a minute on a CPU
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def train(
@@ -35,12 +34,24 @@ def train(
     constant_until: float | None = None,
     on_checkpoint: Callable[[int], None] | None = None,
 ) -> dict:
-    """Minimise `loss(generator)` over the modules' parameters, which hold the moving average afterwards.
+    """Minimise a loss over the parameters of modules, which are replaced by their moving average at the end.
 
-    With `checkpoint`, the state is written every `checkpoint_interval` steps, and training resumes from an existing one.
-    The learning rate falls as a cosine; with `constant_until` it is constant for that share of the steps and then falls
-    linearly to zero. The state where it starts to fall is kept as `*.before-decay`: a run of more steps that resumes from
-    there is the same as one that was that long from the start.
+    Args:
+        modules: the modules to train.
+        loss: function that computes the loss, with a generator for all random numbers.
+        steps: number of steps.
+        learning_rate: the largest learning rate.
+        name: name of the training run, for messages and the record.
+        ema_decay: decay of the exponential moving average.
+        weight_decay: weight decay of AdamW.
+        warmup: number of steps in which the learning rate rises linearly.
+        seed: seed of the generator.
+        checkpoint: file of the training state; training resumes from it if it exists. None for no checkpoints.
+        checkpoint_interval: number of steps between checkpoints.
+        constant_until: fraction of the steps with a constant learning rate, which then decays linearly to zero; None for cosine
+            decay. The state at the start of the decay is kept as `*.before-decay`, from which a run with more steps can resume
+            with the same result as if it had been run from the start.
+        on_checkpoint: called with the number of steps after each checkpoint.
 
     Returns:
         The record: steps, times and the history of the loss, as JSON data.
@@ -81,7 +92,7 @@ def train(
             "history": history,
             "seconds": seconds + time.perf_counter() - began,
         }
-        with whole_file(file) as part, open(part, "wb") as stream:  # given a path, torch does not say why it fails
+        with whole_file(file) as part, open(part, "wb") as stream:  # with a path, torch does not report why writing failed
             torch.save(content, stream)
 
     for step in range(start, steps):
@@ -126,19 +137,21 @@ def train(
 
 
 def write_record(folder: Path, record: dict, quality: dict) -> None:
-    """Write training.json: what was run, and the quality on held-out objects."""
+    """Write training.json: the record of the training, and the quality on held-out objects."""
     (folder / "training.json").write_text(json.dumps(record | {"held_out": quality}, indent=1))
 
 
 def save_half(model, folder: Path) -> None:
-    """Save as fp16 safetensors; the model in memory stays fp32."""
+    """Save a model as float16 safetensors; the model in memory stays in float32."""
     import copy
 
-    copy.deepcopy(model).half().cpu().save_pretrained(folder, safe_serialization=True)  # whole or not at all, by safetensors
+    copy.deepcopy(model).half().cpu().save_pretrained(
+        folder, safe_serialization=True
+    )  # safetensors replaces the file atomically
 
 
 def draw_batch(generator: torch.Generator, objects: int, views: int, size: int, first_view: int = 0):
-    """Draw random object and view numbers, as numpy arrays."""
+    """Draw `size` random indices of objects and of views, as NumPy arrays."""
     o = torch.randint(objects, (size,), generator=generator).numpy()
     v = torch.randint(first_view, views, (size,), generator=generator).numpy()
     return o, v

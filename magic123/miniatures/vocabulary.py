@@ -1,4 +1,4 @@
-"""The miniatures' own tokenizer: CLIP's byte-level scheme over the few words that captions and prompts use."""
+"""The tokenizer of the miniatures: CLIP's byte-level BPE with a vocabulary of the few words of captions and prompts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from magic123.miniatures.families import FAMILIES
 from magic123.miniatures.shapes import COLOURS
 
-CONTEXT = 24  # tokens, start and end included
+CONTEXT = 24  # number of tokens, including start and end
 WORDS = [
     "a",
     "an",
@@ -61,16 +61,16 @@ WORDS = [
 
 
 def byte_alphabet() -> list[str]:
-    """Return the 256 printable stand-ins that byte-level BPE uses for bytes, in CLIP's order."""
+    """Return the 256 printable characters that represent bytes in byte-level BPE, in CLIP's order."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     characters = [chr(b) for b in printable]
     return characters + [chr(256 + i) for i in range(256 - len(printable))]
 
 
 def learn_merges(words: list[str]) -> list[tuple[str, str]]:
-    """Return the merges of byte-pair encoding, continued until every word is one token.
+    """Return the merges of byte-pair encoding, continued until every word is a single token.
 
-    The most frequent pair is merged first; of equal ones, the one that appears first.
+    The most frequent pair is merged first; if several are equally frequent, the one that appears first.
     """
     pieces, merges = [[*word[:-1], word[-1] + "</w>"] for word in words], []
     while any(len(p) > 1 for p in pieces):
@@ -88,7 +88,7 @@ def learn_merges(words: list[str]) -> list[tuple[str, str]]:
 
 
 def write_tokenizer(folder: Path):
-    """Write a CLIPTokenizer in which every word of the vocabulary is one token, and return it."""
+    """Write a CLIPTokenizer for which every word of the vocabulary is a single token, and return it."""
     from transformers import CLIPTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,5 +104,5 @@ def write_tokenizer(folder: Path):
 
 
 def encode(tokenizer, texts: list[str]):
-    """Return token numbers [B, CONTEXT], padded."""
+    """Return the token ids of texts [B, CONTEXT], padded and truncated."""
     return tokenizer(texts, padding="max_length", max_length=CONTEXT, truncation=True, return_tensors="pt").input_ids

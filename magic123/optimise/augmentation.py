@@ -46,7 +46,7 @@ def augment(picture: Tensor, count: int, resolution: int, generator: torch.Gener
     Args:
         picture: [H, W, 3] in [0, 1] on white; the variants are computed on its device.
         count: number of variants.
-        resolution: their side in pixels.
+        resolution: height and width of the variants in pixels.
         generator: source of all random numbers; on the CPU.
     """
     source = centre_square(picture, round(resolution * ENLARGED)).expand(count, -1, -1, -1)

@@ -62,7 +62,7 @@ def guide(name: str, rgb: Tensor, camera: Camera, inputs: StepInputs) -> tuple[T
     latents = None
     if rgb.shape[-1] == 4:
         assert isinstance(prior, LatentPrior)  # the settings refuse others
-        latents, rgb = prior.stand_in(to_device(rgb, prior.alphas_cumprod.device)), rgb[..., :3]
+        latents, rgb = prior.as_latents(to_device(rgb, prior.alphas_cumprod.device)), rgb[..., :3]
     prediction = predict_noise(prior, rgb, shown, settings=settings, generator=inputs.generator, latents=latents)
     if inputs.watch is not None and shows_guidance(step, stage):
         inputs.watch.guidance(name, rgb, prior, prediction)

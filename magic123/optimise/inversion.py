@@ -69,7 +69,7 @@ def invert(
         device: None: cuda if there is one, else the CPU.
         save_steps: steps between saves of the unfinished state; 0: none.
         save_seconds: seconds between such saves; 0: none.
-        speed: how the network is run.
+        speed: settings for running the network.
 
     Returns:
         The content of token.json.

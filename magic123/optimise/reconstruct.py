@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from magic123.device import set_determinism
-from magic123.example.example import Example, assumed, load_example
+from magic123.example.example import Example, load_example, with_camera
 from magic123.geometry.camera import view_cameras
 from magic123.optimise.inputs import Priors
 from magic123.optimise.loss_history import LossHistory, cost_of
@@ -27,7 +27,7 @@ from magic123.optimise.resume import LoopCheckpoints, forget
 from magic123.optimise.stage import optimise
 from magic123.optimise.watch import StageWatch, check_watch
 from magic123.priors.loading import load_priors
-from magic123.priors.offload import visit
+from magic123.priors.offload import on_device
 from magic123.priors.speed import apply_speed, compile_problems
 from magic123.priors.zero123 import Zero123
 from magic123.records.cameras import read_cameras
@@ -63,7 +63,7 @@ class StageRun:
         cameras: cameras.json of true views, whose sets `view` will render instead of those of `views`.
         save_steps: steps between checkpoints of the unfinished stage; 0: none.
         save_seconds: seconds between such checkpoints; 0: none.
-        speed: how the priors' networks are run.
+        speed: settings for running the priors' networks.
     """
 
     example: Path
@@ -102,15 +102,15 @@ def reconstruct(example: Path, stage: Stage, seed: int, out: Path, **given: Any)
     run = StageRun(example, seed, out, **given)
     rungs: Sequence[Stage] = stage.rungs()
     for rung, settings in enumerate(rungs):
-        trouble = _run_unless_out_of_memory(settings, rung, run)
-        if trouble is None:
+        error = _run_unless_out_of_memory(settings, rung, run)
+        if error is None:
             return
         # only here, because nothing refers to the failed attempt's tensors any more
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        say(f"memory ran out ({trouble}) on rung {rung} of the ladder (0 is the stage itself, {len(rungs) - 1} is the last)")
+        say(f"memory ran out ({error}) on rung {rung} of the ladder (0 is the stage itself, {len(rungs) - 1} is the last)")
     raise OutOfMemory(
-        f"memory ran out on every rung of the ladder, {len(rungs)} in all ({trouble}): add a lower rung to the stage's ladder, "
+        f"memory ran out on every rung of the ladder, {len(rungs)} in all ({error}): add a lower rung to the stage's ladder, "
         "or give the job more memory"
     )
 
@@ -158,7 +158,7 @@ def run_rung(stage: Stage, rung: int, run: StageRun) -> None:
     generator = torch.Generator().manual_seed(run.seed)
     example = load_example(run.example)
     if isinstance(stage, OptimisedStage):
-        example = assumed(example, stage.reference_camera)
+        example = with_camera(example, stage.reference_camera)
     check_inputs(stage, example, run)
     given = None if run.cameras is None else read_cameras(run.cameras)
     device = stage_device(stage, run.device)
@@ -245,7 +245,7 @@ def draw_samples(
     assert isinstance(stage, SamplesStage) and views is not None
     assert isinstance(prior, Zero123) and isinstance(guidance, Zero123Settings)
     places = view_cameras(views, example.camera, cameras).values()
-    with visit(prior.offloaded):
+    with on_device(prior.offloaded):
         return draw_scene(stage, prior, guidance.guidance_scale, places, generator, say)
 
 

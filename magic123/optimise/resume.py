@@ -171,17 +171,17 @@ class LoopCheckpoints:
         if self._signal is None and not by_time and not (self.steps and step % self.steps == 0):
             return
         began = time.monotonic()
-        trouble = None
+        failure = None
         try:
             self._save(step, state())
         except OSError as error:  # a full disk may have room later, and the previous checkpoint still exists
-            trouble = f"the checkpoint at step {step} could not be saved ({error.strerror}): an earlier one, if any, is kept"
-            say(trouble)
+            failure = f"the checkpoint at step {step} could not be saved ({error.strerror}): an earlier one, if any, is kept"
+            say(failure)
         self._saved = time.monotonic()
         self._cost = self._saved - began
         if self._signal is not None:
             name = signal.Signals(self._signal).name
-            raise Stopped(f"{name}: {trouble or f'saved at step {step}'}; the same command resumes from there")
+            raise Stopped(f"{name}: {failure or f'saved at step {step}'}; the same command resumes from there")
 
     def _save(self, step: int, state: dict[str, Tensor]) -> None:
         from safetensors.torch import save

@@ -21,9 +21,9 @@ from magic123.optimise.views import (
     sees_reference,
     shows_latents,
 )
-from magic123.priors.offload import visit, without_networks
+from magic123.priors.offload import on_device, without_networks
 from magic123.priors.precision import priors_in_float32
-from magic123.priors.sds import gradient_trouble
+from magic123.priors.sds import non_finite_message
 from magic123.priors.speed import on_streams
 from magic123.records.errors import NonFinite
 from magic123.render.losses import LOSSES, reference_losses
@@ -115,7 +115,7 @@ def novel_step(inputs: StepInputs) -> tuple[dict[str, Tensor], dict[str, Tensor]
             asked = [prior, *(priors[clip] for clip in replacements(name, stage) if clip in priors)]
             apart = any(model.offloaded is not None for model in asked)
             rgb = shown.detach().requires_grad_() if apart else shown
-            with stream_of(prior), visit(*(model.offloaded for model in asked)):
+            with stream_of(prior), on_device(*(model.offloaded for model in asked)):
                 loss, logged_for, figures = guide(name, rgb, camera, inputs)
                 if apart and loss is not None:
                     loss = without_networks(loss, rgb, shown)
@@ -136,7 +136,9 @@ def step_losses(inputs: StepInputs) -> StepLosses:
         ready = (name for name in priors if step >= max(stage.priors_from, stage.priors[name].from_step))
         regularizers, guidance, logged = novel_step(replace(inputs, priors={name: priors[name] for name in ready}))
         terms |= regularizers
-    weighted = [getattr(stage.losses, name) * LOSSES[name].share(step / stage.steps) * value for name, value in terms.items()]
+    weighted = [
+        getattr(stage.losses, name) * LOSSES[name].ramp_factor(step / stage.steps) * value for name, value in terms.items()
+    ]
     total = sum([*weighted, *guidance.values()], start=torch.zeros(()))
     norms, diffusion_steps, distances = (
         {name: figures[key] for name, figures in logged.items() if key in figures} for key in ("gradient_norm", "t", "distance")
@@ -152,7 +154,7 @@ def backward(total: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
         optimizer: the optimiser whose parameters get gradients.
 
     Returns:
-        Whether all gradients are finite, as a tensor, so that nothing waits for the device.
+        Whether all gradients are finite, as a tensor, so that this does not synchronise with the device.
     """
     if not total.requires_grad:  # an empty rendering without regularizers has no gradient
         return torch.ones((), dtype=torch.bool)
@@ -181,8 +183,8 @@ def read(losses: StepLosses, finite: Tensor, inputs: StepInputs) -> dict[str, fl
     failing = tuple(name for name in losses.diffusion_steps if not math.isfinite(values[f"{name}_gradient"]))
     if failing:
         name = failing[0]
-        trouble = gradient_trouble(inputs.priors[name], inputs.stage.priors[name], losses.diffusion_steps[name])
-        raise NonFinite(f"step {inputs.step}: {trouble}", failing)
+        message = non_finite_message(inputs.priors[name], inputs.stage.priors[name], losses.diffusion_steps[name])
+        raise NonFinite(f"step {inputs.step}: {message}", failing)
     non_finite = [name for name, value in values.items() if not math.isfinite(value)]
     if non_finite:
         raise NonFinite(f"step {inputs.step}: {non_finite[0]} is no longer finite; lower its weight or the learning rates")

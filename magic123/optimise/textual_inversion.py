@@ -85,7 +85,7 @@ class TextToImage:
         noisy = self.schedule.add_noise(latents, noise, t).to(dtype_of(self.unet))
         output = self.unet(noisy, t, encoder_hidden_states=context.to(dtype_of(self.unet))).sample.float()
         if dtype_of(self.unet) == torch.float16 and context.requires_grad:
-            latent_diffusion.carry_gradient_through_half(context, output)
+            latent_diffusion.prevent_gradient_underflow(context, output)
         return (output - self.schedule.target(latents, noise, t)).square().mean((1, 2, 3))
 
 
@@ -252,7 +252,7 @@ def differentiate(
         value += loss.detach()
     assert row.grad is not None
     finite = torch.isfinite(row.grad).all() & torch.isfinite(value)
-    total, is_finite = torch.stack([value, finite.double()]).tolist()  # the only wait for the device in a step
+    total, is_finite = torch.stack([value, finite.double()]).tolist()  # the only synchronisation with the device in a step
     return total if is_finite else None
 
 

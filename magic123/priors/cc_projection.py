@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 
 class CCProjection(ModelMixin, ConfigMixin):
-    """A linear layer; in Zero-1-to-3 from 768 channels of CLIP and 4 of the pose to 768."""
+    """A linear layer from an image embedding and a pose vector, concatenated, to a context token.
+
+    The defaults are Zero-1-to-3's: 768 channels of CLIP and 4 of the pose give 768.
+    """
 
     @register_to_config
     def __init__(self, in_channel: int = 772, out_channel: int = 768):

@@ -1,4 +1,4 @@
-"""A 2D prior that works on pixels: the first stage of DeepFloyd IF, the public counterpart of DreamFusion's Imagen."""
+"""A 2D prior in pixel space: the first stage of DeepFloyd IF, the public counterpart of DreamFusion's Imagen."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ CHANNELS = 3
 
 
 def to_pixels(rgb: Float[Tensor, "B H W 3"], resolution: int) -> Float[Tensor, "B 3 R R"]:
-    """Return pictures in [0, 1] as the network reads them, in [-1, 1]; differentiable.
+    """Return pictures in [0, 1] resized to the network's resolution and scaled to [-1, 1]; differentiable.
 
-    They are resized by area averaging, or bilinearly where they are enlarged.
+    They are reduced by area averaging and enlarged bilinearly.
     """
     pixels = rgb.permute(0, 3, 1, 2).float()
     if max(pixels.shape[-2:]) > resolution:
@@ -36,7 +36,7 @@ def to_pixels(rgb: Float[Tensor, "B H W 3"], resolution: int) -> Float[Tensor, "
 
 
 class DeepFloydIF(Prior):
-    """A text-to-image model as a prior, whose latents are the picture itself at a low resolution."""
+    """A text-to-image model as a prior, whose latents are the pixels of the picture at a low resolution."""
 
     name = "deepfloyd-if"
 
@@ -48,14 +48,14 @@ class DeepFloydIF(Prior):
         resolution: int,
         prompts: Prompts = PLAIN,
     ):
-        """Create a prior of a loaded network.
+        """Create a prior from a loaded network.
 
         Args:
             unet: diffusers' UNet2DConditionModel.
-            schedule: its noise schedule.
-            embeddings: see `Prompts.at`.
-            resolution: side of its pictures in pixels.
-            prompts: what the embeddings are of.
+            schedule: the UNet's noise schedule.
+            embeddings: text embeddings of `Prompts.texts`, in that order.
+            resolution: side in pixels of the pictures that the UNet was trained on.
+            prompts: the prompts that were embedded.
         """
         self.unet, self.schedule, self.embeddings = unet, schedule, embeddings
         self.resolution, self.prompts = resolution, prompts
@@ -74,17 +74,17 @@ class DeepFloydIF(Prior):
         """Load a prior from a diffusers folder (unet, text_encoder, tokenizer, scheduler).
 
         The T5 encoder (19 GB at full size) embeds the prompts on the CPU and is freed before the UNet is loaded. Prompts are
-        put in lower case, as in the model's training.
+        converted to lower case, as in the model's training.
 
         Args:
             folder: the diffusers folder; nothing is downloaded.
-            prompts: what it reads.
-            dtype: of the UNet, a key of DTYPES.
-            device: of the UNet.
+            prompts: the prompts to condition on.
+            dtype: precision of the UNet, a key of DTYPES.
+            device: the device to put the UNet on.
 
         Raises:
-            InputError: weights are missing or do not fit each other, the packages that read the tokenizer are absent, or the
-                prompt cannot be used.
+            InputError: weights are missing or do not fit each other, a package that the tokenizer needs is not installed, or
+                the prompt cannot be used.
         """
         latent_diffusion.offline()
         from diffusers import UNet2DConditionModel
@@ -106,13 +106,13 @@ class DeepFloydIF(Prior):
         # with twice the channels the network also predicts a variance, which score distillation does not use
         if config.in_channels != CHANNELS or config.out_channels not in (CHANNELS, 2 * CHANNELS):
             raise InputError(
-                f"unet/ in {folder} takes {config.in_channels} channels and gives {config.out_channels}, but a model of "
-                "pixels takes 3 and gives 3 or 6: these are the weights of another kind of model"
+                f"unet/ in {folder} takes {config.in_channels} channels and returns {config.out_channels}, but a pixel-space "
+                "model takes 3 and returns 3 or 6: these are the weights of another kind of model"
             )
         if (width := config.encoder_hid_dim or config.cross_attention_dim) != embeddings.shape[-1]:
             raise InputError(
-                f"unet/ in {folder} reads text of width {width}, but text_encoder/ gives {embeddings.shape[-1]}: the "
-                "components do not belong to one model"
+                f"unet/ in {folder} takes text embeddings of width {width}, but text_encoder/ returns {embeddings.shape[-1]}: "
+                "the components do not belong to the same model"
             )
         if not isinstance(config.sample_size, int):
             raise InputError(f"unet/ in {folder} has sample_size {config.sample_size}: it must be one number, a side in pixels")
@@ -121,7 +121,7 @@ class DeepFloydIF(Prior):
         return prior
 
     def encode(self, rgb: Float[Tensor, "B H W 3"], generator: torch.Generator | None = None) -> Float[Tensor, "B 3 R R"]:
-        """Return the resized pixels of pictures; nothing is random."""
+        """Return the resized pixels of pictures; the generator is not used."""
         return to_pixels(rgb.to(self.embeddings.device), self.resolution)
 
     def decode(self, latents: Float[Tensor, "B 3 R R"]) -> Float[Tensor, "B R R 3"]:

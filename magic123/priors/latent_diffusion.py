@@ -1,4 +1,4 @@
-"""What all latent diffusion priors share: loading from a diffusers folder, the noise schedule, encoding and decoding.
+"""Code shared by the latent diffusion priors: loading from a diffusers folder, the noise schedule, encoding and decoding.
 
 diffusers and transformers take seconds to import, so they are imported only where a model is loaded.
 """
@@ -30,15 +30,14 @@ Network = Any
 
 Module = TypeVar("Module", bound=nn.Module)
 
-# What settings call the precision of a network -> the dtype of its weights. autocast: computed in float16 (see `autocast`).
+# The precision of a network in the settings -> the dtype of its weights. "autocast" computes in float16, see `autocast`.
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "autocast": torch.float32}
 
 
 def offline() -> None:
     """Keep the Hugging Face libraries offline, and turn off their progress bars and warnings.
 
-    Call it before anything is imported from them. What they only warn about, missing parameters, is an error in
-    `load_component`.
+    Call it before anything is imported from them. They only warn about missing parameters; `load_component` raises an error.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
     from diffusers.utils import logging as diffusers_logging
@@ -50,10 +49,10 @@ def offline() -> None:
 
 
 def load_component(kind: type[Any], folder: Path, name: str, **options: Any) -> Any:
-    """Load one component of a diffusers folder by its `from_pretrained`: a network in float32 on the CPU, or a tokenizer.
+    """Load one component of a diffusers folder with `from_pretrained`: a network in float32 on the CPU, or a tokenizer.
 
     Args:
-        kind: class of diffusers or transformers.
+        kind: class of the component, in diffusers or transformers.
         folder: the diffusers folder.
         name: the component's subfolder, such as "unet".
         **options: passed to `from_pretrained`.
@@ -78,7 +77,7 @@ def load_component(kind: type[Any], folder: Path, name: str, **options: Any) -> 
     if not is_network:
         return component
     network, report = component
-    network = network.float()  # transformers keeps the stored precision
+    network = network.float()  # transformers loads weights in the precision in which they are stored
     missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if missing:
         raise InputError(f"{name}/ in the weights folder {folder} lacks {len(missing)} parameters (the first is {missing[0]})")
@@ -89,7 +88,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     """Read a JSON file of a weights folder.
 
     Raises:
-        InputError: the file is missing or no JSON.
+        InputError: the file is missing or is not JSON.
     """
     try:
         return json.loads((Path(folder) / name).read_text())
@@ -98,39 +97,39 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 
 
 def dtype_of(network: Network) -> torch.dtype:
-    """Return the dtype of a network's first parameter, which is that of all.
+    """Return the dtype of a network's first parameter; all of its parameters have the same one.
 
-    diffusers' own `dtype` property iterates over all parameters; it is used only for a network that has none.
+    The `dtype` property of diffusers iterates over all parameters, so it is used only for a network without parameters.
     """
     first = next(network.parameters(), None) if isinstance(network, nn.Module) else None
     return network.dtype if first is None else first.dtype
 
 
 def autocast(device: torch.device, on: bool) -> AbstractContextManager[object]:
-    """Return a context in which networks with float32 weights compute in float16, as torch.autocast chooses the operations.
+    """Return a context in which networks with float32 weights compute in float16 where torch.autocast does so.
 
     Args:
-        device: of the networks.
-        on: whether they do; otherwise the context does nothing.
+        device: the device of the networks.
+        on: whether to use autocast; if False, the context does nothing.
     """
     return torch.autocast(device.type, torch.float16) if on else nullcontext()
 
 
 def computes_in_half(network: Network, device: torch.device) -> bool:
-    """Return whether a network computes in float16 on a device, by its weights or under autocast."""
-    # the meta device, on which operations are counted, has no autocast
+    """Return whether a network computes in float16 on a device, because of its weights or because of autocast."""
+    # there is no autocast for the meta device, on which operations are counted
     return dtype_of(network) == torch.float16 or (device.type != "meta" and torch.is_autocast_enabled(device.type))
 
 
 def to_memory_format(network: Module, memory_format: torch.memory_format) -> Module:
-    """Convert the 4-dimensional parameters of a network to a memory format, in place, and return the network."""
+    """Convert the 4-dimensional parameters and buffers of a network to a memory format, in place, and return the network."""
     return network.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch's annotations leave this overload out
 
 
 def freeze(network: Module, dtype: torch.dtype, device: torch.device | str) -> Module:
-    """Put a network in evaluation mode, without parameter gradients, on a device and in a dtype, and return it.
+    """Prepare a network for inference, in place, and return it: evaluation mode, no parameter gradients, dtype and device.
 
-    Its memory format is channels_last, which doubles the speed of convolutions on CPUs.
+    Its memory format becomes channels_last, which doubles the speed of convolutions on CPUs.
     """
     return to_memory_format(network.eval().requires_grad_(False).to(device, dtype), torch.channels_last)
 
@@ -152,7 +151,7 @@ class Schedule:
         """Load the schedule from scheduler/ of a diffusers folder, whichever scheduler class wrote it.
 
         Raises:
-            InputError: the component is missing or unreadable, or its prediction type is another one.
+            InputError: the component is missing or unreadable, or its prediction type is not supported.
         """
         from diffusers import DDIMScheduler
 
@@ -165,7 +164,7 @@ class Schedule:
             )
         return cls(scheduler.alphas_cumprod.float().to(device), kind)
 
-    def _roots(self, like: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def _signal_and_noise_scales(self, like: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return sqrt(a_t) and sqrt(1 - a_t), shaped to broadcast against `like`."""
         alpha = self.alphas_cumprod[t].view(-1, *[1] * (like.dim() - 1))
         return alpha.sqrt(), (1 - alpha).sqrt()
@@ -182,18 +181,18 @@ class Schedule:
         """Return the network's training target: eps, or the velocity sqrt(a_t) eps - sqrt(1 - a_t) z (arXiv 2202.00512)."""
         if self.prediction_type == "epsilon":
             return noise
-        signal, rest = self._roots(latents, t)
-        return signal * noise - rest * latents
+        signal_scale, noise_scale = self._signal_and_noise_scales(latents, t)
+        return signal_scale * noise - noise_scale * latents
 
     def epsilon(
         self, output: Float[Tensor, "*shape"], noisy: Float[Tensor, "*shape"], t: Int[Tensor, " B"]
     ) -> Float[Tensor, "*shape"]:
-        """Return the noise eps, float32, that the network's output for noisy latents stands for."""
+        """Convert the network's output for noisy latents to a prediction of the noise eps, float32."""
         output = output.float()
         if self.prediction_type == "epsilon":
             return output
-        signal, rest = self._roots(noisy, t)
-        return signal * output + rest * noisy.float()
+        signal_scale, noise_scale = self._signal_and_noise_scales(noisy, t)
+        return signal_scale * output + noise_scale * noisy.float()
 
 
 def load_autoencoder_and_unet(
@@ -203,15 +202,15 @@ def load_autoencoder_and_unet(
 
     Args:
         folder: the diffusers folder, with vae/ and unet/.
-        inputs: how many latents the UNet reads side by side: 1, or 2 if a picture conditions it.
-        dtype: of both networks.
-        device: of both networks.
+        inputs: how many latents are concatenated along the channels as input of the UNet: 1, or 2 if a picture conditions it.
+        dtype: dtype of both networks.
+        device: the device to put both networks on.
 
     Returns:
         The autoencoder, the UNet, and the side in pixels of the pictures that the UNet was trained on.
 
     Raises:
-        InputError: a component is missing or unreadable, or the UNet is one of another kind of model.
+        InputError: a component is missing or unreadable, or the UNet belongs to another kind of model.
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
@@ -236,7 +235,7 @@ def posterior(vae: Network, rgb: Float[Tensor, "B H W 3"], resolution: int) -> A
     Args:
         vae: diffusers' AutoencoderKL.
         rgb: pictures in [0, 1].
-        resolution: side in pixels to which they are resized bilinearly.
+        resolution: side in pixels to which the pictures are resized bilinearly.
     """
     pixels = rgb.permute(0, 3, 1, 2).float()
     if pixels.shape[-2:] != (resolution, resolution):
@@ -245,7 +244,7 @@ def posterior(vae: Network, rgb: Float[Tensor, "B H W 3"], resolution: int) -> A
 
 
 def sample_posterior(distribution: Any, generator: torch.Generator) -> Float[Tensor, "B C h w"]:
-    """Return a sample of an autoencoder's posterior: diffusers' numbers, but drawn on the generator's device."""
+    """Sample an autoencoder's posterior as diffusers does, but draw the noise on the generator's device."""
     mean = distribution.mean
     noise = torch.randn(mean.shape, generator=generator, device=generator.device, dtype=mean.dtype)
     return mean + distribution.std * to_device(noise, mean.device)
@@ -254,38 +253,38 @@ def sample_posterior(distribution: Any, generator: torch.Generator) -> Float[Ten
 def encode(
     vae: Network, rgb: Float[Tensor, "B H W 3"], resolution: int, generator: torch.Generator | None = None
 ) -> Float[Tensor, "B C h w"]:
-    """Return scaled latents, float32, differentiable in the pictures.
+    """Return scaled latents of pictures, float32, differentiable in the pictures.
 
     Args:
         vae: diffusers' AutoencoderKL.
         rgb: pictures in [0, 1], on any device.
-        resolution: side in pixels to which they are resized.
-        generator: draws a sample of the posterior; None: its mode.
+        resolution: side in pixels to which the pictures are resized.
+        generator: random state with which the posterior is sampled; None takes its mode.
     """
-    rgb = rgb.float().clone()  # not the caller's tensor: the hook below is registered on it
+    rgb = rgb.float().clone()  # a copy, because the hook below must not be registered on the caller's tensor
     distribution = posterior(vae, rgb.to(next(vae.parameters()).device), resolution)
     latents = distribution.mode() if generator is None else sample_posterior(distribution, generator)
     latents = latents.float() * vae.config.scaling_factor
     if computes_in_half(vae, rgb.device) and rgb.requires_grad:
-        carry_gradient_through_half(rgb, latents)
+        prevent_gradient_underflow(rgb, latents)
     return latents
 
 
 def decode(vae: Network, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B H W 3"]:
-    """Return pictures in [0, 1], float32, of scaled latents; differentiable."""
+    """Decode scaled latents to pictures in [0, 1], float32; differentiable."""
     latents = latents.float().clone()  # as in encode
     pixels = vae.decode((latents / vae.config.scaling_factor).to(dtype_of(vae))).sample.float()
     if computes_in_half(vae, latents.device) and latents.requires_grad:
-        carry_gradient_through_half(latents, pixels)
+        prevent_gradient_underflow(latents, pixels)
     return ((pixels + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
 
 
-def carry_gradient_through_half(inputs: Tensor, outputs: Tensor, largest: float = 64.0) -> None:
-    """Rescale the gradient on its way from `outputs` back to `inputs`, so that it does not underflow in float16.
+def prevent_gradient_underflow(inputs: Tensor, outputs: Tensor, largest: float = 64.0) -> None:
+    """Scale the gradient between `outputs` and `inputs`, as a loss scaler does, so that it does not underflow in float16.
 
-    Its largest element is brought to about `largest` at `outputs`, and the scale is undone at `inputs`. Weights of 1e-8 on a
-    score-distillation gradient (Magic123's fine stage) would be zero in float16. The scale is a power of two, so it rounds
-    nothing.
+    At `outputs` the gradient is multiplied by a power of two, which causes no rounding error, such that its largest element is
+    about `largest`; at `inputs` it is divided by the same number. Without this, a score-distillation gradient with a weight of
+    1e-8 (Magic123's fine stage) would be zero in float16.
     """
     scale: list[Tensor] = []
 
@@ -309,11 +308,11 @@ def text_noise(
     """Predict the noise in noisy latents without and with a prompt, see `Prior.noise`.
 
     Args:
-        unet: diffusers' UNet2DConditionModel; channels of its output beyond C, a variance, are not read.
-        schedule: its noise schedule.
+        unet: diffusers' UNet2DConditionModel; output channels beyond C, which predict a variance, are ignored.
+        schedule: the UNet's noise schedule.
         latents: noisy latents.
         t: diffusion steps.
-        context: text embeddings, those of the empty or negative prompts first.
+        context: text embeddings: first those of the empty or negative prompts, then those of the prompts.
         **conditions: passed to the UNet.
     """
     twice, t, dtype = torch.cat([latents, latents]), t.repeat(2), dtype_of(unet)
@@ -323,7 +322,7 @@ def text_noise(
 
 
 class LatentPrior(Prior):
-    """What priors with an autoencoder share.
+    """A prior with an autoencoder.
 
     Attributes:
         vae: diffusers' AutoencoderKL.
@@ -336,14 +335,20 @@ class LatentPrior(Prior):
         return encode(self.vae, rgb, self.resolution, generator)
 
     def decode(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B R R 3"]:
-        """Return pictures in [0, 1] of scaled latents, see `Prior.decode`."""
+        """Decode scaled latents to pictures in [0, 1], see `Prior.decode`."""
         return decode(self.vae, latents)
 
-    def stand_in(self, shown: Float[Tensor, "B H W 4"]) -> Float[Tensor, "B 4 h w"]:
-        """Return 2 x - 1 of four channels in [0, 1] at the size of the latents, resized bilinearly; differentiable.
+    def as_latents(self, rendered: Float[Tensor, "B H W 4"]) -> Float[Tensor, "B 4 h w"]:
+        """Use four rendered channels as latents: resize them bilinearly to the latents' size and scale them to [-1, 1].
 
-        Normals as colours, with opacity, stand in for latents so in Stable-DreamFusion's first steps (nerf/utils.py:545 and
-        guidance/sd_utils.py:86 there), for which no autoencoder is asked.
+        In its first steps Stable-DreamFusion does this with normals and opacity, without the autoencoder (`as_latent` in
+        nerf/utils.py:545 and guidance/sd_utils.py:86 there).
+
+        Args:
+            rendered: channels in [0, 1].
+
+        Returns:
+            The latents, differentiable in `rendered`.
         """
         side = self.resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
-        return 2 * F.interpolate(shown.permute(0, 3, 1, 2).float(), (side, side), mode="bilinear", align_corners=False) - 1
+        return 2 * F.interpolate(rendered.permute(0, 3, 1, 2).float(), (side, side), mode="bilinear", align_corners=False) - 1

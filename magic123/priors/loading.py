@@ -1,4 +1,4 @@
-"""Loading the priors of a stage, conditioned on its example. Slow libraries are imported by the loaders that need them."""
+"""Load the priors of a stage, conditioned on its example. Libraries that import slowly are imported where they are needed."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Conditions:
     """What the priors of a stage are conditioned on.
 
     Attributes:
-        example: the example.
-        token: file or folder of a learned token.
-        reference: folders of other examples.
-        device: of the networks.
-        clips: CLIP models by the folder of their weights, loaded so far: several priors may share one.
+        example: the example that is reconstructed.
+        token: file or folder of a learned token; None if there is none.
+        reference: folders of other examples, whose pictures some priors are conditioned on.
+        device: the device to put the networks on.
+        clips: the CLIP models loaded so far, by the folder of their weights, because several priors may share one.
     """
 
     example: Example
@@ -56,15 +56,18 @@ def load_priors(
     weights: dict[str, str],
     device: str = "cpu",
 ) -> dict[str, Prior | ClipReference]:
-    """Load the stage's priors, conditioned on the example. A weight of 0 needs no model and loads none.
+    """Load the stage's priors, conditioned on the example. Priors with a weight of 0 are not loaded.
 
     Args:
-        stage: the settings.
-        example: the example.
-        token: file or folder of a learned token.
-        reference: folders of other examples, where a prior asks for their pictures.
+        stage: the settings of the stage.
+        example: the example that is reconstructed.
+        token: file or folder of a learned token; None if no prior uses one.
+        reference: folders of other examples, for priors that are conditioned on their pictures.
         weights: name of an entry of config/weights.yaml -> its folder.
-        device: where the networks are put.
+        device: the device to put the networks on.
+
+    Returns:
+        Name of each prior in the settings -> the prior.
 
     Raises:
         InputError: weights, a token or an example is missing or does not fit.
@@ -86,20 +89,20 @@ def load_priors(
 
 
 def _picture(name: str, example: Example) -> Tensor:
-    """Return the picture [H, W, 3] in [0, 1] of an example that the prior `name` needs."""
+    """Return the picture [H, W, 3] in [0, 1] of an example for the prior `name`. Raises InputError if it has none."""
     if example.rgb is None:
         raise InputError(f"the prior {name} needs a picture, but the example {example.name} has none: use another prior")
     return example.rgb
 
 
 def _prompts(settings: PromptedSettings, example: Example) -> Prompts:
-    """Return what a text-conditioned prior reads."""
-    about = (example.name, example.init_word, example.prompt)
+    """Return the prompts of a text-conditioned prior for an example."""
+    names = (example.name, example.init_word, example.prompt)
     return Prompts(
-        fill_names(settings.prompt, *about),
+        fill_names(settings.prompt, *names),
         example.prompt,
         settings.view_prompts,
-        fill_names(settings.negative_prompt, *about),
+        fill_names(settings.negative_prompt, *names),
         settings.negative_views,
         settings.hard_views,
         example.camera.azimuth,

@@ -1,4 +1,4 @@
-"""Half-precision networks in float32 for a while, for a step that over- or underflows in half precision."""
+"""Run half-precision networks in float32 temporarily, for a step that over- or underflows in half precision."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from magic123.priors.prior import FrozenModel, networks
 def in_float32(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Convert networks to float32 inside the context, and back after it.
 
-    Half-precision weights are unchanged afterwards, because float32 holds each of them exactly. Compiled networks run without
-    torch.compile inside: it would take minutes for the few calls.
+    Half-precision weights are unchanged afterwards, because float32 represents each of them exactly. Compiled networks run
+    without torch.compile inside the context, because compiling them again takes minutes and they are called only a few times.
     """
     modules = list(modules)
     dtypes = [next(module.parameters()).dtype for module in modules]
@@ -38,11 +38,12 @@ def in_float32(modules: Iterable[nn.Module]) -> Iterator[None]:
 def priors_in_float32(priors: Iterable[FrozenModel]) -> Iterator[None]:
     """Run priors in float32 inside the context, with the UNet of only one of them in float32 at a time.
 
-    A UNet, by far the largest network, predicts without gradient, so it is converted for that call alone. The networks that
-    gradients pass through stay in float32 until the end: their backward pass needs the weights of their forward pass.
+    The UNet is by far the largest network and predicts without gradients, so it is converted for each call alone. The networks
+    that gradients pass through stay in float32 until the end, because their backward pass needs the weights of their forward
+    pass.
 
     Args:
-        priors: in half precision, by their weights or under autocast.
+        priors: priors in half precision, because of their weights or because of autocast.
     """
     with ExitStack() as stack:
         for prior in priors:
@@ -57,7 +58,7 @@ def priors_in_float32(priors: Iterable[FrozenModel]) -> Iterator[None]:
 
 @contextmanager
 def _without_autocast(prior: Any) -> Iterator[None]:
-    """Switch a prior's autocast off."""
+    """Switch off a prior's autocast inside the context."""
     prior.autocast = False
     try:
         yield
@@ -78,4 +79,4 @@ def _noise_in_float32(prior: Any, unet: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        del prior.noise  # uncovers the method
+        del prior.noise  # the instance attribute, which hides the method

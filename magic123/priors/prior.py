@@ -1,4 +1,4 @@
-"""The protocols of frozen models that guide a scene: all that the rest of the program calls on them."""
+"""The protocols of frozen models that guide a scene: everything that the rest of the program uses of them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from magic123.geometry.camera import Camera
 from magic123.priors.offload import Offloaded
 
 
-@runtime_checkable  # the tests check annotations
+@runtime_checkable  # the tests check type annotations at run time
 class FrozenModel(Protocol):
     """A frozen model, conditioned once on one object.
 
-    Its networks are those of its attributes that are modules, see `networks`.
+    Its networks are the attributes that are modules, see `networks`.
 
     Attributes:
-        name: its kind, for messages.
-        record: how it was loaded and conditioned (plain data, for the result's record).
-        fingerprint: hash of its weights; empty for random ones.
-        stream: the CUDA stream that its work is launched on; None: the current one.
-        offloaded: its networks, if they are on the device only while it is asked, see `priors.offload`; None: they stay there.
+        name: the kind of model, for messages.
+        record: how the model was loaded and conditioned: plain data for stage.json.
+        fingerprint: hash of the weights; empty for random weights.
+        stream: the CUDA stream on which the model's work is launched; None is the current stream.
+        offloaded: the model's networks, if they are offloaded to host memory, see `priors.offload`; None if they are not.
     """
 
     name: str
@@ -35,14 +35,14 @@ class FrozenModel(Protocol):
 
 @runtime_checkable
 class Prior(FrozenModel, Protocol):
-    """A frozen diffusion model, conditioned once on one object. Callers treat all of them alike.
+    """A frozen diffusion model, conditioned once on one object.
 
-    The latents of a model that works on pixels are the pixels themselves, in [-1, 1] and at its own resolution.
+    The latents of a pixel-space model are the pixels themselves, in [-1, 1] and at the model's own resolution.
 
     Attributes:
-        resolution: side in pixels of the pictures it was trained on.
-        alphas_cumprod: its noise schedule, products of 1 - beta; T is 1000 for every model in use.
-        reference_camera: the K cameras of the pictures that it is conditioned on; None if it is not conditioned on pictures.
+        resolution: side in pixels of the pictures that the model was trained on.
+        alphas_cumprod: the noise schedule, cumulative products of 1 - beta; T is 1000 for every model in use.
+        reference_camera: the K cameras of the pictures that the model is conditioned on; None if there are none.
     """
 
     resolution: int
@@ -53,19 +53,19 @@ class Prior(FrozenModel, Protocol):
         """Return scaled latents of pictures, float32, differentiable.
 
         Args:
-            rgb: pictures in [0, 1], on any device; resized as the model needs.
-            generator: draws a sample of the posterior; None: its mode.
+            rgb: pictures in [0, 1], on any device; they are resized as the model needs.
+            generator: random state with which the autoencoder's posterior is sampled; None takes its mode.
         """
         ...
 
     def decode(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B R R 3"]:
-        """Return pictures in [0, 1] of scaled latents, differentiable."""
+        """Decode scaled latents to pictures in [0, 1], differentiable."""
         ...
 
     def noise(
         self, latents: Float[Tensor, "B C h w"], t: Int[Tensor, " B"], camera: Camera
     ) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
-        """Predict the noise in noisy latents, float32 and without gradient.
+        """Predict the noise in noisy latents, float32 and without gradients.
 
         Args:
             latents: noisy latents.
@@ -73,7 +73,7 @@ class Prior(FrozenModel, Protocol):
             camera: the B cameras that the pictures were rendered from.
 
         Returns:
-            The unconditional and the conditional prediction.
+            The unconditional and the conditional prediction, whose difference is the direction of classifier-free guidance.
         """
         ...
 
@@ -84,7 +84,7 @@ def networks(model: object) -> list[nn.Module]:
 
 
 def offload(model: FrozenModel, device: torch.device | str) -> None:
-    """Keep the networks of a model in the host's memory, from which they visit the device, see `priors.offload`."""
+    """Move the networks of a model to host memory; they run on `device` inside `priors.offload.on_device`."""
     if model.offloaded is None:  # several priors of a stage may share one model
         model.offloaded = Offloaded(networks(model), device)
         model.record["offload"] = True

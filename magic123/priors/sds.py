@@ -1,4 +1,4 @@
-"""Score distillation: the change that a frozen diffusion model would make to a picture, as an ordinary loss.
+"""Score distillation sampling: the gradient of a frozen diffusion model with respect to a picture, as an ordinary loss.
 
 Notation: z latents of the rendered picture, eps ~ N(0, 1), a_t = alphas_cumprod[t], z_t = sqrt(a_t) z + sqrt(1 - a_t) eps,
 eps_hat the guided prediction of eps. The gradient at z is w(t) (eps_hat - eps) with w(t) = 1 - a_t (DreamFusion,
@@ -23,13 +23,13 @@ from magic123.settings.priors import DiffusionSettings, PriorSettings, Zero123Se
 
 
 class NonFiniteGradient(Exception):
-    """A prior gave a gradient with NaN or infinity in it."""
+    """A prior returned a gradient that contains NaN or infinity."""
 
 
 def guided_noise(
     unconditional: Float[Tensor, "*shape"], conditional: Float[Tensor, "*shape"], scale: float, formula: str = "usual"
 ) -> Float[Tensor, "*shape"]:
-    """Return the prediction with classifier-free guidance.
+    """Return the noise prediction with classifier-free guidance.
 
     Args:
         unconditional: u, noise predicted without the condition.
@@ -43,18 +43,20 @@ def guided_noise(
 
 
 def timestep_bounds(t_range: tuple[float, float], count: int) -> tuple[int, int]:
-    """Return the first and the last step, both inclusive, of a range given in shares of `count` steps.
+    """Return the first and the last step, both inclusive, of a range given in fractions of `count` steps.
 
-    Shares are rounded down, as in Magic123's code.
+    Fractional steps are rounded down, as in Magic123's code.
 
     Raises:
-        InputError: the range holds no step.
+        InputError: the range contains no step.
     """
-    # 1e-6: a share such as 0.57 must not lose a step to its binary rounding
+    # 1e-6: a fraction such as 0.57 must not lose a step because it is not exact in binary
     first, last = (math.floor(count * share + 1e-6) for share in t_range)
     last = min(last, count - 1)
     if not 0 <= first <= last:
-        raise InputError(f"t_range {tuple(t_range)} holds no diffusion step: give two shares with 0 <= first <= last <= 1")
+        raise InputError(
+            f"t_range {tuple(t_range)} contains no diffusion step: give two fractions with 0 <= first <= last <= 1"
+        )
     return first, last
 
 
@@ -88,9 +90,9 @@ class NoisePrediction:
     alphas: Float[Tensor, " B"]
 
     def denoised(self) -> Float[Tensor, "B C h w"]:
-        """Return the latents without the predicted noise, (z_t - sqrt(1 - a_t) eps_hat) / sqrt(a_t).
+        """Return the prediction of the denoised latents, (z_t - sqrt(1 - a_t) eps_hat) / sqrt(a_t).
 
-        The gradient at z is 1: eps_hat is taken as constant, as in score distillation.
+        Its derivative with respect to z is 1, because eps_hat is treated as a constant, as in score distillation.
         """
         rest = ((1 - self.alphas) / self.alphas).sqrt().view(-1, *[1] * (self.latents.dim() - 1))
         return self.latents + rest * (self.noise - self.estimate)
@@ -110,10 +112,12 @@ def predict_noise(
     Args:
         prior: the diffusion model.
         rgb: pictures in [0, 1].
-        camera: the B cameras that they were rendered from.
-        settings: the prior's; steps are uniform in {floor(1000 t_min), ..., floor(1000 t_max)} for its t_range.
-        generator: draws the latents from the autoencoder's posterior, then one step and one noise for each picture.
-        latents: in place of those of the pictures.
+        camera: the B cameras that the pictures were rendered from.
+        settings: the settings of the prior; diffusion steps are uniform in {floor(1000 t_min), ..., floor(1000 t_max)} for its
+            t_range (t_min, t_max).
+        generator: random state from which the latents (of the autoencoder's posterior) are drawn, then a diffusion step and
+            noise for each picture.
+        latents: latents to use instead of encoding the pictures; None encodes them.
     """
     latents = prior.encode(rgb, generator) if latents is None else latents
     alphas = prior.alphas_cumprod.to(latents.device)
@@ -140,18 +144,20 @@ def distil(
     """Return the score-distillation loss of a prediction.
 
     Its gradient at the latents is weight * angle_weight * w(t) * (eps_hat - eps) / loss_scale, summed over the batch; its value
-    is half the sum of the squared gradient. Nothing waits for the device: the caller checks that the norm is finite, see
-    `gradient_trouble`.
+    is half the sum of the squared gradient. This function does not synchronise with the device, so the caller has to check that
+    the norm is finite, see `non_finite_message`.
 
     Args:
         prior: the diffusion model that made the prediction.
-        prediction: of `predict_noise` for pictures rendered from `camera`.
-        camera: their B cameras.
-        settings: the prior's. angle_weight (zero123 only) multiplies by the angle between the viewing directions of `camera`
-            and of the reference camera, in degrees / 180.
-        reference_camera: of the reference view; by default, and for a prior of several reference pictures, the prior's own.
-        loss_scale: divides the gradient. Magic123's code calls backward() on it outside the AMP loss scaler, which then divides
-            all gradients by 65536, doubled every 2000 steps; the stage's `loss_scale` and `loss_scale_doubling` reproduce that.
+        prediction: result of `predict_noise` for pictures rendered from `camera`.
+        camera: the B cameras of the pictures.
+        settings: the settings of the prior. angle_weight (zero123 only) multiplies the gradient by the angle between the
+            viewing directions of `camera` and of the reference camera, in degrees / 180.
+        reference_camera: camera of the reference view. The prior's own is used by default, and always for a prior with several
+            reference pictures.
+        loss_scale: divides the gradient. Magic123's code calls backward() on this loss outside the AMP loss scaler, which then
+            divides all gradients by 65536, doubled every 2000 steps; the stage's `loss_scale` and `loss_scale_doubling`
+            reproduce that.
 
     Returns:
         The loss, and what to log: "gradient_norm", a float64 scalar, and "t" [B], the diffusion steps.
@@ -162,8 +168,8 @@ def distil(
         if isinstance(settings, Zero123Settings) and settings.angle_weight:
             own = prior.reference_camera
             several = own is not None and len(own) > 1
-            shares = angle_weight(camera, own if several or reference_camera is None else reference_camera)
-            factor = factor * to_device(shares, factor.device).to(factor.dtype)
+            angles = angle_weight(camera, own if several or reference_camera is None else reference_camera)
+            factor = factor * to_device(angles, factor.device).to(factor.dtype)
         # float64: a factor of 1e-8 beside latents of 1 is below what float32 resolves in latents - (latents - gradient)
         gradient = factor[:, None, None, None] * (prediction.estimate.double() - prediction.noise.double())
         norm = gradient.norm()
@@ -172,7 +178,7 @@ def distil(
     return loss.float(), {"gradient_norm": norm, "t": prediction.t}
 
 
-def gradient_trouble(prior: FrozenModel, settings: PriorSettings, t: Int[Tensor, " B"]) -> str:
+def non_finite_message(prior: FrozenModel, settings: PriorSettings, t: Int[Tensor, " B"]) -> str:
     """Return the error message for a gradient norm of `distil` that is not finite, at diffusion steps t."""
     return (
         f"the prior {prior.name} gave a non-finite gradient at t = {t.tolist()} (dtype {settings.dtype}): "
@@ -181,11 +187,11 @@ def gradient_trouble(prior: FrozenModel, settings: PriorSettings, t: Int[Tensor,
 
 
 def angle_weight(camera: Camera, reference_camera: Camera | ReferenceCamera | None) -> Float[Tensor, " B"]:
-    """Return the angles between viewing directions over 180 degrees, in [0, 1]; 0 at the reference view itself.
+    """Return the angles between viewing directions divided by 180 degrees, in [0, 1]; 0 at the reference view itself.
 
     Args:
         camera: B cameras.
-        reference_camera: one or several; of several the nearest counts.
+        reference_camera: one or several reference cameras; the angle is to the nearest.
 
     Raises:
         ValueError: the reference camera is None.

@@ -1,7 +1,7 @@
-"""How the priors' networks run on a device (settings `Speed`): memory format, compilation, streams, TensorFloat-32.
+"""Performance options of the priors' networks (settings `Speed`): memory format, torch.compile, CUDA streams, TensorFloat-32.
 
-Results differ by rounding at most. Attention needs no setting: diffusers calls torch's scaled_dot_product_attention, which
-picks the fastest kernel of the device.
+They change results by rounding at most. Attention needs no option, because diffusers calls torch's
+scaled_dot_product_attention, which selects the fastest kernel for the device.
 """
 
 from __future__ import annotations
@@ -22,21 +22,25 @@ from magic123.priors.prior import networks
 from magic123.records.errors import InputError, is_out_of_memory
 from magic123.settings.priors import Speed
 
-LARGE = 32e9  # bytes of GPU memory from which streams, which cannot share cached memory, are the default
-# torch.compile mode -> the mode for encoders: gradients pass through them, which CUDA graphs do not allow
+LARGE = 32e9  # bytes of GPU memory from which streams are the default; streams cannot reuse each other's cached memory
+# torch.compile mode of the UNet -> mode of the encoder, which gradients pass through: CUDA graphs do not allow that
 WITHOUT_GRAPHS = {"default": "default", "reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}
 
 
 def apply_speed(models: Iterable[Any], speed: Speed, device: torch.device | str) -> dict[str, Any]:
-    """Apply the settings to the networks of `models`, and return what was applied, for stage.json.
+    """Apply the settings to the networks of `models`.
 
     Args:
         models: priors, or other objects with networks among their attributes.
-        speed: the settings; None in one of them chooses the default of the device.
-        device: where the networks are.
+        speed: the settings; those that are None get the device's default.
+        device: the device of the networks.
+
+    Returns:
+        The settings with the defaults filled in, for stage.json.
 
     Raises:
-        InputError: a setting needs CUDA and the device is not one, or compilation needs a compiler that is missing.
+        InputError: a setting needs CUDA and the device is another one, compilation needs a compiler that is missing, or CUDA
+            graphs are requested for offloaded networks.
     """
     models, device = list(models), torch.device(device)
     on_cuda = device.type == "cuda"
@@ -54,15 +58,15 @@ def apply_speed(models: Iterable[Any], speed: Speed, device: torch.device | str)
     }
     if speed.graphs and any(getattr(model, "offloaded", None) is not None for model in models):
         raise InputError(
-            f"compute.speed.compile is {speed.compile}, which records CUDA graphs, and they need the networks of a prior with "
-            "offload at one place: use default or off"
+            f"compute.speed.compile is {speed.compile}, which records CUDA graphs, and these cannot be used for a prior with "
+            "offload, whose weights move in memory: use default or off"
         )
     if on_cuda:
-        # Both, because torch's default allows TensorFloat-32 in convolutions. By these attributes alone: once `fp32_precision`
-        # is set anywhere, reading `allow_tf32` raises, and torch's compiler and `torch.backends.cudnn.flags` read it.
+        # Both are set because torch's default allows TensorFloat-32 in convolutions. `fp32_precision` is not used: once it is
+        # set anywhere, reading `allow_tf32` raises, and torch's compiler and `torch.backends.cudnn.flags` read it.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = bool(speed.tf32)
     for model in models:
-        if not applied["channels_last"]:  # networks are loaded with channels last
+        if not applied["channels_last"]:  # networks are loaded in channels_last
             for network in networks(model):
                 to_memory_format(network, torch.contiguous_format)
         if mode != "off":
@@ -81,12 +85,12 @@ def _streams_by_default(models: list[Any], speed: Speed, device: torch.device) -
 def compile_networks(model: object, mode: str, device: torch.device) -> None:
     """Have torch.compile compile a model's UNet and its autoencoder's encoder when they first run.
 
-    A network that cannot be compiled, or fails as compiled, runs as it is from then on, see `compile_problems`.
+    If a network cannot be compiled, or the compiled network fails, it runs eagerly from then on, see `compile_problems`.
 
     Args:
-        model: a prior, or another object; attributes `unet` and `vae` are compiled where it has them.
-        mode: of torch.compile, for the UNet; the encoder's is WITHOUT_GRAPHS[mode].
-        device: where the networks are.
+        model: a prior, or another object; its attributes `unet` and `vae` are compiled if it has them.
+        mode: mode of torch.compile for the UNet; the encoder's is WITHOUT_GRAPHS[mode].
+        device: the device of the networks.
 
     Raises:
         InputError: the device is a CPU, and there is no C++ compiler.
@@ -106,10 +110,10 @@ def _compilable(model: object) -> Iterator[tuple[str, Any]]:
 
 
 class Compiled:
-    """The compiled call of a network, which gives way to the network's own where it fails for another reason than memory.
+    """The compiled call of a network, which falls back to eager execution if it fails, unless memory ran out.
 
     Attributes:
-        problem: why the network's own is used; None: it is not.
+        problem: why the network runs eagerly; None while it runs compiled.
     """
 
     def __init__(self, name: str, network: Any) -> None:
@@ -123,35 +127,36 @@ class Compiled:
             try:
                 self._compile_backward(args, kwargs)
                 return self._call(*args, **kwargs)
-            except Exception as error:  # of the compiler, of its libraries, of the compiled code
+            except Exception as error:  # raised by the compiler, its libraries, or the compiled code
                 if is_out_of_memory(error):
                     raise
-                said = " ".join(str(error).strip().split("\n\n")[0].split())[:300]  # what follows is how to debug the compiler
-                self.problem = f"{self._name} runs without torch.compile, which failed ({type(error).__name__}: {said})"
+                # the message without the paragraphs on how to debug the compiler
+                reason = " ".join(str(error).strip().split("\n\n")[0].split())[:300]
+                self.problem = f"{self._name} runs without torch.compile, which failed ({type(error).__name__}: {reason})"
                 warnings.warn(self.problem, stacklevel=2)
         return self._network._call_impl(*args, **kwargs)
 
     def _compile_backward(self, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Differentiate the first call that needs it once more, here, where its compilation may fail."""
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.requires_grad]
-        if self._differentiated or not given or not torch.is_grad_enabled():
+        """Run the backward pass of the first call that needs gradients once here, where a failing compilation is caught."""
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        if self._differentiated or not inputs or not torch.is_grad_enabled():
             return
-        copies = {id(tensor): tensor.detach().requires_grad_() for tensor in given}
+        copies = {id(tensor): tensor.detach().requires_grad_() for tensor in inputs}
         args, kwargs = tree_map(lambda leaf: copies.get(id(leaf), leaf), (args, kwargs))
-        made = [leaf for leaf in tree_leaves(self._call(*args, **kwargs)) if isinstance(leaf, Tensor) and leaf.requires_grad]
-        torch.autograd.grad(made, list(copies.values()), [torch.zeros_like(tensor) for tensor in made], allow_unused=True)
+        outputs = [leaf for leaf in tree_leaves(self._call(*args, **kwargs)) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        torch.autograd.grad(outputs, list(copies.values()), [torch.zeros_like(tensor) for tensor in outputs], allow_unused=True)
         self._differentiated = True
 
 
 def compile_problems(models: Iterable[object]) -> list[str]:
-    """Return, for each network that was to be compiled and is not, why, as a sentence."""
+    """Return a sentence for each network that should run compiled but runs eagerly, with the reason."""
     calls = {id(network): network._compiled_call_impl for model in models for _, network in _compilable(model)}
     return [call.problem for call in calls.values() if isinstance(call, Compiled) and call.problem is not None]
 
 
 @runtime_checkable
 class HasStream(Protocol):
-    """A prior, or a wrapper of one."""
+    """A prior, or a wrapper around one."""
 
     stream: torch.cuda.Stream | None
 
@@ -160,26 +165,29 @@ class HasStream(Protocol):
 def on_streams(
     models: Iterable[HasStream], rgb: Float[Tensor, "B H W 3"]
 ) -> Iterator[Callable[[HasStream], AbstractContextManager[Any]]]:
-    """Yield a function that returns, for each model, the context in which to launch its work: its stream, if it has one.
+    """Run the work of models on their CUDA streams.
 
     The streams wait until `rgb` is computed; the current stream waits for all of them at the end. The backward pass runs on
     the same streams.
 
     Args:
         models: the priors.
-        rgb: the pictures that they all read.
+        rgb: the pictures that all of them take.
+
+    Yields:
+        A function that returns for a model the context in which to launch its work: its stream, if it has one.
     """
     streams = [stream for model in models if (stream := model.stream) is not None]
     for stream in streams:
         stream.wait_stream(torch.cuda.current_stream(stream.device))
-        rgb.record_stream(stream)  # its memory is not reused before this stream is done with it
+        rgb.record_stream(stream)  # so that the memory of rgb is not reused while this stream reads it
 
-    def place(model: HasStream) -> AbstractContextManager[Any]:
+    def context_of(model: HasStream) -> AbstractContextManager[Any]:
         stream = model.stream
         return nullcontext() if stream is None else torch.cuda.stream(stream)
 
     try:
-        yield place
+        yield context_of
     finally:
         for stream in streams:
             torch.cuda.current_stream(stream.device).wait_stream(stream)

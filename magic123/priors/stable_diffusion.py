@@ -40,15 +40,15 @@ class StableDiffusion(LatentPrior):
         resolution: int,
         prompts: Prompts = PLAIN,
     ):
-        """Create a prior of loaded networks.
+        """Create a prior from loaded networks.
 
         Args:
             vae: diffusers' AutoencoderKL.
             unet: diffusers' UNet2DConditionModel.
-            schedule: its noise schedule.
-            embeddings: see `Prompts.at`.
-            resolution: side of its pictures in pixels.
-            prompts: what the embeddings are of.
+            schedule: the UNet's noise schedule.
+            embeddings: text embeddings of `Prompts.texts`, in that order.
+            resolution: side in pixels of the pictures that the UNet was trained on.
+            prompts: the prompts that were embedded.
         """
         self.vae, self.unet, self.schedule, self.embeddings = vae, unet, schedule, embeddings
         self.resolution, self.prompts = resolution, prompts
@@ -71,10 +71,10 @@ class StableDiffusion(LatentPrior):
 
         Args:
             folder: the diffusers folder; nothing is downloaded.
-            prompts: what it reads.
-            token_file: file or folder of a learned token, as `magic123 invert` writes it.
-            dtype: of the networks, a key of DTYPES.
-            device: of the networks.
+            prompts: the prompts to condition on.
+            token_file: file or folder of a learned token, as `magic123 invert` writes it; None for none.
+            dtype: precision of the networks, a key of DTYPES.
+            device: the device to put the networks on.
 
         Raises:
             InputError: weights or the token are missing or do not fit each other, or the prompt cannot be used.
@@ -106,7 +106,7 @@ class StableDiffusion(LatentPrior):
         return prior
 
     def condition(self, camera: Camera) -> Float[Tensor, "B L D"]:
-        """Return the text embeddings of the prompts at B cameras."""
+        """Return the text embeddings of the prompts for B cameras."""
         return self.prompts.at(self.embeddings, camera)[len(camera) :]
 
     @torch.no_grad()

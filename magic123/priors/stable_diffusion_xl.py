@@ -42,22 +42,22 @@ class StableDiffusionXL(LatentPrior):
         resolution: int,
         prompts: Prompts = PLAIN,
     ):
-        """Create a prior of loaded networks.
+        """Create a prior from loaded networks.
 
         Args:
             vae: diffusers' AutoencoderKL, in float32.
             unet: diffusers' UNet2DConditionModel.
-            schedule: its noise schedule.
-            embeddings: see `Prompts.at`; both text encoders' side by side.
+            schedule: the UNet's noise schedule.
+            embeddings: text embeddings of `Prompts.texts`, in that order; those of both text encoders are concatenated.
             pooled: the second text encoder's pooled embeddings of the same prompts.
-            resolution: side of its pictures in pixels.
-            prompts: what the embeddings are of.
+            resolution: side in pixels of the pictures that the UNet was trained on.
+            prompts: the prompts that were embedded.
         """
         self.vae, self.unet, self.schedule = vae, unet, schedule
         self.embeddings, self.pooled, self.resolution = embeddings, pooled, resolution
         self.prompts = prompts
         self.alphas_cumprod = schedule.alphas_cumprod
-        # conditions of the network: (height, width) of the original, (top, left) of the crop, (height, width) of the target
+        # the size conditions of SDXL: (height, width) of the original, (top, left) of the crop, (height, width) of the target
         self.sizes = torch.tensor([[resolution, resolution, 0, 0, resolution, resolution]], device=embeddings.device)
         self.record: dict[str, Any] = {}
 
@@ -78,9 +78,9 @@ class StableDiffusionXL(LatentPrior):
 
         Args:
             folder: the diffusers folder; nothing is downloaded.
-            prompts: what it reads.
-            dtype: of the UNet, a key of DTYPES.
-            device: of the networks.
+            prompts: the prompts to condition on.
+            dtype: precision of the UNet, a key of DTYPES.
+            device: the device to put the networks on.
 
         Raises:
             InputError: weights are missing or do not fit each other, or the prompt cannot be used.
@@ -105,13 +105,13 @@ class StableDiffusionXL(LatentPrior):
         width = 6 * (unet.config.addition_time_embed_dim or 0) + pooled.shape[-1]
         if unet.config.addition_embed_type != "text_time" or unet.config.projection_class_embeddings_input_dim != width:
             raise InputError(
-                f"unet/ in {folder} takes {unet.config.projection_class_embeddings_input_dim} numbers of size and text, but "
-                f"the other components give {width}: they do not belong to one Stable Diffusion XL base model"
+                f"unet/ in {folder} takes {unet.config.projection_class_embeddings_input_dim} numbers for size and text, "
+                f"but the other components give {width}: they do not belong to the same Stable Diffusion XL base model"
             )
         if unet.config.cross_attention_dim != embeddings.shape[-1]:
             raise InputError(
-                f"unet/ in {folder} reads text of width {unet.config.cross_attention_dim}, but the text encoders give "
-                f"{embeddings.shape[-1]}: the components do not belong to one model"
+                f"unet/ in {folder} takes text embeddings of width {unet.config.cross_attention_dim}, but the text encoders "
+                f"return {embeddings.shape[-1]}: the components do not belong to the same model"
             )
         if prompts.negative_texts() == [""] and read_json(folder, "model_index.json").get("force_zeros_for_empty_prompt", True):
             embeddings[0], pooled[0] = 0, 0

@@ -40,10 +40,10 @@ def word_ids(tokenizer: Any, word: str) -> list[int]:
 
 
 def prompt_ids(tokenizer: Any, text_encoder: Any, prompts: list[str]) -> Int[Tensor, "N L"]:
-    """Return the padded token ids of prompts, on the text encoder's device.
+    """Return the token ids of prompts, padded to the length that the text encoder reads, on its device.
 
     Raises:
-        InputError: a prompt is longer than the text encoder reads (its end would be cut off silently).
+        InputError: a prompt is longer than the text encoder reads (the tokenizer would truncate it silently).
     """
     length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
     for prompt in prompts:

@@ -35,9 +35,9 @@ CONDITIONINGS = ("distance", "elevation")
 def pose_vector(camera: Camera, reference: Camera, conditioning: str = "distance") -> Float[Tensor, "B 4"]:
     """Return the pose condition of novel views relative to a reference view.
 
-    [d_polar (radians), sin d_azimuth, cos d_azimuth, last], novel minus reference, for a right-handed world with azimuth from
-    +z towards +x and y up, which is how Zero-1-to-3 was trained. (Magic123's code negates the azimuth because its world is
-    mirrored.)
+    It is [d_polar (radians), sin d_azimuth, cos d_azimuth, last], where d is novel minus reference, in a right-handed world
+    with y up and azimuth measured from +z towards +x, as in Zero-1-to-3's training. (Magic123's code negates the azimuth
+    because its world is mirrored.)
 
     Args:
         camera: the B novel views.
@@ -53,8 +53,8 @@ def pose_vector(camera: Camera, reference: Camera, conditioning: str = "distance
     return torch.stack([polar, azimuth.sin(), azimuth.cos(), last], -1)
 
 
-def reference_shares(camera: Camera, references: Camera) -> Float[Tensor, "B K"]:
-    """Return the weights of K reference views at B novel views; rows sum to 1.
+def reference_weights(camera: Camera, references: Camera) -> Float[Tensor, "B K"]:
+    """Return the weights with which K reference views count at B novel views; each row sums to 1.
 
     They are proportional to 180 degrees minus the angle between the viewing directions, so an opposite view has weight 0.
     """
@@ -68,8 +68,8 @@ def clip_pixels(rgb: Float[Tensor, "B H H 3"], processor: dict[str, Any]) -> Flo
 
     Args:
         rgb: pictures in [0, 1].
-        processor: configuration of a CLIPImageProcessor, whose result this is but for rounding. With align_corners in it the
-            pictures are resized as Zero-1-to-3's own code does: bicubic without antialiasing, and not clamped.
+        processor: configuration of a CLIPImageProcessor; the result equals that class's up to rounding. If it sets
+            align_corners, pictures are resized as in Zero-1-to-3's own code: bicubic without antialiasing, and not clamped.
     """
     size = processor.get("crop_size") or processor["size"]
     side = size if isinstance(size, int) else size.get("height") or size.get("shortest_edge")
@@ -83,7 +83,7 @@ def clip_pixels(rgb: Float[Tensor, "B H H 3"], processor: dict[str, Any]) -> Flo
 
 
 def conditioning_of(folder: Path) -> str:
-    """Return the conditioning that model_index.json of a folder names; "distance" where it names none.
+    """Return the conditioning named in model_index.json of a weights folder, or "distance" if none is named.
 
     Raises:
         InputError: the file cannot be read, or the conditioning is unknown.
@@ -113,18 +113,18 @@ class Zero123(LatentPrior):
         conditioning: str = "distance",
         autocast: bool = False,
     ):
-        """Create a prior of loaded networks and K reference pictures.
+        """Create a prior from loaded networks and K reference pictures.
 
         Args:
             vae: diffusers' AutoencoderKL.
             unet: diffusers' UNet2DConditionModel with 8 input channels.
-            cc_projection: `CCProjection`, which joins an image embedding and a pose.
-            schedule: its noise schedule.
+            cc_projection: `CCProjection`, which projects an image embedding and a pose to a context token.
+            schedule: the UNet's noise schedule.
             image_embedding: CLIP's embeddings of the reference pictures, not normalised.
-            reference_latents: the modes of the autoencoder's posterior for them, not scaled.
-            reference_camera: the K cameras they were taken from; on the CPU, where novel ones are drawn.
-            resolution: side of its pictures in pixels.
-            conditioning: see `pose_vector`.
+            reference_latents: for each reference picture the mode of the autoencoder's posterior, without the scaling factor.
+            reference_camera: the K cameras that the pictures were taken from; on the CPU, where novel cameras are drawn too.
+            resolution: side in pixels of the pictures that the UNet was trained on.
+            conditioning: last element of the pose condition, "distance" or "elevation", see `pose_vector`.
             autocast: whether the networks compute in float16 with float32 weights, as Magic123's code runs them.
         """
         self.vae, self.unet, self.cc_projection, self.schedule = vae, unet, cc_projection, schedule
@@ -150,12 +150,12 @@ class Zero123(LatentPrior):
         freed once it has embedded the reference pictures.
 
         Args:
-            folder: the diffusers folder; nothing is downloaded. model_index.json names the conditioning, see `pose_vector`; one
-                that names none (the original's format) means "distance".
+            folder: the diffusers folder; nothing is downloaded. Its model_index.json names the conditioning, see `pose_vector`;
+                without a name, as in the original's format, it is "distance".
             reference_rgb: the reference picture, square, in [0, 1], composited on white; or several of the same object.
             reference_camera: its camera; or a sequence of cameras, one for each picture, in the same world.
-            dtype: of the networks, a key of DTYPES.
-            device: of the networks.
+            dtype: precision of the networks, a key of DTYPES.
+            device: the device to put the networks on.
 
         Raises:
             InputError: weights are missing or do not fit each other, a picture is not square, or there are not as many cameras
@@ -184,7 +184,7 @@ class Zero123(LatentPrior):
         if cc_projection.config.in_channel != encoder.config.projection_dim + 4:
             raise InputError(
                 f"cc_projection/ in {folder} takes {cc_projection.config.in_channel} numbers, but image_encoder/ and a pose "
-                f"give {encoder.config.projection_dim + 4}: the components do not belong to one model"
+                f"give {encoder.config.projection_dim + 4}: the components do not belong to the same model"
             )
         embeddings, latents = [], []
         for rgb in pictures:
@@ -227,7 +227,7 @@ class Zero123(LatentPrior):
     ) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
         """Predict the noise in noisy latents, see `Prior.noise`.
 
-        With several references the conditional noise is the mean of theirs, weighted by `reference_shares`.
+        With several references the conditional prediction is the mean of their predictions, weighted by `reference_weights`.
         """
         with latent_diffusion.autocast(self.reference_latents.device, self.autocast):
             return self._noise(latents, t, camera)
@@ -243,21 +243,21 @@ class Zero123(LatentPrior):
         unconditional, *conditional = self.schedule.epsilon(output, copies, t).chunk(count + 1)
         if count == 1:
             return unconditional, conditional[0]
-        shares = to_device(reference_shares(camera.to("cpu"), self.reference_camera), latents.device)
-        return unconditional, torch.einsum("bk,kbchw->bchw", shares, torch.stack(conditional))
+        weights = to_device(reference_weights(camera.to("cpu"), self.reference_camera), latents.device)
+        return unconditional, torch.einsum("bk,kbchw->bchw", weights, torch.stack(conditional))
 
     @torch.no_grad()
     def sample(
         self, cameras: Camera, steps: int, guidance: float, generator: torch.Generator, eta: float = 1.0
     ) -> Float[Tensor, "B R R 3"]:
-        """Sample novel views by DDIM (arXiv 2010.02502, eq. 12).
+        """Sample novel views with DDIM (arXiv 2010.02502, eq. 12).
 
         Args:
             cameras: the B novel views.
             steps: number of denoising steps.
             guidance: scale of the classifier-free guidance.
-            generator: draws the noise.
-            eta: share of noise that is added at each step; 1 as in Zero-1-to-3's code.
+            generator: random state from which the noise is drawn.
+            eta: how much noise each step adds, from 0 (deterministic DDIM) to 1 (as DDPM, the default of Zero-1-to-3's code).
 
         Returns:
             Pictures in [0, 1].
@@ -281,8 +281,8 @@ class Zero123(LatentPrior):
             alpha, alpha_previous = self.alphas_cumprod[t], self.alphas_cumprod[previous]
             estimate = guided_noise(*self.noise(latents, torch.full((count,), t, device=device), cameras), guidance)
             clean = (latents - (1 - alpha).sqrt() * estimate) / alpha.sqrt()
-            spread = eta * ((1 - alpha_previous) / (1 - alpha) * (1 - alpha / alpha_previous)).clamp_min(0).sqrt()
-            direction = (1 - alpha_previous - spread**2).clamp_min(0).sqrt()
-            latents = alpha_previous.sqrt() * clean + direction * estimate + spread * gaussian()
+            sigma = eta * ((1 - alpha_previous) / (1 - alpha) * (1 - alpha / alpha_previous)).clamp_min(0).sqrt()
+            direction = (1 - alpha_previous - sigma**2).clamp_min(0).sqrt()
+            latents = alpha_previous.sqrt() * clean + direction * estimate + sigma * gaussian()
         with latent_diffusion.autocast(device, self.autocast):
             return latent_diffusion.decode(self.vae, latents)

@@ -1,8 +1,7 @@
-"""Compositing on a CUDA device: Triton kernels, forward and backward, compiled when they first run and cached on disk.
+"""Compositing on a CUDA device: forward and backward Triton kernels, compiled on their first run and cached on disk.
 
-They return the numbers of `volume.composite` up to rounding. Sums along a ray are taken in double precision and in a fixed
-order, without atomic operations, so the same samples give the same bytes. One program processes one ray, BLOCK samples at a
-time.
+They return the values of `volume.composite` up to rounding. Sums along a ray are computed in double precision and in a fixed
+order, without atomic operations, so the result is deterministic. Each program processes one ray, BLOCK samples at a time.
 """
 
 from __future__ import annotations
@@ -19,8 +18,11 @@ from magic123.render.samples import PackedSamples
 
 
 @triton.jit
-def _light(tau, before):
-    """Return the transmittance behind each sample, its weight, and `before` of the next block, from optical depths [BLOCK]."""
+def _transmittance_and_weight(tau, before):
+    """Return the transmittance behind each sample, its weight, and `before` for the next block.
+
+    `tau` are the optical depths [BLOCK] of the samples, `before` is the optical depth in front of the block.
+    """
     within = running(tau)
     transmittance = tl.exp(-(before + within - tau))
     # 1 - exp(-tau), without cancellation for a small tau
@@ -48,7 +50,7 @@ def _forward(
         valid = i < end
         sigma = tl.load(sigma_ptr + i, mask=valid, other=0.0)
         tau = optical_depth(sigma, tl.load(width_ptr + i, mask=valid, other=0.0))
-        _leaves, weight, before = _light(tau, before)
+        _leaves, weight, before = _transmittance_and_weight(tau, before)
         tl.store(weight_ptr + i, weight.to(sigma.dtype), mask=valid)
         opacity += total(weight)
         depth = _add(depth, weight, distance_ptr, i, valid)
@@ -73,8 +75,11 @@ def _forward(
 
 
 @triton.jit
-def _slope(i, valid, up_ptr, distance_ptr, rgb_ptr, up_weight_ptr):
-    """Return the derivative of the loss by the weights of samples i; up_ptr points to that by the sums of their ray."""
+def _weight_gradient(i, valid, up_ptr, distance_ptr, rgb_ptr, up_weight_ptr):
+    """Return the gradient of the loss with respect to the weights of samples i.
+
+    `up_ptr` points to the gradient with respect to the sums along the ray, `up_weight_ptr` to that of the returned weights.
+    """
     slope = tl.load(up_weight_ptr + i, mask=valid, other=0.0).to(tl.float64) + tl.load(up_ptr + 3).to(tl.float64)
     slope += tl.load(up_ptr + 4).to(tl.float64) * tl.load(distance_ptr + i, mask=valid, other=0.0).to(tl.float64)
     for channel in tl.static_range(3):
@@ -88,7 +93,7 @@ def _backward(
     start_ptr, sigma_ptr, width_ptr, distance_ptr, rgb_ptr, up_weight_ptr, up_total_ptr, grad_sigma_ptr, grad_rgb_ptr,
     grad_normal_ptr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Compute d tau_k = s_k (transmittance behind k) - (sum of s w behind k), with s the derivative by a weight w."""
+    """Compute d tau_k = s_k (transmittance behind k) - (sum of s w behind k), with s = d loss / d w for a weight w."""
     ray = tl.program_id(0).to(tl.int64)
     begin, end = tl.load(start_ptr + ray), tl.load(start_ptr + ray + 1)
     up = up_total_ptr + ray * COLUMNS
@@ -98,16 +103,16 @@ def _backward(
         valid = i < end
         sigma = tl.load(sigma_ptr + i, mask=valid, other=0.0)
         tau = optical_depth(sigma, tl.load(width_ptr + i, mask=valid, other=0.0))
-        _leaves, weight, before = _light(tau, before)
-        behind += total(_slope(i, valid, up, distance_ptr, rgb_ptr, up_weight_ptr) * weight)
+        _leaves, weight, before = _transmittance_and_weight(tau, before)
+        behind += total(_weight_gradient(i, valid, up, distance_ptr, rgb_ptr, up_weight_ptr) * weight)
     before = 0.0 * before
     for base in range(begin, end, BLOCK):
         i = base + tl.arange(0, BLOCK)
         valid = i < end
         sigma = tl.load(sigma_ptr + i, mask=valid, other=0.0)
         width = tl.load(width_ptr + i, mask=valid, other=0.0)
-        leaves, weight, before = _light(optical_depth(sigma, width), before)
-        slope = _slope(i, valid, up, distance_ptr, rgb_ptr, up_weight_ptr)
+        leaves, weight, before = _transmittance_and_weight(optical_depth(sigma, width), before)
+        slope = _weight_gradient(i, valid, up, distance_ptr, rgb_ptr, up_weight_ptr)
         part = slope * weight
         grad = (slope * leaves - (behind - running(part))) * width.to(tl.float64)
         behind -= total(part)
@@ -157,7 +162,7 @@ def composite(
     normals: Float[Tensor, "M 3"] | None,
     count: int,
 ) -> tuple[Float[Tensor, "N columns"], Float[Tensor, " M"]]:
-    """Composite the samples of each ray, as `volume.composite` does. Gradients reach sigma, rgb and normals.
+    """Composite the samples of each ray, as `volume.composite` does; differentiable in sigma, rgb and normals.
 
     Raises:
         TypeError: the arguments are not all float32, or all float64.

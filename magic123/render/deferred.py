@@ -1,6 +1,6 @@
-"""The deferred renderer of a point cloud (Make-it-3D, arXiv 2303.14184): colours from images of its features at several scales.
+"""The deferred renderer of a point cloud (Make-it-3D, arXiv 2303.14184): splatted features at several scales become colours.
 
-It is a U-Net of gated convolutions (arXiv 1806.03589), whose gates learn to tell points from the holes between them.
+It is a U-Net of gated convolutions (arXiv 1806.03589), whose gates learn to distinguish points from the holes between them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class GatedConvolution(nn.Module):
     """elu(features) * sigmoid(gate), where both are 3 x 3 convolutions.
 
     Args:
-        channels: C, of the input.
-        out: D, of the output.
+        channels: C, the channels of the input.
+        out: D, the channels of the output.
     """
 
     def __init__(self, channels: int, out: int):
@@ -32,16 +32,16 @@ class GatedConvolution(nn.Module):
 
 
 class DeferredRenderer(nn.Module):
-    """A U-Net from images at several scales to one image at the finest.
+    """A U-Net that takes images at several scales and returns one image at the finest scale.
 
-    It has no normalisation layers: a batch is one view, and views must not influence each other. The last layer starts at
-    zero, so that colours to which its output is added start unchanged.
+    It has no normalisation layers, because the views of a batch must not influence each other. The last layer is initialised to
+    zero, so that at first its output does not change the colours that it is added to.
 
     Args:
-        channels: C, of the images.
+        channels: C, the channels of the input images.
         out: channels of the output.
         scales: number of images.
-        width: channels of the finest level; each coarser level has twice as many.
+        width: channels of the finest level; each coarser level has twice as many as the one before.
     """
 
     def __init__(self, channels: int, out: int, scales: int, width: int):
@@ -58,7 +58,7 @@ class DeferredRenderer(nn.Module):
         """Return the image of `out` channels at the finest scale.
 
         Args:
-            pictures: the images, finest first, each half the size of the one before (rounded up).
+            pictures: the images, finest first; each has half the size of the one before, rounded up.
         """
         levels = [self.first(pictures[0])]
         for down, picture in zip(self.down, pictures[1:], strict=True):

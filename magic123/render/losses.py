@@ -1,7 +1,7 @@
-"""Losses as pure functions of a rendering, the reference view or the scene, and the LOSSES table that lists them.
+"""Losses as pure functions of a rendering, the reference view or the scene, and the table LOSSES that lists them.
 
-Their values follow Magic123's published code; their names are those of the weights in the settings class `Losses`. A new loss
-needs a function and a row in LOSSES here, a weight in the settings, and a test.
+Their definitions follow Magic123's published code. In the table they have the names of their weights in the settings class
+`Losses`. A new loss needs a function and a row in LOSSES here, a weight in the settings, and a test.
 """
 
 from __future__ import annotations
@@ -23,23 +23,26 @@ from magic123.render.samples import Density
 from magic123.render.target import Target
 from magic123.settings.losses import Losses
 
-REFERENCE_WEIGHT = 100.0  # Make-it-3D's published code weighs colours of the reference view with 1e5, all others with 1e3
+REFERENCE_WEIGHT = 100.0  # in Make-it-3D's published code colours from the reference view have the weight 1e5, all others 1e3
 WEIGHT_MARGIN = 1e-5  # sample weights are clamped to [this, 1 - this] before their entropy is computed
 ENTROPY_OF_NOTHING = -WEIGHT_MARGIN * math.log2(WEIGHT_MARGIN) - (1 - WEIGHT_MARGIN) * math.log2(1 - WEIGHT_MARGIN)
 BLUR_SIZE, BLUR_SIGMA = 9, 1.7  # pixels; sigma is 0.15 * size + 0.35, the default of OpenCV and torchvision for this size
 
-# By the names of NEEDS: functions that return the arguments of a loss, or None where the rendering does not have them.
+# key of NEEDS -> function that returns the arguments of a loss, or None if the rendering does not have them
 LossInputs = dict[str, Callable[[], tuple[Any, ...] | None]]
 
 
 # ----------------------------------------------------------------------------------------------- the reference view
 def reference_losses(rendering: Rendering, target: Target, weights: Losses) -> dict[str, Tensor]:
-    """Return the unweighted losses of the reference view that have a weight.
+    """Return the losses of the reference view whose weight is not 0, before they are multiplied by the weight.
 
     Args:
         rendering: one image (B = 1) on white, from the reference camera.
-        target: the reference view, of the same size.
-        weights: of the stage.
+        target: the reference view, at the same size.
+        weights: the loss weights of the stage.
+
+    Returns:
+        Name of the loss -> scalar.
 
     Raises:
         ValueError: the sizes differ.
@@ -52,10 +55,11 @@ def reference_losses(rendering: Rendering, target: Target, weights: Losses) -> d
 
 
 def reference_rgb(rendering: Rendering, target: Target) -> Float[Tensor, ""]:
-    """Return the mean squared error of the colours, over `target.pixels` where given; or the absolute one, as Make-it-3D.
+    """Return the mean squared error of the colours over `target.pixels`, or over all pixels if that is None.
 
-    With `target.over_all` it is MSE(pred * M, target * M) of the published code (nerf/utils.py:686), a mean over all pixels.
-    Where M is alpha, target * M is the picture's colour without a background times alpha: its colour on white, less 1 - alpha.
+    With `target.absolute` it is the mean absolute error, as in Make-it-3D. With `target.over_all` it is MSE(pred * M, target *
+    M) of Magic123's published code (nerf/utils.py:686), a mean over all pixels. If M is alpha, target * M is the premultiplied
+    colour of the picture: its colour on white minus 1 - alpha.
     """
     if target.soft and target.over_all:
         assert target.alpha is not None
@@ -71,7 +75,7 @@ def reference_rgb(rendering: Rendering, target: Target) -> Float[Tensor, ""]:
 
 
 def reference_mask(rendering: Rendering, target: Target) -> Float[Tensor, ""]:
-    """Return the mean squared difference of opacity and mask, or alpha where the mask is soft."""
+    """Return the mean squared difference between opacity and mask, or alpha if the mask is soft."""
     if target.soft:
         assert target.alpha is not None
         return F.mse_loss(rendering.opacity[0], target.alpha)
@@ -79,7 +83,7 @@ def reference_mask(rendering: Rendering, target: Target) -> Float[Tensor, ""]:
 
 
 def reference_depth(rendering: Rendering, target: Target) -> Float[Tensor, ""]:
-    """Return the `depth_disagreement` inside the mask."""
+    """Return the `depth_disagreement` of rendered and target depth inside the mask."""
     assert target.depth is not None  # a depth weight makes `reference_target` compute it
     depths = rendering.depth[0, ..., 0], target.depth
     return depth_disagreement(*(depth.reshape(-1).index_select(0, target.inside) for depth in depths))
@@ -91,7 +95,7 @@ def normal_disagreement(normal: Float[Tensor, "N 3"], target: Float[Tensor, "N 3
 
 
 def _view_normals(rendering: Rendering, target: Target) -> tuple[Tensor, Tensor] | None:
-    """Return the normals inside the mask, rendered and target, [N, 3] each; None if none were rendered."""
+    """Return the rendered and the target normals inside the mask, [N, 3] each; None if no normals were rendered."""
     if rendering.normal is None:
         return None
     assert target.normal is not None  # a normal weight makes `reference_target` compute it
@@ -100,7 +104,10 @@ def _view_normals(rendering: Rendering, target: Target) -> tuple[Tensor, Tensor]
 
 
 def depth_disagreement(depth: Float[Tensor, " N"], target: Float[Tensor, " N"]) -> Float[Tensor, ""]:
-    """Return (1 - Pearson correlation) / 2, in [0, 1]: invariant to scale (> 0) and shift; 1/2 if either is constant."""
+    """Return (1 - Pearson correlation) / 2, in [0, 1].
+
+    It is invariant to scale (> 0) and shift, and 1/2 if either is constant.
+    """
     a, b = depth - depth.mean(), target - target.mean()
     spread = (a.square().sum() * b.square().sum()).clamp_min(1e-20).sqrt()
     return (1 - (a * b).sum() / spread) / 2
@@ -108,11 +115,11 @@ def depth_disagreement(depth: Float[Tensor, " N"], target: Float[Tensor, " N"]) 
 
 # ------------------------------------------------------------------------------------------------------ regularizers
 def entropy(weights: Float[Tensor, " M"], count: int | None = None) -> Float[Tensor, ""]:
-    """Return the mean binary entropy of sample weights in bits: weights should be 0 or 1 (published code: nerf/utils.py:796).
+    """Return the mean binary entropy of sample weights in bits, which drives weights towards 0 or 1 (nerf/utils.py:796).
 
     Args:
-        weights: clamped to [1e-5, 1 - 1e-5].
-        count: number of samples that the mean is over; those beyond M have the weight 0. M by default.
+        weights: weights of the samples; they are clamped to [1e-5, 1 - 1e-5].
+        count: number of samples that the mean is over, M by default; samples beyond the M given have the weight 0.
     """
     w = weights.clamp(WEIGHT_MARGIN, 1 - WEIGHT_MARGIN)
     count = len(weights) if count is None else count
@@ -123,13 +130,13 @@ def entropy(weights: Float[Tensor, " M"], count: int | None = None) -> Float[Ten
 def orientation(
     weights: Float[Tensor, " M"], normals: Float[Tensor, "M 3"], directions: Float[Tensor, "M 3"], count: int | None = None
 ) -> Float[Tensor, ""]:
-    """Return mean(w max(0, n.d)^2): visible surfaces must not face away (Ref-NeRF, arXiv 2112.03907).
+    """Return mean(w max(0, n.d)^2), which penalises visible surfaces that face away (Ref-NeRF, arXiv 2112.03907).
 
     Args:
-        weights: w of the samples; they get no gradient.
+        weights: weights w of the samples; they get no gradient.
         normals: unit normals n.
         directions: unit viewing directions d.
-        count: number of samples that the mean is over; those beyond M have the weight 0. M by default.
+        count: number of samples that the mean is over, M by default; samples beyond the M given have the weight 0.
     """
     away = (normals * directions).sum(-1).clamp_min(0)
     return (weights.detach() * away.square()).sum() / max(len(weights) if count is None else count, 1)
@@ -138,27 +145,28 @@ def orientation(
 def orientation_by_density(
     densities: Float[Tensor, " K"], normals: Float[Tensor, "K 3"], directions: Float[Tensor, "K 3"]
 ) -> Float[Tensor, ""]:
-    """Return mean((1 - exp(-density)) max(0, n.d)^2) over all marched samples, those behind surfaces too: RealFusion's term.
+    """Return mean((1 - exp(-density)) max(0, n.d)^2) over all marched samples, including those behind surfaces (RealFusion).
 
-    Its weights are opacities of a step of length 1, not shares of a pixel, so the inside of an object counts in full.
+    The weights are the opacities of a step of length 1 and not contributions to a pixel, so samples inside an object count
+    fully.
     """
     return orientation(-torch.expm1(-densities), normals, directions)
 
 
 def normal_difference(normals: Float[Tensor, "K 3"], others: Float[Tensor, "K 3"]) -> Float[Tensor, ""]:
-    """Return the mean absolute difference between the components of normals and others, 0 without any."""
+    """Return the mean absolute difference between the components of two sets of normals; 0 if they are empty."""
     return (normals - others).abs().sum() / max(normals.numel(), 1)
 
 
 def opacity(value: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Return the mean squared opacity: space should be empty."""
+    """Return the mean squared opacity, which favours empty space."""
     return value.square().mean()
 
 
 def normal_image(rendering: Rendering) -> Float[Tensor, "B H W 3"]:
     """Return normals as colours on black, opacity * (n + 1) / 2.
 
-    The opacity gets no gradient, so that silhouettes may be sharp.
+    The opacity gets no gradient, so that losses of this image do not blur silhouettes.
     """
     assert rendering.normal is not None
     return (rendering.normal + rendering.opacity.detach()) / 2
@@ -181,17 +189,17 @@ def gaussian_blur(image: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
 
 
 def blur_difference(image: Float[Tensor, "B H W C"]) -> Float[Tensor, ""]:
-    """Return the mean squared difference between images and their blur.
+    """Return the mean squared difference between images and their `gaussian_blur`.
 
-    Both sides get gradients, as in Magic123's published code.
+    Both get gradients, as in Magic123's published code.
     """
     return F.mse_loss(image, gaussian_blur(image))
 
 
 def blur_difference_detached(image: Float[Tensor, "B H W C"]) -> Float[Tensor, ""]:
-    """Return the mean squared difference of an image from its own blur, which has no gradient.
+    """Return the mean squared difference between images and their `gaussian_blur`, which gets no gradient.
 
-    RealFusion takes it of normals, in [-1, 1], where Magic123 takes `normal_image`.
+    RealFusion computes it from normals, in [-1, 1]; Magic123's `blur_difference` is computed from `normal_image`.
     """
     return F.mse_loss(image, gaussian_blur(image).detach())
 
@@ -203,16 +211,15 @@ def total_variation(
     resolution: int = 24,
     device: torch.device | str | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the mean absolute difference between neighbours of a grid over [-1, 1]^3, summed over the axes.
+    """Return the mean absolute difference of opacity between neighbours in a grid over [-1, 1]^3, summed over the axes.
 
-    The values compared are the opacities along one spacing h of the grid, 1 - exp(-sigma h), because densities span many
-    orders of magnitude.
+    The opacity is that of one grid spacing h, 1 - exp(-sigma h); it is used because densities span many orders of magnitude.
 
     Args:
-        density: sigma per world unit at points.
-        generator: random state of the grid's shift by less than h; None shifts it by h/2.
+        density: function from points to density sigma per world unit.
+        generator: random state for the shift of the grid, which is less than h; None shifts it by h/2.
         resolution: number of points along an axis.
-        device: of the points.
+        device: device on which the points are created.
     """
     shift = torch.full((3,), 0.5) if generator is None else torch.rand(3, generator=generator, device=generator.device)
     h = 2 / resolution
@@ -226,11 +233,11 @@ def total_variation(
 def lifted_colours(
     colours: Float[Tensor, "N 3"], lifted: Float[Tensor, "N 3"], from_reference: Bool[Tensor, " N"]
 ) -> Float[Tensor, ""]:
-    """Return the mean squared difference between the colours of points and the lifted ones, as Make-it-3D does.
+    """Return the mean squared difference between learned colours of points and their initial colours, as Make-it-3D does.
 
     Args:
-        colours: as learned.
-        lifted: as lifted.
+        colours: the learned colours.
+        lifted: the initial colours, from the pictures that the points were lifted from.
         from_reference: the points whose colours come from the reference picture; their mean has REFERENCE_WEIGHT.
     """
     moved = (colours - lifted).square().mean(-1)
@@ -245,10 +252,11 @@ class Loss:
     """A row of the LOSSES table.
 
     Attributes:
-        function: returns a scalar tensor from the arguments that `needs` names.
-        needs: one of NEEDS. The loss is not computed if a scene or a rendering does not have it.
-        ramp: the factor of the weight is min(1, ramp * progress), for `progress` in [0, 1] of a stage; None for 1 throughout.
-        on_normals: whether it can be computed only if normals are rendered.
+        function: computes the loss, a scalar tensor, from the arguments that `needs` describes.
+        needs: a key of NEEDS. The loss is not computed if the scene or the rendering does not have these arguments.
+        ramp: the weight is multiplied by min(1, ramp * progress), where `progress` in [0, 1] is the fraction of the stage's
+            steps that is done; None for a constant weight.
+        on_normals: whether the loss can be computed only if normals are rendered.
     """
 
     function: Callable[..., Tensor]
@@ -256,28 +264,28 @@ class Loss:
     ramp: float | None = None
     on_normals: bool = False
 
-    def share(self, progress: float) -> float:
-        """Return the factor of the weight at `progress` in [0, 1] of a stage."""
+    def ramp_factor(self, progress: float) -> float:
+        """Return the factor of the weight after the fraction `progress`, in [0, 1], of the stage's steps."""
         return 1.0 if self.ramp is None else min(1.0, self.ramp * progress)
 
 
-# What losses are computed from -> the arguments that their functions get.
+# what losses are computed from -> the arguments of their functions
 NEEDS = {
     "view": "the rendering of the reference view and its Target",
-    "view_normals": "normals inside the mask of the reference view, rendered and target, [N, 3] each",
-    "weights": "weights of the samples along rays [M], and how many samples the mean is over",
-    "sample_normals": "weights of the samples [M], their unit normals and viewing directions [M, 3], and the same number",
+    "view_normals": "rendered and target normals inside the mask of the reference view, [N, 3] each",
+    "weights": "weights of the samples along rays [M], and the number of samples that the mean is over",
+    "sample_normals": "weights of the samples [M], their unit normals and viewing directions [M, 3], and that number",
     "marched_normals": "densities [K] of all marched samples, their unit normals and viewing directions [K, 3]",
-    "normals_beside": "unit normals [K, 3] of all marched samples and, a random step of 0.01 away, others",
+    "nearby_normals": "unit normals [K, 3] of all marched samples, and those a random step of about 0.01 away [K, 3]",
     "mesh": "vertices [V, 3], faces [F, 3] and Edges of the rendered surface",
     "opacity": "opacity [B, H, W, 1]",
     "normal_image": "normals as colours [B, H, W, 3]",
     "normals": "normals times opacity [B, H, W, 3]",
-    "density": "density [K, 3] -> [K], a generator (or None) and the device of the points",
-    "colours": "colours of points as learned and as lifted [N, 3], and which come from the reference picture [N] bool",
+    "density": "the density function [K, 3] -> [K], a generator (or None) and the device of the points",
+    "colours": "learned and initial colours of points [N, 3], and which of them are from the reference picture [N] bool",
 }
 
-# Terms are added in this order. The ramps are those of Magic123's published code.
+# The losses are summed in this order. The ramps are those of Magic123's published code.
 LOSSES: dict[str, Loss] = {
     "rgb": Loss(reference_rgb, "view"),
     "mask": Loss(reference_mask, "view"),
@@ -286,7 +294,7 @@ LOSSES: dict[str, Loss] = {
     "entropy": Loss(entropy, "weights", ramp=2.0),
     "orientation": Loss(orientation, "sample_normals", on_normals=True),
     "orientation_by_density": Loss(orientation_by_density, "marched_normals", on_normals=True),
-    "normal_nearby": Loss(normal_difference, "normals_beside", on_normals=True),
+    "normal_nearby": Loss(normal_difference, "nearby_normals", on_normals=True),
     "normal_consistency": Loss(normal_consistency, "mesh"),
     "laplacian": Loss(lambda vertices, faces, edges: laplacian(vertices, edges), "mesh"),
     "opacity": Loss(opacity, "opacity"),
@@ -302,11 +310,14 @@ LOSSES: dict[str, Loss] = {
 
 
 def compute(weights: Losses, inputs: LossInputs) -> dict[str, Tensor]:
-    """Return the unweighted losses that have a weight and whose inputs are available.
+    """Compute the losses whose weight is not 0 and whose inputs are available.
 
     Args:
-        weights: of the stage.
-        inputs: functions that return the arguments of losses; called only for losses with a weight.
+        weights: the loss weights of the stage.
+        inputs: functions that return the arguments of losses; they are called only for losses that are computed.
+
+    Returns:
+        Name of the loss -> scalar, before it is multiplied by the weight.
     """
     values = {}
     for name, row in LOSSES.items():
@@ -316,7 +327,7 @@ def compute(weights: Losses, inputs: LossInputs) -> dict[str, Tensor]:
 
 
 def rendering_inputs(rendering: Rendering) -> LossInputs:
-    """Return the inputs of losses that every rendering has, for `compute`."""
+    """Return the inputs for `compute` that every rendering has."""
     return {
         "opacity": lambda: (rendering.opacity,),
         "normal_image": lambda: None if rendering.normal is None else (normal_image(rendering),),
@@ -327,12 +338,12 @@ def rendering_inputs(rendering: Rendering) -> LossInputs:
 def sample_inputs(
     samples: Samples | None, regularized: str = "marched", generator: torch.Generator | None = None
 ) -> LossInputs:
-    """Return the inputs of losses that the samples of a volume rendering have, for `compute`.
+    """Return the inputs for `compute` that the samples of a volume rendering have.
 
     Args:
-        samples: the samples, if there are any.
-        regularized: samples that means are over, "marched" or "visible" (see `NeRFSettings.regularized`).
-        generator: draws the steps of `Samples.beside`.
+        samples: the samples; None if there are none.
+        regularized: the samples that means are over, "marched" or "visible" (see `NeRFSettings.regularized`).
+        generator: random state for the steps of `Samples.nearby_normals`.
     """
     if samples is None:
         return {}
@@ -342,10 +353,10 @@ def sample_inputs(
         "sample_normals": lambda: (
             None if samples.normals is None else (samples.weights, samples.normals, samples.directions, count)
         ),
-        "marched_normals": lambda: None if samples.everywhere is None else samples.everywhere(),
-        "normals_beside": lambda: (
+        "marched_normals": lambda: None if samples.marched_normals is None else samples.marched_normals(),
+        "nearby_normals": lambda: (
             None
-            if samples.everywhere is None or samples.beside is None
-            else (samples.everywhere()[1], samples.beside(generator))
+            if samples.marched_normals is None or samples.nearby_normals is None
+            else (samples.marched_normals()[1], samples.nearby_normals(generator))
         ),
     }

@@ -1,10 +1,11 @@
-"""Ray marching on a CUDA device: Triton kernels, compiled when they first run and cached on disk.
+"""Ray marching on a CUDA device: Triton kernels, compiled on their first run and cached on disk.
 
-They return bit for bit the samples of `volume`: fused multiply-add is disabled in the kernels that compute positions. One
-program processes one ray, BLOCK steps at a time.
+They return the samples of `volume` bit for bit; for this, fused multiply-add is disabled in the kernels that compute positions.
+Each program processes one ray, BLOCK steps at a time.
 
-The host waits for the device where it needs the size of a packed tensor: once in `march`, once for each round and once at the
-end of `visible` (at most 10 times for 1024 steps). `marching_ahead` waits once, where the capacities of earlier calls suffice.
+The host synchronises with the device where it needs the size of a packed tensor: once in `march`, and in `visible` once for
+each round and once at the end (at most 10 times for 1024 steps). `marching_padded` synchronises once if the sizes of earlier
+calls suffice.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from magic123.device import device_guard
-from magic123.render.marching_ahead import Marcher, gather
+from magic123.render.marching_padded import Marcher, gather
 from magic123.render.ray_triton import BLOCK, optical_depth, ray_starts, running, total
 from magic123.render.samples import LIMIT, Density, PackedSamples, ray_steps
 
@@ -30,7 +31,7 @@ _EXACT = {"num_warps": 4, "enable_fp_fusion": False}  # for kernels that compute
 
 @triton.jit
 def _step(ray, k, near_ptr, far_ptr, first_ptr, share_ptr, step_ptr):
-    """Return width and distance of the samples in steps k of a ray."""
+    """Return the widths of steps k of a ray, and the distances of the samples in them."""
     near, far, step = tl.load(near_ptr + ray), tl.load(far_ptr + ray), tl.load(step_ptr)
     begin = near + (k.to(near.dtype) + tl.load(first_ptr + ray)) * step
     width = far - begin
@@ -48,7 +49,7 @@ def _point(ray, distance, origin_ptr, direction_ptr):
 
 @triton.jit
 def _cell(x, RESOLUTION: tl.constexpr):
-    """Return the cell of a coordinate in [-1, 1]; a NaN is read as cell 0, to stay inside the grid."""
+    """Return the cell of a coordinate in [-1, 1]; NaN gives cell 0, so that the index stays inside the grid."""
     place = (x + 1.0) * (RESOLUTION / 2)
     place = tl.where(place > 0, place, 0.0 * RESOLUTION)
     return tl.where(place < RESOLUTION, place, RESOLUTION - 1.0).to(tl.int32)
@@ -80,7 +81,7 @@ def _write_samples(
     origin_ptr, direction_ptr, near_ptr, far_ptr, first_ptr, steps_ptr, share_ptr, step_ptr, flag_ptr, start_ptr,
     ray_ptr, distance_ptr, width_ptr, points_ptr, capacity, size, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write the flagged samples of a ray from index start[ray] on, as far as they fit in `size`."""
+    """Write the flagged samples of a ray from index start[ray] on; those that do not fit in `size` are omitted."""
     ray = tl.program_id(0).to(tl.int64)
     steps = tl.load(steps_ptr + ray)
     next_index = tl.load(start_ptr + ray)
@@ -110,26 +111,26 @@ def march(
     generator: torch.Generator | None = None,
     box: Float[Tensor, "2 3"] | None = None,
     nearest: float = 0.1,
-    whole: bool = False,
+    full_steps: bool = False,
     numbers: list[int] | None = None,
 ) -> PackedSamples:
     """Return the samples of rays that are in occupied cells, as `volume.march` does.
 
     Args:
-        origins: as in `volume.march`.
-        directions: as in `volume.march`.
-        cells: R^3 cells of an occupancy grid, in place of a function.
-        max_samples: as in `volume.march`.
-        generator: as in `volume.march`.
-        box: as in `volume.march`.
-        nearest: as in `volume.march`.
-        whole: as in `volume.march`.
-        numbers: gets the number of samples.
+        origins: origins of the rays, in world units.
+        directions: directions of the rays, see `volume.march`.
+        cells: the R^3 cells of an occupancy grid, instead of a function.
+        max_samples: number of steps along the diagonal of the cube.
+        generator: random state of the samples' positions within their steps, see `volume.march`.
+        box: corners of a box that contains all occupied cells.
+        nearest: smallest distance from the origin, in world units.
+        full_steps: whether the last step is as wide as the others, see `ray_steps`.
+        numbers: a list to which the number of samples is appended.
 
     Raises:
         ValueError: the number of cells is not a cube.
     """
-    steps: Any = {"max_samples": max_samples, "generator": generator, "box": box, "nearest": nearest, "whole": whole}
+    steps: Any = {"max_samples": max_samples, "generator": generator, "box": box, "nearest": nearest, "full_steps": full_steps}
     counted = _counted(origins, directions, cells=cells, **steps)
     size = int(counted[-1].sum())
     if numbers is not None:
@@ -141,7 +142,7 @@ def march(
 def march_within(
     room: Sequence[int], origins: Float[Tensor, "N 3"], directions: Float[Tensor, "N 3"], **steps: Any
 ) -> tuple[PackedSamples, list[Tensor]]:
-    """Return the samples of `march`, padded or cut off to `room[0]`, and their number, without waiting for the device."""
+    """Return the samples of `march`, padded or truncated to `room[0]`, and their number, without synchronising."""
     counted = _counted(origins, directions, **steps)
     return _written(*counted, max(1, room[0])), [counted[-1].sum()]
 
@@ -155,16 +156,21 @@ def _counted(
     generator: torch.Generator | None,
     box: Tensor | None,
     nearest: float,
-    whole: bool,
+    full_steps: bool,
 ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-    """Return what describes the rays, which of their steps are in occupied cells, and how many of each ray, [N]."""
+    """Mark the steps of rays whose samples are in occupied cells.
+
+    Returns:
+        The arrays that describe the rays, for the kernels; the flags of their steps [N, capacity]; and the number of flagged
+        steps of each ray [N].
+    """
     count, device, kind = len(origins), origins.device, origins.dtype
     resolution = round(len(cells) ** (1 / 3))
     if resolution**3 != len(cells):
         raise ValueError(f"cells have the shape {tuple(cells.shape)}, but R^3 cells of a cube are needed, in one dimension")
     origins, directions = origins.contiguous(), directions.contiguous()
-    near, far, first, steps, share = ray_steps(origins, directions, max_samples, generator, box, nearest, whole)
-    capacity = math.ceil(max_samples) + 1  # one more than along the diagonal, because the last step may be a short one
+    near, far, first, steps, share = ray_steps(origins, directions, max_samples, generator, box, nearest, full_steps)
+    capacity = math.ceil(max_samples) + 1  # one more than along the diagonal, because the last step may be shorter
     steps = steps.clamp(max=capacity)
     step = torch.full((1,), 2 * math.sqrt(3) / max_samples, dtype=kind, device=device)
     rays = (origins, directions, near, far, first, steps, share, step)
@@ -177,7 +183,7 @@ def _counted(
 
 
 def _written(rays: tuple[Tensor, ...], flags: Tensor, counts: Tensor, size: int) -> PackedSamples:
-    """Return the flagged samples, padded with samples of ray N at the origin or cut off to a size."""
+    """Return the flagged samples, padded (with samples of ray N at the world's origin) or truncated to `size`."""
     count, device, kind = len(counts), counts.device, rays[0].dtype
     ray = torch.full((size,), count, dtype=torch.int64, device=device)
     distance, width, points = (torch.zeros(size, *shape, dtype=kind, device=device) for shape in ((), (), (3,)))
@@ -200,7 +206,7 @@ def _accumulate(start_ptr, counts_ptr, sigma_ptr, width_ptr, depth_ptr, kept_ptr
         sigma = tl.load(sigma_ptr + start + k, mask=valid, other=0.0)
         tau = optical_depth(sigma, tl.load(width_ptr + start + k, mask=valid, other=0.0))
         before = depth + running(tau) - tau
-        # not a plain comparison: samples behind a NaN are kept, so that it shows in the image
+        # written so that samples behind a NaN are kept, and it becomes visible in the image
         kept += total(tl.where(before >= _LIMIT, 0, valid.to(tl.int64)))
         depth += total(tau)
     tl.store(depth_ptr + ray, depth)
@@ -212,7 +218,7 @@ def visible(
     samples: PackedSamples, density: Density, count: int, first: int = 8, numbers: list[int] | None = None
 ) -> PackedSamples:
     """Return the samples with a transmittance of more than 1e-4, as `volume.visible` does, in the same rounds."""
-    # the visible samples are the first ones of each ray, so one number per ray describes them
+    # the visible samples are the first ones of each ray, so a count per ray describes them
     starts = ray_starts(samples.ray, count)
     start, length = starts[:-1], starts.diff()
     depth = torch.zeros(count, dtype=torch.float64, device=length.device)
@@ -232,7 +238,7 @@ def visible(
 
 
 def accumulate(ray: Tensor, counts: Tensor, sigma: Tensor, width: Tensor, depth: Tensor, kept: Tensor) -> None:
-    """Add a round of samples to their rays, for `visible` and `visible_ahead`."""
+    """Add a round of samples to their rays, for `visible` and `visible_padded`."""
     with device_guard(counts.device):
         _accumulate[(len(counts),)](counts.cumsum(0) - counts, counts, sigma, width, depth, kept, len(sigma), BLOCK)
 

@@ -1,6 +1,6 @@
-"""A coarse grid over the cube that marks where something is visible: the occupancy grid of Instant-NGP (arXiv 2201.05989).
+"""The occupancy grid of Instant-NGP (arXiv 2201.05989): a coarse grid that marks where the density is not negligible.
 
-Each cell keeps a decaying maximum of the densities evaluated in it. A cell is occupied if that is at least
+Each cell stores a decaying maximum of the densities that were evaluated in it. A cell is occupied if this is at least
 min(mean over all cells, threshold).
 """
 
@@ -15,9 +15,9 @@ from magic123.render.samples import Density
 
 
 def _generator_on(device: torch.device, generator: torch.Generator | None) -> torch.Generator | None:
-    """Return a generator on a GPU, seeded by one number of a CPU generator; on the CPU the generator itself.
+    """Return a generator on the device: for a GPU one that is seeded by a CPU generator, on the CPU the generator itself.
 
-    A random order of two million cells takes 150 ms on a CPU.
+    A random permutation of two million cells takes 150 ms on a CPU, so it is computed on the device.
     """
     if generator is None or device.type == generator.device.type:
         return generator
@@ -30,15 +30,15 @@ class OccupancyGrid(nn.Module):
 
     Args:
         resolution: R, the number of cells along an axis.
-        decay: factor of a cell's value at every visit.
-        threshold: density per world unit from which on a cell is always occupied.
-        all_cells: whether every update visits all cells, as in Magic123's published code.
+        decay: factor by which a cell's value is multiplied at every update of the cell.
+        threshold: density per world unit from which a cell is always occupied.
+        all_cells: whether every update evaluates all cells, as in Magic123's published code.
     """
 
-    density: Tensor  # [R^3] decaying maximum
-    cells: Tensor  # [R^3] bool, whether occupied
-    box: Tensor  # [2, 3] lower and upper corner of the occupied cells
-    updates: Tensor  # [] int64, how many there were
+    density: Tensor  # [R^3] decaying maximum of the density
+    cells: Tensor  # [R^3] bool, whether a cell is occupied
+    box: Tensor  # [2, 3] lower and upper corner of the box of all occupied cells
+    updates: Tensor  # [] int64, number of updates so far
 
     def __init__(self, resolution: int, decay: float = 0.95, threshold: float = 10.0, all_cells: bool = False):
         super().__init__()
@@ -49,28 +49,28 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     def _threshold(self) -> Tensor:
-        """Return `threshold_value` as a tensor, without waiting for the device."""
-        # in double precision, and never above the densest cell, so that at least one cell is occupied
+        """Return `threshold_value` as a tensor, without synchronising with the device."""
+        # in double precision, and at most the largest density, so that at least one cell is occupied
         return self.density.double().mean().clamp_max(self.density.max()).clamp_max(self.threshold)
 
     def threshold_value(self) -> float:
-        """Return the density from which on a cell is occupied."""
+        """Return the density from which a cell is occupied."""
         return float(self._threshold())
 
     @torch.no_grad()
     def update(self, density: Density, generator: torch.Generator | None = None, chunk: int = 2**20) -> None:
-        """Evaluate the density at one point in each visited cell.
+        """Evaluate the density at a point in each cell, and recompute which cells are occupied.
 
-        The first update visits all cells. Later ones, unless `all_cells`, visit a random quarter of them, and as many again
-        of the occupied ones; cells that are not visited keep their value.
+        The first update evaluates all cells. Unless `all_cells` is set, later ones evaluate a random quarter of all cells, and
+        as many occupied cells; the others keep their value.
 
         Args:
-            density: the function to evaluate.
-            generator: random state of the points and of the choice of cells; None visits the centres of all cells.
+            density: function from points to density per world unit.
+            generator: random state of the points and of the selection of cells; None evaluates the centres of all cells.
             chunk: number of points that are evaluated at once.
         """
         generator = _generator_on(self.density.device, generator)
-        index = self._pick(generator)
+        index = self._select_cells(generator)
         for part in index.split(chunk):
             values = density(self._points(part, generator)).float()
             self.density[part] = torch.maximum(self.density[part] * self.decay, values)
@@ -80,7 +80,7 @@ class OccupancyGrid(nn.Module):
         self.box = self._bounds()
 
     def _bounds(self) -> Tensor:
-        """Return the lower and the upper corner of the occupied cells, [2, 3]. Nothing waits for the device."""
+        """Return the lower and upper corner of the box of all occupied cells, [2, 3], without synchronising."""
         cells = self.cells.view((self.resolution,) * 3)
         planes = torch.stack([cells.any(2).any(1), cells.any(2).any(0), cells.any(1).any(0)])  # [3, R], occupied along x, y, z
         place = torch.arange(self.resolution, device=planes.device)
@@ -88,17 +88,17 @@ class OccupancyGrid(nn.Module):
         size = 2 / self.resolution
         return torch.stack([low * size - 1, (high + 1) * size - 1]).to(self.box.dtype)
 
-    def _pick(self, generator: torch.Generator | None) -> Tensor:
-        """Return the cells to visit, each once: [M] int64, ascending."""
+    def _select_cells(self, generator: torch.Generator | None) -> Tensor:
+        """Return the distinct cells to evaluate: [M] int64, ascending."""
         count, device = len(self.density), self.density.device
         if self.all_cells or generator is None or self.updates == 0:
             return torch.arange(count, device=device)
-        visited = torch.zeros(count, dtype=torch.bool, device=device)
-        visited[to_device(torch.randperm(count, generator=generator, device=generator.device)[: count // 4], device)] = True
+        selected = torch.zeros(count, dtype=torch.bool, device=device)
+        selected[to_device(torch.randperm(count, generator=generator, device=generator.device)[: count // 4], device)] = True
         occupied = self.cells.nonzero()[:, 0]
         order = torch.randperm(len(occupied), generator=generator, device=generator.device)[: count // 4]
-        visited[occupied[to_device(order, device)]] = True
-        return visited.nonzero()[:, 0]
+        selected[occupied[to_device(order, device)]] = True
+        return selected.nonzero()[:, 0]
 
     def _coordinates(self, index: Tensor) -> Tensor:
         r = self.resolution
@@ -112,7 +112,7 @@ class OccupancyGrid(nn.Module):
         return (corner + place) * (2 / self.resolution) - 1
 
     def occupied(self, x: Float[Tensor, "N 3"]) -> Bool[Tensor, " N"]:
-        """Return whether points are in occupied cells; points outside the cube belong to the nearest cell."""
+        """Return whether points are in occupied cells; points outside the cube are clamped to the nearest cell."""
         r = self.resolution
         cell = ((x + 1) * (r / 2)).long().clamp_(0, r - 1)
         return self.cells.index_select(0, (cell[:, 0] * r + cell[:, 1]) * r + cell[:, 2])

@@ -1,9 +1,9 @@
-"""Splatting of a point cloud, on any device: which points a pixel sees, and with which weights.
+"""Splatting of a point cloud, on any device: which points each pixel shows, and with which weights.
 
 A point is a disc that faces the camera, opaque at its centre and transparent at its rim: alpha = 1 - (d / radius)^2. The
-`per_pixel` nearest points of a pixel are composited front to back. Points too far behind the first to belong to its surface
-are dropped, and their weight goes to the others. Positions get no gradient; an image is linear in the values of the points, and
-differentiable in them.
+`per_pixel` nearest points of a pixel are composited front to back. Points too far behind the first one to belong to its surface
+are removed, and their weight is given to the others. Positions get no gradient; an image is linear in the values of the points,
+and differentiable with respect to them.
 """
 
 from __future__ import annotations
@@ -16,23 +16,25 @@ from torch import Tensor
 
 from magic123.geometry.camera import Camera
 
-NEAREST = 0.1  # points nearer than this along the optical axis are invisible (as in volume.march)
-SMALLEST, LARGEST = 0.75, 32.0  # radii in pixels: one below 0.71 can miss all pixel centres
+NEAREST = 0.1  # points nearer than this along the optical axis are not rendered (as in volume.march)
+SMALLEST, LARGEST = 0.75, 32.0  # limits of the radius in pixels; a disc of less than 0.71 can miss all pixel centres
 OPAQUE = 1 - 1e-3  # largest alpha of a point
-BEHIND = 4.0  # in radii: neighbours on a surface at up to 76 degrees to the view are no farther behind one another
+# Largest distance, in radii, behind the first point of a pixel for points of the same surface: neighbours on a surface whose
+# normal is at up to 76 degrees to the viewing direction are no farther apart in depth.
+BEHIND = 4.0
 
 
 @dataclass(frozen=True)
 class Splats:
-    """M pairs of a pixel and a point that it sees, pixel by pixel (row-major), front to back.
+    """M pairs of a pixel and a point that it shows, ordered by pixel (row-major) and front to back.
 
     Attributes:
-        pixel: flat index, int64.
-        point: int64.
-        weight: of the point in the pixel; the sum over a pixel is its coverage, below 1.
-        distance: of all N points, along the optical axis, in world units.
-        height: of the image in pixels.
-        width: of the image in pixels.
+        pixel: flat index of the pixel, int64.
+        point: number of the point, int64.
+        weight: weight of the point in the pixel; the sum over a pixel is its coverage, below 1.
+        distance: distances of all N points along the optical axis, in world units.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
     """
 
     pixel: Int[Tensor, " M"]
@@ -43,7 +45,7 @@ class Splats:
     width: int
 
     def picture(self, values: Float[Tensor, "N C"]) -> Float[Tensor, "H W C"]:
-        """Return the image of points with these values, premultiplied by coverage."""
+        """Return the image of points with given values, premultiplied by coverage."""
         weighted = self.weight[:, None].to(values) * values.index_select(0, self.point)
         flat = torch.zeros(self.height * self.width, values.shape[1], dtype=values.dtype, device=values.device)
         return flat.index_add(0, self.pixel, weighted).reshape(self.height, self.width, -1)
@@ -57,7 +59,7 @@ def splat(positions: Float[Tensor, "N 3"], sizes: Float[Tensor, " N"], camera: C
         positions: world coordinates.
         sizes: radii of the points, in world units.
         camera: one camera (B = 1).
-        per_pixel: how many points a pixel sees at most.
+        per_pixel: largest number of points of a pixel.
     """
     camera = camera.to(positions.device)
     x, y, distance = project(positions, camera)
@@ -69,7 +71,7 @@ def splat(positions: Float[Tensor, "N 3"], sizes: Float[Tensor, " N"], camera: C
 
     pixels, points, alphas = [], [], []
     reach = radius.ceil().long()
-    for r in torch.unique(reach[shown]).tolist():  # points of one size together: the window depends on it
+    for r in torch.unique(reach[shown]).tolist():  # points of the same size together, because the window depends on it
         point = torch.nonzero(shown & (reach == r))[:, 0]
         window = torch.arange(-r, r + 1, device=positions.device)
         column = x[point].floor().long()[:, None, None] + window
@@ -85,16 +87,16 @@ def splat(positions: Float[Tensor, "N 3"], sizes: Float[Tensor, " N"], camera: C
         return Splats(none, none, distance.new_zeros(0), distance, height, width)
     pixel, point, alpha = torch.cat(pixels), torch.cat(points), torch.cat(alphas)
 
-    order = (pixel * len(positions) + rank[point]).argsort()  # no two keys are the same
+    order = (pixel * len(positions) + rank[point]).argsort()  # need not be stable, because no two keys are the same
     pixel, point, alpha = pixel[order], point[order], alpha[order]
     _, place, count = torch.unique_consecutive(pixel, return_inverse=True, return_counts=True)
-    slot = torch.arange(len(pixel), device=pixel.device) - (count.cumsum(0) - count)[place]  # how many are in front of it
+    slot = torch.arange(len(pixel), device=pixel.device) - (count.cumsum(0) - count)[place]  # number of points in front
     kept = slot < per_pixel
     pixel, point, alpha, place, slot = (v[kept] for v in (pixel, point, alpha, place, slot))
     clear = torch.ones(len(count), per_pixel + 1, dtype=alpha.dtype, device=alpha.device)
     clear[place, slot + 1] = 1 - alpha
     weight = alpha * clear.cumprod(1)[place, slot]
-    # what is visible through gaps between the points of a surface does not belong to it
+    # remove points that are visible only through gaps between the points of a surface
     first = point[slot == 0][place]
     front = distance[point] <= distance[first] + BEHIND * sizes[first]
     zeros = weight.new_zeros(len(count))

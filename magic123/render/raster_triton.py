@@ -1,13 +1,15 @@
-"""The z-buffer on a CUDA device: Triton kernels, compiled when they first run and cached on disk.
+"""The z-buffer on a CUDA device: Triton kernels, compiled on their first run and cached on disk.
 
-From the same positions on the screen they return, to the bit, what `zbuffer` returns: they compute in double precision without
-fused multiply-add. Where several faces claim a pixel, an atomic maximum finds the greatest nearness, and a second pass the
-first face that has it. (One atomic operation on nearness and face packed into 64 bits would leave 32 to either, and choose
-other faces where two meet.) Silhouette edges compete in the same way. No order of execution changes the result.
+From the same screen positions they return the result of `zbuffer` bit for bit, because they compute in double precision without
+fused multiply-add. If several faces cover a pixel, an atomic maximum finds the greatest nearness, and a second pass finds the
+first face that has it. (A single atomic operation on nearness and face number packed into 64 bits would leave 32 bits for each,
+and select other faces where two meet.) Silhouette edges are selected in the same way. The result does not depend on the order
+of execution.
 
-Work is cut into items of one size: TILE x TILE pixels of the bounding box of a face, or LINES rows or columns that an edge
-crosses. A limited number of programs share all items, ITEMS at a time, and find the owner of each by bisection in the
-cumulative number of items: a face that fills the picture is divided among all programs, and the host never waits for a size.
+The work is divided into items of equal size: TILE x TILE pixels of the bounding box of a face, or LINES rows or columns that an
+edge crosses. A limited number of programs process all items, ITEMS at a time, and find the face or edge of an item by bisection
+in the cumulative number of items. So a face that fills the image is divided among all programs, and the host never has to read
+a size.
 """
 
 from __future__ import annotations
@@ -26,15 +28,15 @@ from magic123.device import device_guard
 ITEMS, PROGRAMS, BLOCK = 32, 2048, 128
 TILE, LINES = tl.constexpr(4), tl.constexpr(8)
 _INFINITE = tl.constexpr(math.inf)
-_FARTHEST = 0x7FF << 52  # the bits of an infinite float64
+_FARTHEST = 0x7FF << 52  # the bits of the float64 infinity
 _NONE = 2**31 - 1
 _EXACT = {"num_warps": 4, "enable_fp_fusion": False}
-# a mesh has other sizes at every step, for which nothing is to be compiled anew
+# arguments that differ at every step; Triton must not recompile the kernels for their values
 _SIZES = ["elements", "faces", "edges", "vertices", "steps", "views", "height", "width"]
 
 
 class Visibility(NamedTuple):
-    """What B cameras see of a mesh, as the two functions of `zbuffer` describe it.
+    """The visibility of a mesh from B cameras, as the two functions of `zbuffer` return it.
 
     Attributes:
         ids: face number + 1, [B, H, W] int32.
@@ -51,7 +53,7 @@ class Visibility(NamedTuple):
 
 @triton.jit
 def _corner(x_ptr, y_ptr, nearness_ptr, view, vertex, vertices, live):
-    """Return column, row and nearness of vertices; all 0, which is behind the camera, of those that do not exist."""
+    """Return column, row and nearness of vertices; for vertices that do not exist all are 0, which is behind the camera."""
     live = live & (vertex >= 0) & (vertex < vertices)
     place = view * vertices + vertex
     x = tl.load(x_ptr + place, mask=live, other=0.0)
@@ -61,7 +63,7 @@ def _corner(x_ptr, y_ptr, nearness_ptr, view, vertex, vertices, live):
 
 @triton.jit
 def _bounds(low, high, size):
-    """Return the first and the last pixel whose centre is between two coordinates, on a line of `size`; of NaNs 0 and -1."""
+    """Return the first and last pixel of a line of `size` whose centre is between two coordinates; 0 and -1 for NaN."""
     size = size.to(tl.float64)
     first = tl.ceil(tl.minimum(tl.maximum(low - 0.5, 0.0), size))
     last = tl.floor(tl.maximum(tl.minimum(high - 0.5, size - 1.0), -1.0))
@@ -93,7 +95,7 @@ def _box(xi, yi, xj, yj, xk, yk, height, width):
 def _count_tiles(
     x_ptr, y_ptr, nearness_ptr, faces_ptr, sizes_ptr, count_ptr, elements, faces, vertices, height, width, BLOCK: tl.constexpr
 ):
-    """Count the items of each face in each view: none if it has no area or reaches behind the camera."""
+    """Count the items of each face in each view; a face without area, or one that reaches behind the camera, has none."""
     element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     live = (element < elements) & (element % faces < tl.load(sizes_ptr))
     _view, _face_number, xi, yi, ni, xj, yj, nj, xk, yk, nk = _face(
@@ -109,9 +111,9 @@ def _count_tiles(
 
 @triton.jit
 def _owner(ends_ptr, item, live, elements, steps):
-    """Return the owner of each item, and the item's number among those of the owner.
+    """Return the element (face or edge in a view) of each item, and the item's number among those of the element.
 
-    `ends_ptr` points to the number of items up to the last one of each owner.
+    `ends_ptr` points to the cumulative number of items of the elements.
     """
     low = (0 * item).to(tl.int32)
     high = low + elements
@@ -125,11 +127,11 @@ def _owner(ends_ptr, item, live, elements, steps):
 
 
 @triton.jit(do_not_specialize=_SIZES)
-def _visit_faces(
+def _rasterize_faces(
     x_ptr, y_ptr, nearness_ptr, faces_ptr, ends_ptr, nearest_ptr, ids_ptr, elements, faces, vertices, steps, height, width,
     WINNER: tl.constexpr, ITEMS: tl.constexpr,
 ):  # fmt: skip
-    """Find the greatest nearness at every pixel, as bits; then (WINNER) the smallest face number + 1 that has it."""
+    """Find the greatest nearness at every pixel, as bits; with WINNER, the smallest face number + 1 that has it."""
     total = tl.load(ends_ptr + elements - 1)
     for base in range(tl.program_id(0).to(tl.int64) * ITEMS, total, tl.num_programs(0) * ITEMS):
         item = base + tl.arange(0, ITEMS)
@@ -146,7 +148,7 @@ def _visit_faces(
         row = (top + tile // tiles * TILE)[:, None] + pixel // TILE
         column = (left + tile % tiles * TILE)[:, None] + pixel % TILE
         cx, cy = column.to(tl.float64) + 0.5, row.to(tl.float64) + 0.5
-        # of the corners as seen from the pixel's centre
+        # the corners relative to the pixel's centre
         ui, uj, uk = xi[:, None] - cx, xj[:, None] - cx, xk[:, None] - cx
         vi, vj, vk = yi[:, None] - cy, yj[:, None] - cy, yk[:, None] - cy
         a = sign * (uj * vk - uk * vj)
@@ -157,7 +159,7 @@ def _visit_faces(
         near = (a * ni[:, None] + b * nj[:, None] + c * nk[:, None]) / tl.where(whole > 0, whole, 1.0)
         seen = inside & (whole > 0) & (near > 0)
         place = (view[:, None] * height + row) * width + column
-        bits = near.to(tl.int64, bitcast=True)  # ordered as the numbers are, which are positive
+        bits = near.to(tl.int64, bitcast=True)  # in the same order as the numbers, because they are positive
         if WINNER:
             nearest = tl.load(nearest_ptr + place, mask=seen, other=0)
             number = face[:, None] + 1 + 0 * pixel
@@ -168,11 +170,14 @@ def _visit_faces(
 
 @triton.jit
 def _edge(x_ptr, y_ptr, nearness_ptr, ends_ptr, opposite_ptr, element, live, edges, vertices, height, width):
-    """Return what describes edges: view, number, whether they are steep and silhouettes, their lines, ends and side.
+    """Describe edges for the kernels that process them line by line.
 
-    Of steep edges lines are rows, of others columns. The ends are given as coordinate along the axis of the lines and across
-    it, each with the way to the other end, and nearness, with that of the other end. `side` is whether the faces are behind
-    the edge in the direction of the other axis.
+    The lines of a steep edge are rows, those of other edges columns.
+
+    Returns:
+        View and edge number; whether the edge is steep; whether it is a silhouette edge; its first and last line; its start and
+        extent across the lines; its start and extent along the lines; nearness of both ends; and whether its faces are on the
+        side of greater coordinates along the lines.
     """
     view, edge = (element // edges).to(tl.int64), element % edges
     i = tl.load(ends_ptr + 2 * edge, mask=live, other=0)
@@ -201,7 +206,7 @@ def _count_lines(
     x_ptr, y_ptr, nearness_ptr, ends_ptr, opposite_ptr, sizes_ptr, count_ptr, elements, edges, vertices, height, width,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Count the items of each edge in each view: none if it is no silhouette or reaches behind the camera."""
+    """Count the items of each edge in each view; one that is no silhouette edge or reaches behind the camera has none."""
     element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     live = (element < elements) & (element % edges < tl.load(sizes_ptr + 2))
     _v, _e, _steep, marks, first, last, _start, _along, _beside, _aside, _near, _other, _side = _edge(
@@ -212,14 +217,13 @@ def _count_lines(
 
 
 @triton.jit(do_not_specialize=_SIZES)
-def _visit_edges(
+def _select_edges(
     x_ptr, y_ptr, nearness_ptr, ends_ptr, opposite_ptr, last_ptr, ids_ptr, nearest_ptr, error_ptr, number_ptr, elements, edges,
     vertices, steps, views, height, width, WINNER: tl.constexpr, ITEMS: tl.constexpr,
 ):  # fmt: skip
-    """Find the smallest difference in nearness between neighbouring pixels, as bits; then the first edge that has it.
+    """Find the edge with the smallest difference in nearness, as bits, for each pair of pixels; with WINNER, its number + 1.
 
-    `error_ptr` and `number_ptr` point to the pairs of pixels beside each other in all views, and behind them the pairs one
-    below the other.
+    `error_ptr` and `number_ptr` point to the horizontal pairs of pixels in all views, followed by the vertical pairs.
     """
     total = tl.load(last_ptr + elements - 1)
     for base in range(tl.program_id(0).to(tl.int64) * ITEMS, total, tl.num_programs(0) * ITEMS):
@@ -266,18 +270,18 @@ def visibility(
     height: int,
     width: int,
 ) -> Visibility:
-    """Return what B cameras see of a mesh on a CUDA device, without waiting for the device.
+    """Compute the visibility of a mesh from B cameras on a CUDA device, without synchronising with the device.
 
     Args:
         x: columns of the vertices on the screen, float64.
         y: rows of the vertices, float64.
-        nearness: of the vertices, float64.
+        nearness: nearness of the vertices, float64, as in `zbuffer`.
         faces: vertex numbers, int64.
         ends: the two ends of each edge (`Edges.vertices`), int64.
-        opposite: the corners opposite to each edge (`Edges.opposite`), int64.
-        sizes: number of faces, vertices and edges, int64; the rows behind them are padding.
-        height: of the images, in pixels.
-        width: of the images.
+        opposite: the vertices opposite to each edge (`Edges.opposite`), int64.
+        sizes: number of faces, vertices and edges, int64; the rows after them are padding.
+        height: height of the images in pixels.
+        width: width of the images in pixels.
     """
     views, vertices = x.shape
     x, y, nearness, faces, ends, opposite = (part.contiguous() for part in (x, y, nearness, faces, ends, opposite))
@@ -297,7 +301,7 @@ def visibility(
             )
             last, steps = counts.cumsum(0), elements.bit_length()
             for winner in (False, True):
-                _visit_faces[(programs,)](
+                _rasterize_faces[(programs,)](
                     *screen, faces, last, nearest, ids, elements, len(faces), vertices, steps, *limits, winner, ITEMS, **_EXACT
                 )
         ids, nearest = ids.masked_fill(ids == _NONE, 0), nearest.view(torch.float64)
@@ -311,7 +315,7 @@ def visibility(
             last, steps = counts.cumsum(0), elements.bit_length()
             seen = (last, ids, nearest, errors, numbers)
             for winner in (False, True):
-                _visit_edges[(programs,)](
+                _select_edges[(programs,)](
                     *edges, *seen, elements, len(ends), vertices, steps, views, *limits, winner, ITEMS, **_EXACT
                 )
     numbers = numbers.masked_fill(numbers == _NONE, 0)

@@ -1,4 +1,4 @@
-"""Functions for the Triton kernels of marching and compositing: sums along a ray, and the first sample of each ray."""
+"""Functions shared by the Triton kernels of marching and compositing: sums along a ray, and the first sample of each ray."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def running(x):
 
 @triton.jit
 def optical_depth(sigma, width):
-    """Return sigma * width, clamped to samples.TAU_MAX; a NaN stays a NaN."""
+    """Return sigma * width, clamped to samples.TAU_MAX; NaN is kept."""
     tau = sigma * width
     return tl.where(tau > OPAQUE, OPAQUE + 0.0 * width, tau).to(tl.float64)
 
 
 def ray_starts(ray: Int[Tensor, " M"], count: int) -> Int[Tensor, " starts"]:
-    """Return the first sample of each of `count` rays, and the end of the last one: count + 1 numbers."""
+    """Return the index of the first sample of each of `count` rays, and the number of samples: count + 1 indices."""
     return torch.searchsorted(ray, torch.arange(count + 1, device=ray.device))

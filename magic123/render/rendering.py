@@ -1,4 +1,4 @@
-"""What is asked of a rendering and its result, with the same units and meaning for volumes, meshes and points."""
+"""The options and the result of rendering, with the same units and meaning for volumes, meshes and points."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from magic123.render.shading import LIT, light_direction
 
 @dataclass(frozen=True)
 class RenderOptions:
-    """How a scene is shown, and what is random.
+    """How a scene is shaded, and what is random.
 
     Attributes:
-        mode: a shading mode of `render.shading`. "albedo" may compute no normals; "lambertian" with ambient 1 shows the same
-            colours and has them.
-        ambient: share of ambient light, in [0, 1].
+        mode: a shading mode of `render.shading`. "albedo" may skip the computation of normals; "lambertian" with ambient 1
+            gives the same colours with normals.
+        ambient: fraction of ambient light, in [0, 1].
         light: unit direction(s) to the light, [3] or [B, 3]; `light_direction(camera, generator)` by default.
         background: [3], [B, 1, 1, 3] or [B, H, W, 3] in [0, 1], white by default.
-        generator: jitters the samples of a volume; None is deterministic.
+        generator: random state for the jitter of a volume's samples; None renders without jitter.
         origins_offset: added to all ray origins of a volume.
         directions_offset: added to all unit ray directions of a volume.
     """
@@ -42,7 +42,7 @@ class RenderOptions:
         return torch.ones(3, device=device) if self.background is None else to_device(self.background, device)
 
     def lights(self, camera: Camera, device: torch.device) -> Float[Tensor, "B 3"] | None:
-        """Return the directions to the light for B cameras on a device; None where none is given and the mode needs none."""
+        """Return the directions to the light for B cameras on a device; None if no light is given and the mode needs none."""
         light = self.light
         if light is None and self.mode in LIT:
             light = light_direction(camera, self.generator)
@@ -58,22 +58,22 @@ class Samples:
 
     Attributes:
         weights: contribution of each sample to its pixel, T (1 - exp(-sigma d)).
-        normals: unit normals in the world; None if none were computed.
-        directions: viewing directions, from the camera to the sample: of length 1, but for the noise on rays where
-            `nerf.spacing` keeps it.
-        marched: how many samples there were in occupied cells, before those that no light reaches were dropped; at least M.
-        everywhere: returns the densities [K] (without gradient), unit normals [K, 3] and directions [K, 3] of all `marched`
-            samples, which it computes; None if no normals were rendered.
-        beside: returns the unit normals [K, 3] a normally distributed step of deviation 0.01 along each axis away from these
-            samples; None likewise. Its argument draws the steps.
+        normals: unit normals in world coordinates; None if they were not computed.
+        directions: viewing directions, from the camera to the sample; of unit length, except that noise on rays changes the
+            length if `nerf.spacing` is "whole-distance".
+        marched: number of samples in occupied cells, before those with almost no transmittance were removed; at least M.
+        marched_normals: function that computes the densities [K] (without gradient), unit normals [K, 3] and directions [K, 3]
+            of all `marched` samples; None if no normals were rendered.
+        nearby_normals: function that computes the unit normals [K, 3] at these samples plus a step along each axis from N(0,
+            0.01^2), drawn with the generator that it is given; None if no normals were rendered.
     """
 
     weights: Float[Tensor, " M"]
     normals: Float[Tensor, "M 3"] | None
     directions: Float[Tensor, "M 3"]
     marched: int
-    everywhere: Callable[[], tuple[Tensor, Tensor, Tensor]] | None = None
-    beside: Callable[[torch.Generator | None], Tensor] | None = None
+    marched_normals: Callable[[], tuple[Tensor, Tensor, Tensor]] | None = None
+    nearby_normals: Callable[[torch.Generator | None], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ class Rendering:
 
     Attributes:
         rgb: colours in [0, 1], composited over the background.
-        opacity: in [0, 1].
+        opacity: opacity in [0, 1].
         depth: distance along the optical axis of the camera in world units, multiplied by opacity (0 in the background).
-        normal: unit normals in the world, multiplied by opacity; None if the shading did not need them.
-        samples: of a volume rendering; None for other scenes.
+        normal: unit normals in world coordinates, multiplied by opacity; None if the shading did not need them.
+        samples: the samples of a volume rendering; None for other scenes.
     """
 
     rgb: Float[Tensor, "B H W 3"]

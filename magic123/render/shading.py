@@ -1,7 +1,7 @@
-"""Shading: colours from albedo, normals and light.
+"""Shading: colours from albedo, normals and light, as in DreamFusion (arXiv 2209.14988) and Magic123's published code.
 
-Modes: "albedo" alone; "lambertian", albedo times a + (1 - a) max(0, n.l) with the ambient light a; "textureless", the second
-factor alone, in grey; "normal", (n + 1) / 2. As in DreamFusion (arXiv 2209.14988) and Magic123's published code.
+Modes: "albedo" is the albedo alone; "lambertian" is albedo times a + (1 - a) max(0, n.l) with ambient light a; "textureless" is
+the second factor alone, in grey; "normal" is (n + 1) / 2.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def light_direction(camera: Camera, generator: torch.Generator | None = None) ->
 
     Args:
         camera: B cameras.
-        generator: random state of normalize(camera position + N(0, 1)^3); None puts the light at the camera.
+        generator: random state with which the light is placed at the camera position + N(0, 1)^3; None places it at the camera.
     """
     position = camera.position
     if generator is not None:
@@ -39,10 +39,10 @@ def shade_colors(
     ambient: float,
     mode: str,
 ) -> Float[Tensor, "N 3"]:
-    """Return colours in [0, 1].
+    """Return the shaded colours of points, in [0, 1].
 
     Args:
-        albedo: in [0, 1].
+        albedo: albedo in [0, 1].
         normal: unit normals; None for the mode "albedo".
         light: unit directions to the light; None for the modes "albedo" and "normal".
         ambient: ambient light in [0, 1].

@@ -1,4 +1,4 @@
-"""Images of a result for people: a turntable video, and a contact sheet.
+"""Overviews of a result: a turntable video, and a contact sheet.
 
 All images are uint8, [H, W, 3].
 """
@@ -25,7 +25,7 @@ class Frame:
     """One view of the turntable.
 
     Attributes:
-        azimuth: degrees.
+        azimuth: azimuth of the camera in degrees.
         colour: the rendered image.
         normal: the normals as colours.
     """
@@ -35,33 +35,33 @@ class Frame:
     normal: UInt8[np.ndarray, "H W 3"]
 
 
-def write_film(file: Path, frames: list[Frame]) -> None:
+def write_video(file: Path, frames: list[Frame]) -> None:
     """Write the frames as an MP4 video (H.264), colours and normals side by side, 24 per second.
 
     Raises:
-        InputError: the file was not written to its end; the encoder, a process of its own, does not say so.
+        InputError: the file is incomplete, which the encoder, a separate process, does not report.
     """
     import imageio.v2 as imageio
 
-    # one thread, because the output of the encoder depends on the number of threads
+    # a single thread, because the encoder's output depends on the number of threads
     writer = imageio.get_writer(
         file, fps=FRAMES_PER_SECOND, codec="libx264", quality=8, macro_block_size=2, ffmpeg_params=["-threads", "1"]
     )
     with writer:
         for frame in frames:
             writer.append_data(np.concatenate([frame.colour, frame.normal], 1))
-    if not is_whole_film(file):
-        raise InputError(f"the film {file} could not be written to its end; make room, and run the command again")
+    if not is_complete_video(file):
+        raise InputError(f"the video {file} could not be written to its end; make room, and run the command again")
 
 
-def is_whole_film(file: Path) -> bool:
-    """Return whether an MP4 file ends where its last box does (ISO 14496-12, 4.2), and has the box that lists its frames."""
+def is_complete_video(file: Path) -> bool:
+    """Return whether an MP4 file ends with the end of a box (ISO 14496-12, 4.2), and has the box that lists its frames."""
     data = file.read_bytes() if file.is_file() else b""
     at, kinds = 0, set()
     while at + 8 <= len(data):
         size, kind = struct.unpack(">I4s", data[at : at + 8])
         kinds.add(kind)
-        if size < 8:  # 1: in 64 bits behind it, of films above 4 GiB; 0: to the end
+        if size < 8:  # 1: the size follows in 64 bits, in videos above 4 GiB; 0: the box extends to the end of the file
             return size == 1 or b"moov" in kinds
         at += size
     return at == len(data) and b"moov" in kinds
@@ -70,14 +70,14 @@ def is_whole_film(file: Path) -> bool:
 def contact_sheet(
     title: str, subtitle: str, reference: UInt8[np.ndarray, "H W 3"] | None, frames: list[Frame], columns: int = 8
 ) -> Image.Image:
-    """Return one image of the input picture beside evenly spaced frames: azimuths, colours, and normals below.
+    """Return an image with the input picture, and beside it evenly spaced frames with their azimuths, colours and normals.
 
     Args:
-        title: first line, cut if it is too long.
-        subtitle: second line.
-        reference: the input picture; None for an example without one, and then its place says so.
-        frames: the turntable.
-        columns: how many frames are shown at most.
+        title: first line; truncated if it is too long.
+        subtitle: second line; truncated too.
+        reference: the input picture; None for an example without one, and a note is shown in its place.
+        frames: the frames of the turntable.
+        columns: largest number of frames to show.
     """
     columns = min(columns, len(frames))
     chosen = [frames[round(k * len(frames) / columns)] for k in range(columns)]
@@ -119,7 +119,7 @@ def contact_sheet(
 
 
 def _fitting(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """Return the text, cut with an ellipsis if it is wider than `width` pixels."""
+    """Return the text, truncated with an ellipsis if it is wider than `width` pixels."""
     if draw.textlength(text, font) <= width:
         return text
     while text and draw.textlength(text + "…", font) > width:

@@ -23,14 +23,14 @@ class Target:
 
     Attributes:
         rgb: colours on white.
-        pixels: those whose colours are compared; None for all.
-        over_all: whether the mean over these pixels divides by the number of all pixels.
-        mask: where the object is.
-        depth: increasing with distance, up to scale and shift; None if the depth loss has no weight.
-        normal: unit normals in the world; None if the normal loss has no weight.
-        alpha: opacity of the picture, for other backgrounds than white and as a soft mask.
-        soft: whether the mask of `rgb` (with `over_all`) and of `mask` is alpha.
-        absolute: whether differences of colours count by their size, not squared.
+        pixels: the pixels whose colours are compared; None for all.
+        over_all: whether the sum over these pixels is divided by the number of all pixels.
+        mask: true where the object is.
+        depth: depth, increasing with distance, up to scale and shift; None if the weight of the depth loss is 0.
+        normal: unit normals in world coordinates; None if the weight of the normal loss is 0.
+        alpha: opacity of the picture, for backgrounds other than white and as a soft mask.
+        soft: whether alpha is the mask of the colour loss (with `over_all`) and of the mask loss.
+        absolute: whether the colour loss is the absolute instead of the squared error.
     """
 
     rgb: Float[Tensor, "H W 3"]
@@ -44,7 +44,7 @@ class Target:
     absolute: bool = False
 
     def at(self, pixels: Int[Tensor, " N"]) -> Target:
-        """Return the target at some pixels, by their flat indices, as a picture of one row."""
+        """Return the target at the pixels with these flat indices, as a picture of one row."""
         values = {
             name: value.flatten(0, 1).index_select(0, pixels)[None]
             for name, value in vars(self).items()
@@ -54,12 +54,12 @@ class Target:
 
     @cached_property
     def inside(self) -> Int[Tensor, " N"]:
-        """Flat indices of the mask's pixels. They are computed once: a mask waits for the device whenever it is used."""
+        """Flat indices of the mask's pixels; computed once, because indexing with a mask synchronises with the device."""
         return self.mask.reshape(-1).nonzero()[:, 0]
 
     @cached_property
     def compared(self) -> Int[Tensor, " N"]:
-        """Flat indices of `pixels`, computed once as well."""
+        """Flat indices of `pixels`; computed once, for the same reason."""
         assert self.pixels is not None
         return self.pixels.reshape(-1).nonzero()[:, 0]
 
@@ -82,16 +82,16 @@ def reference_target(
     erode_edges: bool = False,
     device: torch.device | str | None = None,
 ) -> Target:
-    """Return the tensors that the losses with a positive weight need.
+    """Return the reference view as the losses with a positive weight need it.
 
     Args:
         example: an example with a picture, at the size that will be rendered.
-        weights: of the stage.
+        weights: the loss weights of the stage.
         rgb_region: pixels whose colours are compared, "object" or "picture" (see `OptimisedStage.rgb_region`).
         soft_mask: whether the masks of colours and opacity are alpha (see `OptimisedStage.soft_mask`).
         rgb_error: "squared" or "absolute" (see `OptimisedStage.rgb_error`).
-        erode_edges: leave the colours at the outer edge of the object out of the comparison, as Magic123's fine stage does.
-        device: of the tensors.
+        erode_edges: whether colours at the outer edge of the object are not compared, as in Magic123's fine stage.
+        device: device of the result.
 
     Raises:
         InputError: the example has no picture, or lacks the depth or normal map that a weight needs.
@@ -105,7 +105,8 @@ def reference_target(
             )
         c = example.camera
         pose = Camera.orbit(c.polar, c.azimuth, c.radius, c.fov, 1).camera_to_world[0, :3, :3]
-        normal = F.normalize(example.normal.cpu() * 2 - 1, dim=-1) @ pose.T  # from x right, y up, z towards the camera
+        # from camera coordinates: x right, y up, z towards the camera
+        normal = F.normalize(example.normal.cpu() * 2 - 1, dim=-1) @ pose.T
     mask = example.require("mask")[..., 0]
     pixels = rgb_pixels(example)[..., 0] if erode_edges else None
     if rgb_region == "object" and not soft_mask:

@@ -1,9 +1,9 @@
-"""Pictures of textured meshes that others made: albedo or under a fixed light, with straight alpha, depth and normals.
+"""Render textured meshes from other programs: albedo or fixed light, with straight alpha, depth and normals.
 
-Visibility comes from `geometry.zbuffer` at several points of each pixel. Textures are filtered trilinearly, from mipmaps of the
-level that fits each face on the screen. Colours are filtered, multiplied and averaged as linear light and stored as sRGB;
-faces seen from behind are left out unless their material is double-sided. Surfaces that let light through are peeled, nearest
-first. Nothing here is differentiable; `raster` renders what is optimised.
+Visibility is computed by `geometry.zbuffer` at several samples of each pixel. Textures are filtered trilinearly from mipmaps;
+the level is chosen for each face from its size on the screen. Colours are filtered, multiplied and averaged in linear light and
+stored as sRGB. Faces seen from behind are culled unless their material is double-sided. Translucent surfaces are rendered by
+depth peeling, nearest first. Nothing here is differentiable; `raster` renders the meshes that are optimised.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from magic123.geometry.mesh_parts import Part, joined
 from magic123.geometry.zbuffer import triangle_ids
 from magic123.records.colour import decoded, encoded
 
-LIGHT = np.array([0.45, 0.75, 0.48]) / np.linalg.norm([0.45, 0.75, 0.48])  # towards the light, fixed in the world
-AMBIENT = 0.4  # share of the light that comes from everywhere
-LAYERS = 8  # of surfaces that let light through, at most
-CHUNK = 2**19  # points that are shaded at once
-STORED = decoded(np.arange(256) / 255).astype(np.float32)  # linear light of every stored value
+LIGHT = np.array([0.45, 0.75, 0.48]) / np.linalg.norm([0.45, 0.75, 0.48])  # direction to the light in the world
+AMBIENT = 0.4  # fraction of ambient light
+LAYERS = 8  # largest number of layers of translucent surfaces
+CHUNK = 2**19  # number of samples that are shaded at once
+STORED = decoded(np.arange(256) / 255).astype(np.float32)  # 8-bit sRGB value -> linear light
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class MeshPicture:
     """One view of a mesh.
 
     Attributes:
-        rgba: stored values in [0, 1], straight alpha; 0 where nothing is.
-        depth: mean distance along the optical axis of what is seen, in world units; 0 where nothing is.
-        normal: mean of the unit normals in the world, turned to the camera, times alpha.
+        rgba: sRGB values in [0, 1] with straight alpha; 0 in the background.
+        depth: mean distance of the visible surface along the optical axis, in world units; 0 in the background.
+        normal: mean of the unit normals in world coordinates, flipped towards the camera, times alpha.
     """
 
     rgba: Float[np.ndarray, "H W 4"]
@@ -41,10 +41,10 @@ class MeshPicture:
 
 
 class TexturedMesh:
-    """Parts made ready for rendering: one surface, and the mipmaps of every texture.
+    """A mesh prepared for rendering: its parts joined to one surface, and the mipmaps of every texture.
 
     Args:
-        parts: in the frame of the world.
+        parts: the parts of the mesh, in world coordinates.
     """
 
     def __init__(self, parts: list[Part]):
@@ -62,12 +62,12 @@ class TexturedMesh:
         self.clear = np.array([part.transparency != "opaque" for part in parts])
 
     def render(self, camera: Camera, samples: int = 4, lit: bool = False) -> MeshPicture:
-        """Return what a camera (a batch of one) sees.
+        """Render the mesh from one camera.
 
         Args:
-            camera: where from, and the size of the picture.
-            samples: points along each side of a pixel.
-            lit: whether a fixed light from above shades the albedo.
+            camera: a batch of one camera.
+            samples: number of samples along each side of a pixel.
+            lit: whether the albedo is shaded by a fixed light from above.
         """
         height, width = camera.height, camera.width
         matrix = camera.clip_matrices()[0].double().numpy()
@@ -90,20 +90,20 @@ class TexturedMesh:
         return seen.picture()
 
     def _facing(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the faces that can be seen from their side, and their numbers among all faces."""
+        """Return the faces that are not culled, and their numbers among all faces."""
         if not self.culled.any():
             return self.faces, np.arange(len(self.faces))
         a, b, c = self.faces.T
         with np.errstate(invalid="ignore", over="ignore"):
             turned = (x[b] - x[a]) * (y[c] - y[a]) - (x[c] - x[a]) * (y[b] - y[a])
-        numbers = np.flatnonzero(~(self.culled & (turned >= 0)))  # y points down: the front turns the other way
+        numbers = np.flatnonzero(~(self.culled & (turned >= 0)))  # front faces are clockwise, because y points down
         return self.faces[numbers], numbers
 
     def _shade(
         self, seen: _Sums, points: np.ndarray, face: np.ndarray, x: np.ndarray, y: np.ndarray, nearness: np.ndarray,
         camera: Camera, lit: bool,
     ) -> None:  # fmt: skip
-        """Add the colours of these points, which are numbers of places in the picture of all samples."""
+        """Shade the samples `points`, flat indices in the image of all samples, and add their colours to `seen`."""
         corners = self.faces[face]
         row, column = np.divmod(points, seen.width * seen.samples)
         dx, dy = x[corners] - (column + 0.5)[:, None], y[corners] - (row + 0.5)[:, None]
@@ -126,7 +126,7 @@ class TexturedMesh:
         seen.add(points, colour, distance, normal)
 
     def _albedo(self, number: int, corners: np.ndarray, weight: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Return the linear RGBA [N, 4] of points of one part; alpha 1 where it is opaque."""
+        """Return the linear RGBA [N, 4] of samples of one part; alpha is 1 if the part is opaque."""
         part, local = self.parts[number], corners - self.starts[number]
         colour = np.broadcast_to(np.array(part.factor, np.float32), (len(corners), 4)).copy()
         if part.colours is not None:
@@ -146,20 +146,21 @@ class TexturedMesh:
 
 
 class _Sums:
-    """Sums over the samples of every pixel, and what each sample still lets through."""
+    """Sums over the samples of every pixel, and the transmittance of each sample so far."""
 
     def __init__(self, height: int, width: int, samples: int):
         self.height, self.width, self.samples = height, width, samples
-        self.through = np.ones(height * width * samples**2, np.float32)
-        self.sums = np.zeros((8, height * width))  # premultiplied red, green, blue, then alpha, distance and normal times alpha
+        self.transmittance = np.ones(height * width * samples**2, np.float32)
+        # premultiplied red, green and blue, alpha, distance times alpha, normal times alpha
+        self.sums = np.zeros((8, height * width))
 
     def add(self, points: np.ndarray, colour: np.ndarray, distance: np.ndarray, normal: np.ndarray) -> None:
         row, column = np.divmod(points, self.width * self.samples)
         pixel = (row // self.samples) * self.width + column // self.samples
-        share = colour[:, 3] * self.through[points]
-        self.through[points] -= share
+        weight = colour[:, 3] * self.transmittance[points]
+        self.transmittance[points] -= weight
         for total, values in zip(self.sums, (*colour[:, :3].T, None, distance, *normal.T), strict=True):
-            weights = share if values is None else share * values
+            weights = weight if values is None else weight * values
             total += np.bincount(pixel, weights, minlength=len(total))
 
     def picture(self) -> MeshPicture:
@@ -185,7 +186,10 @@ def _doubled_area(corners: np.ndarray) -> np.ndarray:
 
 
 def _normals(part: Part) -> np.ndarray:
-    """Return the unit normals [V, 3] of a part: its own, or the mean of its faces' by area; vertices at one place share one."""
+    """Return the unit normals [V, 3] of a part: those of the file, or the area-weighted mean of the faces' normals.
+
+    In the mean, vertices at the same position have the same normal.
+    """
     if part.normals is not None:
         return _unit(part.normals)
     a, b, c = part.vertices[part.faces].swapaxes(0, 1)
@@ -200,13 +204,13 @@ def _normals(part: Part) -> np.ndarray:
 
 # ---------------------------------------------------------------------------------------------------------------- textures
 def _pyramid(texture: UInt8[np.ndarray, "H W 4"], with_alpha: bool) -> list[np.ndarray]:
-    """Return the mipmaps of a texture: itself, then linear premultiplied floats of half the side each, down to one texel."""
+    """Return the mipmaps of a texture: itself, then linear premultiplied floats, each of half the size, down to one texel."""
     levels: list[np.ndarray] = [texture]
     while max(levels[-1].shape[:2]) > 1:
         finer = levels[-1]
         height, width = finer.shape[0] + finer.shape[0] % 2, finer.shape[1] + finer.shape[1] % 2
         coarser = np.empty((height // 2, width // 2, 4), np.float32)
-        for top in range(0, height, 1024):  # in strips, because a float is four times as large as a byte
+        for top in range(0, height, 1024):  # in strips, to limit the memory for floats
             strip = _linear(finer[top : top + 1024], with_alpha)
             strip = np.pad(strip, ((0, strip.shape[0] % 2), (0, strip.shape[1] % 2), (0, 0)), mode="edge")
             coarser[top // 2 : (top + len(strip)) // 2] = (
@@ -217,7 +221,7 @@ def _pyramid(texture: UInt8[np.ndarray, "H W 4"], with_alpha: bool) -> list[np.n
 
 
 def _linear(texels: np.ndarray, with_alpha: bool) -> np.ndarray:
-    """Return stored bytes as linear premultiplied floats; floats are these already."""
+    """Convert texels that are stored as bytes to linear premultiplied floats; floats are returned unchanged."""
     if texels.dtype != np.uint8:
         return texels
     alpha = texels[..., 3:] / np.float32(255) if with_alpha else np.ones_like(texels[..., 3:], np.float32)
@@ -225,7 +229,7 @@ def _linear(texels: np.ndarray, with_alpha: bool) -> np.ndarray:
 
 
 def _filtered(levels: list[np.ndarray], uv: np.ndarray, level: np.ndarray, part: Part) -> np.ndarray:
-    """Return linear RGBA [N, 4] of a texture, filtered between texels and between the two nearest levels."""
+    """Return linear RGBA [N, 4] of a texture, interpolated between texels and between the two nearest mipmap levels."""
     lower = np.minimum(np.floor(level).astype(int), len(levels) - 1)
     share = np.where(lower < len(levels) - 1, level - lower, 0.0).astype(np.float32)[:, None]
     result = np.zeros((len(uv), 4), np.float32)
@@ -259,7 +263,7 @@ def _bilinear(levels: list[np.ndarray], number: int, uv: np.ndarray, part: Part)
 
 
 def _wrapped(places: Float[np.ndarray, " N"], size: int, how: str) -> Int[np.ndarray, " N"]:
-    """Return places along a side of a texture, those beyond its ends as the sampler reads them."""
+    """Return texel indices along a side of a texture; those beyond its ends are mapped by the wrap mode `how`."""
     if how == "clamp":
         return places.clip(0, size - 1).astype(np.int64)
     if how == "mirror":
@@ -269,5 +273,5 @@ def _wrapped(places: Float[np.ndarray, " N"], size: int, how: str) -> Int[np.nda
 
 
 def covered(picture: MeshPicture) -> Bool[np.ndarray, "H W"]:
-    """Return where a picture shows the object: alpha of one half or more."""
+    """Return where a picture shows the object: where alpha is at least one half."""
     return picture.rgba[..., 3] >= 0.5

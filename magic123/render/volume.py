@@ -1,7 +1,7 @@
 """Volume rendering by ray marching (Max 1995; NeRF, arXiv 2003.08934), at a cost proportional to the occupied samples.
 
-Notation: N rays, M samples in packed order (ray by ray, near to far). A ray is cut into steps of the cube's diagonal /
-max_samples from where it enters the cube; the last step ends where it leaves, so the widths add up to the length inside.
+Notation: N rays, M samples in packed order (ray by ray, near to far). A ray is divided into steps of the cube's diagonal /
+max_samples, beginning where it enters the cube; the last step ends where it leaves, so the widths add up to the length inside.
 tau = sigma * width, T = exp(-sum of tau before), weight w = T (1 - exp(-tau)).
 """
 
@@ -18,14 +18,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from magic123.device import Capacities, marked, to_device
-from magic123.render.marching_ahead import Marcher, gather, march_visible
+from magic123.device import Capacities, padded_nonzero, to_device
+from magic123.render.marching_padded import Marcher, gather, march_visible
 from magic123.render.rendering import Samples
 from magic123.render.samples import LIMIT, STOP, TAU_MAX, Density, Occupied, PackedSamples, ray_steps
 
-AT_ONCE, CHUNK = 2**20, 2**18  # points of a field with gradients: see `evaluate`
+AT_ONCE, CHUNK = 2**20, 2**18  # numbers of points at which a field is evaluated with gradients, see `evaluate`
 
-BESIDE = 1e-2  # standard deviation of the steps of `Samples.beside`, as released
+NEARBY_STEP = 1e-2  # standard deviation of the steps of `Samples.nearby_normals`, as in RealFusion's released code
 
 # points -> density and albedo
 DensityAndAlbedo = Callable[[Float[Tensor, "K 3"]], tuple[Float[Tensor, " K"], Float[Tensor, "K 3"]]]
@@ -39,10 +39,10 @@ class RayRendering:
 
     Attributes:
         rgb: colours, composited over the background.
-        opacity: in [0, 1].
+        opacity: opacity in [0, 1].
         depth: distance along the ray, in units of its direction's length, multiplied by opacity.
-        normal: unit normals multiplied by opacity; None if not rendered.
-        samples: along all rays.
+        normal: unit normals multiplied by opacity; None if they are not rendered.
+        samples: the samples along all rays.
     """
 
     rgb: Float[Tensor, "N 3"]
@@ -62,24 +62,24 @@ def march(
     generator: torch.Generator | None = None,
     box: Float[Tensor, "2 3"] | None = None,
     nearest: float = 0.1,
-    whole: bool = False,
+    full_steps: bool = False,
     numbers: list[int] | None = None,
 ) -> PackedSamples:
     """Return the samples of rays inside [-1, 1]^3 that are in occupied cells.
 
     Args:
-        origins: of the rays, in world units.
-        directions: of the rays; their length is the unit of distances and widths.
-        occupied: whether points are in occupied cells; None keeps all samples.
+        origins: origins of the rays, in world units.
+        directions: directions of the rays; their length is the unit of distances and widths.
+        occupied: function that returns whether points are in occupied cells; None keeps all samples.
         max_samples: number of steps along the diagonal of the cube; need not be an integer.
-        generator: random state; each ray's samples are shifted within their steps by the same random amount. None places
+        generator: random state; the samples of a ray are shifted within their steps by the same random amount. None places
             them in the middle.
-        box: lower and upper corner of a box that holds all occupied cells; steps outside it are skipped.
-        nearest: smallest distance from the origin, in world units.
-        whole: as in `ray_steps`.
-        numbers: gets the number of steps inside the box and that of the samples.
+        box: lower and upper corner of a box that contains all occupied cells; steps outside it are skipped.
+        nearest: smallest distance from the origin of a ray, in world units.
+        full_steps: whether the last step is as wide as the others, see `ray_steps`.
+        numbers: a list to which the number of steps inside the box and the number of samples are appended.
     """
-    near, far, first, count, share = ray_steps(origins, directions, max_samples, generator, box, nearest, whole)
+    near, far, first, count, share = ray_steps(origins, directions, max_samples, generator, box, nearest, full_steps)
     rays = torch.arange(len(origins), device=origins.device)
     ray = torch.repeat_interleave(rays, count)
     start = count.cumsum(0) - count
@@ -92,7 +92,7 @@ def march(
 
 
 def _samples_at(ray: Tensor, index: Tensor, rays: tuple[Tensor, ...], max_samples: int | float) -> PackedSamples:
-    """Return the samples in these steps of rays, given as origins, directions, near, far, first step and share."""
+    """Return the samples in steps `index` of rays `ray`; `rays` are origins, directions and results of `ray_steps`."""
     step = 2 * math.sqrt(3) / max_samples
     origins, directions, near, far, first, share = (part.index_select(0, ray) for part in rays)
     begin = near + (index + first) * step
@@ -110,9 +110,9 @@ def march_within(
     occupied: Occupied | None,
     **steps: Any,
 ) -> tuple[PackedSamples, list[Tensor]]:
-    """Return the samples of `march`, padded or cut off to `room[1]`, and its numbers, without waiting for the device.
+    """Return the samples of `march`, padded or truncated to `room[1]`, and its numbers, without synchronising with the device.
 
-    The steps inside the box are padded or cut off to `room[0]`.
+    The steps inside the box are padded or truncated to `room[0]`.
     """
     near, far, first, count, share = ray_steps(origins, directions, **steps)
     index, ray = gather(torch.zeros_like(count), count, room[0])
@@ -122,7 +122,7 @@ def march_within(
     if occupied is not None:
         kept = kept & occupied(samples.points)
     number, size = kept.sum(), max(1, room[1])
-    samples = samples[marked(kept, size)]
+    samples = samples[padded_nonzero(kept, size)]
     padding = torch.arange(size, device=ray.device) >= number
     return replace(samples, ray=samples.ray.masked_fill(padding, len(origins))), [count.sum(), number]
 
@@ -135,7 +135,7 @@ def transmittance(tau: Float[Tensor, " M"], ray: Int[Tensor, " M"], count: int) 
         ray: row number of each sample's ray, ascending.
         count: number of rays.
     """
-    # one cumulative sum over all rays; in double precision, because differences of large sums are taken
+    # one cumulative sum over all rays, in double precision, because differences of large sums are computed
     before = tau.double().cumsum(0) - tau
     return torch.exp(before.index_select(0, _start(ray, count)) - before).to(tau.dtype)
 
@@ -151,15 +151,15 @@ def visible(
 ) -> PackedSamples:
     """Return the samples with a transmittance of more than 1e-4.
 
-    Works front to back in rounds over all rays (samples 0 to 7 of each ray, 8 to 15, 16 to 31, ...), so that the density is
-    hardly evaluated behind surfaces.
+    All rays are processed front to back in rounds (samples 0 to 7 of each ray, 8 to 15, 16 to 31, ...), so that the density is
+    evaluated at few points behind surfaces.
 
     Args:
-        samples: along the rays.
-        density: density per world unit at points.
+        samples: samples along the rays.
+        density: function from points to density per world unit.
         count: number of rays.
         first: number of samples of each ray in the first round.
-        numbers: gets the number of samples of each round.
+        numbers: a list to which the number of samples of each round is appended.
     """
     rank = torch.arange(len(samples.ray), device=samples.ray.device) - _start(samples.ray, count)
     depth = torch.zeros(count, dtype=torch.float64, device=rank.device)  # optical depth of each ray so far
@@ -173,7 +173,7 @@ def visible(
             numbers.append(len(here))
         tau = (density(part.points) * part.width).clamp_max(TAU_MAX)
         light = transmittance(tau, part.ray, count) * torch.exp(-depth).index_select(0, part.ray)
-        kept[here] = ~(light <= STOP)  # NaNs are kept, so that they show in the image
+        kept[here] = ~(light <= STOP)  # NaN is kept, so that it becomes visible in the image
         depth.index_add_(0, part.ray, tau.double())
         seen = depth.index_select(0, samples.ray.index_select(0, pending)) < LIMIT
         pending = pending[~near & seen]
@@ -182,10 +182,10 @@ def visible(
 
 
 def accumulate(ray: Tensor, counts: Tensor, sigma: Tensor, width: Tensor, depth: Tensor, kept: Tensor) -> None:
-    """Add a round of samples to their rays, for `visible_ahead`."""
+    """Add a round of samples to their rays, for `visible_padded`."""
     tau = (sigma * width).clamp_max(TAU_MAX).masked_fill(ray == len(counts), 0)
     light = transmittance(tau, ray, len(depth)) * torch.exp(-depth).index_select(0, ray)
-    kept.index_add_(0, ray, (~(light <= STOP)).to(kept.dtype))  # NaNs are kept, as in `visible`
+    kept.index_add_(0, ray, (~(light <= STOP)).to(kept.dtype))  # NaN is kept, as in `visible`
     depth.index_add_(0, ray, tau.double())
 
 
@@ -203,16 +203,16 @@ def composite(
     """Composite the samples of each ray.
 
     Args:
-        samples: along the rays.
+        samples: samples along the rays.
         sigma: density of the samples per world unit.
         rgb: colours of the samples.
         normals: unit normals of the samples; None if they are not rendered.
         count: N, the number of rays.
-        normals_move_density: whether the gradient of the summed normals reaches the weights.
+        normals_move_density: whether the weights get a gradient from the summed normals.
 
     Returns:
-        The weighted sums along the rays in 5 or 8 columns: rgb, opacity, depth and, where given, normals; and the weights of
-        the samples.
+        The weighted sums along the rays in 5 or 8 columns: rgb, opacity, depth and, if given, normals; and the weights of the
+        samples.
     """
     tau = (sigma * samples.width).clamp_max(TAU_MAX)
     weights = transmittance(tau, samples.ray, count) * -torch.expm1(-tau)
@@ -228,21 +228,21 @@ def evaluate(
     at_once: int = AT_ONCE,
     chunk: int = CHUNK,
 ) -> tuple[Any, ...]:
-    """Return the values of a field at points, with bounded memory for their gradients.
+    """Evaluate a field at points, with bounded memory for the backward pass.
 
-    A network keeps some kilobytes for each point until the backward pass. Where there are more than `at_once` points, it keeps
-    the points alone and is evaluated again in the backward pass, `chunk` points at a time: the same values and gradients, but
-    for the order of sums.
+    A network stores some kilobytes for each point until the backward pass. For more than `at_once` points, gradient
+    checkpointing is used: only the points are stored, and the field is evaluated again in the backward pass, `chunk` points at
+    a time. Values and gradients are the same, except for the order of sums.
 
     Args:
-        field: several values at points; the same are None for all points.
+        field: function that returns several values at points; each is a tensor or None, the same for all points.
         points: positions.
-        at_once: largest number of points that are not evaluated again.
-        chunk: number of points that are evaluated at a time otherwise.
+        at_once: largest number of points without checkpointing.
+        chunk: number of points in each checkpoint.
     """
     if len(points) <= at_once or not torch.is_grad_enabled():
         return field(points)
-    # nothing is drawn in a field, so no random state is kept
+    # fields draw no random numbers, so the random state need not be restored
     parts = [checkpoint(field, part, use_reentrant=False, preserve_rng_state=False) for part in points.split(chunk)]
     return tuple(None if values[0] is None else torch.cat(values) for values in zip(*parts, strict=True))
 
@@ -261,37 +261,37 @@ def render_volume(
     generator: torch.Generator | None = None,
     box: Float[Tensor, "2 3"] | None = None,
     nearest: float = 0.1,
-    whole: bool = False,
+    full_steps: bool = False,
     cells: Bool[Tensor, " cells"] | None = None,
     normals_move_density: bool = False,
     capacities: Capacities | None = None,
 ) -> RayRendering:
     """Render rays through [-1, 1]^3.
 
-    A first pass without gradients drops the samples behind a transmittance of 1e-4 before anything expensive is evaluated at
-    them. All others are kept, however small their weight: only so can empty space be filled during training.
+    A first pass without gradients removes the samples with a transmittance below 1e-4, before anything expensive is evaluated
+    at them. All others are kept, however small their weight, because otherwise empty space could not be filled during training.
 
     Args:
-        density_and_albedo: of points.
-        origins: of the rays, in world units.
-        directions: as in `march`.
-        occupied: as in `march`.
-        max_samples: as in `march`.
+        density_and_albedo: function from points to density per world unit and albedo.
+        origins: origins of the rays, in world units.
+        directions: directions of the rays; their length is the unit of distances and widths.
+        occupied: function that returns whether points are in occupied cells; None keeps all samples.
+        max_samples: number of steps along the diagonal of the cube, see `march`.
         background: rgb, one colour or one for each ray.
-        shade: colours from albedo, normals and the row numbers of the rays; None shows the albedo.
-        density: the density of `density_and_albedo`, if it is cheaper to evaluate alone.
-        normal: unit normals at points; None renders no normals.
-        generator: as in `march`.
-        box: as in `march`.
-        nearest: as in `march`.
-        whole: as in `march`.
+        shade: function from albedo, normals and the row numbers of the rays to colours; None shows the albedo.
+        density: function that returns the density of `density_and_albedo` alone, if that is cheaper.
+        normal: function from points to unit normals; None renders no normals.
+        generator: random state of the samples' positions within their steps, see `march`.
+        box: lower and upper corner of a box that contains all occupied cells.
+        nearest: smallest distance from the origin of a ray, in world units.
+        full_steps: whether the last step is as wide as the others, see `ray_steps`.
         cells: the R^3 cells of the occupancy grid behind `occupied`; if given, the Triton kernels march and composite.
-        normals_move_density: as in `composite`, which then sums in torch.
-        capacities: of earlier renderings of as many rays; with them the host waits for the device once, to read how many
-            samples there are, or as often as without them where they do not suffice. The samples are the same.
+        normals_move_density: whether the weights get a gradient from the summed normals; if so, compositing is done in torch.
+        capacities: sizes from earlier renderings of as many rays. If they suffice, the host synchronises with the device once,
+            to read the actual sizes; otherwise as often as without them. The samples are the same.
     """
     rays = len(origins)
-    steps: Any = {"max_samples": max_samples, "generator": generator, "box": box, "nearest": nearest, "whole": whole}
+    steps: Any = {"max_samples": max_samples, "generator": generator, "box": box, "nearest": nearest, "full_steps": full_steps}
     density = density or (lambda x: density_and_albedo(x)[0])
     combine: Callable[..., tuple[Tensor, Tensor]] = partial(composite, normals_move_density=normals_move_density)
     if cells is None:
@@ -313,22 +313,22 @@ def render_volume(
         assert normal is not None
         return evaluate(lambda x: (normal(x),), points)[0]
 
-    @cache  # two losses may ask
-    def everywhere() -> tuple[Tensor, Tensor, Tensor]:
+    @cache  # several losses may need it
+    def marched_normals() -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
             densities = density(marched.points)
         return densities, normals_at(marched.points), directions.index_select(0, marched.ray)
 
-    def beside(generator: torch.Generator | None) -> Tensor:
+    def nearby_normals(generator: torch.Generator | None) -> Tensor:
         shift = torch.randn(marched.points.shape, generator=generator)
-        return normals_at(marched.points + BESIDE * to_device(shift, marched.points.device))
+        return normals_at(marched.points + NEARBY_STEP * to_device(shift, marched.points.device))
 
-    asked: Any = (None, None) if normal is None else (everywhere, beside)
+    on_request: Any = (None, None) if normal is None else (marched_normals, nearby_normals)
     shown = directions.index_select(0, samples.ray)
     return RayRendering(
         rgb=total[:, :3] + (1 - opacity) * background,
         opacity=opacity,
         depth=total[:, 4:5],
         normal=None if normals is None else total[:, 5:8],
-        samples=Samples(weights, normals, shown, len(marched.ray), *asked),
+        samples=Samples(weights, normals, shown, len(marched.ray), *on_request),
     )

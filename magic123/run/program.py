@@ -36,7 +36,7 @@ def run_on_example(settings: External, example: Path, cameras: dict, seed: int, 
         settings: the command and its environment.
         example: folder that `prepare` wrote.
         cameras: cameras of the pictures to make, as in cameras.json.
-        seed: for the program's {seed}.
+        seed: replaces {seed} in the program's command.
         views: folder of another row's views, if the command asks for them.
         out: the folder to write.
 

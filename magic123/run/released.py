@@ -32,7 +32,7 @@ class ReleasedSetting:
         stage: its stage.
         setting: the path of the setting in the stage, such as `cameras.fov`.
         released: the value that was released.
-        source: where it was released.
+        source: the option or line of the released code that sets it, or a note that none does.
         reason: why ours differs; empty if it does not.
         ours: the preset's value.
     """

@@ -12,7 +12,7 @@ import numpy as np
 from magic123.example.example import Example
 from magic123.geometry.camera import Camera, view_cameras
 from magic123.geometry.export import write_parts
-from magic123.geometry.frames import ball_of, placement, used_vertices
+from magic123.geometry.frames import bounding_sphere, placement, used_vertices
 from magic123.geometry.mesh import drop_unused, face_areas, mesh_problem
 from magic123.geometry.mesh_parts import Part, coloured, joined
 from magic123.geometry.mesh_reader import read_parts
@@ -65,7 +65,7 @@ def adopt_mesh(
     if plain:
         notes = {**(notes or {}), "colours": "none in the file, so its pictures are white"}
     placed = _place(parts, placement_settings, truth, example, source)
-    mesh = TexturedMesh([part.moved(np.array(placed["transform"])) for part in parts])
+    mesh = TexturedMesh([part.transformed(np.array(placed["transform"])) for part in parts])
     sets = view_cameras(settings, example.camera if example.pictured else None, cameras)
     circle, name = sets.pop("turntable"), "another system's mesh"
     result = {"example": example.name, "prompt": example.prompt, "scene": name}
@@ -99,12 +99,12 @@ def _place(parts: list[Part], settings: Placement, truth: Path | None, example: 
     """
     own = used_vertices(parts)
     goal = None if truth is None else read_parts(truth)
-    matrix = placement(own, settings.frame, None if goal is None else ball_of(used_vertices(goal)))
+    matrix = placement(own, settings.frame, None if goal is None else bounding_sphere(used_vertices(goal)))
     method = f"declared (up {settings.frame.up}, front {settings.frame.front}, scale {settings.frame.scale})"
     if settings.frame.scale == "fit":
         method += ", fitted into the sphere of the true mesh" if goal is not None else ", fitted into the sphere of diameter 1"
     found: dict[str, Any] = {"align": settings.align, "frame": settings.frame.model_dump(), "residual": None, "unit": ""}
-    vertices, faces = joined([part.moved(matrix) for part in parts])
+    vertices, faces = joined([part.transformed(matrix) for part in parts])
     if not face_areas(vertices, faces).sum() > 1e-12 * max(1.0, float(np.ptp(own, axis=0).max()) ** 2) * abs(
         np.linalg.det(matrix[:3, :3])
     ):
@@ -124,7 +124,7 @@ def _place(parts: list[Part], settings: Placement, truth: Path | None, example: 
 
 
 def _align(
-    parts: list[Part], matrix: np.ndarray, vertices: np.ndarray, faces: np.ndarray, turn: bool,
+    parts: list[Part], matrix: np.ndarray, vertices: np.ndarray, faces: np.ndarray, rotate: bool,
     goal: list[Part] | None, example: Example, source: Path,
 ) -> Registration:  # fmt: skip
     """Return the similarity transform that aligns the mesh to the true mesh, or without one to the picture's silhouette.
@@ -134,7 +134,7 @@ def _align(
         matrix: from the mesh's own frame to the declared position.
         vertices: vertices of all parts, in the declared position.
         faces: vertex numbers.
-        turn: whether it may rotate.
+        rotate: whether the transform may rotate.
         goal: the true mesh, or None.
         example: gives the picture and its camera.
         source: file of the mesh, for error messages.
@@ -147,9 +147,9 @@ def _align(
     camera = Camera.orbit(at.polar, at.azimuth, at.radius, at.fov, SMALL)
 
     def seen(step: np.ndarray) -> Any:
-        return TexturedMesh([part.moved(step @ matrix) for part in parts]).render(camera, samples=1)
+        return TexturedMesh([part.transformed(step @ matrix) for part in parts]).render(camera, samples=1)
 
-    def judge(step: np.ndarray) -> float:
+    def picture_error(step: np.ndarray) -> float:
         if small is None:
             return 0.0
         rgba = seen(step).rgba
@@ -157,15 +157,22 @@ def _align(
         return float(((shown - small.require("rgb").numpy()) ** 2).mean())
 
     if goal is not None:
-        return onto_mesh(vertices, faces, *drop_unused(*joined(goal)), turn, judge)
+        return onto_mesh(vertices, faces, *drop_unused(*joined(goal)), rotate, picture_error)
     if small is None:
         raise InputError(
             f"mesh {source} cannot be aligned: the example has neither a true mesh nor a picture; declare its frame"
         )
-    ball, pose = ball_of(vertices), camera.camera_to_world[0].double().numpy()
+    sphere, pose = bounding_sphere(vertices), camera.camera_to_world[0].double().numpy()
     silhouette = small.require("mask").numpy()[..., 0]
     return onto_silhouette(
-        ball.centre, ball.radius, silhouette, lambda step: covered(seen(step)), pose, float(camera.focal[0]), turn, judge
+        sphere.centre,
+        sphere.radius,
+        silhouette,
+        lambda step: covered(seen(step)),
+        pose,
+        float(camera.focal[0]),
+        rotate,
+        picture_error,
     )
 
 

@@ -30,7 +30,7 @@ def save_scene(folder: Path, scene: Scene, stage: Stage, record: dict, averages:
         folder: an existing folder.
         scene: the scene with the weights of the last step.
         stage: its settings.
-        record: what ran, as JSON data.
+        record: what ran, as plain data that JSON can hold.
         averages: moving averages of trained tensors, by their names in the scene's state dict.
     """
     from safetensors.torch import save

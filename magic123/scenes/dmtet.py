@@ -27,7 +27,7 @@ from magic123.geometry.mesh import mesh_problem
 from magic123.geometry.surface import Surface, extract_surface
 from magic123.records.errors import InputError
 from magic123.render import losses
-from magic123.render.raster import Ahead, choose_rasterizer, look_ahead, recorded_rasterizer, render_mesh
+from magic123.render.raster import QueuedVisibility, choose_rasterizer, queue_visibility, recorded_rasterizer, render_mesh
 from magic123.render.rendering import PLAIN, Rendering, RenderOptions
 from magic123.render.shading import shade_colors
 from magic123.scenes.nerf import NeRF
@@ -87,18 +87,18 @@ class DMTet(Scene[DMTetStage]):
     def _surface(self) -> Surface:
         return self._seen_surface([])[0]
 
-    def _seen_surface(self, views: Sequence[Camera]) -> tuple[Surface, list[Ahead | None]]:
+    def _seen_surface(self, views: Sequence[Camera]) -> tuple[Surface, list[QueuedVisibility | None]]:
         """Return the surface and, if the Triton kernels rasterise, what each of the cameras sees of it."""
         # tanh keeps an offset within half the distance between two planes of the unscaled lattice
         offset = torch.tanh(self.deform) / self.settings.grid_resolution
         scaled = self.settings.scaled_offsets
         places = self.scale * (self.lattice + offset) if scaled else self.scale * self.lattice + offset
         rasterizer = choose_rasterizer(self.settings.rasterizer, self.sdf.device)
-        aheads: list[Ahead] = []
+        queued: list[QueuedVisibility] = []
 
         def look(*mesh: Tensor) -> Tensor:
-            aheads[:] = [look_ahead(view, *mesh) for view in views]
-            return torch.cat([ahead.counts for ahead in aheads])
+            queued[:] = [queue_visibility(view, *mesh) for view in views]
+            return torch.cat([one.counts for one in queued])
 
         looks = look if rasterizer == "triton" and views else None
         surface = extract_surface(places, self.sdf, self.tets, self._capacities, rasterizer == "numba", looks)
@@ -111,7 +111,7 @@ class DMTet(Scene[DMTetStage]):
             )
         if looks is None:
             return surface, [None] * len(views)
-        return surface, [one._replace(numbers=surface.numbers[3 * i : 3 * i + 3]) for i, one in enumerate(aheads)]
+        return surface, [one._replace(numbers=surface.numbers[3 * i : 3 * i + 3]) for i, one in enumerate(queued)]
 
     def render(self, camera: Camera, options: RenderOptions = PLAIN) -> Rendering:
         """Render the surface as `Scene.render` describes. Every mode has normals; the offsets are ignored.
@@ -122,7 +122,7 @@ class DMTet(Scene[DMTetStage]):
         mode, ambient = options.mode, options.ambient
         background, light = options.background_on(self.sdf.device), options.lights(camera, self.sdf.device)
         views = [camera[index] for index in range(len(camera))]  # one by one: each has its own light
-        surface, aheads = self._seen_surface(views)
+        surface, queued = self._seen_surface(views)
         uncovered = {"textureless": ambient, "normal": 0.5}.get(mode, 0.0) if self.settings.lit_background else 0.0
         pictures = []
         for index, view in enumerate(views):
@@ -141,7 +141,7 @@ class DMTet(Scene[DMTetStage]):
                     rasterizer=self.settings.rasterizer,
                     edges=surface.edges,
                     host=surface.host,
-                    ahead=aheads[index],
+                    queued=queued[index],
                     uncovered=uncovered,
                 )
             )

@@ -26,6 +26,6 @@ def build_scene(stage: Stage, given: dict[str, Tensor] | None = None) -> Scene:
 
     Args:
         stage: the settings.
-        given: as in `Scene.build`.
+        given: see `Scene.build`.
     """
     return SCENES[stage.scene].build(stage, given or {})

@@ -54,7 +54,7 @@ def make_mesh_example(
 
     parts = read_parts(source)
     matrix = placement(used_vertices(parts), frame)
-    mesh = TexturedMesh([part.moved(matrix) for part in parts])
+    mesh = TexturedMesh([part.transformed(matrix) for part in parts])
     camera = Camera.orbit(at.polar, at.azimuth, at.radius, at.fov, settings.size)
     picture = mesh.render(camera, settings.samples, settings.lit)
     if not covered(picture).any():
@@ -64,7 +64,9 @@ def make_mesh_example(
         )
     sets = view_cameras(views)
     del sets["turntable"]
-    warnings = _remarks(mesh, {"the input picture": camera, **{f"the views {name}": cameras for name, cameras in sets.items()}})
+    warnings = _visibility_warnings(
+        mesh, {"the input picture": camera, **{f"the views {name}": cameras for name, cameras in sets.items()}}
+    )
     vertices, faces = joined(mesh.parts)
     with output_folder(out, "object.json") as folder:
         _write_input(folder, picture, camera)
@@ -89,7 +91,7 @@ def make_mesh_example(
     say(f"from-mesh: {len(faces)} faces, {sum(map(len, sets.values()))} true views")
 
 
-def _remarks(mesh: TexturedMesh, views: dict[str, Camera]) -> list[str]:
+def _visibility_warnings(mesh: TexturedMesh, views: dict[str, Camera]) -> list[str]:
     """Return a sentence for each picture whose frame the mesh leaves."""
     found = []
     used = mesh.vertices[np.unique(mesh.faces)]

@@ -117,7 +117,7 @@ class NeRF(Scene[NeRFStage]):
             generator=options.generator,
             box=self.occupancy.box,
             nearest=self.settings.nearest,
-            whole=self.settings.spacing != "distance",
+            full_steps=self.settings.spacing != "distance",
             normals_move_density=self.settings.normals_move_density,
             # on a CPU reading a size back costs nothing
             capacities=None if origins.device.type == "cpu" else self._capacities[len(origins)],
@@ -132,13 +132,13 @@ class NeRF(Scene[NeRFStage]):
                 return directions * bound
             return nn.functional.normalize(directions, dim=-1)
 
-        def everywhere() -> tuple[Tensor, Tensor, Tensor]:
-            assert samples.everywhere is not None
-            densities, normals, directions = samples.everywhere()
+        def marched_normals() -> tuple[Tensor, Tensor, Tensor]:
+            assert samples.marched_normals is not None
+            densities, normals, directions = samples.marched_normals()
             return densities, normals, viewing(directions)
 
-        asked = None if samples.everywhere is None else everywhere
-        return replace(seen, samples=replace(samples, directions=viewing(samples.directions), everywhere=asked))
+        on_request = None if samples.marched_normals is None else marched_normals
+        return replace(seen, samples=replace(samples, directions=viewing(samples.directions), marched_normals=on_request))
 
     def _in_unit_cube(self, function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
         """Convert a function of positions in the field's cube to one of positions in [-1, 1]^3."""

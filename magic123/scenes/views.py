@@ -14,13 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from magic123.example.example import Example
-from magic123.geometry.camera import Camera, as_assumed, to_own, view_cameras
+from magic123.geometry.camera import Camera, from_assumed_frame, to_assumed_frame, view_cameras
 from magic123.geometry.export import write_mesh, write_points
 from magic123.geometry.mesh import mesh_problem, surface_missing
 from magic123.records.cameras import POSE, ViewSets
 from magic123.records.files import output_folder
 from magic123.render.rendering import RenderOptions
-from magic123.render.showcase import Frame, contact_sheet, write_film
+from magic123.render.showcase import Frame, contact_sheet, write_video
 from magic123.scenes.scene import Scene
 from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.versions import VERSIONS
@@ -58,7 +58,7 @@ def view(
 
     Args:
         scene: the optimised scene, on the device that renders it.
-        example: what it was optimised for.
+        example: the example that it was optimised for.
         settings: view sets, sizes and limits of the mesh.
         out: folder for the views.
         mesh_out: folder for the mesh.
@@ -69,7 +69,7 @@ def view(
         say: called with a line of progress.
     """
     with torch.no_grad(), output_folder(out, "cameras.json") as views, output_folder(mesh_out, "mesh.json") as mesh:
-        turn = None if assumed is None else to_own(example.camera, assumed)
+        turn = None if assumed is None else from_assumed_frame(example.camera, assumed)
         figures = write_mesh_folder(scene, settings, mesh, about, turn, say)
         write_views(scene, example, settings, views, about, cameras, assumed, say)
         write_showcase(scene, example, settings, views, about, figures, assumed, say)
@@ -88,7 +88,7 @@ def write_views(
     """Write the pictures of all view sets and cameras.json; see `view` for the arguments."""
     cameras = view_cameras(settings, example.camera if example.pictured else None, given)
     del cameras["turntable"]
-    rendered = {n: c if assumed is None else as_assumed(c, example.camera, assumed) for n, c in cameras.items()}
+    rendered = {n: c if assumed is None else to_assumed_frame(c, example.camera, assumed) for n, c in cameras.items()}
 
     def shown(camera: Camera) -> dict[str, np.ndarray]:
         picture = look(scene, camera)
@@ -114,13 +114,13 @@ def write_view_sets(
     """Write the pictures of all view sets, and cameras.json.
 
     Args:
-        folder: where they are written.
+        folder: the folder to write them to.
         cameras: the cameras of each set, as cameras.json lists them.
         rendered: the same cameras in the scene's own world; if they differ, both are listed.
         shown: returns a view as `look` does, perhaps with further pictures in [0, 1] by the names of their folders.
         about: JSON data that names the result.
         kernels: the kernels that render.
-        alignment: how another system's mesh was brought into the project's frame.
+        alignment: the transform of another system's mesh to the project's frame, as recorded.
 
     Yields:
         The name of each set once it is written.
@@ -197,15 +197,15 @@ def write_showcase(
         scene: the scene to render.
         example: gives the reference camera and picture.
         settings: size and number of frames.
-        folder: where both files are written.
+        folder: the folder to write both files to.
         about: JSON data that names the result.
         figures: the content of mesh.json.
-        assumed: as in `view`.
-        say: as in `view`.
+        assumed: see `view`.
+        say: see `view`.
     """
     circle = view_cameras(settings, example.camera if example.pictured else None)["turntable"]
     if assumed is not None:
-        circle = as_assumed(circle, example.camera, assumed)
+        circle = to_assumed_frame(circle, example.camera, assumed)
     surface = f"mesh of {figures['faces']:,} faces" if "faces" in figures else f"no mesh: {figures['reason']}"
     words = [about[key] for key in ("prompt", "label", "scene") if about.get(key)] + [surface]
     write_turntable(circle, lambda camera: look(scene, camera), example, words, folder)
@@ -222,13 +222,13 @@ def write_turntable(
         shown: returns `colour` and `normal` as `look` does, for one camera.
         example: gives the name and the picture.
         words: parts of the sheet's second line.
-        folder: where both files are written.
+        folder: the folder to write both files to.
     """
     frames = []
     for index in range(len(circle)):
         picture = shown(circle[index])
         frames.append(Frame(float(circle.azimuth[index]), to_bytes(picture["colour"]), to_bytes(picture["normal"])))
-    write_film(folder / "turntable.mp4", frames)
+    write_video(folder / "turntable.mp4", frames)
     reference = None if example.rgb is None else to_bytes(example.rgb.cpu().numpy())
     contact_sheet(example.name, "  ·  ".join(words), reference, frames).save(folder / "contact.png", optimize=True)
 
@@ -238,7 +238,7 @@ def write_mesh_folder(
 ) -> dict[str, Any]:
     """Write the mesh, or none.json if there is none, and mesh.json; return the content of mesh.json.
 
-    `turn` [3, 3] rotates and scales the surface, see `geometry.camera.to_own`.
+    `turn` [3, 3] rotates and scales the surface, see `geometry.camera.from_assumed_frame`.
     """
     reason: str | None = None
     problem: str | None = None

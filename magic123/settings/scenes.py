@@ -71,8 +71,8 @@ class NeRFSettings(KindSettings):
     occupancy_interval: PositiveInt = 16
     occupancy_decay: float = 0.95
     occupancy_threshold: PositiveFloat = 10.0  # threshold = min(mean density, this)
-    # cells that updates visit after the first one, which visits all. all: as released; quarter: a random quarter of all cells,
-    # and as many occupied ones
+    # cells whose density an update evaluates; the first update evaluates all. all: as released; quarter: a random quarter of
+    # all cells, and as many occupied ones
     occupancy_cells: Literal["all", "quarter"] = "all"
     max_samples: PositiveInt = 1024  # per ray across the cube's diagonal
     # unit of the equal steps along a ray. depth: depth along the optical axis, which also weighs densities, so that the corners

@@ -152,9 +152,9 @@ def check_name(name: object, file: str | Path, at: str, taken: Iterable[str] = (
 
     Args:
         name: the name.
-        file: where it is given, for error messages.
-        at: what it names, for error messages.
-        taken: names whose folders and files lie beside its own. Some file systems do not distinguish case.
+        file: the file that contains it, for error messages.
+        at: the setting or kind of thing that it names, for error messages.
+        taken: names of other folders and files in the same place. Some file systems do not distinguish case.
 
     Raises:
         InputError: it is not a valid folder name on every system, or would share a folder with one of `taken`.

@@ -1,9 +1,8 @@
 """Read untrusted checkpoints (.ckpt, .pt, .bin) without running any code that is in them.
 
 A torch file is a zip archive of a pickle and raw tensors. The archive is checked first; torch then loads it with weights_only,
-which allows only tensors and plain values. Training frameworks leave more beside the parameters: NumPy scalars as learning
-rates, paths, settings, callbacks. Names of such data are allowed too, and loaded as objects that hold and do nothing.
-Tensors are memory-mapped, not copied.
+which allows only tensors and plain values. Training frameworks also store other data: NumPy scalars as learning rates, paths,
+settings, callbacks. References to these are allowed too, and replaced by empty objects. Tensors are memory-mapped, not copied.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from magic123.records.errors import InputError
 from magic123.records.files import umask, whole_file
 from magic123.settings.registry import readable
 
-MAX_PICKLE = 256 * 2**20  # bytes of the pickle, which torch reads into memory; real ones stay below 2 MB
-MAX_ENTRIES = 200_000  # of the archive
+MAX_PICKLE = 256 * 2**20  # largest size in bytes of the pickle, which torch reads into memory; real ones are below 2 MB
+MAX_ENTRIES = 200_000  # largest number of entries of the archive
 
 
 class Inert:
-    """An empty replacement for data beside the parameters that a checkpoint refers to; it ignores what it is built from."""
+    """An empty replacement for the classes in `ALLOWED`; it ignores the arguments and the state that the pickle gives."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         pass
@@ -37,15 +36,15 @@ class Inert:
 
 
 def empty_dictionary(*arguments: object) -> dict:
-    """Return an empty dictionary in place of a default dictionary: torch fills no class of its own choice."""
+    """Return an empty dictionary in place of a default dictionary; torch sets items of ordered dictionaries only."""
     return OrderedDict()
 
 
-# What checkpoints refer to besides tensors: data, and no function that acts. Nothing else is allowed.
-HARMLESS = (
+# Classes and functions besides tensors to which checkpoints may refer; all are replaced by `Inert`. No others are allowed.
+ALLOWED = (
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
     "pytorch_lightning.callbacks.ModelCheckpoint",
-    # learning rates of schedules that compute with NumPy, under the names of NumPy 1 and 2
+    # learning rates of schedules that are computed with NumPy, under the names of NumPy 1 and 2
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
     "numpy.core.multiarray._reconstruct",
@@ -58,7 +57,7 @@ HARMLESS = (
     *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in ("Path", "PosixPath", "PurePosixPath")),
     "argparse.Namespace",
     "typing.Any",
-    # OmegaConf's settings
+    # settings of OmegaConf
     "omegaconf.base.ContainerMetadata",
     "omegaconf.base.Metadata",
     "omegaconf.dictconfig.DictConfig",
@@ -68,14 +67,14 @@ HARMLESS = (
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Return the parameters of a checkpoint by name: those under the key "state_dict" if there is one.
+    """Return the parameters of a checkpoint by name, from the key "state_dict" if there is one.
 
     Raises:
-        InputError: the file is missing, truncated, no checkpoint, a decompression bomb, or holds code.
+        InputError: the file is missing, truncated or not a checkpoint, is a decompression bomb, or contains code.
     """
     path = Path(path)
     check_archive(path)
-    allowed: list[Any] = [(Inert, name) for name in HARMLESS]
+    allowed: list[Any] = [(Inert, name) for name in ALLOWED]
     allowed += [
         (empty_dictionary, "collections.defaultdict"),
         (OrderedDict, "pytorch_lightning.utilities.parsing.AttributeDict"),
@@ -131,7 +130,7 @@ def check_archive(path: Path) -> None:
         raise InputError(f"the checkpoint {path} was refused: its pickle has {readable(pickles[0].file_size)}")
 
 
-def take(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def with_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the parameters whose names start with `prefix`, without the prefix."""
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
@@ -141,9 +140,9 @@ def rename_all(state: dict[str, Tensor], rename: Callable[[str], str | None], wh
 
     Args:
         state: parameters by name.
-        rename: returns the new name, or None for an unknown one.
-        what: the model in error sentences, e.g. "the UNet".
-        path: the checkpoint in error sentences.
+        rename: function that returns the new name of a parameter, or None if it is unknown.
+        what: name of the model in error messages, e.g. "the UNet".
+        path: path of the checkpoint, for error messages.
 
     Raises:
         InputError: a name is unknown.
@@ -157,16 +156,16 @@ def rename_all(state: dict[str, Tensor], rename: Callable[[str], str | None], wh
 
 
 def check_complete(state: dict[str, Tensor], shapes: dict[str, torch.Size], what: str, path: Path) -> None:
-    """Check that `state` has exactly the parameters of `shapes`, in these shapes, and only finite numbers.
+    """Check that `state` has exactly the parameters of `shapes`, with these shapes and finite numbers.
 
     Args:
         state: parameters by name.
         shapes: the expected shapes by name.
-        what: the model in error sentences, e.g. "the UNet".
-        path: the checkpoint in error sentences.
+        what: name of the model in error messages, e.g. "the UNet".
+        path: path of the checkpoint, for error messages.
 
     Raises:
-        InputError: a parameter is missing, unexpected, of another shape or not finite.
+        InputError: a parameter is missing, is not expected, has another shape or is not finite.
     """
     missing, unexpected = sorted(set(shapes) - set(state)), sorted(set(state) - set(shapes))
     if missing:
@@ -186,14 +185,14 @@ def check_complete(state: dict[str, Tensor], shapes: dict[str, torch.Size], what
 
 
 def save_tensors(state: dict[str, Tensor], file: Path) -> None:
-    """Write a safetensors file in the stored precision, except that float64 becomes float32.
+    """Write tensors to a safetensors file in their dtypes, except that float64 becomes float32.
 
     Raises:
-        OSError: it cannot be written; as `whole_file`, by which it is complete or missing.
+        OSError: the file cannot be written. It is written with `whole_file`, so it is then missing and not incomplete.
     """
     from safetensors.torch import save_file
 
     tensors = {name: (value.float() if value.dtype == torch.float64 else value).contiguous() for name, value in state.items()}
     with whole_file(file, sum(value.nbytes for value in tensors.values())) as part:
         save_file(tensors, part, metadata={"format": "pt"})
-        part.chmod(0o666 & ~umask())  # save_file creates a file that only its owner can read
+        part.chmod(0o666 & ~umask())  # save_file creates a file that only the owner can read

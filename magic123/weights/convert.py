@@ -1,4 +1,4 @@
-"""Convert fetched weights and tokens to the folders that this project reads. Nothing in a file is ever run."""
+"""Convert downloaded weights and tokens to the folders that this project reads, without running code that is in them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from magic123.settings.registry import RECEIPT, Weights
 from magic123.weights import dpt, open_clip, zero123
 from magic123.weights.prefetch import is_complete, write_receipt
 
-RECORD = "source.json"  # what converted weights were made from
+RECORD = "source.json"  # file in the folder of converted weights that records what they were made from
 
 
 def convert_weights(name: str, registry: dict[str, Weights]) -> None:
-    """Convert one entry of the weights registry from the entry that it is made from, and write its receipt.
+    """Make the converted weights of an entry of the weights registry, and write their receipt.
 
     Args:
-        name: an entry with `made_from` and `converter`.
+        name: name of an entry with `made_from` and `converter`.
         registry: all entries by name.
 
     Raises:
-        InputError: what it is made from is missing or unusable, or the registry lists files that the converter does not make.
+        InputError: the original weights are missing or cannot be used, or the registry lists files that the converter does not
+            write.
     """
     entry = registry[name]
-    assert entry.made_from is not None  # the origin of converted weights
+    assert entry.made_from is not None  # guaranteed by the registry for converted weights
     base = registry[entry.made_from]
     if not is_complete(base):
         fetch = f"`magic123 prefetch --weights {entry.made_from}` fetches it"
@@ -36,7 +37,7 @@ def convert_weights(name: str, registry: dict[str, Weights]) -> None:
     say(f"{name}: from {before / base.names[-1]} ({entry.converter})")
     with output_folder(entry.path, RECORD) as folder:
         if entry.converter == "zero123":
-            assert entry.conditioning is not None  # the registry demands it of this converter
+            assert entry.conditioning is not None  # guaranteed by the registry for this converter
             record = zero123.convert(before / base.names[0], folder, entry.conditioning, say)
         elif entry.converter == "dpt":
             record = dpt.convert(before / base.names[0], folder)
@@ -52,9 +53,9 @@ def convert_weights(name: str, registry: dict[str, Weights]) -> None:
 
 
 def delete_original(name: str, registry: dict[str, Weights]) -> None:
-    """Delete the files that weights were made from, but not their receipt, unless others are still to be made of them."""
+    """Delete the files that weights were converted from, except their receipt, unless other entries still need them."""
     made_from = registry[name].made_from
-    assert made_from is not None  # the origin of converted weights
+    assert made_from is not None  # guaranteed by the registry for converted weights
     others = [other for other, entry in registry.items() if entry.made_from == made_from and not is_complete(entry)]
     if others:
         say(f"{made_from}: kept, because {others[0]} is made from it too")
@@ -66,7 +67,7 @@ def delete_original(name: str, registry: dict[str, Weights]) -> None:
 
 
 def convert_token(file: Path, out: Path) -> None:
-    """Write a published token (a pickle, which is read without running it) as safetensors into the folder `out`."""
+    """Convert a published token, a pickle that is read without running code, to safetensors in the folder `out`."""
     token, embedding = load_token(file)
     out.mkdir(parents=True, exist_ok=True)
     say(f"the token {token} ({len(embedding)} numbers): wrote {save_token(out, token, embedding)}")

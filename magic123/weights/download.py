@@ -1,7 +1,8 @@
 """Download a file over HTTP: resume after an interruption, try one source after another, verify size and hash.
 
-An unfinished file is NAME.part, and NAME.part.json records its source; NAME itself is always complete. If a source fails (it
-does not answer, lacks the file, or has one of another size or hash), the reason is reported and the next source is tried.
+An incomplete file is called NAME.part, and NAME.part.json records its source; NAME itself is always complete. If a source fails
+(it does not answer, does not have the file, or has a file of another size or hash), the reason is reported and the next source
+is tried.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from magic123.records.files import noted_json
 from magic123.settings.registry import LOCAL, Download, readable
 
 CHUNK = 2**20
-TIMEOUT = 60.0  # seconds without an answer or a byte
-ATTEMPTS = 4  # per source, as long as each makes progress
-SPARE = 2**28  # bytes of the disk to keep free
+TIMEOUT = 60.0  # seconds without an answer or data
+ATTEMPTS = 4  # attempts per source, as long as each receives data
+SPARE = 2**28  # bytes of the disk that are kept free
 WAIT = 2.0  # seconds before a broken connection is resumed
 TOKEN_HOST = "huggingface.co"  # the only host to which HF_TOKEN is sent
 USER_AGENT = "magic123-bench"
@@ -50,12 +51,12 @@ class Broken(Refused):
 
 
 class SecureRedirects(urllib.request.HTTPRedirectHandler):
-    """Follow redirects to https only. The token, an unredirected header, is not sent along."""
+    """Follow redirects to https only. The access token is an unredirected header, so it is not sent to the new address."""
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
-        """Return the request of the new address.
+        """Return the request for the new address.
 
         Raises:
             Refused: the new address is not https.
@@ -67,7 +68,7 @@ class SecureRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _allowed(url: str) -> bool:
-    """Return whether the address is https, or http on this machine."""
+    """Return whether an address is https, or http on this machine."""
     parts = urlsplit(url)
     return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL)
 
@@ -90,20 +91,20 @@ def check_free_space(folder: Path, wanted: int) -> None:
 
 
 def download(urls: list[str], target: Path, expected: Download, say: Say, *, gated: str | None = None) -> tuple[str, str]:
-    """Download a file from the first source that provides the expected one.
+    """Download a file from the first source that has the expected one.
 
     Args:
         urls: addresses of the file, in the order in which they are tried.
-        target: file to write.
+        target: the file to write.
         expected: the registered size and hash.
         say: called with each line of progress.
-        gated: page on which a licence must be accepted first, if there is one.
+        gated: address of the page on which a licence must be accepted first; None if there is none.
 
     Returns:
-        The file's SHA-256, and the address that provided it.
+        The file's SHA-256, and the address from which it was downloaded.
 
     Raises:
-        InputError: another process downloads the file, the disk is full, or every source failed; the sentence says how.
+        InputError: another process downloads the file, the disk is full, or every source failed; the message has the reasons.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part, failures = target.with_name(f"{target.name}.part"), []
@@ -137,16 +138,16 @@ def download(urls: list[str], target: Path, expected: Download, say: Say, *, gat
 
 
 def _from_source(url: str, target: Path, file: BinaryIO, expected: Download, say: Say) -> str:
-    """Download or resume from one source and return the SHA-256. Raises Refused if the source does not provide the file."""
+    """Download or resume from one source, and return the SHA-256. Raises Refused if the source does not have the file."""
     for attempt in range(ATTEMPTS):
         before = file.seek(0, os.SEEK_END)
         note = noted_json(_note(target.with_name(f"{target.name}.part")))
         if before and not expected.known and note.get("url") != url:
-            before = _restart(file)  # another source may have another file, and there is no hash to detect it
+            before = _restart(file)  # another source may have another file, and without a hash this would not be detected
         try:
             _transfer(url, target, file, before, note, expected, say)
         except Broken as reason:
-            # do not retry a source that sent nothing
+            # do not retry a source that sent no data
             if attempt + 1 == ATTEMPTS or file.seek(0, os.SEEK_END) <= before:
                 raise
             say(f"{target.name}: {reason}; resuming at {readable(file.tell())}")
@@ -157,14 +158,14 @@ def _from_source(url: str, target: Path, file: BinaryIO, expected: Download, say
         if problem := disagreement(digests, expected) or wrong_content(part, target.suffix, expected):
             _restart(file)
             if before and note.get("url") != url and attempt + 1 < ATTEMPTS:
-                continue  # the two parts are from different sources: try once more from the start
+                continue  # the parts are from different sources, so try once more from the start
             raise Refused(problem)
         return digests["sha256"]
     raise Refused("it did not send the whole file")
 
 
 def _transfer(url: str, target: Path, file: BinaryIO, start: int, note: dict, expected: Download, say: Say) -> None:
-    """Append the bytes from `start` to the end of the source's file."""
+    """Download the source's file from byte `start` on, and append it to `file`."""
     headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
@@ -199,7 +200,7 @@ def _transfer(url: str, target: Path, file: BinaryIO, start: int, note: dict, ex
 def _begin(
     url: str, target: Path, file: BinaryIO, start: int, answer: http.client.HTTPResponse, expected: Download
 ) -> int | None:
-    """Check the headers of an answer and move `file` to the byte with which it begins. Returns the size of the whole file."""
+    """Check the headers of a response, and truncate `file` if it starts at byte 0. Returns the size of the whole file."""
     length = answer.headers.get("Content-Length")
     resumed = start and answer.status == 206
     if resumed:
@@ -207,7 +208,7 @@ def _begin(
         if begins != str(start):
             raise Refused(f"asked to resume at byte {start}, it answers with a Content-Range from {begins or 'nowhere'}")
     elif start:
-        start = _restart(file)  # it does not support ranges, or the file has changed
+        start = _restart(file)  # the server does not support ranges, or the file has changed
     total = start + int(length) if length else None
     if total is not None and (problem := wrong_size(total, expected)):
         _restart(file)
@@ -215,7 +216,7 @@ def _begin(
     check_free_space(target.parent, (total or expected.size) - start)
     tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
     if tag and tag.startswith("W/"):
-        tag = None  # a weak tag does not guarantee equal bytes
+        tag = None  # a weak ETag does not guarantee identical bytes
     _note(target.with_name(f"{target.name}.part")).write_text(json.dumps({"url": url, "tag": tag, "bytes": total}))
     return total
 
@@ -234,7 +235,7 @@ def _restart(file: BinaryIO) -> int:
 
 
 def _note(part: Path) -> Path:
-    """Return the file that records where an unfinished download comes from."""
+    """Return the path of the file that records the source of an incomplete download."""
     return Path(f"{part}.json")
 
 
@@ -259,22 +260,22 @@ def file_digests(path: Path) -> Digests:
 
 
 class Recorded(Download):
-    """A file whose hash the registry does not have; it was recorded at an earlier download."""
+    """A file without a registered hash, whose hash was recorded at an earlier download."""
 
-    lock: Path  # the file that it was recorded in
+    lock: Path  # the file in which the hash is recorded
 
     @property
     def where(self) -> str:
-        """The part of a sentence that says where the hash was recorded, and what to do about it."""
+        """A clause for error messages: where the hash was recorded, and what to do about it."""
         return f"was recorded in {self.lock} (delete its entry there to trust another file)"
 
 
 def wrong_size(size: int, expected: Download) -> str | None:
-    """Return how a number of bytes differs from the expected one, as a part of a sentence; None within its precision.
+    """Return how the size of a file differs from the expected one, as a clause; None if it agrees within its precision.
 
     Args:
-        size: bytes of the file.
-        expected: what it should have; an approximate size is compared where there is no hash.
+        size: size of the file in bytes.
+        expected: the expected size; an approximate size is compared only if there is no hash.
     """
     if abs(size - expected.size) <= expected.tolerance or (expected.bytes is None and expected.known):
         return None
@@ -284,12 +285,12 @@ def wrong_size(size: int, expected: Download) -> str | None:
 
 
 def wrong_content(file: Path, suffix: str, expected: Download) -> str | None:
-    """Return why a file cannot be what its name ends with, as the end of a sentence; None if it begins as such files do.
+    """Return why a file cannot have the format of its suffix, as a clause; None if its first bytes are those of the format.
 
     Args:
-        file: the file, under whatever name.
-        suffix: the end of the name that it is to have, such as .ckpt.
-        expected: its hash, where that is known, says enough.
+        file: the file, under any name.
+        suffix: suffix of the name that it will have, such as .ckpt.
+        expected: the expected file; if its hash is known, the content is not checked.
     """
     with file.open("rb") as stream:
         start = stream.read(16)
@@ -299,11 +300,11 @@ def wrong_content(file: Path, suffix: str, expected: Download) -> str | None:
     if not kind or good:
         return None
     page = " but a web page" if start.lstrip().startswith(b"<") else ""
-    return f"it is no {kind}{page}: it was refused"
+    return f"it is not a {kind}{page}: it was refused"
 
 
-ARCHIVE = ("torch archive", (b"PK\x03\x04", b"\x80\x02"))  # zip since torch 1.6, pickled tensors before
-CONTENTS = {  # suffix -> what such a file is, and how it begins
+ARCHIVE = ("torch archive", (b"PK\x03\x04", b"\x80\x02"))  # zip since torch 1.6, before that a pickle
+CONTENTS = {  # suffix -> name of the format, and the bytes with which its files begin
     **dict.fromkeys((".bin", ".ckpt", ".pt", ".pth"), ARCHIVE),
     ".safetensors": ("safetensors file", ()),
     ".json": ("JSON file", (b"{", b"[")),
@@ -313,7 +314,7 @@ CONTENTS = {  # suffix -> what such a file is, and how it begins
 
 
 def disagreement(digests: Digests, expected: Download) -> str | None:
-    """Return how a file differs from the expected size and hash, as the end of a sentence; None if it does not."""
+    """Return how a file differs from the expected size and hash, as a clause; None if it does not differ."""
     if problem := wrong_size(digests["bytes"], expected):
         return f"it has {problem}"
     if expected.sha256 and digests["sha256"] != expected.sha256:
@@ -329,13 +330,13 @@ def disagreement(digests: Digests, expected: Download) -> str | None:
 
 # ------------------------------------------------------------------------------------------------------------ progress
 class Progress:
-    """Progress of a download: a line that is overwritten on a terminal, or a line per tenth of the file in a log.
+    """Report the progress of a download: on a terminal in a line that is overwritten, otherwise in a line per tenth.
 
     Args:
-        name: of the file.
-        total: its size in bytes, or None if unknown.
-        start: bytes that were there before.
-        say: called with each line in a log.
+        name: name of the file.
+        total: size of the file in bytes; None if unknown.
+        start: number of bytes that were downloaded before.
+        say: called with each line if the output is not a terminal.
     """
 
     def __init__(self, name: str, total: int | None, start: int, say: Say) -> None:

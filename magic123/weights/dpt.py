@@ -1,4 +1,4 @@
-"""Convert MiDaS 3.1's dpt_beit_large_512 (arXiv 2307.14460: BEiT-L/16 and DPT's decoder) to a DPT folder of transformers."""
+"""Convert MiDaS 3.1's dpt_beit_large_512 (arXiv 2307.14460: BEiT-L/16 with DPT's decoder) to a transformers DPT folder."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from magic123.priors.latent_diffusion import offline
 from magic123.records.errors import InputError
 from magic123.weights.checkpoint_file import check_complete, read_checkpoint, rename_all, save_tensors
 
-# Hyperparameters of MiDaS's model that do not follow from shapes
+# Hyperparameters of MiDaS's model that cannot be derived from the shapes of its parameters
 HEAD_WIDTH, FACTORS, LAYER_NORM_EPSILON = 64, [4, 2, 1, 0.5], 1e-6
-# timm's parameters that are not needed: the classifier, and index tables that follow from the size
+# Parameters of timm that are not needed: the classifier, and index tables that are determined by the size
 IGNORED = re.compile(r"pretrained\.model\.(head|fc_norm|norm)\..*|.*\.relative_position_index")
 BLOCK = {
     "gamma_1": "lambda_1", "gamma_2": "lambda_2", "norm1": "layernorm_before", "norm2": "layernorm_after",
@@ -25,7 +25,7 @@ BLOCK = {
 
 
 def dpt_name(key: str) -> str | None:
-    """Return the name that transformers stores a MiDaS parameter under (except the joint qkv); None if it is unknown."""
+    """Return the transformers name of a MiDaS parameter (except for the joint qkv weights); None if it is unknown."""
     if key == "pretrained.model.cls_token":
         return "backbone.embeddings.cls_token"
     if found := re.fullmatch(r"pretrained\.model\.patch_embed\.proj\.(\w+)", key):
@@ -42,7 +42,7 @@ def dpt_name(key: str) -> str | None:
         return f"neck.reassemble_stage.layers.{int(found[1]) - 1}.{layer}.{found[3]}"
     if found := re.fullmatch(r"scratch\.layer(\d)_rn\.weight", key):
         return f"neck.convs.{int(found[1]) - 1}.weight"
-    # MiDaS numbers its fusion blocks from the finest, transformers from the coarsest
+    # MiDaS numbers its fusion blocks from the finest one on, transformers from the coarsest one on
     if found := re.fullmatch(r"scratch\.refinenet(\d)\.out_conv\.(\w+)", key):
         return f"neck.fusion_stage.layers.{4 - int(found[1])}.projection.{found[2]}"
     if found := re.fullmatch(r"scratch\.refinenet(\d)\.resConfUnit([12])\.conv([12])\.(\w+)", key):
@@ -54,17 +54,17 @@ def dpt_name(key: str) -> str | None:
 
 
 def convert(path: Path, out: Path) -> dict[str, object]:
-    """Write config.json, preprocessor_config.json and model.safetensors.
+    """Convert a checkpoint to config.json, preprocessor_config.json and model.safetensors.
 
     Args:
-        path: MiDaS's checkpoint.
-        out: folder to write into.
+        path: the checkpoint of MiDaS.
+        out: the folder to write into.
 
     Returns:
         The number of parameters, for the record of the conversion.
 
     Raises:
-        InputError: the checkpoint is damaged or of another model.
+        InputError: the checkpoint is damaged or belongs to another model.
     """
     offline()
     from transformers import BeitConfig, DPTConfig, DPTForDepthEstimation, DPTImageProcessor
@@ -88,7 +88,7 @@ def convert(path: Path, out: Path) -> dict[str, object]:
         raise InputError(f"the checkpoint {path} has another layout than MiDaS's DPT with BEiT ({error})") from error
     if layers % 4 or not layers:
         raise InputError(f"the checkpoint {path} has {layers} transformer blocks, not a multiple of 4, so it is another model")
-    backbone: dict[str, Any] = dict(  # typed loosely: BeitConfig's own signature does not have out_features
+    backbone: dict[str, Any] = dict(  # typed Any, because the signature of BeitConfig does not have out_features
         hidden_size=width,
         intermediate_size=inner,
         num_hidden_layers=layers,
@@ -118,7 +118,7 @@ def convert(path: Path, out: Path) -> dict[str, object]:
     config.save_pretrained(out)
     save_tensors(renamed, out / "model.safetensors")
     loaded: Any = DPTForDepthEstimation.from_pretrained(out, local_files_only=True, output_loading_info=True)
-    model: DPTForDepthEstimation = loaded[0]  # annotated as the model alone, though it is a pair here
+    model: DPTForDepthEstimation = loaded[0]  # annotated as a model, but a pair with output_loading_info
     report: dict[str, set[str]] = loaded[1]
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if names := sorted(map(str, report[problem])):

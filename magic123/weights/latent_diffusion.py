@@ -1,7 +1,7 @@
-"""Map parameter names of latent diffusion (arXiv 2112.10752) to diffusers' names, and those of CLIP to transformers' names.
+"""Map parameter names of latent diffusion (arXiv 2112.10752) to those of diffusers, and of OpenAI's CLIP to transformers.
 
-A UNet has L levels, with R residual blocks each on the way down and R + 1 on the way up. Latent diffusion numbers its blocks
-consecutively: input block 1 + level (R + 1) + j is residual block j of a level, and the one after the last is its downsampling.
+A UNet has L levels, each with R residual blocks in the encoder and R + 1 in the decoder. Latent diffusion numbers its blocks
+consecutively: input block 1 + level (R + 1) + j is residual block j of the level, and block j = R is its downsampling.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "p
 
 @dataclass(frozen=True)
 class UNetPlan:
-    """The architecture of a UNet, as far as the shapes of its parameters determine it.
+    """The part of a UNet's architecture that can be derived from its parameters.
 
     Attributes:
-        channels: of each level.
-        blocks: residual blocks per level.
+        channels: number of channels of each level.
+        blocks: number of residual blocks per level.
         attends: whether each level has cross attention.
-        in_channels: of the input.
-        out_channels: of the output.
+        in_channels: number of channels of the input.
+        out_channels: number of channels of the output.
         context: width of a context token.
     """
 
@@ -45,7 +45,7 @@ class UNetPlan:
 
 
 def plan_of_unet(state: dict[str, Tensor]) -> UNetPlan:
-    """Return the architecture of a UNet from its parameters under their original names.
+    """Derive the architecture of a UNet from its parameters under their original names.
 
     Raises:
         KeyError: a parameter is missing.
@@ -69,7 +69,7 @@ def plan_of_unet(state: dict[str, Tensor]) -> UNetPlan:
 
 
 def unet_name(key: str, plan: UNetPlan) -> str | None:
-    """Return the name of a UNet parameter in diffusers; None if it is unknown."""
+    """Return the diffusers name of a UNet parameter; None if it is unknown."""
     for original, renamed in UNET_OUTSIDE.items():
         if key.startswith(f"{original}."):
             return f"{renamed}.{key.rsplit('.', 1)[1]}"
@@ -83,14 +83,14 @@ def unet_name(key: str, plan: UNetPlan) -> str | None:
         if rest.startswith("op."):
             return f"down_blocks.{level}.downsamplers.0.conv.{rest.removeprefix('op.')}"
         return _inside(f"down_blocks.{level}.{'attentions' if part else 'resnets'}.{j}", rest)
-    level, j = divmod(index, plan.blocks + 1)  # from the lowest level up
+    level, j = divmod(index, plan.blocks + 1)  # counted from the coarsest level
     if rest.startswith("conv."):
         return f"up_blocks.{level}.upsamplers.0.{rest}"
     return _inside(f"up_blocks.{level}.{'attentions' if part else 'resnets'}.{j}", rest)
 
 
 def _inside(block: str, rest: str) -> str | None:
-    """Return the name of a parameter of a residual block or transformer; those of transformers are the same in both."""
+    """Return the name of a parameter of a residual block or a transformer block; the latter have the same names in both."""
     if ".attentions." in block:
         return f"{block}.{rest}"
     name, _, part = rest.rpartition(".")
@@ -98,7 +98,7 @@ def _inside(block: str, rest: str) -> str | None:
 
 
 def vae_name(key: str, levels: int) -> str | None:
-    """Return the name of an autoencoder parameter in diffusers; None if it is unknown. `levels` is their number."""
+    """Return the diffusers name of a parameter of an autoencoder with `levels` levels; None if it is unknown."""
     if re.fullmatch(r"(post_)?quant_conv\.\w+", key) or re.fullmatch(r"(en|de)coder\.conv_(in|out)\.\w+", key):
         return key
     if found := re.fullmatch(r"(encoder|decoder)\.norm_out\.(\w+)", key):
@@ -121,7 +121,7 @@ def _vae_resnet(rest: str) -> str:
 
 
 def vae_value(name: str, value: Tensor) -> Tensor:
-    """Return a parameter as diffusers expects it: attention uses matrices, not the original's 1 x 1 convolutions."""
+    """Return a parameter as diffusers expects it: its attention has matrices where the original has 1 x 1 convolutions."""
     return value[..., 0, 0] if ".attentions." in name and value.dim() == 4 else value
 
 
@@ -137,7 +137,7 @@ CLIP_BLOCK = {
 
 
 def image_tower(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """Rename OpenAI's CLIP image tower for transformers' CLIPVisionModelWithProjection; None if a name is unknown."""
+    """Rename the image tower of OpenAI's CLIP for transformers' CLIPVisionModelWithProjection; None if a name is unknown."""
     out = {}
     for key, value in state.items():
         if key == "proj":

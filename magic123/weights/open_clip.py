@@ -1,4 +1,4 @@
-"""Convert an open_clip checkpoint from the Hugging Face hub (open_clip_pytorch_model.bin) to safetensors."""
+"""Convert an open_clip checkpoint from the Hugging Face Hub (open_clip_pytorch_model.bin) to safetensors."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ CONFIG, BEFORE, AFTER = "open_clip_config.json", "open_clip_pytorch_model.bin", 
 
 
 def convert(folder: Path, out: Path) -> dict[str, object]:
-    """Write open_clip_config.json and open_clip_model.safetensors.
+    """Convert a checkpoint to open_clip_config.json and open_clip_model.safetensors.
 
     Args:
-        folder: the configuration and the checkpoint as downloaded.
-        out: folder to write into.
+        folder: the folder of the downloaded configuration and checkpoint.
+        out: the folder to write into.
 
     Returns:
         The number of parameters, for the record of the conversion.

@@ -1,7 +1,7 @@
 """Determine which weights and dataset files a run needs, download them and verify them. This module does not import torch.
 
-A hash that the registry does not have is recorded in weights/locks/NAME.json at the first download and enforced afterwards,
-even after the files were deleted. A complete entry has a receipt with the hash of every file.
+If the registry has no hash for a file, the hash is recorded in weights/locks/NAME.json at the first download and enforced
+afterwards, even after the file was deleted. A complete entry has a receipt with the hash of every file.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class DatasetFile:
     """A file of a dataset that can be downloaded.
 
     Attributes:
-        dataset: its name.
-        path: of the file, relative to the working directory.
-        url: its address.
-        sha256: its registered hash; empty where it is recorded at the first download.
-        source: its origin and licence, for people.
+        dataset: name of the dataset.
+        path: path of the file, relative to the working directory.
+        url: address of the file.
+        sha256: the registered hash; empty if it is recorded at the first download.
+        source: origin and licence, as text.
     """
 
     dataset: str
@@ -45,7 +45,7 @@ class DatasetFile:
 
 
 def weights_needed(suite: Suite) -> dict[str, list[str]]:
-    """Return the weights of a run, including those that others are converted from, in the order in which they are needed.
+    """Return the weights that a run needs, including those that others are converted from, in the order of use.
 
     Returns:
         Name of the weights -> what needs them: methods, "prepare (...)", "invert", "score", or converted weights.
@@ -53,34 +53,34 @@ def weights_needed(suite: Suite) -> dict[str, list[str]]:
     settings = suite.settings
     needed: dict[str, list[str]] = {}
 
-    def ask(name: str, user: str) -> None:
+    def add(name: str, user: str) -> None:
         if (base := suite.weights[name].made_from) is not None:
-            ask(base, name)
+            add(base, name)
         if user not in needed.setdefault(name, []):
             needed[name].append(user)
 
     for use, name in suite.prepare_weights().items():
-        ask(name, f"prepare ({use})")
+        add(name, f"prepare ({use})")
     for method in settings.run.methods:
         for stage in suite.methods[method].stages.values():
             for prior in stage.priors.values():
                 if prior.uses_token and not settings.invert.given:
-                    ask(settings.invert.weights, "invert")
-                ask(prior.weights, method)
+                    add(settings.invert.weights, "invert")
+                add(prior.weights, method)
     for name in settings.score.weights:
-        ask(name, "score")
+        add(name, "score")
     return needed
 
 
 def weights_used(suite: Suite) -> list[str]:
-    """Return the weights that a run's commands read: those needed, without those that are only converted."""
+    """Return the weights that a run's commands read: those needed, except those that are only converted."""
     needed = weights_needed(suite)
     originals = {suite.weights[name].made_from for name in needed}
     return [name for name in needed if name not in originals]
 
 
 def dataset_files_needed(suite: Suite) -> list[DatasetFile]:
-    """Return the files of a run's examples that the settings ask for and whose addresses the datasets have."""
+    """Return the files that a run's examples need and for which the datasets have addresses."""
     files = []
     for dataset, names in suite.examples.items():
         for row in (suite.row(dataset, name) for name in names):
@@ -97,24 +97,24 @@ def missing_weights(suite: Suite) -> list[str]:
 
 
 def still_needed(registry: dict[str, Weights], needed: Iterable[str]) -> list[str]:
-    """Return those of the needed weights that are not complete. Of what was converted already, the original is not needed.
+    """Return those of the needed weights that are not complete, except originals whose conversions are complete.
 
     Args:
         registry: all entries by name.
-        needed: what `weights_needed` returns.
+        needed: names of the needed weights, as `weights_needed` returns them.
     """
     needed = list(needed)
-    return [name for name in needed if not is_complete(registry[name]) and not is_spent(name, registry, needed)]
+    return [name for name in needed if not is_complete(registry[name]) and not is_converted(name, registry, needed)]
 
 
-def is_spent(name: str, registry: dict[str, Weights], needed: Iterable[str]) -> bool:
-    """Return whether all needed weights that are made from the entry are made, so that its files may be deleted."""
+def is_converted(name: str, registry: dict[str, Weights], needed: Iterable[str]) -> bool:
+    """Return whether all needed weights that are converted from the entry are complete, so that its files may be deleted."""
     made = [registry[other] for other in needed if registry[other].made_from == name]
     return bool(made) and all(is_complete(entry) for entry in made)
 
 
 def missing_bytes(entry: Weights) -> int:
-    """Return about how many bytes of an entry are still to be fetched or converted; received parts of files count."""
+    """Return about how many bytes of an entry have to be downloaded or written, less the received parts of files."""
     if is_complete(entry):
         return 0
     if entry.origin != "fetched":
@@ -123,14 +123,14 @@ def missing_bytes(entry: Weights) -> int:
 
 
 def is_complete(entry: Weights) -> bool:
-    """Return whether all files of an entry and its receipt exist. Hashes are compared by `fetch_weights`, not here."""
+    """Return whether all files of an entry and its receipt exist. Hashes are verified by `fetch_weights`, not here."""
     names = [Path(entry.path) / file for file in entry.names]
     return all(file.is_file() for file in names) and (entry.origin == "shipped" or Path(entry.receipt).is_file())
 
 
 # ----------------------------------------------------------------------------------------------------------- the list
 def listing(suite: Suite) -> str:
-    """Return a list, as text, of all that a run downloads: state, size, licence, source and what needs it."""
+    """Return a text that lists everything a run downloads: state, size, licence, source and what needs it."""
     lines, needed = [], weights_needed(suite)
     missing = still_needed(suite.weights, needed)
     left = sum(missing_bytes(suite.weights[name]) for name in missing)
@@ -148,7 +148,7 @@ def listing(suite: Suite) -> str:
             shown = source if len(entry.downloads) > 1 else url_of(source, next(iter(entry.downloads)))
             lines.append(f"    {'source' if not number else 'mirror'}   {shown}")
         if entry.origin == "fetched":
-            lines.append(f"    files    {len(entry.downloads)}; hashes: {proof_of(entry)}")
+            lines.append(f"    files    {len(entry.downloads)}; hashes: {hashes_of(entry)}")
         lines.append(f"    for      {', '.join(users[:3])}" + (f" and {len(users) - 3} more" if len(users) > 3 else ""))
     files = dataset_files_needed(suite)
     for dataset in dict.fromkeys(file.dataset for file in files):
@@ -166,8 +166,8 @@ def listing(suite: Suite) -> str:
     return "\n".join([*lines, f"{counted(len(needed), 'set')} of weights, {counted(len(files), 'file')} of datasets: {total}"])
 
 
-def proof_of(entry: Weights) -> str:
-    """Return how many files of an entry have a registered hash, and how the others are verified."""
+def hashes_of(entry: Weights) -> str:
+    """Return a text on how many files of an entry have a registered hash, and how the others are verified."""
     downloads = list(entry.downloads.values())
     whole = sum(download.known for download in downloads)
     partly = sum(not download.known and bool(download.sha256_prefix or download.md5) for download in downloads)
@@ -178,7 +178,7 @@ def proof_of(entry: Weights) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ fetching
 def fetch_all(suite: Suite, say: Callable[[str], None]) -> None:
-    """Download all that a run needs and that is missing, if there is space for all of it.
+    """Download everything that a run needs and that is missing, if there is enough free space for all of it.
 
     Args:
         suite: the run.
@@ -204,7 +204,7 @@ def check_space(suite: Suite) -> None:
     """Check that all missing weights of a run, converted ones included, fit on the disk.
 
     Raises:
-        InputError: they do not.
+        InputError: they do not fit.
     """
     check_free_space(Path("weights"), sum(missing_bytes(suite.weights[name]) for name in missing_weights(suite)))
 
@@ -213,8 +213,8 @@ def fetch_weights(name: str, entry: Weights, say: Callable[[str], None], locks: 
     """Download and verify the files of one entry, and write its receipt. Existing files are verified, never replaced.
 
     Args:
-        name: of the entry.
-        entry: of the weights registry.
+        name: name of the entry.
+        entry: the entry of the weights registry.
         say: called with each line of progress.
         locks: folder of the recorded hashes.
 
@@ -252,14 +252,14 @@ def fetch_weights(name: str, entry: Weights, say: Callable[[str], None], locks: 
     write_json(Path(entry.receipt), {"weights": name, "files": receipt})
 
 
-class Unseen(Download):
-    """A file of a dataset of which the dataset knows neither size nor hash."""
+class Unregistered(Download):
+    """A file for which the dataset has neither size nor hash."""
 
-    gigabytes: PositiveFloat | None = 0.02  # for which there must be room; any size is accepted
+    gigabytes: PositiveFloat | None = 0.02  # free space that is required; any size is accepted
 
     @property
     def tolerance(self) -> int:
-        """Bytes by which the file may differ."""
+        """Bytes by which the size of the file may differ."""
         return 2**40
 
 
@@ -267,9 +267,10 @@ def fetch_dataset_file(path: Path, url: str, sha256: str, say: Callable[[str], N
     """Download and verify one file of a dataset, unless it exists.
 
     Args:
-        path: where it is written.
-        url: its address.
-        sha256: its hash; empty: recorded at the first download, by the address, and enforced afterwards.
+        path: the file to write.
+        url: address of the file.
+        sha256: hash of the file. If it is empty, the hash is recorded for the address at the first download, and enforced
+            afterwards.
         say: called with each line of progress.
         locks: folder of the recorded hashes.
 
@@ -281,7 +282,7 @@ def fetch_dataset_file(path: Path, url: str, sha256: str, say: Callable[[str], N
     else:
         lock = locks / "datasets" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{path.name}.json"
         recorded = read_lock(lock)
-        expected = with_recorded_hash(Unseen(), recorded.get(path.name), lock)
+        expected = with_recorded_hash(Unregistered(), recorded.get(path.name), lock)
     if path.is_file():
         digests = file_digests(path)
         if problem := disagreement(digests, expected) or wrong_content(path, path.suffix, expected):
@@ -296,7 +297,7 @@ def fetch_dataset_file(path: Path, url: str, sha256: str, say: Callable[[str], N
 
 
 def with_recorded_hash(registered: Download, recorded: dict | None, lock: Path) -> Download:
-    """Return the expected size and hash of a file: the registered ones, or those recorded in `lock` at its first download."""
+    """Return the expected size and hash of a file: the registered ones, or those recorded in `lock` at the first download."""
     if recorded is None or registered.known:
         return registered
     size = recorded["bytes"] if registered.bytes is None else registered.bytes
@@ -314,10 +315,10 @@ def bytes_left(target: Path, expected: Download) -> int:
 
 
 def check_inside(folder: Path, target: Path) -> None:
-    """Check that no symbolic link inside `folder` leads the target out of it.
+    """Check that the target is inside `folder` after symbolic links are resolved.
 
     Raises:
-        InputError: one does.
+        InputError: it is not.
     """
     if not target.parent.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{target} would be written outside {folder}: a link there leads elsewhere; remove it")
@@ -339,7 +340,7 @@ def read_lock(lock: Path) -> dict:
 
 
 def write_receipt(name: str, entry: Weights, files: Iterable[str], **more: object) -> None:
-    """Write the receipt of converted weights: the hash and size of each file, and `more`, such as what they were made from."""
+    """Write the receipt of converted weights: hash and size of each file, and `more`, such as what they were made from."""
     digests = {file: file_digests(Path(entry.path) / file) for file in files}
     content = {file: {"sha256": digest["sha256"], "bytes": digest["bytes"]} for file, digest in digests.items()}
     write_json(Path(entry.receipt), {"weights": name, "files": content, **more})

@@ -1,7 +1,7 @@
 """Convert a Zero-1-to-3 checkpoint (arXiv 2303.11328) to a diffusers folder.
 
-A checkpoint is one file with the UNet, the autoencoder, CLIP's image encoder and cc_projection. The moving average of the UNet
-is used if there is one, because the published code samples with it.
+A checkpoint is a single file with the UNet, the autoencoder, CLIP's image encoder and cc_projection. The moving average of the
+UNet's parameters is used if there is one, because the published code samples with it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch import Tensor
 
 from magic123.priors.latent_diffusion import load_component, offline
 from magic123.records.errors import InputError
-from magic123.weights.checkpoint_file import check_complete, read_checkpoint, rename_all, save_tensors, take
+from magic123.weights.checkpoint_file import check_complete, read_checkpoint, rename_all, save_tensors, with_prefix
 from magic123.weights.latent_diffusion import image_tower, plan_of_unet, unet_name, vae_name, vae_value
 
-# Hyperparameters of the published configuration that do not follow from shapes
+# Hyperparameters of the published configuration that cannot be derived from the shapes of the parameters
 HEADS, GROUPS, SCALING, PIXELS_PER_LATENT = 8, 32, 0.18215, 8
-RESOLUTION = 256  # of the training pictures, in pixels
+RESOLUTION = 256  # side of the training pictures in pixels
 BETA_START, BETA_END, TRAIN_STEPS = 0.00085, 0.012, 1000
-CLIP_HEAD_WIDTH, CLIP_MEAN, CLIP_DEVIATION = 64, [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
-# Other entries of these files: buffers of the schedule, the unused text encoder, and state of the trainer
+CLIP_HEAD_WIDTH, CLIP_MEAN, CLIP_STD = 64, [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+# Other entries of these files: buffers of the noise schedule, the unused text encoder, and state of the training
 IGNORED = (
     "betas", "alphas_cumprod", "sqrt_", "log_one_minus", "posterior_", "logvar", "lvlb_weights", "scale_factor",
     "model_ema.decay", "model_ema.num_updates", "cond_stage_model.mean", "cond_stage_model.std", "cond_stage_model.model.",
@@ -35,19 +35,19 @@ USED = ("model.diffusion_model.", "model_ema.diffusion_model", "first_stage_mode
 
 
 def convert(path: Path, out: Path, conditioning: str, say: Callable[[str], None]) -> dict[str, object]:
-    """Write unet/, vae/, image_encoder/, cc_projection/, scheduler/, feature_extractor/ and model_index.json.
+    """Convert a checkpoint to unet/, vae/, image_encoder/, cc_projection/, scheduler/, feature_extractor/ and model_index.json.
 
     Args:
         path: the checkpoint.
-        out: folder to write into.
+        out: the folder to write into.
         conditioning: "distance" or "elevation", see `priors.zero123.pose_vector`.
         say: called with each line of progress.
 
     Returns:
-        Which UNet was used and the conditioning, for the record of the conversion.
+        Which parameters of the UNet were used, and the conditioning, for the record of the conversion.
 
     Raises:
-        InputError: the checkpoint is damaged or of another model.
+        InputError: the checkpoint is damaged or belongs to another model.
     """
     offline()
     state = read_checkpoint(path)
@@ -58,13 +58,13 @@ def convert(path: Path, out: Path, conditioning: str, say: Callable[[str], None]
     say(f"unet: {sum(value.numel() for value in unet.values()) / 1e6:.1f} million parameters, {source}")
     check_schedule(state, path)
     write_unet(unet, out / "unet", path)
-    write_vae(take(state, "first_stage_model."), out / "vae", path)
+    write_vae(with_prefix(state, "first_stage_model."), out / "vae", path)
     say("autoencoder and image encoder")
-    embedding = write_image_encoder(take(state, "cond_stage_model.model.visual."), out, path)
-    write_projection(take(state, "cc_projection."), out / "cc_projection", embedding, path)
+    embedding = write_image_encoder(with_prefix(state, "cond_stage_model.model.visual."), out, path)
+    write_projection(with_prefix(state, "cc_projection."), out / "cc_projection", embedding, path)
     from diffusers import DDIMScheduler
 
-    scheduler: Any = DDIMScheduler(  # save_pretrained comes from a base class that type checkers do not see
+    scheduler: Any = DDIMScheduler(  # typed Any, because type checkers do not see the base class with save_pretrained
         beta_start=BETA_START,
         beta_end=BETA_END,
         beta_schedule="scaled_linear",
@@ -79,14 +79,14 @@ def convert(path: Path, out: Path, conditioning: str, say: Callable[[str], None]
 
 
 def unet_parameters(state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], str]:
-    """Return the parameters of the UNet under their original names, and a sentence that says which ones they are.
+    """Return the parameters of the UNet under their original names, and a text that says which ones they are.
 
-    The moving average is preferred; the checkpoint stores its names without dots.
+    The moving average is preferred; the checkpoint stores it under names without dots.
 
     Raises:
         InputError: there is no UNet, or its moving average is incomplete.
     """
-    plain, average = take(state, "model.diffusion_model."), take(state, "model_ema.diffusion_model")
+    plain, average = with_prefix(state, "model.diffusion_model."), with_prefix(state, "model_ema.diffusion_model")
     if not plain:
         raise InputError(f"the checkpoint {path} has no model.diffusion_model, so it is not a latent diffusion model")
     if not average:
@@ -103,7 +103,7 @@ def check_schedule(state: dict[str, Tensor], path: Path) -> None:
     """Check that the noise schedule of the checkpoint, if it has one, is the published one.
 
     Raises:
-        InputError: it is another one.
+        InputError: it is not.
     """
     if "alphas_cumprod" not in state:
         return
@@ -118,8 +118,8 @@ def write_unet(state: dict[str, Tensor], out: Path, path: Path) -> None:
 
     Args:
         state: parameters under their original names.
-        out: folder to write.
-        path: the checkpoint in error sentences.
+        out: the folder to write.
+        path: path of the checkpoint, for error messages.
 
     Raises:
         InputError: the parameters are not those of Zero-1-to-3's UNet.
@@ -151,7 +151,7 @@ def write_unet(state: dict[str, Tensor], out: Path, path: Path) -> None:
 
 
 def write_vae(state: dict[str, Tensor], out: Path, path: Path) -> None:
-    """Write the autoencoder as a diffusers folder; arguments and exceptions as for `write_unet`."""
+    """Write the autoencoder as a diffusers folder; see `write_unet` for arguments and exceptions."""
     from diffusers import AutoencoderKL
 
     state = {key: value for key, value in state.items() if not key.startswith("loss.")}
@@ -182,8 +182,8 @@ def write_image_encoder(state: dict[str, Tensor], out: Path, path: Path) -> int:
 
     Args:
         state: parameters of OpenAI's CLIP image tower under their original names.
-        out: folder that the two are written into.
-        path: the checkpoint in error sentences.
+        out: the folder in which both folders are written.
+        path: path of the checkpoint, for error messages.
 
     Returns:
         The width of the embedding.
@@ -217,16 +217,23 @@ def write_image_encoder(state: dict[str, Tensor], out: Path, path: Path) -> int:
     save_tensors(renamed, out / "image_encoder" / "model.safetensors")
     load_component(CLIPVisionModelWithProjection, out, "image_encoder")  # raises InputError if a parameter is missing
     CLIPImageProcessor(
-        size={"shortest_edge": side}, crop_size={"height": side, "width": side}, image_mean=CLIP_MEAN, image_std=CLIP_DEVIATION
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}, image_mean=CLIP_MEAN, image_std=CLIP_STD
     ).save_pretrained(out / "feature_extractor")
-    # Zero-1-to-3 resizes with align_corners; priors.zero123.clip_pixels reads this
+    # Zero-1-to-3 resizes with align_corners, a key that priors.zero123.clip_pixels reads
     file = out / "feature_extractor" / "preprocessor_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"align_corners": True}, indent=2) + "\n")
     return config.projection_dim
 
 
 def write_projection(state: dict[str, Tensor], out: Path, embedding: int, path: Path) -> None:
-    """Write cc_projection, the layer that joins an embedding of that width and a pose; otherwise as `write_unet`."""
+    """Write cc_projection as a diffusers folder; see `write_unet` for the other arguments and exceptions.
+
+    Args:
+        state: weight and bias of the layer.
+        out: the folder to write.
+        embedding: width of the image embedding; the input of the layer has four more numbers, for the pose.
+        path: path of the checkpoint, for error messages.
+    """
     from magic123.priors.cc_projection import CCProjection
 
     if set(state) != {"weight", "bias"} or state["weight"].shape[-1] != embedding + 4:
@@ -237,7 +244,7 @@ def write_projection(state: dict[str, Tensor], out: Path, embedding: int, path: 
 
 
 def _write(network: Any, state: dict[str, Tensor], out: Path, what: str, path: Path) -> None:
-    """Write the folder of a diffusers model, whose types diffusers hides, after checking that its parameters are complete."""
+    """Write the folder of a diffusers model, after a check that its parameters are complete."""
     check_complete(state, {name: value.shape for name, value in network.state_dict().items()}, what, path)
     network.save_config(out)
     save_tensors(state, out / "diffusion_pytorch_model.safetensors")

@@ -1,4 +1,4 @@
-"""Another system's mesh as a result: in its declared frame, or in the one that is found, the truth scores as the truth."""
+"""A mesh of another system as a result: in its declared frame or after registration, the true mesh gets perfect scores."""
 
 import json
 
@@ -23,7 +23,7 @@ def run(*words: object) -> int:
 
 
 def move(mesh, file, turn) -> None:
-    """Write a mesh again, turned, in centimetres and elsewhere."""
+    """Write a copy of a mesh that is rotated, in centimetres and translated."""
     matrix = turn.copy()
     matrix[:3] *= 100
     matrix[:3, 3] = 30, -50, 20
@@ -46,7 +46,7 @@ def move(mesh, file, turn) -> None:
 
 @pytest.fixture
 def truth(tmp_path, request):
-    """A mesh, what `from-mesh` and `prepare` make of it, and the same mesh lying on its back, in centimetres and elsewhere."""
+    """A mesh, the example that `from-mesh` and `prepare` make of it, and the mesh rotated, translated and in centimetres."""
     name = getattr(request, "param", "object.ply")
     mesh = WRITERS[name](tmp_path / name)
     frame = json.dumps({"scale": "unit-sphere"})
@@ -93,7 +93,7 @@ def test_the_truth_in_its_declared_frame_is_perfect(truth):
 @pytest.mark.nightly
 @pytest.mark.parametrize("truth", WRITERS, indirect=True)
 def test_turned_about_each_axis_and_declared_or_found(truth):
-    """Declared, or found without a word about its frame, the truth is perfect; neither, it is flagged."""
+    """With its frame declared or found by registration the true mesh is perfect; with neither it is flagged."""
     name = next(name for name in WRITERS if (truth / name).is_file())
     frames = {"x": {"up": "z", "front": "-y"}, "y": {"up": "y", "front": "x"}, "z": {"up": "-x", "front": "z"}}
     for number, (axis, frame) in enumerate(frames.items()):

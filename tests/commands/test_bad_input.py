@@ -22,7 +22,7 @@ def test_sound_inputs_are_accepted(tmp_path):
     assert main(["prepare", *arguments, "--out", str(tmp_path / "example")]) == 0
 
 
-def test_a_folder_of_somebody_else_is_not_replaced(tmp_path, capsys):
+def test_a_folder_with_other_files_is_not_replaced(tmp_path, capsys):
     sound_inputs(tmp_path)
     kept = tmp_path / "holiday"
     kept.mkdir()
@@ -32,7 +32,7 @@ def test_a_folder_of_somebody_else_is_not_replaced(tmp_path, capsys):
     assert [file.name for file in kept.iterdir()] == ["letter.txt"]
 
 
-def test_an_earlier_example_survives_a_failure_and_gives_way_to_a_success(tmp_path):
+def test_an_earlier_example_is_kept_after_a_failure_and_replaced_after_a_success(tmp_path):
     sound_inputs(tmp_path)
     out = tmp_path / "example"
     assert main(["prepare", *options(tmp_path / "image.png"), "--out", str(out)]) == 0
@@ -58,7 +58,7 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch, capsys):
     assert [file.name for file in (tmp_path / "results").iterdir()] == [NOTE]
 
 
-def test_a_reader_that_ends_is_no_error(repository):
+def test_a_closed_output_pipe_is_no_error(repository):
     """As in `magic123 estimate | head -0`."""
     reading, writing = os.pipe()
     os.close(reading)
@@ -81,7 +81,7 @@ def test_unknown_command_lists_the_commands(arguments, capsys):
 
 
 def test_as_a_process(tmp_path):
-    """The real thing: exit status 1, one line on stderr, nothing on stdout."""
+    """In a process of its own: exit status 1, one line on stderr, nothing on stdout."""
     arguments = ["--image", str(tmp_path / "absent.png"), "--name", "x", "--prompt", "x", "--out", str(tmp_path / "out")]
     root = Path(__file__).parents[2]
     done = subprocess.run(

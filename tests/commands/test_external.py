@@ -1,4 +1,4 @@
-"""Other people's programs as rows: what they make is kept whole, and each way to fail is one sentence and a status."""
+"""External programs as rows of a table: their output is kept, and every failure has a status and ends with one sentence."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def words(example: Path, out: Path, program: str, **settings) -> list[str]:
     return ["external", *given, "--example", str(example), "--out", str(out)]
 
 
-def test_what_a_program_makes_is_kept_with_its_words(example, tmp_path):
+def test_the_output_of_a_program_is_kept_with_its_command(example, tmp_path):
     out = tmp_path / "made"
     assert main(words(example, out, "(out / 'mesh.ply').write_text(repr(sys.argv[2:]))")) == 0
     assert (out / "mesh.ply").read_text() == "['a red ball', '7']"
@@ -91,7 +91,7 @@ def test_a_conda_environment_is_snakemakes_and_its_programs_come_first(example, 
         ("time.sleep(60)", {"minutes": 0.02}, "timed out", "took longer than its 0.02 minutes"),
     ],
 )
-def test_each_way_to_fail_is_a_status_and_leaves_nothing(example, tmp_path, capsys, program, settings, status, sentence):
+def test_every_failure_has_a_status_and_leaves_nothing(example, tmp_path, capsys, program, settings, status, sentence):
     out = tmp_path / "made"
     assert main(words(example, out, program, **settings)) == 1
     assert sentence in capsys.readouterr().err
@@ -100,7 +100,7 @@ def test_each_way_to_fail_is_a_status_and_leaves_nothing(example, tmp_path, caps
     assert not out.exists() and not list(tmp_path.glob(".made.*[!n]"))
 
 
-def test_a_program_that_is_not_there(example, tmp_path, capsys):
+def test_a_missing_program(example, tmp_path, capsys):
     assert main(words(example, tmp_path / "made", "", run="no-such-program {out}")) == 1
     assert "no-such-program cannot be started" in capsys.readouterr().err
 
@@ -122,7 +122,7 @@ Path({str(tmp_path / "child")!r}).write_text(str(child.pid))
         assert not Path(f"/proc/{child}").exists()
 
 
-def test_words_are_filled_in_after_they_are_split():
+def test_placeholders_are_replaced_after_the_command_is_split():
     settings = External(run="infer --text '{prompt}' --in={image} --seed {seed} {out}", makes="a/mesh.glb")
     assert command_words(settings, VALUES) == ["infer", "--text", VALUES["prompt"], "--in=/a b/rgba.png", "--seed", "3", "/o"]
 

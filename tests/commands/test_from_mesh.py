@@ -13,7 +13,7 @@ from magic123.__main__ import main
 from magic123.example.companion import read_depth
 from magic123.example.depth import normalized
 from magic123.geometry.camera import Camera
-from magic123.geometry.frames import ball_of
+from magic123.geometry.frames import bounding_sphere
 from magic123.records.cameras import read_poses
 
 VIEWS = {"size": 48, "sets": {"ring": {"polar": 80, "first_azimuth": 10, "count": 3}}}
@@ -32,7 +32,7 @@ def test_an_example_of_a_mesh(tmp_path):
     rgba = read_picture(folder / "rgba.png", 4)
     inside = rgba[..., 3] > 127
     surface = trimesh.load(folder / "mesh.ply", process=False)
-    ball = ball_of(np.asarray(surface.vertices))
+    ball = bounding_sphere(np.asarray(surface.vertices))
     assert np.allclose(ball.centre, 0, atol=1e-6) and ball.radius == pytest.approx(0.5, abs=1e-6)
 
     # the silhouette and the normals of the true mesh, by ray casting from the declared camera
@@ -66,7 +66,7 @@ def test_an_example_of_a_mesh(tmp_path):
     assert np.asarray(Image.open(folder / "truth/depth/ring/001.png")).max() > 10_000
 
 
-def test_light_and_remarks(tmp_path):
+def test_light_and_warnings(tmp_path):
     mesh = write_ply(tmp_path / "a.ply")
     assert make(mesh, tmp_path / "dark", lit=True) == 0 and make(mesh, tmp_path / "flat") == 0
     dark, flat = (read_picture(tmp_path / name / "rgba.png", 3).astype(int) for name in ("dark", "flat"))

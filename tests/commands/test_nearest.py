@@ -1,4 +1,4 @@
-"""The baseline that answers with a training object: its views, its mesh and its notes, through the real commands."""
+"""The nearest-neighbour baseline: views, mesh and notes of a training object, through the real commands."""
 
 import json
 import runpy

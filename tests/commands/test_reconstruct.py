@@ -1,4 +1,4 @@
-"""The loop and its command: schedule, determinism, and what it refuses."""
+"""The loop of a stage and its command: schedule, determinism, and errors."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def test_the_reference_view_comes_first_and_then_every_nth_step():
     assert [s for s in range(20) if sees_reference(s, stage)] == [0, 1, 2, 3, 4, 8, 12, 16]
 
 
-def test_shadings_come_in_their_shares():
+def test_shadings_have_their_probabilities():
     stage = stage_settings(scene="nerf", shading={"normal_until": 0.2, "textureless": 0.2, "ambient": (0.1, 1.0)})
     generator = torch.Generator().manual_seed(0)
     assert {novel_shading(stage, 0.1, generator)[0] for _ in range(50)} == {"normal"}
@@ -70,7 +70,7 @@ def test_the_loss_scale_doubles_when_the_gradient_scaler_would():
     assert scaler.get_scale() == 4 * 65536
 
 
-def test_a_doubled_loss_scale_halves_what_the_priors_say(example, tmp_path):
+def test_a_doubled_loss_scale_halves_the_gradients_of_the_priors(example, tmp_path):
     """The first novel views lie before and after a doubling; the scene is the same up to the first of them."""
     weights = {"z": str(write_zero123(tmp_path / "z"))}
     prior = {"kind": "zero123", "weights": "z", "weight": 1, "guidance_scale": 2, "angle_weight": False}
@@ -91,7 +91,7 @@ def test_albedo_replaces_lambertian_only_where_nothing_needs_normals():
     assert plain_if_possible("lambertian", 1.0, stage_settings(scene="nerf")) == "lambertian"
 
 
-def test_priors_wait_for_their_first_step(example, tmp_path):
+def test_priors_start_at_their_first_step(example, tmp_path):
     weights = {"z": str(write_zero123(tmp_path / "z"))}
     prior = {"kind": "zero123", "weights": "z", "weight": 1, "guidance_scale": 2}
     stage = {**COARSE, "steps": 4, "reference_warmup": 1, "reference_interval": 0, "priors": {"views": prior}, "priors_from": 3}
@@ -102,7 +102,7 @@ def test_priors_wait_for_their_first_step(example, tmp_path):
     assert [bool(line[column]) for line in lines[1:]] == [False, False, False, True]
 
 
-def test_no_light_falls_before_albedo_until():
+def test_shading_is_albedo_until_the_setting_albedo_until():
     stage = stage_settings(scene="nerf", shading={"normal_until": 0.1, "albedo_until": 0.5, "textureless": 0.5})
     generator = torch.Generator().manual_seed(0)
     assert novel_shading(stage, 0.05, generator)[0] == "normal"
@@ -158,7 +158,7 @@ def test_of_a_checkpoint_only_the_weights_asked_for_are_read(coarse, monkeypatch
         assert len(read) == len(scene.state_dict()) and averages == (trained if weights == "average" else set())
 
 
-def test_left_is_left_through_both_stages(example, coarse, tmp_path):
+def test_left_and_right_are_kept_through_both_stages(example, coarse, tmp_path):
     reconstruct(example, stage_settings(**FINE), 0, tmp_path, init=coarse)
     for folder in (coarse, tmp_path):
         scene, _ = load_scene(folder)
@@ -206,7 +206,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(coarse, tmp_path):
 
 
 def test_a_coarse_scene_without_a_surface_is_refused_at_the_hand_over(example, tmp_path):
-    """An empty scene: the blob, which gives a new field its density, is turned round and fills the cube."""
+    """An empty scene: the blob, which gives a new field its density, is negated."""
     reconstruct(
         example,
         stage_settings(**{**COARSE, "steps": 0, "field": {**FIELD, "blob_density": -80.0, "blob_radius": 50.0}}),
@@ -234,7 +234,7 @@ def test_priors_without_weights_token_or_reference_are_refused(example, tmp_path
 
 
 def test_several_pictures_of_one_object_guide_one_stage(example, tmp_path):
-    """Own picture and another one: what was shown and where it was taken from stands in the record."""
+    """The example's own picture and another one; the record names the pictures and their cameras."""
     other = Path(shutil.copytree(example, tmp_path / "other"))
     record = json.loads((other / "example.json").read_text())
     record["camera"] |= {"azimuth": 90, "polar": 70}
@@ -271,7 +271,7 @@ def test_the_device_is_as_asked_or_the_precision_asks_for_it(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["stable-diffusion", "zero123"])
 def test_priors_on_a_gpu_guide_a_scene_on_the_cpu(tmp_path, kind):
-    """The gradient comes back to where the picture is, and is the CPU's but for rounding."""
+    """The gradient is on the device of the picture, and equals that of the CPU up to rounding."""
     gradients = []
     for device in ("cpu", "cuda"):
         if kind == "zero123":

@@ -68,7 +68,7 @@ def shown(scene, tmp_path_factory):
     return folder
 
 
-def test_everything_that_was_promised_is_there(shown):
+def test_all_documented_files_are_written(shown):
     views = shown / "views"
     files = {str(p.relative_to(views)) for p in views.rglob("*") if p.is_file()}
     pictures = {"reference": 1, "ring": 3, "elevated": 2}
@@ -139,7 +139,7 @@ def test_shaded_views_are_the_albedo_in_a_light_at_the_camera(shown):
         assert (shaded[alpha == 0] == 1).all()
 
 
-def test_film_and_sheet(shown):
+def test_video_and_contact_sheet(shown):
     import imageio.v2 as imageio
 
     with imageio.get_reader(shown / "views" / "turntable.mp4") as reader:

@@ -1,4 +1,4 @@
-"""The baseline that carves silhouettes, on views of a ball that have a closed form."""
+"""The visual-hull baseline, on views of a ball that have a closed form."""
 
 import json
 import runpy
@@ -53,7 +53,7 @@ def test_the_hull_of_a_ball_is_about_the_ball(tmp_path: Path, monkeypatch, with_
     assert (front[:, 0] > front[:, 2] + 100).all() and (back[:, 2] > back[:, 0] + 100).all()
 
 
-def test_one_view_gives_the_cone_of_its_mask_and_none_in_common_is_said(tmp_path: Path, monkeypatch) -> None:
+def test_one_view_gives_the_cone_of_its_mask_and_an_empty_intersection_is_reported(tmp_path: Path, monkeypatch) -> None:
     cone = carve(write_views(tmp_path / "one", True, [(90.0, 0.0)]), monkeypatch)
     assert (notes := read_notes(tmp_path / "one")) is not None and notes["views carved"] == 1 and "cone" in notes["needs"]
     assert np.ptp(cone.vertices[:, 2]) > 1.5 and np.ptp(cone.vertices[:, 0]) == pytest.approx(2 * RADIUS * 2.6 / 1.75, abs=0.1)

@@ -1,4 +1,4 @@
-"""What cameras and tools write: orientation, companions of other sizes, tiny and large pictures."""
+"""Files as cameras and tools write them: EXIF orientation, companions of other sizes, tiny and large pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prepared import bytes_of, colour_ramp, overlap, prepare, soft_disc
 
 from magic123.__main__ import main
 from magic123.example.example import load_example
-from magic123.example.picture_file import UPRIGHT, _reduced
+from magic123.example.picture_file import UPRIGHT, _downsample
 from magic123.records import alpha as alpha_convention
 
 DPT = Path(__file__).parents[2] / "weights/miniature/dpt"
@@ -31,7 +31,7 @@ def scene(height: int = 48, width: int = 64) -> tuple[np.ndarray, np.ndarray]:
 
 
 def save_turned(file: Path, upright: np.ndarray, orientation: int) -> None:
-    """Save a picture as a camera does that was held otherwise: turned, with the tag that turns it back."""
+    """Save a rotated picture with the EXIF tag that rotates it back, as a camera does."""
     undo = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -84,7 +84,7 @@ def test_a_mask_of_the_size_before_the_turn_is_refused_with_the_reason(tmp_path,
 
 @pytest.mark.parametrize("size", [(3, 3), (200, 1), (200, 3), (3, 200)])
 def test_depth_of_tiny_pictures_is_predicted(size, tmp_path):
-    """Three pixels high, or one, is not taken for channels first."""
+    """A picture 3 pixels or 1 pixel high is not taken for channels first."""
     width, height = size
     rgba = np.full((height, width, 4), 255, np.uint8)
     rgba[..., 0] = np.arange(width * height).reshape(height, width) * 200 // (width * height)
@@ -143,7 +143,7 @@ def test_reduction_averages_what_is_visible(convention):
     rgb, alpha = colour_ramp(), soft_disc()
     colours = rgb if convention == "straight" else rgb * alpha[..., None]
     stored = np.rint(np.dstack([np.where(alpha[..., None] > 0, colours, 0), alpha]) * 65535).astype(np.uint16)
-    small = _reduced(stored, 2, samples=False)
+    small = _downsample(stored, 2, samples=False)
     want = cv2.resize(np.dstack([rgb * alpha[..., None], alpha]), (30, 30), interpolation=cv2.INTER_AREA)
     assert np.abs(alpha_convention.premultiplied(small[..., :3], small[..., 3], convention) - want[..., :3]).max() < 1e-4
 

@@ -1,4 +1,4 @@
-"""Depth: from files, by DPT, blind to scale and shift."""
+"""Depth from files and by DPT; invariance to scale and shift."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from magic123.example.example import load_example, target_depth
 from magic123.records.errors import InputError
 
 
-def test_depth_is_blind_to_scale_and_shift():
+def test_depth_is_invariant_to_scale_and_shift():
     inside = soft_disc() > 0
     values = colour_ramp()[..., 0]
     once = depth_map.normalized(values, inside, "depth")

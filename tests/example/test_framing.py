@@ -84,7 +84,7 @@ def test_a_square_straight_picture_passes_unchanged(tmp_path):
     assert (stored[visible] == rgba[visible]).all() and (stored[~visible] == 0).all()
 
 
-def test_shrinking_makes_no_rim(tmp_path):
+def test_downsampling_makes_no_dark_rim(tmp_path):
     """A white object on transparent black stays white: colours are averaged with their alpha."""
     alpha = soft_disc(softness=0.01)
     Image.fromarray(np.dstack([bytes_of(alpha)] * 3 + [bytes_of(alpha)])).save(tmp_path / "image.png")

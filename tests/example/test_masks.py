@@ -1,4 +1,4 @@
-"""Masks: by GrabCut, from files, and what is wrong with one."""
+"""Masks by GrabCut and from files, and warnings about masks."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def test_quality_figures():
     assert abs(quality.measure(square_mask(left=0))["border_share"] - 60 / 396) < 1e-9
 
 
-def test_quality_remarks_name_what_is_wrong():
+def test_mask_warnings_name_what_is_wrong():
     limits = QualityLimits(warn_pixels_below=0)
-    assert quality.remarks(quality.measure(square_mask()), limits) == []
+    assert quality.mask_warnings(quality.measure(square_mask()), limits) == []
     two = square_mask(5, 5, 45, 45) + square_mask(55, 55, 95, 95)
     cases = {
         "border": square_mask(left=0),
@@ -67,8 +67,8 @@ def test_quality_remarks_name_what_is_wrong():
         "very soft": soft_disc(100, 100, radius=30, softness=50),
     }
     for words, mask in cases.items():
-        assert any(words in remark for remark in quality.remarks(quality.measure(mask), limits)), words
-    assert "pixels" in quality.remarks(quality.measure(square_mask()), QualityLimits())[0]
+        assert any(words in warning for warning in quality.mask_warnings(quality.measure(mask), limits)), words
+    assert "pixels" in quality.mask_warnings(quality.measure(square_mask()), QualityLimits())[0]
 
 
 def test_inverted_masks_are_told_from_large_objects():

@@ -1,4 +1,4 @@
-"""Picture files are read as what they show, whatever their format; alpha is straight or premultiplied."""
+"""Picture files of all formats give the values that they show; alpha is straight or premultiplied."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_16_bit_files_keep_16_bits(colour_type, channels, tmp_path):
     assert picture.stored.endswith("16 bit")
 
 
-def test_texts_of_any_length_in_a_file_are_no_damage(tmp_path):
+def test_files_with_long_texts_are_read(tmp_path):
     """Programs write their whole state into a PNG, compressed."""
     (tmp_path / "a.png").write_bytes(
         png(np.zeros((4, 4, 3), np.uint8), 2, {b"zTXt": b"workflow\0\0" + zlib.compress(b"x" * 3_000_000)})
@@ -155,7 +155,7 @@ def test_objects_darker_than_their_fringe_are_read_by_their_neighbours_and_marke
     assert (told.convention, told.decided_by, told.certain) == ("straight", "setting", True)
 
 
-def test_the_user_overrides_and_a_contradiction_is_remarked_upon(tmp_path):
+def test_the_setting_overrides_the_detection_and_a_contradiction_is_reported(tmp_path):
     Image.fromarray(np.dstack([bytes_of(colour_ramp()), bytes_of(soft_disc())])).save(tmp_path / "straight.png")
     record = prepare(tmp_path / "straight.png", tmp_path / "out", alpha="premultiplied")
     assert record["alpha"] == "premultiplied" and record["alpha_evidence"]["decided_by"] == "setting"

@@ -1,4 +1,4 @@
-"""Depth and normal maps, tokens, settings and words that `prepare` refuses, each with one sentence."""
+"""Depth and normal maps, tokens, settings and options that `prepare` refuses, each with one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hash grid, its kernels, and the field on top of it."""
+"""The hash grid, its kernels, and the field that uses it."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ LAYOUT = grid_layout(6, 10, 4, 48)
 
 
 def points(count=500, seed=0, dtype=torch.float32) -> torch.Tensor:
-    """Random places, and the corners and edges of the cube."""
+    """Random points, and the corners and edges of the cube."""
     x = torch.rand(count, 3, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 2 - 1
     ends = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0], dtype=dtype)] * 3)
     return torch.cat([x, ends])
@@ -64,7 +64,7 @@ def test_every_row_of_a_dense_level_is_used():
 
 
 def test_tiled_levels_take_rows_in_turn_and_may_leave_z_out():
-    """16 rows: 3 nodes wide, z has the stride 9; 6 nodes wide, 36 exceeds the rows, and z counts for nothing."""
+    """16 rows: with 3 nodes per axis z has the stride 9; with 6 nodes its stride 36 exceeds the rows, and z is ignored."""
     layout = grid_layout(2, 4, 2, 5, tiled=True)
     assert layout.resolution == (3, 6) and layout.size == (16, 16) and layout.offset == (0, 16)
     cell = torch.tensor([[1, 0, 1], [1, 0, 0]])
@@ -112,7 +112,7 @@ def test_smoothstep_has_no_kinks():
 
 
 @pytest.mark.parametrize("features, active", [(2, 6), (2, 3), (4, 6)])
-def test_twins_agree(features, active):
+def test_numba_agrees_with_torch(features, active):
     """numba and torch: values, gradients to the table and to the positions."""
     results = []
     upstream = torch.randn(len(points()), 6 * features, generator=torch.Generator().manual_seed(3))
@@ -126,7 +126,7 @@ def test_twins_agree(features, active):
 
 
 @pytest.mark.parametrize("features, active, dtype", [(2, 4, torch.float32), (4, 2, torch.float32), (2, 4, torch.float64)])
-def test_triton_twin_agrees(features, active, dtype):
+def test_triton_agrees_with_torch(features, active, dtype):
     """In Triton's interpreter, over dense and hashed levels, corners of the cube and more than one block of points."""
     layout = grid_layout(4, 8, 4, 40)
     assert set(layout.dense) == {True, False}
@@ -240,7 +240,7 @@ def test_initial_values_and_choice_of_backend():
     [
         ({"finest_resolution": 2}, "finest_resolution"),
         ({"log2_entries": 1}, "log2_entries"),
-        ({"backend": "numba", "interpolation": "linear"}, "knows neither tiled nodes nor linear"),
+        ({"backend": "numba", "interpolation": "linear"}, "supports neither tiled nodes nor linear"),
     ],
 )
 def test_contradictory_settings_are_refused(changes, word):
@@ -272,7 +272,7 @@ def test_tinycudann_agrees():
 
 # ------------------------------------------------------------------------------------------------------------ field
 def test_new_field_is_the_blob():
-    """With a fresh table the exponent is the blob plus what the MLP's biases give, nearly the same everywhere."""
+    """With an untrained table the exponent is the blob plus the output of the MLP's biases, which is nearly constant."""
     torch.manual_seed(0)
     field = Field(FieldSettings(grid=HashGridSettings(**SMALL)))
     x = torch.tensor([[0.0, 0, 0], [0.2, 0, 0], [0, 0.9, 0]])
@@ -310,7 +310,7 @@ def test_progress_unmasks_the_finest_half():
     assert never.masked_levels == 0
 
 
-def test_levels_come_into_use_as_in_the_published_code():
+def test_levels_are_unmasked_as_in_the_published_code():
     """Its level count is ceil(min(1, 0.25 + step / (0.5 * steps)) * 16), at least 1: by hand at steps of 5000."""
     grid = HashGridSettings(**SMALL | {"levels": 16})
     field = Field(FieldSettings(grid=grid, hidden=16, coarse_to_fine=0, progressive_levels={}))

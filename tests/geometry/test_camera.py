@@ -6,7 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from magic123.geometry.camera import Camera, angle_between, as_assumed, jittered, sample_novel, to_own, wrap_degrees
+from magic123.geometry.camera import (
+    Camera,
+    angle_between,
+    from_assumed_frame,
+    jittered,
+    sample_novel,
+    to_assumed_frame,
+    wrap_degrees,
+)
 from magic123.render.volume import render_volume
 from magic123.settings.cameras import NovelCameras, PoseJitter, ReferenceCamera
 
@@ -40,10 +48,10 @@ def centroid(image: torch.Tensor, channel: int) -> tuple[float, float]:
 def test_a_scene_with_another_reference_camera_is_shown_and_sized_by_the_own_one():
     """A point at the picture's edge stays there, and a scene turned and scaled to the own camera looks the same size."""
     own, assumed = ReferenceCamera(azimuth=10.0), ReferenceCamera(polar=75.0, azimuth=40.0, radius=2.0, fov=55.0)
-    seen = as_assumed(Camera.orbit([90.0, 60.0], [10.0, 100.0], [1.8, 3.6], [40.0, 20.0], 8), own, assumed)
+    seen = to_assumed_frame(Camera.orbit([90.0, 60.0], [10.0, 100.0], [1.8, 3.6], [40.0, 20.0], 8), own, assumed)
     assert seen.polar.tolist() == [75.0, 45.0] and seen.azimuth.tolist() == [40.0, 130.0]
     assert seen.radius.tolist() == pytest.approx([2.0, 4.0]) and float(seen.fov[0]) == pytest.approx(55.0, rel=1e-5)
-    turn = to_own(own, assumed)
+    turn = from_assumed_frame(own, assumed)
     height = [c.radius * math.tan(math.radians(c.fov) / 2) for c in (own, assumed)]
     edge = torch.tensor([0.0, height[1], 0.0])
     assert (turn @ edge).tolist() == pytest.approx([0.0, height[0], 0.0], abs=1e-6)

@@ -1,11 +1,11 @@
-"""The frames of other people's meshes: every way of standing is turned upright, and sizes are what they are called."""
+"""Frames of meshes from other programs: every pair of axes is rotated upright, and scales have the declared meaning."""
 
 from itertools import permutations, product
 
 import numpy as np
 import pytest
 
-from magic123.geometry.frames import Ball, axes, ball_of, placement
+from magic123.geometry.frames import Sphere, axes, bounding_sphere, placement
 from magic123.records.errors import InputError
 from magic123.settings.frames import Frame
 
@@ -24,20 +24,20 @@ def test_every_pair_of_axes_is_turned_without_mirroring(up, front):
 
 
 def placed(**frame) -> np.ndarray:
-    matrix = placement(POINTS, Frame(**frame), Ball(np.array([0.1, 0.2, 0.3]), 0.25))
+    matrix = placement(POINTS, Frame(**frame), Sphere(np.array([0.1, 0.2, 0.3]), 0.25))
     return POINTS @ matrix[:3, :3].T + matrix[:3, 3]
 
 
 def test_sizes():
     assert np.array_equal(placed(), POINTS)
     assert np.allclose(placed(scale=0.01), POINTS / 100)
-    ball = ball_of(placed(scale="unit-sphere", up="z", front="-y"))
+    ball = bounding_sphere(placed(scale="unit-sphere", up="z", front="-y"))
     assert np.allclose(ball.centre, 0) and ball.radius == pytest.approx(0.5)
     cube = placed(scale="unit-cube")
     assert np.ptp(cube, axis=0).max() == pytest.approx(1) and np.allclose(cube.min(0) + cube.max(0), 0)
-    fitted = ball_of(placed(scale="fit"))
+    fitted = bounding_sphere(placed(scale="fit"))
     assert np.allclose(fitted.centre, [0.1, 0.2, 0.3]) and fitted.radius == pytest.approx(0.25)
-    alone = ball_of(POINTS @ (without := placement(POINTS, Frame(scale="fit")))[:3, :3].T + without[:3, 3])
+    alone = bounding_sphere(POINTS @ (without := placement(POINTS, Frame(scale="fit")))[:3, :3].T + without[:3, 3])
     assert np.allclose(alone.centre, 0) and alone.radius == pytest.approx(0.5)
 
 

@@ -1,4 +1,4 @@
-"""Lattice, marching tetrahedra, edges and mesh measures, by closed forms and counting."""
+"""Lattices, marching tetrahedra, edges and mesh terms, against closed forms and by counting."""
 
 import math
 from itertools import combinations
@@ -193,7 +193,7 @@ def test_edges_by_sorting_are_those_by_counting():
 
 
 def test_surfaces_of_guessed_sizes_are_those_of_exact_ones():
-    """Points, gradients, faces and edges; where the room is just enough, plenty, and one short of each size."""
+    """Points, gradients, faces and edges, with capacities that are exact, large, and too small by one for each size."""
     lattice, generator = build_lattice(8), torch.Generator().manual_seed(0)
     vertices = lattice.vertices.requires_grad_()
     for sdf in (0.7 - lattice.vertices.detach().norm(dim=-1), torch.rand(len(vertices), generator=generator) - 0.5):
@@ -312,7 +312,7 @@ def test_mesh_problem_names_the_problem():
     assert mesh_problem(*together) is None
 
 
-def test_clean_merges_and_drops_crumbs():
+def test_clean_merges_vertices_and_removes_small_components():
     vertices, faces = as_arrays(ball())
     soup = vertices[faces].reshape(-1, 3)  # every face on its own
     crumb = vertices * 0.01 + 0.9

@@ -1,4 +1,4 @@
-"""glTF files: what the header says of materials, samplers and numbers is read, and what would be left out is refused."""
+"""glTF files: materials, samplers and number formats of the header are read, and unsupported features are refused."""
 
 import json
 import struct
@@ -71,7 +71,7 @@ def test_factors_and_samplers_are_read_exactly(tmp_path):
     assert body.wrap == ("clamp", "mirror") and (body.transparency, body.cutoff) == ("mask", 0.3)
 
 
-def test_integers_stand_for_what_they_say(tmp_path):
+def test_normalized_integers_are_scaled(tmp_path):
     """Positions and coordinates as normalized 16 bits, in a node that scales them back, as programs that shrink files write."""
     _, plain = read_parts(write_glb(tmp_path / "plain.glb"))
     appended = []
@@ -184,7 +184,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("sentence", REFUSED)
-def test_what_would_be_left_out_of_a_glb_is_refused(tmp_path, sentence):
+def test_unsupported_features_of_a_glb_are_refused(tmp_path, sentence):
     glb_with(tmp_path / "a.glb", REFUSED[sentence])
     with pytest.raises(InputError, match=sentence):
         read_parts(tmp_path / "a.glb")

@@ -1,4 +1,4 @@
-"""What mesh files of all formats share: polygons are filled or refused, and textures decoded whatever their pixels."""
+"""Mesh files of all formats: polygons are triangulated correctly or refused, and textures of all pixel formats are decoded."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_polygons_are_filled_or_refused(tmp_path, kind, first):
 
 @pytest.mark.parametrize("mode", ["I;16", "L", "LA", "P", "CMYK", "1"])
 def test_textures_of_every_kind_of_pixel(tmp_path, mode):
-    """Sixteen bits of grey are not cut off at 255; the others are as Pillow shows them."""
+    """16-bit grey is not clipped at 255; other formats are as Pillow decodes them."""
     grey = np.asarray(pattern().convert("L"))
     picture = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else pattern().convert(mode)
     file = write_obj(tmp_path / "a.obj")

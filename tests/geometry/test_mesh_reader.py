@@ -1,4 +1,4 @@
-"""Meshes of every format, and in zip archives, as Google Scanned Objects and other collections hand them out."""
+"""Meshes of every format, and in zip archives as Google Scanned Objects and other collections provide them."""
 
 import io
 import stat

@@ -1,4 +1,4 @@
-"""OBJ and MTL files: opacity and vertex colours as programs write them; what would be left out is refused."""
+"""OBJ and MTL files: opacity and vertex colours as programs write them; unsupported features are refused."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from magic123.records.colour import decoded
 from magic123.records.errors import InputError
 
 
-def test_what_would_be_left_out_of_an_obj_is_refused(tmp_path):
+def test_unsupported_features_of_an_obj_are_refused(tmp_path):
     (tmp_path / "objects").mkdir()
     file = write_obj(tmp_path / "objects/a.obj")
     for name, text, sentence in (

@@ -1,4 +1,4 @@
-"""Registration of other people's meshes: any similarity is found again, from the same vertices or from the surface alone."""
+"""Registration of meshes: similarity transforms are recovered, from the same vertices or from the surface alone."""
 
 import numpy as np
 import trimesh
@@ -7,7 +7,14 @@ from textured_objects import box, egg
 
 from magic123.geometry.camera import Camera
 from magic123.geometry.mesh_parts import Part
-from magic123.geometry.registration import best_similarity, moved, onto_mesh, onto_silhouette, surface_points, turns
+from magic123.geometry.registration import (
+    best_similarity,
+    initial_rotations,
+    onto_mesh,
+    onto_silhouette,
+    surface_points,
+    transformed,
+)
 from magic123.render.textured import TexturedMesh, covered
 
 
@@ -40,44 +47,44 @@ def test_points_are_spread_over_the_area_with_the_normals_of_their_faces():
 
 def test_least_squares_finds_the_similarity_of_pairs():
     points, matrix = np.random.default_rng(0).normal(size=(30, 3)), similarity(4)
-    assert np.allclose(best_similarity(points, moved(points, matrix)), matrix)
+    assert np.allclose(best_similarity(points, transformed(points, matrix)), matrix)
     matrix[:3, :3] = 3 * np.eye(3)
-    assert np.allclose(best_similarity(points, moved(points, matrix), turn=False), matrix)
+    assert np.allclose(best_similarity(points, transformed(points, matrix), rotate=False), matrix)
     mirrored = best_similarity(points, points * [1, 1, -1])
     assert np.linalg.det(mirrored[:3, :3]) > 0  # never a mirror image
 
 
-def test_starts_are_rotations_near_every_other():
-    starts = list(turns())
+def test_initial_rotations_are_near_every_rotation():
+    starts = list(initial_rotations())
     assert len(starts) == 96 and all(np.allclose(start @ start.T, np.eye(3)) and np.linalg.det(start) > 0 for start in starts)
     for seed in range(30):
         goal = Rotation.random(random_state=seed).as_matrix()
         assert max(np.trace(start.T @ goal) for start in starts) > 1 + 2 * np.cos(np.radians(50))
 
 
-def test_a_mesh_of_the_same_vertices_is_laid_on_exactly():
+def test_a_mesh_of_the_same_vertices_is_registered_exactly():
     (vertices, faces), matrix = shape(), similarity(1)
     order = np.random.default_rng(0).permutation(len(vertices))
-    given, renumbered = moved(vertices, matrix)[order], np.argsort(order)[faces]
-    for own in ((moved(vertices, matrix), faces), (given, renumbered)):
+    given, renumbered = transformed(vertices, matrix)[order], np.argsort(order)[faces]
+    for own in ((transformed(vertices, matrix), faces), (given, renumbered)):
         found = onto_mesh(*own, vertices, faces, True, undecided)
         assert found.method.startswith("vertices") and np.allclose(found.matrix @ matrix, np.eye(4), atol=1e-9)
 
 
-def test_a_mesh_of_other_vertices_is_laid_on_by_its_surface():
+def test_a_mesh_of_other_vertices_is_registered_by_its_surface():
     (vertices, faces), matrix = shape(), similarity(2)
-    other = trimesh.remesh.subdivide(moved(vertices, matrix), faces)
+    other = trimesh.remesh.subdivide(transformed(vertices, matrix), faces)
     found = onto_mesh(*other, vertices, faces, True, undecided)
     assert found.method.startswith("nearest points") and np.abs(found.matrix @ matrix - np.eye(4)).max() < 2e-3
     matrix[:3, :3] = 5 * np.eye(3)
-    other = trimesh.remesh.subdivide(moved(vertices, matrix), faces)
+    other = trimesh.remesh.subdivide(transformed(vertices, matrix), faces)
     found = onto_mesh(*other, vertices, faces, False, undecided)
     assert np.abs(found.matrix @ matrix - np.eye(4)).max() < 2e-3
     assert np.allclose(found.matrix[:3, :3], found.matrix[0, 0] * np.eye(3))  # moved and scaled alone
 
 
 def test_the_picture_decides_where_the_shape_does_not():
-    """A cube fits in 24 turns."""
+    """A cube fits in 24 rotations."""
     cube = trimesh.creation.box((1, 1, 1))
     other = trimesh.remesh.subdivide(np.array(cube.vertices), cube.faces)
     wanted = Rotation.from_euler("y", 90, degrees=True).as_matrix()
@@ -91,7 +98,7 @@ def test_without_a_true_mesh_the_silhouette_is_matched():
     (vertices, faces), camera = shape(), Camera.orbit(80, 10, 1.8, 40, 64)
 
     def show(matrix: np.ndarray) -> np.ndarray:
-        return covered(TexturedMesh([Part(moved(vertices, matrix), faces)]).render(camera, samples=1))
+        return covered(TexturedMesh([Part(transformed(vertices, matrix), faces)]).render(camera, samples=1))
 
     goal = np.eye(4)
     goal[:3, :3] *= 0.8
@@ -101,6 +108,6 @@ def test_without_a_true_mesh_the_silhouette_is_matched():
     start = np.diag([30.0, 30, 30, 1])
     start[:3, 3] = 5
     found = onto_silhouette(
-        moved(vertices, start).mean(0), 20.0, silhouette, lambda m: show(m @ start), pose, focal, False, undecided
+        transformed(vertices, start).mean(0), 20.0, silhouette, lambda m: show(m @ start), pose, focal, False, undecided
     )
     assert found.residual < 0.05  # the silhouettes overlap to 95 %

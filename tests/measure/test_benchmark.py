@@ -1,4 +1,4 @@
-"""benchmark: its parts add up, its arithmetic is the published models', and it says what it cannot measure."""
+"""Benchmark: parts add up, operation counts are those of the published models, and unsupported stages are refused."""
 
 import json
 import re
@@ -67,14 +67,14 @@ def test_small_size_runs_on_a_cpu(tmp_path, monkeypatch, repository, stage):
     assert "| stable_diffusion UNet |" in (tmp_path / f"magic123-{stage}-small.md").read_text()
 
 
-def test_offloaded_priors_are_measured_on_their_visits(repository, monkeypatch):
+def test_offloaded_priors_are_measured(repository, monkeypatch):
     values = load_methods(repository / "config/methods.yaml")["magic123"].stages["coarse"].model_dump()
     for prior in values["priors"].values():
         prior["offload"] = True
-    visits, visit = [], Offloaded.visit
-    monkeypatch.setattr(Offloaded, "visit", lambda self: visits.append(self) or visit(self))
+    moves, move = [], Offloaded.on_device
+    monkeypatch.setattr(Offloaded, "on_device", lambda self: moves.append(self) or move(self))
     found = benchmark.measure(stage_settings(**values), "small", "cpu", steps=4, warmup=0, at=0.5)
-    assert found["steps_per_second"] > 0 and len(set(map(id, visits))) == 2 and len(visits) == 2 * 6
+    assert found["steps_per_second"] > 0 and len(set(map(id, moves))) == 2 and len(moves) == 2 * 6
 
 
 def test_textual_inversion_is_measured_too(tmp_path, monkeypatch, repository):
@@ -125,14 +125,14 @@ def measured(step_seconds, warmup_seconds, problems=()):
     [
         (
             measured(0.015, 3),
-            "set compute.speed.compile to default: 15 ms a step compiled, 20 not; .* from 400 steps on, of 1000",
+            "set compute.speed.compile to default: 15 ms per step compiled, 20 ms otherwise; .* after 400 steps, .* has 1000",
         ),
-        (measured(0.015, 7), "leave compute.speed.compile off: .*compiling took 6 s"),
-        (measured(0.021, 1), "leave compute.speed.compile off: 21 ms a step compiled, 20 not"),
+        (measured(0.015, 7), "leave compute.speed.compile off: .*compilation took 6 s"),
+        (measured(0.021, 1), "leave compute.speed.compile off: 21 ms per step compiled, 20 ms otherwise"),
         (measured(0.020, 1, ["the UNet runs without it"]), "not compiled: the UNet runs without it"),
     ],
 )
-def test_compiling_pays_where_a_stage_is_long_enough(compiled, said):
+def test_compilation_is_advised_if_a_stage_is_long_enough(compiled, said):
     assert re.match(said, benchmark_report.verdict(measured(0.02, 1), compiled))
 
 
@@ -152,7 +152,9 @@ def test_on_a_card_the_report_of_all_compares_compiled_networks(tmp_path, monkey
     write = benchmark_report.write_measurement
     text = write("magic123", "fine", stage, tmp_path, speed=Speed(), compare=True, **how)
     assert asked == [None, "default"]
-    assert re.search(r"\n- (leave compute.speed.compile off|set compute.speed.compile to default): .* ms a step compiled", text)
+    assert re.search(
+        r"\n- (leave compute.speed.compile off|set compute.speed.compile to default): .* ms per step compiled", text
+    )
     assert "compute.speed.compile" not in write(
         "magic123", "fine", stage, tmp_path, speed=Speed(compile="off"), compare=True, **how
     )

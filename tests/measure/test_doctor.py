@@ -1,4 +1,4 @@
-"""doctor: what it finds, in a world whose extensions are hidden, broken or built for other hardware."""
+"""Doctor: its findings with extensions that are hidden, broken or built for other hardware."""
 
 import json
 import subprocess
@@ -79,7 +79,7 @@ def test_an_extension_is_tried_in_a_process_of_its_own(extension, text, state, w
     assert finding.state == state and word in finding.detail
 
 
-def test_torch_without_code_for_the_card_is_said(monkeypatch):
+def test_torch_without_code_for_the_card_is_reported(monkeypatch):
     properties = SimpleNamespace(name="A new card", total_memory=24e9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90"])
@@ -90,7 +90,7 @@ def test_torch_without_code_for_the_card_is_said(monkeypatch):
     assert {one.what for one in python_and_torch([])} >= {"CUDA device", "NVIDIA driver", "torch"}
 
 
-def test_a_card_that_torch_was_not_built_for_is_said_with_what_to_install(monkeypatch):
+def test_a_card_that_torch_was_not_built_for_is_reported_with_what_to_install(monkeypatch):
     """CUDA 13 has nothing for a V100, on which the published times were taken."""
     properties = SimpleNamespace(name="V100", total_memory=32e9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)

@@ -1,4 +1,4 @@
-"""The rehearsal's mirror: random weights that are laid out, registered and loaded as the published ones are."""
+"""The mirror of the rehearsal: random weights have the layout and registration of the published ones, and load like them."""
 
 import dataclasses
 import json

@@ -95,7 +95,7 @@ def test_depth_lies_on_the_surface_of_the_signed_distance(number):
     assert ((normal[y, x] * towards).sum(1) > -1e-6).mean() > 0.99
 
 
-def test_an_object_is_known_by_its_number():
+def test_an_object_is_determined_by_its_number():
     first, again, other = make_object(25), make_object(25), make_object(35)
     assert first.name == again.name and (first.colour == again.colour).all() and first.init_word == "duck"
     assert other.init_word == "duck" and not np.array_equal(first.half, other.half)

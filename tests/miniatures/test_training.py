@@ -1,4 +1,4 @@
-"""The pool's pictures, the latents that are encoded when asked for, and the training loop's resume."""
+"""The pictures of the pool, latents that are encoded on first use, and resumption of training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Textual inversion: what is learned, what must not move, augmentation, the command."""
+"""Textual inversion: what is learned and what must not change, augmentation, the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every term of the objective beside the number that the released code gave on the same inputs: released_objective.json."""
+"""Every term of the objective against the number that the released code gave for the same inputs (released_objective.json)."""
 
 import json
 from dataclasses import replace
@@ -95,7 +95,7 @@ def test_normals_of_the_reference_view():
     wanted = F.normalize(wave(SIDE**2 * 3, 0.41, 0.2).reshape(SIDE, SIDE, 3), dim=-1)[disc(30)]
     value = losses.normal_disagreement(rendered, wanted)
     agrees("normal", value)
-    agrees("normal_at_quarter", LOSSES["normal"].share(0.25) * value)
+    agrees("normal_at_quarter", LOSSES["normal"].ramp_factor(0.25) * value)
 
 
 def test_samples_behind_a_surface_count_with_weight_0():
@@ -103,7 +103,7 @@ def test_samples_behind_a_surface_count_with_weight_0():
     weights = ((wave(400, 0.7) * 0.5 + 0.5) ** 4)[:300]
     value = losses.entropy(weights, 400)
     agrees("entropy", value)
-    agrees("entropy_at_quarter", LOSSES["entropy"].share(0.25) * value)
+    agrees("entropy_at_quarter", LOSSES["entropy"].ramp_factor(0.25) * value)
     normals = F.normalize(wave(1200, 0.53).reshape(400, 3), dim=-1)[:300]
     directions = F.normalize(wave(1200, 0.19, 1).reshape(400, 3), dim=-1)[:300]
     agrees("orientation", losses.orientation(weights, normals, directions, 400))
@@ -195,7 +195,7 @@ def test_samples_along_rays(name):
 
     seen = render_volume(
         field, origins / bound, directions / bound, occupied=grid.occupied, max_samples=96, background=torch.zeros(3),
-        generator=generator, nearest=0.2, whole=True,
+        generator=generator, nearest=0.2, full_steps=True,
     )  # fmt: skip
     assert seen.samples.marched == sum(wanted["samples"])
     assert seen.opacity[:, 0].tolist() == pytest.approx(wanted["opacity"], rel=1e-5, abs=1e-7)

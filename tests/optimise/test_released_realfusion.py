@@ -1,4 +1,4 @@
-"""RealFusion's terms beside the numbers that its released code gave on the same inputs: released_objective.json."""
+"""RealFusion's terms against the numbers that its released code gave for the same inputs (released_objective.json)."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from magic123.geometry.camera import Camera, sample_novel
 from magic123.optimise.inputs import StepInputs
 from magic123.optimise.step import reference_step
 from magic123.optimise.views import is_front_step, novel_shading
-from magic123.priors.prompts import hard_view_shares
+from magic123.priors.prompts import hard_view_weights
 from magic123.render import losses
 from magic123.render.losses import LOSSES
 from magic123.render.occupancy import OccupancyGrid
@@ -69,7 +69,7 @@ def test_the_known_view_behind_a_soft_mask():
 
 
 def test_normals_of_samples():
-    """Orientation by density, as it is and with its gradient; and normals beside others."""
+    """Orientation by density, with its gradient, and the difference of nearby normals."""
     densities = (wave(384, 0.7) * 0.5 + 0.5) * 3
     normals = F.normalize(wave(1152, 0.53).reshape(384, 3), dim=-1).requires_grad_()
     directions = F.normalize(wave(1152, 0.19, 1).reshape(384, 3), dim=-1)
@@ -107,7 +107,7 @@ def test_samples_along_rays(name):
 
     seen = render_volume(
         field, origins / bound, directions / bound, occupied=grid.occupied, max_samples=96, background=torch.zeros(3),
-        density=density, normal=normal, generator=generator, nearest=0.2, whole=True, normals_move_density=True,
+        density=density, normal=normal, generator=generator, nearest=0.2, full_steps=True, normals_move_density=True,
     )  # fmt: skip
     assert seen.samples.marched == wanted["samples"]
     assert seen.opacity[:, 0].tolist() == pytest.approx(wanted["opacity"], rel=1e-5, abs=1e-7)
@@ -116,7 +116,7 @@ def test_samples_along_rays(name):
     seen.normal[:, 0].sum().backward()
     assert float(densities[0].grad.norm()) == pytest.approx(wanted["density_gradient"], rel=1e-5)
     if name == "spacing_bound":
-        all_densities, normals, shown = seen.samples.everywhere()
+        all_densities, normals, shown = seen.samples.marched_normals()
         value = losses.orientation_by_density(all_densities, normals, shown * bound)
         assert float(value) == pytest.approx(TERMS["orientation_by_density_marched"]["value"], rel=1e-5)
 
@@ -174,9 +174,9 @@ def test_novel_cameras_and_their_regions(preset):
     deciles = torch.quantile(drawn.polar, torch.linspace(0.1, 0.9, 9)).tolist()
     assert deciles == pytest.approx(wanted["polar_deciles"], abs=1)
     assert float(drawn.radius.mean()) == pytest.approx(wanted["radius_mean"], abs=0.002)
-    shares = hard_view_shares(drawn.polar, drawn.azimuth).mean(0)  # front, side, back, overhead, bottom
+    weights = hard_view_weights(drawn.polar, drawn.azimuth).mean(0)  # front, side, back, overhead, bottom
     front, left, back, right, overhead, bottom = wanted["regions"]
-    assert shares.tolist() == pytest.approx([front, left + right, back, overhead, bottom], abs=0.006)
+    assert weights.tolist() == pytest.approx([front, left + right, back, overhead, bottom], abs=0.006)
 
 
 def test_shadings_and_front_steps(preset):

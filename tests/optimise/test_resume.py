@@ -1,4 +1,4 @@
-"""Interrupted loops: another process goes on from what was saved, and the result is the same bytes as without interruption."""
+"""Interrupted loops: another process resumes from the saved state, and the result is identical to that without interruption."""
 
 import errno
 import json
@@ -161,7 +161,7 @@ def test_a_damaged_save_is_set_aside_and_the_one_before_is_used(example, coarse,
     assert sorted(file.name for file in last.parent.iterdir())[1:] == ["lock", "starts.json"]
 
 
-def test_all_saves_damaged_is_a_new_start(example, coarse, tmp_path, monkeypatch, capsys):
+def test_a_loop_whose_saves_are_all_damaged_starts_again(example, coarse, tmp_path, monkeypatch, capsys):
     out = tmp_path / "coarse"
     with killed_at(17, monkeypatch), pytest.raises(Killed):
         reconstruct(example, stage_settings(**SHORT), 0, out, save_steps=5)
@@ -173,7 +173,7 @@ def test_all_saves_damaged_is_a_new_start(example, coarse, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("change", ["seed", "settings", "picture", "code"])
-def test_what_decides_the_result_decides_what_is_resumed(example, tmp_path, monkeypatch, capsys, change):
+def test_a_loop_resumes_only_if_everything_that_affects_the_result_is_the_same(example, tmp_path, monkeypatch, capsys, change):
     picture = tmp_path / "example"
     picture.mkdir()
     write_disc(picture)
@@ -198,7 +198,7 @@ def test_what_decides_the_result_decides_what_is_resumed(example, tmp_path, monk
     assert len({file.name.split("-")[0] for file in unfinished(out)}) == 2
 
 
-def test_how_often_it_saves_decides_nothing(example, coarse, tmp_path, monkeypatch):
+def test_the_save_interval_does_not_affect_the_result(example, coarse, tmp_path, monkeypatch):
     out = tmp_path / "coarse"
     with killed_at(9, monkeypatch), pytest.raises(Killed):
         reconstruct(example, stage_settings(**SHORT), 0, out, save_steps=3)
@@ -235,7 +235,7 @@ def test_a_second_process_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_while_saving_is_said_and_the_work_goes_on(example, coarse, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_while_saving_is_reported_and_the_loop_continues(example, coarse, tmp_path, monkeypatch, capsys):
     write = resume.write_whole
 
     def full(path, content):
@@ -285,7 +285,7 @@ def test_the_cost_of_a_resumed_loop_is_that_of_all_its_processes(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------------- state
-def test_every_source_of_chance_is_put_back():
+def test_all_random_states_are_restored():
     generator = torch.Generator().manual_seed(5)
     parameter = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.Adam([parameter])

@@ -1,4 +1,4 @@
-"""The loop's options: what each changes, that it changes nothing else, and that a killed run goes on with it."""
+"""Options of the loop: the effect of each, that it affects nothing else, and that a killed run resumes with it."""
 
 import json
 
@@ -139,7 +139,7 @@ def test_options_of_the_reference_view_that_need_others(wrong, sentence):
         stage_settings(**COARSE | wrong)
 
 
-def test_a_prior_is_asked_from_its_first_step_on(example, tmp_path, monkeypatch):
+def test_a_prior_is_used_from_its_first_step_on(example, tmp_path, monkeypatch):
     asked, predict_noise = [], guidance.predict_noise
 
     def noting(prior, rgb, camera, **options):
@@ -168,7 +168,7 @@ def test_noise_turns_the_learned_background_where_steps_are_whole(example):
         seen = scene.render(camera, RenderOptions(mode="lambertian", directions_offset=offset))
         lengths = seen.samples.directions.norm(dim=-1)
         assert bool(((lengths - 1).abs() < 1e-5).all()) == (spacing == "distance")
-        torch.testing.assert_close(seen.samples.everywhere()[2].norm(dim=-1).amax(), lengths.amax(), rtol=1e-5, atol=0)
+        torch.testing.assert_close(seen.samples.marched_normals()[2].norm(dim=-1).amax(), lengths.amax(), rtol=1e-5, atol=0)
 
 
 def test_the_noise_on_the_reference_rays_fades(example, tmp_path, monkeypatch):
@@ -233,7 +233,7 @@ def test_the_background_of_novel_views_is_drawn_in_its_shares():
     assert np.mean(learned) == pytest.approx(0.3, abs=0.03) and np.mean(white) == pytest.approx(0.35, abs=0.03)
 
 
-def test_normal_maps_stand_in_for_latents_in_the_first_steps(example, weights, tmp_path, monkeypatch):
+def test_normal_maps_are_used_as_latents_in_the_first_steps(example, weights, tmp_path, monkeypatch):
     """2 x - 1 of normals in front of the background network and of opacity, without the autoencoder; then pictures again."""
     shown, given, encoded, pulls = [], [], [], []
     render, predict_noise, encode = NeRF.render, guidance.predict_noise, StableDiffusion.encode

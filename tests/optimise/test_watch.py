@@ -1,4 +1,4 @@
-"""What a stage writes to be watched by: it changes nothing, and a killed run goes on with it."""
+"""Logs of a stage (setting `watch`): they do not affect the result, and a killed run continues them."""
 
 import csv
 import importlib.util
@@ -46,7 +46,7 @@ def files_in(folder) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*.png"))}
 
 
-def test_what_is_watched_changes_nothing(guided, watched):
+def test_watching_changes_no_result(guided, watched):
     same(watched, guided, FILES[0])
     scores = ("reference_psnr", "reference_ssim")
     kept = [{name: value for name, value in row.items() if name not in scores} for row in rows_of(watched)]

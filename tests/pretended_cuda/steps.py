@@ -1,4 +1,4 @@
-"""Single steps of a stage on the pretended device, with priors of random weights."""
+"""Single steps of a stage on the pretended device, with priors with random weights."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def test_coarse_and_fine_with_both_priors(device, disc, tmp_path):
     assert torch.get_deterministic_debug_mode() == 0
 
 
-def test_networks_that_cannot_be_compiled_run_as_they_are(device, disc, tmp_path, monkeypatch):
+def test_networks_that_cannot_be_compiled_run_eagerly(device, disc, tmp_path, monkeypatch):
     """The stage ends with the results that it has without the compiler, and its record says why."""
 
     def fails(*args, **kwargs):
@@ -116,18 +116,18 @@ OPTIONS = {
 
 
 def test_offloaded_priors_a_background_network_and_what_is_watched(device, disc, tmp_path):
-    """A network that is asked while it is away would meet tensors of the device, which is refused."""
-    visits, visit = [], Offloaded.visit
+    """A network that ran while it is offloaded would get tensors on the device, which is refused."""
+    moves, move = [], Offloaded.on_device
 
     def noting(self):
         assert not any(p.is_cuda for module in self._modules for p in module.parameters())
-        visits.append(self)
-        return visit(self)
+        moves.append(self)
+        return move(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Offloaded, "visit", noting)
+        patch.setattr(Offloaded, "on_device", noting)
         record = reconstruct(disc, SHORT | OPTIONS, tmp_path / "coarse")
-    assert len(set(map(id, visits))) == 2 and all(prior["offload"] for prior in record["priors"].values())
+    assert len(set(map(id, moves))) == 2 and all(prior["offload"] for prior in record["priors"].values())
     assert {file.parent.name for file in (tmp_path / "coarse").rglob("*.png")} == {"guidance", "progress"}
 
 

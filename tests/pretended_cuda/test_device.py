@@ -1,4 +1,4 @@
-"""The pretended device bites: what a card refuses is refused, and what makes the host wait is noted with its line."""
+"""The pretended device refuses what a GPU refuses, and records what makes the host wait, with the line of code."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def on_cuda(*shape: int) -> torch.Tensor:
     return to_device(torch.rand(shape), CUDA)
 
 
-def test_what_a_card_computes_is_computed(device):
+def test_operations_have_the_results_of_the_cpu(device):
     """Modules, autocast, in-place views, optimisers and gradients."""
     layer = torch.nn.Linear(3, 2).to(CUDA)
     x = on_cuda(4, 3)

@@ -1,4 +1,4 @@
-"""The fine scene with the Triton rasteriser on the pretended device: its pictures, waits and what is recorded."""
+"""The fine scene with the Triton rasteriser on the pretended device: pictures, synchronisations and records."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def rendered(made: DMTet) -> list[torch.Tensor]:
 
 
 def test_the_pictures_of_the_zbuffer_at_one_wait(monkeypatch):
-    """Also of a surface that outgrows the room that earlier ones left, and of one that shrinks."""
+    """Also for a surface that exceeds the capacities of earlier ones, and for one that shrinks."""
     from magic123.render import raster_triton
 
     monkeypatch.setattr(raster_triton, "ITEMS", 512)
@@ -50,7 +50,7 @@ def test_the_pictures_of_the_zbuffer_at_one_wait(monkeypatch):
                 device.clear()
                 results.append(rendered(made))
             waits.append([wait.place.split(":")[0] for wait in device.waits])
-            assert device.operations["triton::raster_triton._visit_faces"] >= 2 * len(CAMERAS)
+            assert device.operations["triton::raster_triton._rasterize_faces"] >= 2 * len(CAMERAS)
             for plain, found in zip(*[[value.cpu() for value in result] for result in results], strict=True):
                 assert plain.abs().max() > 0.1 and (plain - found).norm() < 1e-4 * plain.norm()
         assert waits[1] == waits[3] == ["magic123/device.py"]

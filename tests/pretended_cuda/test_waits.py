@@ -1,4 +1,4 @@
-"""How often the host waits for the device in a step: each wait with the line that causes it."""
+"""How often the host synchronises with the device in a step, each with the line of code that causes it."""
 
 import sys
 import types
@@ -89,7 +89,7 @@ def test_waits_of_a_fine_step_with_triton():
     """The surface stays on the device: its sizes and how much of it is seen are read at once."""
     with pretended_cuda(triton=True) as device:
         waits = steps_of(device, "fine", (NOVEL - 1, KNOWN, NOVEL))
-        assert device.operations["triton::raster_triton._visit_faces"] == 2
+        assert device.operations["triton::raster_triton._rasterize_faces"] == 2
     check(waits[KNOWN], ALLOWED)
     check(waits[NOVEL], ALLOWED)
 
@@ -102,7 +102,7 @@ def test_waits_of_a_coarse_step_with_triton():
     check(waits[NOVEL], ALLOWED)
 
 
-def test_a_wait_more_is_found(device: Device, monkeypatch):
+def test_an_additional_wait_is_found(device: Device, monkeypatch):
     """The bound bites: a value that is read for no need is named with its line."""
     from magic123.render import losses
 

@@ -1,4 +1,4 @@
-"""What the networks of Stable Diffusion and Zero-1-to-3 are given: prompts, poses, references and noise."""
+"""The inputs of Stable Diffusion and Zero-1-to-3: prompts, poses, references and noise."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from magic123.priors.clip_reference import ClipReference
 from magic123.priors.deepfloyd_if import DeepFloydIF
 from magic123.priors.latent_diffusion import LatentPrior, Schedule
 from magic123.priors.loading import _prompts
-from magic123.priors.prompts import Prompts, hard_view_shares, view_shares
+from magic123.priors.prompts import Prompts, hard_view_weights, view_weights
 from magic123.priors.sds import (
     angle_weight,
 )
 from magic123.priors.stable_diffusion import StableDiffusion
 from magic123.priors.stable_diffusion_xl import StableDiffusionXL
-from magic123.priors.zero123 import Zero123, clip_pixels, pose_vector, reference_shares
+from magic123.priors.zero123 import Zero123, clip_pixels, pose_vector, reference_weights
 from magic123.records.errors import InputError
 from magic123.settings.cameras import ReferenceCamera
 from magic123.settings.priors import (
@@ -36,7 +36,7 @@ from magic123.settings.priors import (
 
 
 class RecordingUNet:
-    """Keeps its inputs; answers `answer(sample, t)` (zeros by default)."""
+    """Records its inputs and returns `answer(sample, t)` (zeros by default)."""
 
     dtype = torch.float32
 
@@ -50,7 +50,7 @@ class RecordingUNet:
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_both_parametrisations_mean_the_same_noise(kind):
-    """A network that knows the clean latents, asked in either parametrisation, gives back the noise that was added."""
+    """A network that knows the clean latents predicts the noise that was added, in either parametrisation."""
     schedule, clean, eps = Schedule(ALPHAS, kind), torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     t = torch.tensor([20, 980])
     noisy = schedule.add_noise(clean, eps, t)
@@ -79,23 +79,23 @@ def test_settings_know_which_priors_have_latents(settings, model):
 
 
 def test_view_prompts_follow_the_azimuth():
-    shares = view_shares(torch.tensor([0.0, 45, 90, 135, 180, -45, -90, -135, 270, 360, 540]))
+    weights = view_weights(torch.tensor([0.0, 45, 90, 135, 180, -45, -90, -135, 270, 360, 540]))
     expected = [
         [1, 0, 0], [0.5, 0.5, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 0, 1], [0.5, 0.5, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 1, 0],
         [1, 0, 0], [0, 0, 1],
     ]  # fmt: skip
-    torch.testing.assert_close(shares, torch.tensor(expected), atol=1e-6, rtol=0)
+    torch.testing.assert_close(weights, torch.tensor(expected), atol=1e-6, rtol=0)
 
 
 def test_hard_views_are_the_regions_of_realfusions_code():
     """There azimuths run the other way: front 0..60, side to 180, back to 240, side; overhead and bottom within 30 degrees."""
     released = [0, 59, 61, 179, 181, 239, 241, 359]
-    shares = hard_view_shares(torch.full((8,), 75.0), -torch.tensor(released, dtype=torch.float32))
-    assert shares.argmax(-1).tolist() == [0, 0, 1, 1, 2, 2, 1, 1]
-    assert (shares.sum(-1) == 1).all() and set(shares.flatten().tolist()) == {0.0, 1.0}
+    weights = hard_view_weights(torch.full((8,), 75.0), -torch.tensor(released, dtype=torch.float32))
+    assert weights.argmax(-1).tolist() == [0, 0, 1, 1, 2, 2, 1, 1]
+    assert (weights.sum(-1) == 1).all() and set(weights.flatten().tolist()) == {0.0, 1.0}
     polar = torch.tensor([0.0, 30, 31, 149, 150, 180])
-    assert hard_view_shares(polar, torch.zeros(6)).argmax(-1).tolist() == [3, 3, 0, 0, 4, 4]
-    assert hard_view_shares(polar[2:3], torch.tensor([1e-5])).argmax() == 0  # the front, but for rounding
+    assert hard_view_weights(polar, torch.zeros(6)).argmax(-1).tolist() == [3, 3, 0, 0, 4, 4]
+    assert hard_view_weights(polar[2:3], torch.tensor([1e-5])).argmax() == 0  # the front, but for rounding
 
 
 def test_a_hard_view_has_a_prompt_of_its_own():
@@ -157,14 +157,14 @@ def test_a_camera_to_the_right_sees_the_right_side(conditioning):
         assert abs((told - azimuth + 180) % 360 - 180) < 1e-4 and abs(float(pose[0])) < 1e-6
 
 
-def test_closeness_of_references():
+def test_weights_of_references():
     references = views([0.0, 90.0, 180.0])
-    shares = reference_shares(views([0.0, 45.0, 90.0]), references)
+    weights = reference_weights(views([0.0, 45.0, 90.0]), references)
     expected = torch.tensor([[180.0, 90, 0], [135, 135, 45], [90, 180, 90]])
-    torch.testing.assert_close(shares, expected / expected.sum(-1, keepdim=True), atol=1e-4, rtol=0)
+    torch.testing.assert_close(weights, expected / expected.sum(-1, keepdim=True), atol=1e-4, rtol=0)
 
 
-def test_several_references_are_mixed_by_closeness():
+def test_several_references_are_weighted_by_angle():
     one = recording_zero123()
     embedding, known = torch.randn(2, 3), torch.randn(2, 4, 8, 8)
     cameras = Camera.orbit(90.0, [0.0, 120.0], 1.8, 40.0, 8)
@@ -181,8 +181,8 @@ def test_several_references_are_mixed_by_closeness():
     unconditional, conditional = both.noise(latents, t, camera)
     singles = [prior(slice(k, k + 1)).noise(latents, t, camera) for k in (0, 1)]
     torch.testing.assert_close(unconditional, singles[0][0])
-    share = reference_shares(camera, cameras)[0]
-    torch.testing.assert_close(conditional, share[0] * singles[0][1] + share[1] * singles[1][1])
+    weight = reference_weights(camera, cameras)[0]
+    torch.testing.assert_close(conditional, weight[0] * singles[0][1] + weight[1] * singles[1][1])
     assert both.unet.context.shape == (3, 1, 6) and not both.unet.context[0].any()
     pose = pose_vector(camera, cameras[1])
     expected = both.cc_projection(torch.cat([embedding[1:], pose], -1))

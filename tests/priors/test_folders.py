@@ -1,4 +1,4 @@
-"""Priors from folders of weights: what they read, and what they refuse."""
+"""Priors from folders of weights: what is loaded, and what is refused."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_learned_token_takes_part_in_the_prompt(tiny, tmp_path):
     assert not torch.allclose(first.embeddings[1], second.embeddings[1])
 
 
-def test_prompts_that_cannot_be_meant_are_refused(tiny, tmp_path):
+def test_invalid_prompts_are_refused(tiny, tmp_path):
     save_token(tmp_path, "<object>", torch.zeros(TEXT_WIDTH + 1))
     with pytest.raises(InputError, match="another model"):
         StableDiffusion.load(tiny.sd, Prompts("{subject}"), token_file=tmp_path)

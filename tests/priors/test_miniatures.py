@@ -1,4 +1,4 @@
-"""The shipped miniature priors know the demo's objects."""
+"""The shipped miniature priors guide pictures towards the demo's objects."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def demo_picture(file: Path, size: int) -> torch.Tensor:
 
 
 def pulled_back(prior, chosen, truth, camera, steps: int = 25, rate: float = 0.5) -> float:
-    """Share of a heavy, smooth disturbance of the true view that is left after descent on it (1: nothing happened).
+    """Fraction of a strong, smooth disturbance of the true view that is left after gradient descent (1: no effect).
 
-    The disturbance is added to the logits, so every picture stays in (0, 1), where the autoencoder knows its way.
+    The disturbance is added to the logits, so that every picture is in (0, 1), the range of the autoencoder's training.
     """
     source, logits = generator(11), torch.logit(truth.clamp(0.02, 0.98))[None]
     start = 2.5 * torch.randn(1, 3, 4, 4, generator=source)

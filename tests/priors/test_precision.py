@@ -1,4 +1,4 @@
-"""Priors in float32 for one step, with little memory."""
+"""Priors in float32 for a single step, with little additional memory."""
 
 import torch
 from torch import nn

@@ -14,8 +14,8 @@ from magic123.geometry.camera import Camera
 from magic123.priors.prior import Prior
 from magic123.priors.sds import (
     angle_weight,
-    gradient_trouble,
     guided_noise,
+    non_finite_message,
     timestep_bounds,
 )
 from magic123.records.errors import InputError
@@ -111,7 +111,7 @@ def test_a_non_finite_gradient_has_no_finite_norm(poison):
     rgb, prior = torch.rand(1, 8, 8, 3, requires_grad=True), Poisoned()
     _, info = score_distillation(prior, rgb, views(0.0), settings=settings(), generator=generator())
     assert not math.isfinite(info["gradient_norm"])
-    assert re.search(r"linear.*t = \[\d+\]", gradient_trouble(prior, settings(), info["t"]))
+    assert re.search(r"linear.*t = \[\d+\]", non_finite_message(prior, settings(), info["t"]))
 
 
 def test_nothing_waits_for_the_device():
@@ -175,7 +175,7 @@ class Oracle(Prior):
         return answer, answer
 
 
-def test_descent_reaches_what_the_prior_knows():
+def test_descent_reaches_the_picture_that_the_prior_knows():
     truth = torch.rand(1, 8, 8, 3, generator=generator(2))
     rgb, source, prior = torch.full_like(truth, 0.5).requires_grad_(), generator(), Oracle(truth)
     for _ in range(150):

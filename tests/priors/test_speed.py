@@ -1,4 +1,4 @@
-"""How the priors' networks are run changes nothing but rounding, and what cannot run is refused."""
+"""Performance options of the priors change results by rounding only, and options that cannot be used are refused."""
 
 import gc
 import os
@@ -42,7 +42,7 @@ def priors(folder, device="cpu") -> dict:
 
 
 def gradients(models: dict, device="cpu") -> torch.Tensor:
-    """What both priors together ask of a picture, as the loop asks them."""
+    """The gradient of both priors with respect to a picture, as the loop computes it."""
     rgb = torch.rand(1, 16, 16, 3, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
     generator, losses = torch.Generator().manual_seed(1), []
     with on_streams(models.values(), rgb) as place:
@@ -112,7 +112,7 @@ def slope(network: torch.nn.Module) -> torch.Tensor:
 @COMPILER
 @SPACELESS
 def test_compiled_layers_change_rounding_alone():
-    """The same door, for two networks that compile in seconds."""
+    """The same code path, with two networks that compile in seconds."""
     model, plain = model_of_layers(), Layers()
     assert apply_speed([model], Speed(compile="default"), "cpu")["compile"] == "default"
     compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
@@ -136,7 +136,7 @@ def test_compiled_networks_change_rounding_alone(tmp_path):
 
 @pytest.fixture
 def compiler(monkeypatch):
-    """Have networks compiled by a backend of one's own."""
+    """Compile networks with a given backend."""
     compile_module = torch.nn.Module.compile
 
     def use(backend):
@@ -147,7 +147,7 @@ def compiler(monkeypatch):
 
 
 @pytest.mark.parametrize("passes", ["forward", "backward"])
-def test_networks_that_cannot_be_compiled_run_as_they_are_and_say_so(compiler, passes):
+def test_networks_that_cannot_be_compiled_run_eagerly_with_a_warning(compiler, passes):
     from torch._dynamo.backends.common import aot_autograd
 
     def broken(graph, inputs):
@@ -165,8 +165,8 @@ def test_networks_that_cannot_be_compiled_run_as_they_are_and_say_so(compiler, p
     assert len(compile_problems([model, model])) == 2 if passes == "forward" else 1
 
 
-def test_memory_that_runs_out_is_not_the_compilers_fault(compiler):
-    """The ladder of the stage answers it."""
+def test_running_out_of_memory_is_not_treated_as_a_compilation_failure(compiler):
+    """It is handled by the stage's ladder."""
 
     def full(graph, inputs):
         def run(*args):
@@ -230,7 +230,7 @@ def test_wrong_settings_are_one_sentence(monkeypatch):
 
 
 def test_a_card_gets_streams_if_it_is_large(monkeypatch):
-    """And the two kinds of products the precision that was asked for."""
+    """And both kinds of matrix products use the requested precision."""
     memory = SimpleNamespace(total_memory=80e9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"a stream of {device}")

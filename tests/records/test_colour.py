@@ -48,7 +48,7 @@ def read(data: bytes, folder, suffix: str = "png"):
 def test_a_profile_is_applied_as_little_cms_applies_it(name, tmp_path):
     icc = profile(name, *PROFILES[name])
     picture = read(png(COLOURS, 2, {b"iCCP": b"p\0\0" + zlib.compress(icc)}), tmp_path)
-    assert name in picture.stored and not picture.remarks
+    assert name in picture.stored and not picture.warnings
     source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
     theirs = ImageCms.profileToProfile(Image.fromarray(COLOURS), source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     ours = picture.in_srgb("none").rgb * 255
@@ -69,7 +69,7 @@ def test_in_gamut_colours_survive_the_way_through_display_p3(tmp_path):
 
 
 def test_gamma_and_primaries_of_a_png(tmp_path):
-    """Closed form: gAMA 1 is linear light; primaries of P3 are the profile's; what every writer of sRGB says is sRGB."""
+    """Closed forms: gAMA 1 is linear light, the primaries of P3 are its profile's, and the usual chunks of sRGB give sRGB."""
     chromaticities = struct.pack(">8I", *(round(number * 100000) for number in colour.P3_PRIMARIES))
     gamma = {
         name: struct.pack(">I", round(value * 100000)) for name, value in (("linear", 1), ("srgb", 0.45455), ("mac", 1 / 1.8))
@@ -143,7 +143,7 @@ def test_premultiplied_colours_are_converted_as_straight_ones(tmp_path):
 )
 def test_what_cannot_be_converted_is_remarked_upon(chunks, words, tmp_path):
     picture = read(png(COLOURS, 2, chunks), tmp_path)
-    assert words in picture.remarks[0] and "sRGB" in picture.remarks[0]
+    assert words in picture.warnings[0] and "sRGB" in picture.warnings[0]
     assert (picture.in_srgb("none").rgb == picture.rgb).all()
 
 
@@ -158,7 +158,7 @@ def test_a_profile_with_a_table_is_applied_in_8_bits_which_16_are_told(bits, col
     # four fifths of the lightness: Y = ((80 + 16) / 116)^3
     assert np.abs(picture.rgb - colour.encoded(np.array((96 / 116) ** 3))).max() < 1 / 255
     assert (picture.alpha is None) == (colour_type < 4) and (picture.alpha is None or np.allclose(picture.alpha, 0.8))
-    assert picture.remarks == (
+    assert picture.warnings == (
         ()
         if bits == 8
         else ("the colour profile 'a table' is a table, which is applied in 8 bits: the picture's 16 were reduced",)
@@ -181,7 +181,7 @@ def test_a_high_dynamic_range_is_refused(chunks, tmp_path):
 def test_cmyk_without_a_profile_is_remarked_upon(tmp_path):
     stream = io.BytesIO()
     Image.new("CMYK", (16, 16), (30, 60, 90, 0)).save(stream, "JPEG")
-    assert "approximate" in read(stream.getvalue(), tmp_path, "jpg").remarks[0]
+    assert "approximate" in read(stream.getvalue(), tmp_path, "jpg").warnings[0]
 
 
 def test_clipped_colours_are_counted(tmp_path):
@@ -189,4 +189,4 @@ def test_clipped_colours_are_counted(tmp_path):
     vivid[:5, :, 0] = 255
     icc = zlib.compress(profile("a P3", SRGB_CURVE, colour.P3_PRIMARIES))
     picture = read(png(vivid, 2, {b"iCCP": b"p\0\0" + icc}), tmp_path).in_srgb("none")
-    assert picture.remarks[0].startswith("50.0% of the pixels")
+    assert picture.warnings[0].startswith("50.0% of the pixels")

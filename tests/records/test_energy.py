@@ -1,4 +1,4 @@
-"""Energy of a command, by pretended counters."""
+"""Energy of a command, with simulated counters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: writers that were killed, full disks."""
+"""Files and folders are complete or absent: killed writers, full disks."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""How every command's end is noted, and how a table tells it."""
+"""The recorded status of every command, and how a table shows it."""
 
 import errno
 import json

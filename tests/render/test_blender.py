@@ -1,4 +1,4 @@
-"""Pictures of textured meshes beside those of Blender, which has its own readers, its own filtering and its own rays.
+"""Pictures of textured meshes against those of Blender, which has its own readers, filtering and ray tracing.
 
 uv pip install --target FOLDER bpy        (5.0.1 needs Python 3.11)
 BPY=FOLDER python -m pytest -s tests/render/test_blender.py

@@ -63,7 +63,7 @@ def reference_view_losses(rendering: Rendering, example: Example, weights: Losse
 
 # --------------------------------------------------------------------------------------------------- the reference view
 @pytest.mark.parametrize("camera", [ReferenceCamera(), ReferenceCamera(polar=60, azimuth=130)])
-def test_perfect_renderings_lose_nothing(camera):
+def test_perfect_renderings_have_no_loss(camera):
     example = disc_example(camera=camera)
     values = reference_view_losses(perfect(example), example)
     assert set(values) == {"rgb", "mask", "depth", "normal"}
@@ -95,7 +95,7 @@ def test_depth_increases_with_distance():
     assert good["depth"] < 0.01 and bad["depth"] > 0.99
 
 
-def test_depth_is_blind_to_scale_and_shift():
+def test_depth_is_invariant_to_scale_and_shift():
     generator = torch.Generator().manual_seed(0)
     a, b = torch.rand(200, generator=generator), torch.rand(200, generator=generator)
     value = losses.depth_disagreement(a, b).item()
@@ -123,7 +123,7 @@ def test_pixels_outside_the_mask_do_not_count_for_depth_and_normals():
 
 
 def test_eroded_edges_are_free_to_differ_in_colour_but_not_in_mask():
-    """A change of the ring around the object's outline (2 pixels outside it) costs nothing, one further in costs."""
+    """A change of the ring around the object's outline (2 pixels outside it) has no loss, a change further inside has."""
     example = disc_example()
     good = perfect(example)
     y, x = torch.meshgrid(torch.arange(24), torch.arange(24), indexing="ij")
@@ -150,7 +150,7 @@ def test_a_target_over_another_background_changes_behind_the_object_alone():
 
 
 def test_a_patch_in_the_background_costs_nothing_as_released():
-    """A black patch of 1/64 of the picture off the object: free where colours of the object count, dear where all do."""
+    """A black patch in the background (1/64 of the picture) has a loss only if the whole picture is compared."""
     example = disc_example()
     good = perfect(example)
     painted = good.rgb.clone()
@@ -161,7 +161,7 @@ def test_a_patch_in_the_background_costs_nothing_as_released():
 
 
 def test_a_soft_mask_is_alpha_on_both_sides():
-    """mean((pred a - colour a)^2) and mean((opacity - a)^2), as RealFusion: nothing is said of what is behind soft pixels."""
+    """mean((pred a - colour a)^2) and mean((opacity - a)^2), as in RealFusion."""
     generator = torch.Generator().manual_seed(0)
     alpha, colour, shown, opacity = (torch.rand(24, 24, c, generator=generator) for c in (1, 3, 3, 1))
     example = replace(disc_example(depth=None, normal=None), rgb=colour * alpha + 1 - alpha, alpha=alpha, mask=alpha > 0.5)
@@ -331,8 +331,8 @@ def test_total_variation():
 
 def test_opacity_and_ramp():
     assert losses.opacity(torch.tensor([0.0, 1.0, 0.5, 0.5])).item() == pytest.approx(1.5 / 4)
-    assert [losses.LOSSES["entropy"].share(p) for p in (0.0, 0.25, 0.5, 1.0)] == [0, 0.5, 1, 1]
-    assert losses.LOSSES["normal"].share(0.25) == 0.25 and losses.LOSSES["rgb"].share(0.0) == 1
+    assert [losses.LOSSES["entropy"].ramp_factor(p) for p in (0.0, 0.25, 0.5, 1.0)] == [0, 0.5, 1, 1]
+    assert losses.LOSSES["normal"].ramp_factor(0.25) == 0.25 and losses.LOSSES["rgb"].ramp_factor(0.0) == 1
 
 
 def test_the_table_names_every_weight():

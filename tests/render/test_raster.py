@@ -159,7 +159,7 @@ def test_gradient_matches_finite_differences_of_supersampled_pictures(mesh):
 
 
 def test_without_antialiasing_the_mask_has_no_gradient(monkeypatch):
-    """The control of the test above: the gradient really comes from silhouettes."""
+    """A control of the test above: the gradient is that of the silhouettes."""
     monkeypatch.setattr(raster._ZBuffer, "antialias", lambda self, picture: picture)
     vertices, faces = sphere()
     vertices.requires_grad_()
@@ -168,8 +168,8 @@ def test_without_antialiasing_the_mask_has_no_gradient(monkeypatch):
     assert float(vertices.grad.abs().max()) == 0
 
 
-def test_hidden_silhouettes_leave_the_front_alone():
-    """A ball behind a wall of many faces: neither picture nor gradient knows of it."""
+def test_hidden_silhouettes_do_not_affect_the_front():
+    """A ball behind a wall of many faces affects neither picture nor gradient."""
     axis = torch.linspace(-0.6, 0.6, 25)
     x, y = torch.meshgrid(axis, axis, indexing="ij")
     corner = torch.arange(625).reshape(25, 25)

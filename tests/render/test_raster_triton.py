@@ -13,7 +13,7 @@ from magic123.geometry.camera import Camera
 from magic123.geometry.edges import find_edges
 from magic123.geometry.zbuffer import silhouette_crossings, triangle_ids
 from magic123.render import raster
-from magic123.render.raster import look_ahead, render_mesh
+from magic123.render.raster import queue_visibility, render_mesh
 
 pytest.importorskip("triton")
 
@@ -29,7 +29,7 @@ def sphere(radius: float, centre: tuple[float, float, float], subdivisions: int 
 
 
 def soup(count: int, size: float, thickness: float, seed: int) -> Mesh:
-    """Triangles in no order: `size` long, and as thin as `thickness` says."""
+    """Random triangles of the given size and thickness."""
     source = torch.Generator().manual_seed(seed)
     middle = 1.6 * torch.rand(count, 1, 3, generator=source) - 0.8
     along, beside = (torch.randn(count, 1, 3, generator=source) for _ in range(2))
@@ -84,14 +84,14 @@ def fast(monkeypatch):
     return module
 
 
-def look(mesh: Mesh, camera: Camera = CAMERA, device: str = "cpu") -> raster.Ahead:
+def look(mesh: Mesh, camera: Camera = CAMERA, device: str = "cpu") -> raster.QueuedVisibility:
     vertices, faces = (part.to(device) for part in mesh)
     edges = find_edges(faces)
     sizes = to_device(torch.tensor([len(faces), len(vertices), len(edges.vertices)]), device)
-    return look_ahead(camera, vertices, faces, edges.vertices, edges.opposite, sizes)
+    return queue_visibility(camera, vertices, faces, edges.vertices, edges.opposite, sizes)
 
 
-def agree(mesh: Mesh, found: raster.Ahead, camera: Camera = CAMERA) -> list[Tensor]:
+def agree(mesh: Mesh, found: raster.QueuedVisibility, camera: Camera = CAMERA) -> list[Tensor]:
     """Compare with the z-buffer on the CPU, given the same positions on the screen: not a bit differs."""
     faces, edges = mesh[1].numpy(), find_edges(mesh[1])
     clip = found.clip.cpu()[:, : len(mesh[0])]
@@ -120,7 +120,7 @@ def test_the_same_faces_and_silhouettes(fast, name):
 
 @pytest.mark.parametrize("items, programs", [(16, 3), (64, 2048)])
 def test_work_is_divided_in_any_way(fast, monkeypatch, items, programs):
-    """Programs that take several turns, and owners of more items than a program takes at once."""
+    """Programs with several iterations, and elements with more items than a program processes at once."""
     monkeypatch.setattr(fast, "ITEMS", items)
     monkeypatch.setattr(fast, "PROGRAMS", programs)
     mesh, camera = join(flat_square(), sphere(0.4, (0.1, 0.0, 0.3), 1)), CAMERA[0]
@@ -140,17 +140,17 @@ def test_a_common_edge_through_centres_of_pixels(fast):
     assert set(ids[0].flip(1).diagonal().tolist()) == {1, 2}  # the last bits of nearness decide
 
 
-def test_padding_and_rooms_that_are_too_small(fast):
+def test_padding_and_capacities_that_are_too_small(fast):
     """Rows behind the sizes are not read, and numbers of vertices that do not fit are not followed."""
     mesh = sphere(0.5, (0.0, 0.0, 0.0), 1)
     (vertices, faces), edges, camera = mesh, find_edges(mesh[1]), CAMERA[0]
     sizes = torch.tensor([len(faces), len(vertices), len(edges.vertices)])
     beyond = torch.full((7, 3), 10**12)
     given = (torch.cat([faces, beyond]), torch.cat([edges.vertices, beyond[:, :2]]), torch.cat([edges.opposite, beyond[:, :2]]))
-    padded = look_ahead(camera, torch.cat([vertices, torch.full((4, 3), math.nan)]), *given, sizes)
+    padded = queue_visibility(camera, torch.cat([vertices, torch.full((4, 3), math.nan)]), *given, sizes)
     agree(mesh, padded, camera)
     kept = (faces < 30).all(1)
-    cut = look_ahead(camera, vertices[:30], faces, edges.vertices, edges.opposite, sizes)
+    cut = queue_visibility(camera, vertices[:30], faces, edges.vertices, edges.opposite, sizes)
     seen = cut.images[0].unique()
     assert len(seen) > 1 and kept[seen[1:].long() - 1].all()
 

@@ -1,4 +1,4 @@
-"""Textured meshes of others: what files say is what is seen, measured against ray casting by an independent library."""
+"""Rendering of textured meshes, against closed forms and against ray casting by an independent library."""
 
 import numpy as np
 import pytest
@@ -90,16 +90,16 @@ def test_fine_textures_are_averaged_as_light():
     assert np.abs(shown[inside][:, :3] - encoded(np.array(0.5))).max() < 0.01
 
 
-def test_backs_are_seen_of_double_sided_materials_alone():
+def test_only_double_sided_materials_are_visible_from_behind():
     behind = Camera.orbit(90, 180, 1.8, 40, 32)
     assert seen(Part(QUAD, FACES, double_sided=False))[16, 16, 3] == 1
     assert not seen(Part(QUAD, FACES, double_sided=False), behind).any()
     assert seen(Part(QUAD, FACES, double_sided=True), behind)[16, 16, 3] == 1
-    mirrored = Part(QUAD, FACES, double_sided=False).moved(np.diag([-1.0, 1, 1, 1]))
+    mirrored = Part(QUAD, FACES, double_sided=False).transformed(np.diag([-1.0, 1, 1, 1]))
     assert seen(mirrored)[16, 16, 3] == 1  # a mirroring node transform does not turn it inside out
 
 
-def test_what_lets_light_through_shows_what_is_behind():
+def test_translucent_surfaces_show_what_is_behind():
     back = Part(QUAD - [0, 0, 0.3], FACES, factor=(0.0, 0.0, 1.0, 1.0))
     pane = {"factor": (1.0, 0.0, 0.0, 0.25)}
     blend = TexturedMesh([Part(QUAD, FACES, transparency="blend", **pane), back]).render(front()).rgba[16, 16]

@@ -1,4 +1,4 @@
-"""Ray marching and compositing against closed forms, a plain loop, and itself without its shortcuts."""
+"""Ray marching and compositing against closed forms, a plain loop, and itself without acceleration."""
 
 import math
 
@@ -186,7 +186,7 @@ def test_weights_are_what_is_composited():
 
 
 def test_transmittance_is_precise_behind_many_opaque_rays():
-    """One running sum serves all rays: what came before must not cost digits."""
+    """A single cumulative sum over all rays must not lose precision for later rays."""
     ray = torch.arange(2000).repeat_interleave(50)
     tau = torch.full((len(ray),), 90.0)
     tau[-50:] = 0.01
@@ -392,14 +392,14 @@ def test_threshold_is_the_smaller_of_mean_and_setting():
     assert grid.threshold_value() == 10.0
 
 
-def test_every_update_may_visit_all_cells():
+def test_every_update_may_evaluate_all_cells():
     grid, visits = OccupancyGrid(8, all_cells=True), []
     for _ in range(2):
         grid.update(lambda x: visits.append(len(x)) or torch.zeros(len(x)), torch.Generator().manual_seed(0))
     assert visits == [8**3, 8**3]
 
 
-def test_maximum_decays_and_later_updates_visit_a_part():
+def test_maximum_decays_and_later_updates_evaluate_a_part():
     grid = OccupancyGrid(16, decay=0.5)
     generator = torch.Generator().manual_seed(0)
     visits = []

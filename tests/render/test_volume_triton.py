@@ -11,7 +11,7 @@ from interpreted import interpreted
 
 import magic123.render
 from magic123.device import Capacities
-from magic123.render import marching_ahead, volume
+from magic123.render import marching_padded, volume
 from magic123.render.occupancy import OccupancyGrid
 
 pytest.importorskip("triton")
@@ -46,26 +46,26 @@ def both_marches(
     max_samples: int,
     seed: int | None,
     box: bool,
-    whole: bool = False,
+    full_steps: bool = False,
     resolution: int = 16,
 ):
     grid = grid_of(resolution=resolution).to(device)
     origins, directions = (v.to(device) for v in rays(9, dtype))
-    if whole:  # steps of depth: directions are longer than 1
+    if full_steps:  # steps of depth: directions are longer than 1
         directions = 1.3 * directions
     results = []
     for march, cells in ((volume.march, {"occupied": grid.occupied}), (fast.march, {"cells": grid.cells})):
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         limits = grid.box.to(dtype) if box else None
-        how = {"max_samples": max_samples, "generator": generator, "box": limits, "whole": whole}
+        how = {"max_samples": max_samples, "generator": generator, "box": limits, "full_steps": full_steps}
         results.append(march(origins, directions, **how, **cells))
     return results
 
 
 def marches_agree(fast, device: str, dtype: torch.dtype) -> None:
-    """The same samples to the bit, whether jittered, boxed, in whole steps or more than one block of steps."""
-    for max_samples, seed, box, whole in ((50, 3, False, False), (50, None, True, True), (300, 3, True, False)):
-        plain, quick = both_marches(fast, device, dtype, max_samples, seed, box, whole)
+    """The same samples to the bit, whether jittered, boxed, with full steps or more than one block of steps."""
+    for max_samples, seed, box, full_steps in ((50, 3, False, False), (50, None, True, True), (300, 3, True, False)):
+        plain, quick = both_marches(fast, device, dtype, max_samples, seed, box, full_steps)
         assert 0 < len(plain.ray) < 9 * max_samples
         for name in ("ray", "distance", "width", "points"):
             assert torch.equal(getattr(plain, name), getattr(quick, name)), name
@@ -158,7 +158,7 @@ def test_rendering_agrees(monkeypatch):
     renders_agree(fast_twin(), "cpu", monkeypatch)
 
 
-def ahead_agrees(marcher, device: str, count: int, places: range | list[int], **grid) -> None:
+def padded_agrees(marcher, device: str, count: int, places: range | list[int], **grid) -> None:
     """The same samples with sizes that are guessed; also where one of these places is too small, or a round is missing."""
     origins, directions = (v.to(device) for v in rays(count))
     capacities = Capacities()
@@ -168,14 +168,14 @@ def ahead_agrees(marcher, device: str, count: int, places: range | list[int], **
         results = []
         for given in (None, capacities):
             generator = torch.Generator().manual_seed(seed)
-            steps = {"max_samples": 100, "box": None, "nearest": 0.1, "whole": False, "generator": generator} | grid
-            with mock.patch.object(marching_ahead, "visible_ahead", side_effect=marching_ahead.visible_ahead) as ahead:
-                samples, marched = marching_ahead.march_visible(marcher, origins, directions, blobs, given, **steps)
+            steps = {"max_samples": 100, "box": None, "nearest": 0.1, "full_steps": False, "generator": generator} | grid
+            with mock.patch.object(marching_padded, "visible_padded", side_effect=marching_padded.visible_padded) as padded:
+                samples, marched = marching_padded.march_visible(marcher, origins, directions, blobs, given, **steps)
             results.append((generator.get_state(), *vars(samples).values(), *vars(marched).values()))
         assert 0 < len(samples.ray) < len(marched.ray)
         for plain, found in zip(*results, strict=True):
             assert torch.equal(plain, found)
-        return ahead.call_count
+        return padded.call_count
 
     with mock.patch.object(Capacities, "adapt", autospec=True, side_effect=Capacities.adapt) as adapt:
         assert check(0) == 0  # nothing is known yet
@@ -190,14 +190,14 @@ def ahead_agrees(marcher, device: str, count: int, places: range | list[int], **
             assert adapt.call_args.args[1] == needed and Capacities.fit(capacities, needed)
 
 
-def test_marching_ahead_agrees():
+def test_marching_padded_agrees():
     occupied = grid_of().occupied
-    ahead_agrees(volume.MARCHER, "cpu", 9, range(7), occupied=occupied)
-    ahead_agrees(volume.MARCHER, "cpu", 9, [0, 1], occupied=None)
+    padded_agrees(volume.MARCHER, "cpu", 9, range(7), occupied=occupied)
+    padded_agrees(volume.MARCHER, "cpu", 9, [0, 1], occupied=None)
 
 
-def test_marching_ahead_agrees_in_triton():
-    ahead_agrees(fast_twin().MARCHER, "cpu", 3, [2], cells=grid_of().cells)
+def test_marching_padded_agrees_in_triton():
+    padded_agrees(fast_twin().MARCHER, "cpu", 3, [2], cells=grid_of().cells)
 
 
 @pytest.mark.parametrize("first", [1, 8, 1000])

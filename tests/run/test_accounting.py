@@ -1,4 +1,4 @@
-"""What a run cost and how far it is, from the files that it leaves."""
+"""Cost and progress of a run, from the files that it writes."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""What the paper run is, before anything of it is fetched or computed."""
+"""The estimate of the paper run, before anything is fetched or computed."""
 
 import shutil
 import sys
@@ -10,7 +10,7 @@ from workflow_tree import REPOSITORY, build, snakemake
 
 from magic123.__main__ import main
 from magic123.commands.estimate import job_rows, predictor
-from magic123.measure import ledger
+from magic123.measure import cost_model
 from magic123.records.errors import InputError
 from magic123.run.estimate import Estimate, cost_of, load_times, optimisations, torch_cuda
 from magic123.run.load import read_suite
@@ -107,7 +107,7 @@ def test_times_of_a_card_are_recorded_or_predicted_and_say_so(suite_of, monkeypa
         counted.append(stage)
         return {"stage_minutes": {"H100": 6.0 if stage.scene == "nerf" else 3.0}}
 
-    monkeypatch.setattr(ledger, "predict", predict)
+    monkeypatch.setattr(cost_model, "predict", predict)
     suite, cells = suite_of(), 19 * 26 * 3
     found = cost_of(suite, {}, "H100", predictor(suite, "h100", recorded=False))
     assert found.predicted == {"nerf": cells, "dmtet": cells} and found.unknown == 0

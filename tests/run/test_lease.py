@@ -1,4 +1,4 @@
-"""Cards for jobs: never two on one, none idle while a job waits, and free at once when its holder is killed."""
+"""GPU leases: at most one job per GPU, no idle GPU while a job waits, and a GPU is free as soon as its holder is killed."""
 
 import json
 import os

@@ -58,7 +58,7 @@ def test_what_spreadsheets_write_is_read(tmp_path, encoding, end):
         (HEAD + f"lamp,{'a' * 200_000},b.jpg\n", "line 2: a cell has more than 131072 characters"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_its_line(tmp_path, text, message):
+def test_invalid_lines_are_refused_with_their_numbers(tmp_path, text, message):
     with pytest.raises(InputError) as caught:
         load(tmp_path, text)
     assert message in str(caught.value) and "mine.csv" in str(caught.value)

@@ -1,4 +1,4 @@
-"""Presets beside what was released: the committed page is current, and no difference goes without a reason."""
+"""Presets against the released code: the committed page is current, and every difference has a reason."""
 
 from collections.abc import Iterator
 from functools import cache

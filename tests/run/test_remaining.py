@@ -1,4 +1,4 @@
-"""How long a run still takes, as it says at its start and after its first jobs."""
+"""The remaining time of a run, as reported at its start and after its first jobs."""
 
 import json
 import logging
@@ -65,7 +65,7 @@ def suite():
 
 @pytest.mark.parametrize("slower", [1, 3, 0.4])
 @pytest.mark.parametrize("ended", [5, 10, 20, 40, 55])
-def test_a_run_knows_the_rest_within_a_factor_of_one_and_a_half(suite, ended, slower):
+def test_the_remaining_time_is_within_a_factor_of_one_and_a_half(suite, ended, slower):
     """On a fresh clone, after its first jobs, however fast the machine is."""
     jobs = measured(lambda number: slower)
     left = sum(job["wall_s"] for job in jobs[ended:])
@@ -111,7 +111,7 @@ def test_nothing_is_known_of_large_networks_before_they_have_run(suite):
     assert estimate([("score", "both", "coarse"), ("view", "both", "fine")], [], [job], reference) == (40, 1)
 
 
-def test_it_is_said_again_after_the_first_jobs_and_at_every_doubling(suite, tmp_path, capsys):
+def test_it_is_reported_again_after_the_first_jobs_and_at_every_doubling(suite, tmp_path, capsys):
     wanted = [("demo", f"cup{number}", "", "", "", "prepare") for number in range(2 * FIRST + 2)]
     remaining = RemainingTime(wanted, suite, MINIATURES, 2, tmp_path)
     assert (
@@ -129,7 +129,7 @@ def test_it_is_said_again_after_the_first_jobs_and_at_every_doubling(suite, tmp_
     assert first.startswith("7 jobs of networks and metrics: about 7 minutes of work") and second.startswith("2 jobs")
 
 
-def test_nothing_is_said_when_nothing_is_left(suite, tmp_path, capsys):
+def test_nothing_is_reported_when_nothing_is_left(suite, tmp_path, capsys):
     remaining = RemainingTime([], suite, MINIATURES, 1, tmp_path)
     for _ in range(FIRST):
         remaining.emit(logging.makeLogRecord({"event": "job_finished"}))

@@ -1,4 +1,4 @@
-"""The scenes NeRF and Picture: what they render, keep, and hand on."""
+"""The scenes NeRF and Picture: renderings, state, and handover to the next stage."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Conversion: what a converted network answers is what the original's parameters mean."""
+"""Conversion: converted networks return the output of the original network with the original parameters."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from magic123.measure.original_layouts import (
     midas_checkpoint,
     midas_shapes,
     save,
-    trainer_leftovers,
+    trainer_state,
     unet_shapes,
     vae_shapes,
     zero123_checkpoint,
@@ -104,7 +104,7 @@ def test_the_key_table_is_the_published_model() -> None:
     assert count(midas_shapes(MIDAS_FULL)) == 343_987_393
 
 
-def test_zero123_answers_the_same_before_and_after(small: tuple[Path, dict], converted: Path) -> None:
+def test_zero123_has_the_same_output_before_and_after(small: tuple[Path, dict], converted: Path) -> None:
     differences = compare_zero123(converted, small[1], SMALL, 8)
     assert set(differences) == {"noise", "latent", "picture", "embedding", "projection"}
     assert max(differences.values()) < 1e-4, differences
@@ -161,7 +161,7 @@ def test_midas_at_full_size(tmp_path: Path) -> None:
     assert difference < 1e-4
 
 
-def test_midas_answers_the_same_before_and_after(tmp_path: Path) -> None:
+def test_midas_has_the_same_output_before_and_after(tmp_path: Path) -> None:
     state = midas_checkpoint(MIDAS_SMALL)
     dpt.convert(save(state, tmp_path / "m.pt"), tmp_path / "out")
     assert compare_midas(tmp_path / "out", state, MIDAS_SMALL) < 1e-4
@@ -193,10 +193,10 @@ def test_open_clip_keeps_its_parameters(tmp_path: Path) -> None:
         open_clip.convert(tmp_path / "in", tmp_path / "again")
 
 
-def test_what_a_trainer_leaves_beside_the_parameters_is_read_as_data(tmp_path):
+def test_trainer_state_beside_the_parameters_is_read_as_data(tmp_path):
     """NumPy scalars, paths, dictionaries with defaults and settings, under the names of NumPy 2 and of NumPy 1."""
     state = {"weight": torch.arange(3.0)}
-    torch.save({"state_dict": state, **trainer_leftovers()}, tmp_path / "new.ckpt")
+    torch.save({"state_dict": state, **trainer_state()}, tmp_path / "new.ckpt")
     with zipfile.ZipFile(tmp_path / "new.ckpt") as new, zipfile.ZipFile(tmp_path / "old.ckpt", "w") as old:
         for entry in new.infolist():
             content = new.read(entry)

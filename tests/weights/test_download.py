@@ -1,4 +1,4 @@
-"""Fetching one file, from a server that misbehaves on demand: a wrong file must never stand under a good name."""
+"""Download of a file from a server with simulated faults: a wrong file must never get the final name."""
 
 import hashlib
 import shutil
@@ -13,7 +13,7 @@ from magic123.weights import download as download_module
 from magic123.weights.download import check_free_space, download, wrong_size
 
 
-def test_a_file_is_fetched_and_proved(server: Server, tmp_path: Path, lines: list[str]) -> None:
+def test_a_file_is_fetched_and_verified(server: Server, tmp_path: Path, lines: list[str]) -> None:
     server.files["/a/m.bin"] = CONTENT
     digest, url = download([f"{server.url}/a/m.bin"], tmp_path / "deep" / "m.bin", known(), lines.append)
     assert (digest, url) == (SHA256, f"{server.url}/a/m.bin")
@@ -100,7 +100,7 @@ def test_no_source_left_says_what_each_answered(server: Server, tmp_path: Path, 
     )
 
 
-def test_a_silent_source_is_left(server: Server, tmp_path: Path, lines: list[str], monkeypatch) -> None:
+def test_a_source_that_sends_nothing_is_abandoned(server: Server, tmp_path: Path, lines: list[str], monkeypatch) -> None:
     import socket
 
     monkeypatch.setattr(download_module, "TIMEOUT", 0.3)
@@ -110,7 +110,7 @@ def test_a_silent_source_is_left(server: Server, tmp_path: Path, lines: list[str
         assert download(urls, tmp_path / "m.bin", known(), lines.append)[1] == urls[1]
 
 
-def test_a_broken_connection_is_taken_up_where_it_broke(server: Server, tmp_path: Path, lines: list[str]) -> None:
+def test_a_broken_connection_is_resumed(server: Server, tmp_path: Path, lines: list[str]) -> None:
     server.files["/m.bin"], server.cut_after["/m.bin"] = CONTENT, [1_000_000, 500_000]
     download([f"{server.url}/m.bin"], tmp_path / "m.bin", known(), lines.append)
     assert (tmp_path / "m.bin").read_bytes() == CONTENT
@@ -150,7 +150,7 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(server: Server, tmp_path:
     assert download([f"{server.url}/m.bin"], tmp_path / "m.bin", expected, lines.append)[0] == SHA256
 
 
-def test_halves_of_two_sources_are_never_joined_unproved(server: Server, tmp_path: Path, lines: list[str]) -> None:
+def test_halves_of_two_sources_are_never_joined_without_verification(server: Server, tmp_path: Path, lines: list[str]) -> None:
     server.files |= {"/first/m.bin": bytes(len(CONTENT)), "/second/m.bin": CONTENT}
     for expected in (Download(gigabytes=0.003), known()):
         server.cut_after["/first/m.bin"] = [1_000_000, 0]

@@ -1,4 +1,4 @@
-"""Fetching the weights of an entry and of a whole run, from a server that misbehaves on demand."""
+"""Download of the weights of an entry and of a run, from a server with simulated faults."""
 
 import hashlib
 import json
@@ -294,7 +294,9 @@ def test_snakemake_fetches_what_a_run_needs(tree: Path) -> None:
     assert "Nothing to be done" in snakemake(tree, *words).text
 
 
-def test_received_parts_count_and_converted_originals_are_not_wanted_back(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_received_parts_count_and_converted_originals_are_not_fetched_again(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tree)
     suite = read_suite([Path("config/far.yaml")])
     entry = suite.weights["fetched-dpt"]
@@ -339,7 +341,7 @@ def test_every_weight_of_the_shipped_methods_is_in_the_list() -> None:
              for stage in (method.get("stages") or {}).values() if stage
              for prior in (stage.get("priors") or {}).values() if prior and "weights" in prior}  # fmt: skip
     assert asked and asked <= set(weights)
-    assert prefetch.proof_of(weights["stable-diffusion-1.5"]) == "3 registered, 9 recorded at the first download"
+    assert prefetch.hashes_of(weights["stable-diffusion-1.5"]) == "3 registered, 9 recorded at the first download"
 
 
 def test_snakemake_fetches_a_scan_and_renders_it_once(tree: Path, server: Server) -> None:

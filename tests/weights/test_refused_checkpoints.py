@@ -154,8 +154,8 @@ def test_a_bad_checkpoint_is_refused_by_name(small: tuple[Path, dict], tmp_path:
     assert not (tmp_path / "ran").exists()
 
 
-def test_what_a_trainer_leaves_in_its_files_is_harmless(tmp_path: Path) -> None:
-    """Lightning names its own class as a key: it is read as a stand-in, and other classes are not."""
+def test_references_of_a_trainer_are_replaced_by_empty_objects(tmp_path: Path) -> None:
+    """Lightning uses a class of its own as a key; it is replaced by an empty object, and other classes are refused."""
     plain = save({"state_dict": {"x": torch.arange(3.0)}, "callbacks": {"CLASS": {"best": 1}}}, tmp_path / "plain.ckpt")
 
     def named(module: bytes):

@@ -1,4 +1,4 @@
-"""Accidents of the whole workflow: two at once, Ctrl-C, a clock set back, a project that cannot be written."""
+"""Accidents of the workflow: two main processes, Ctrl-C, a clock that is set back, a read-only project."""
 
 import os
 import signal

@@ -94,7 +94,7 @@ def test_logs_and_benchmarks_of_every_job(tree: Path) -> None:
         assert (tree / "benchmarks" / cell / f"{step}.jsonl").is_file()
 
 
-def test_rules_speak_the_commands_language(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_rules_use_options_that_the_commands_have(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Every option that a rule gives is one that the real command knows."""
     root, given = build(tmp_path), {}
     publish(root / "datasets")
@@ -371,7 +371,7 @@ def test_table_in_a_clone_does_not_stand_for_results(tree: Path) -> None:
 
 # ------------------------------------------------------------------------------------------------------------ failures
 @pytest.mark.requirement(id="R27")
-def test_failed_cell_stands_in_the_table_and_heals(tree: Path) -> None:
+def test_a_failed_cell_is_in_the_table_and_is_computed_again(tree: Path) -> None:
     override(tree, "both", "{coarse: {losses: {mask: 0.4}}}")
     run = snakemake(tree, *RUN, FAIL="results/demo/dog/both/seed0/coarse")
     assert run.returncode != 0

@@ -1,4 +1,4 @@
-"""Programs that fail, hang, write nothing, write rubbish or fill their time, in the real workflow: gaps with reasons."""
+"""External programs that fail, hang, write nothing, write garbage or exceed their time, in the real workflow."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""The neighbours as presets: further priors on random weights, views drawn without a scene, examples of a caption alone."""
+"""Presets of related methods: further priors with random weights, sampled views without a scene, examples without a picture."""
 
 import json
 import re
@@ -88,7 +88,7 @@ def if_pipeline(folder):
     )  # fmt: skip
 
 
-def test_sdxl_says_what_diffusers_own_pipeline_tells_it(xl):
+def test_sdxl_agrees_with_the_pipeline_of_diffusers(xl):
     prior = StableDiffusionXL.load(xl, Prompts(PROMPT, subject="a red dog"))
     pipeline = xl_pipeline(xl)
     told = pipeline.encode_prompt("a photo of a red dog, side view", device="cpu", do_classifier_free_guidance=True)
@@ -106,7 +106,7 @@ def test_sdxl_says_what_diffusers_own_pipeline_tells_it(xl):
     assert torch.allclose(prior.noise(latents, t, camera(90.0))[1], expected, atol=1e-5)
 
 
-def test_deepfloyd_if_says_what_diffusers_own_pipeline_tells_it(pixels):
+def test_deepfloyd_if_agrees_with_the_pipeline_of_diffusers(pixels):
     prior = DeepFloydIF.load(pixels, Prompts(PROMPT, subject="a red Dog"))
     pipeline = if_pipeline(pixels)
     own, empty = pipeline.encode_prompt("a photo of a red dog, back view", device="cpu")

@@ -1,4 +1,4 @@
-"""What a run shows: bars on a terminal, Snakemake's text everywhere else, and where the results are."""
+"""The output of a run: progress bars on a terminal, Snakemake's text otherwise, and the location of the results."""
 
 import os
 import pty

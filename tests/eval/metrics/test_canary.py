@@ -1,4 +1,4 @@
-"""The canary hears a network that is not the one it was recorded from."""
+"""The canary detects a network that is not the one with which it was recorded."""
 
 import json
 
@@ -10,7 +10,7 @@ from magic123.records.errors import InputError
 
 
 @pytest.mark.requirement(id="R4")
-def test_canary_hears_another_activation(clip_copy):
+def test_canary_detects_another_activation(clip_copy):
     from eval.metrics.clip import CONFIG, load_clip
 
     with pytest.raises(InputError, match="unverified"):
@@ -25,7 +25,7 @@ def test_canary_hears_another_activation(clip_copy):
 
 
 @pytest.mark.requirement(id="R4")
-def test_canary_hears_another_range_and_random_weights(mini, monkeypatch):
+def test_canary_detects_another_range_and_random_weights(mini, monkeypatch):
     import torch
 
     import eval.metrics.perceptual
@@ -54,7 +54,7 @@ def test_canary_belongs_to_its_weights(tmp_path):
         load_mini(folder)
 
 
-def test_canary_is_not_written_for_a_model_that_sees_nothing(mini):
+def test_canary_is_not_written_for_a_constant_model(mini):
     for weight in mini.network.weights:
         weight.data.zero_()
     with pytest.raises(InputError, match="cannot tell"):
@@ -63,6 +63,6 @@ def test_canary_is_not_written_for_a_model_that_sees_nothing(mini):
 
 
 def test_canary_pictures_never_change():
-    """The stored answers are worth nothing if these pictures move; the sums were taken when they were drawn."""
+    """The stored outputs are valid only for these pictures; the checksums are those of the original pictures."""
     sums = [int(picture.sum()) for pictures in canary_pairs() for picture in pictures]
     assert sums == [2508897, 2508897, 1566730, 2508897, 2526282, 2552012, 1566752, 1578739]

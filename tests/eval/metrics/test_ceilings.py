@@ -1,4 +1,4 @@
-"""Ceilings of the published metric, against figures on which two other computations had agreed."""
+"""Ceilings of the published metric, against values on which two independent computations agreed."""
 
 import csv
 import os

@@ -28,7 +28,7 @@ def test_formula():
 
 
 def test_places_do_not_matter_and_kinds_do():
-    """Where a feature lies in the picture is not asked; whether it is there is."""
+    """The position of a feature does not matter; whether it exists does."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(1, 16, 6, 6, generator=generator)
     moved = features.flatten(2)[..., torch.randperm(36, generator=generator)].view(1, 16, 6, 6)

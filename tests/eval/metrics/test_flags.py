@@ -1,4 +1,4 @@
-"""Quality flags: each on the true objects of the demo, which it must not accuse, and on the same objects spoiled."""
+"""Quality flags: on the true objects of the demo, for which none may be raised, and on damaged copies."""
 
 import json
 from dataclasses import replace
@@ -52,7 +52,7 @@ def flags_of(result: Result) -> dict[str, Flag]:
 
 
 @pytest.mark.parametrize("name", OBJECTS)
-def test_true_objects_are_not_accused(name, tmp_path):
+def test_no_flag_is_raised_for_true_objects(name, tmp_path):
     found = flags_of(true_result(name, tmp_path))
     assert {flag.name: flag.number for flag in found.values() if flag.state != "clear"} == {}
     assert set(found) == set(RULES)

@@ -1,4 +1,4 @@
-"""The published CLIP models by their real architecture, from local files with random values: the code path of a real run.
+"""The published CLIP models in their real architectures, from local files with random values: the code path of a real run.
 
 ViT-B/32 runs whole. ViT-bigG-14 has 2.5 billion parameters, a file of 10 GB: here its layout alone is held against the file
 that a real run reads; MAGIC123_LARGE_TESTS=1 runs it whole, in about 12 GB of memory.

@@ -1,4 +1,4 @@
-"""torchmetrics as the independent referee: PSNR, SSIM, LPIPS and the Pearson correlation agree with it."""
+"""PSNR, SSIM, LPIPS and the Pearson correlation agree with torchmetrics, an independent implementation."""
 
 import numpy as np
 import pytest

@@ -68,7 +68,7 @@ def test_published_numbers_stand_below_ours_for_meshes_alone() -> None:
 
 
 def test_a_scan_adopted_as_a_result_scores_perfectly_and_all_sixteen_views_count(tmp_path: Path) -> None:
-    """The way of a line of gso30.csv: its zip is rendered, prepared, adopted as another system's mesh, and scored."""
+    """The path of a line of gso30.csv: its zip file is rendered, prepared, adopted as a mesh of another system, and scored."""
     scan = pack(tmp_path / "EGG.zip", scanned(tmp_path / "apart"))
     frame = {"up": "z", "front": "-x", "scale": "unit-cube"}
     camera = {"polar": 60.0, "azimuth": 45.0, "radius": 1.5, "fov": 49.1343}

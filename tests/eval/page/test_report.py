@@ -1,4 +1,4 @@
-"""The report page's text: what it says of whole, partial and damaged runs, what it embeds, and that nothing escapes from it."""
+"""The report page: its text for complete, partial and damaged runs, its media, and that foreign text is escaped."""
 
 import base64
 import gzip
@@ -411,7 +411,7 @@ def test_levels_of_a_point_cloud(tmp_path: Path) -> None:
         media.points(tmp_path / "points.ply", 0)
 
 
-def test_levels_of_pictures_and_films(finished: Path, tmp_path: Path) -> None:
+def test_levels_of_pictures_and_videos(finished: Path, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (400, 300, 4), np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     sizes = [Image.open(io.BytesIO(media.picture(tmp_path / "noise.png", level))).size for level in range(3)]
@@ -419,18 +419,18 @@ def test_levels_of_pictures_and_films(finished: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((8, 8, 4), np.uint8)).save(tmp_path / "clear.png")
     assert np.asarray(Image.open(io.BytesIO(media.picture(tmp_path / "clear.png", 0)))).min() > 250  # on white, not black
     film = finished / "results/toys/dog/both/seed0/fine/views/turntable.mp4"
-    lengths = [len(media.film(film, level)) for level in range(3)]
+    lengths = [len(media.video(film, level)) for level in range(3)]
     assert lengths[0] == film.stat().st_size and lengths[2] < lengths[1] < lengths[0]
     (tmp_path / "film.mp4").write_text("no film")
-    with pytest.raises(InputError, match="cannot be read as a film"):
-        media.film(tmp_path / "film.mp4", 1)
+    with pytest.raises(InputError, match="cannot be read as a video"):
+        media.video(tmp_path / "film.mp4", 1)
 
 
 def test_a_film_without_room_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = "[out#0/mp4] Error closing file: No space left on device\n"
     monkeypatch.setattr(media.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 228, "", said))
     with pytest.raises(OSError, match="No space left on device"):
-        media.film(tmp_path / "film.mp4", 1)
+        media.video(tmp_path / "film.mp4", 1)
 
 
 def test_depth_is_bright_where_near(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The report page in a browser, from disk: it works by keyboard, on a phone, in the dark, and fetches nothing."""
+"""The report page in a browser, from disk: it works with a keyboard, on a phone and in dark mode, and loads nothing else."""
 
 import io
 import re
@@ -111,7 +111,7 @@ def test_progress_is_shown_where_a_stage_has_pictures_of_it(browser, page) -> No
 
 
 def test_the_policy_refuses_what_is_not_the_pages_own(browser, page) -> None:
-    """That nothing is fetched is not for want of trying, and the witness would see it."""
+    """A request is attempted and refused, and the test would notice if it were not."""
     with Witness(browser, page) as seen:
         seen.page.evaluate("document.body.append(Object.assign(new Image(), {src: 'https://example.org/a.png'}))")
         seen.page.evaluate(

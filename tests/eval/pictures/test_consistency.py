@@ -32,7 +32,7 @@ def test_rings_are_told_from_arcs():
     assert not is_ring(list(reversed(ring_of(6).values())))  # the other way round: five sixths of a turn at each step
 
 
-def test_every_even_view_meets_its_two_odd_neighbours():
+def test_every_even_view_is_compared_with_its_two_odd_neighbours():
     views = views_of("reference/000", *ring_of(6))
     pairs, why = neighbours(views, ring_of(6))
     names = [(views[a].index, views[b].index) for a, b in pairs]
@@ -47,7 +47,7 @@ def test_every_even_view_meets_its_two_odd_neighbours():
 
 @pytest.fixture
 def result(tmp_path):
-    """A ring of six views that is steady but for one odd view, its cameras, and models to score with."""
+    """A ring of six consistent views except for an odd one, its cameras, and models to score with."""
     for i in range(COUNT):
         picture = to_bytes(blend_on_white(soft_disc(SIZE, phase=4.0 if i == 3 else 0.0), "straight"))
         for folder, shift in (("views", 0), ("views/shaded", 60)):
@@ -78,7 +78,7 @@ def score(folder, *options):
     return {(value.metric, value.view_set): value for value in scores.values}, scores
 
 
-def test_the_odd_view_out_is_felt_by_its_neighbours(result):
+def test_an_inconsistent_view_affects_the_scores_of_its_neighbours(result):
     found, _ = score(result, "--clip", result / "clip")
     for metric, steady in (("consistency-lpips-mini", 0.0), ("consistency-clip-mini", 1.0)):
         value = found[metric, "novel"]

@@ -1,4 +1,4 @@
-"""Renders of other systems: taken over unchanged or refused by name, scored like ours, and a row of the table by data alone."""
+"""Renders of other systems: adopted unchanged or refused, scored like this project's, and added to a table without code."""
 
 import json
 import shutil
@@ -115,7 +115,7 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("sentence", SPOILED)
-def test_spoiled_folders_are_refused_with_one_sentence(theirs, capsys, sentence):
+def test_damaged_folders_are_refused_with_one_sentence(theirs, capsys, sentence):
     SPOILED[sentence](theirs / "renders")
     assert adopt(theirs) == 1
     error = capsys.readouterr().err
@@ -123,7 +123,7 @@ def test_spoiled_folders_are_refused_with_one_sentence(theirs, capsys, sentence)
     assert sorted(path.name for path in theirs.iterdir() if path.name != "renders") == ["example"]  # nothing half made
 
 
-def test_cameras_of_their_own_are_believed_and_checked_against_the_truth(theirs, capsys):
+def test_given_cameras_are_used_and_compared_with_those_of_the_truth(theirs, capsys):
     assert adopt(theirs) == 0
     cameras = json.loads((theirs / "views/cameras.json").read_text())
     cameras["sets"]["ring"][3]["azimuth"] = 100.0

@@ -107,7 +107,7 @@ def test_the_reference_itself_is_at_the_assumed_place():
     assert np.array_equal(unroll(picture, np.pi / 2), np.rot90(picture, 1))  # a camera leaning left sees the world lean right
 
 
-def test_files_are_proved_by_their_hashes(scene, tmp_path, capsys):
+def test_files_are_verified_by_their_hashes(scene, tmp_path, capsys):
     files = ["transforms_test.json", *(f"test/r_{i}.png" for i in range(6))]
     lines = [f"{hashlib.sha256((scene / file).read_bytes()).hexdigest()}  chair/{file}\n" for file in files]
     (tmp_path / "hashes").write_text("# a remark\n" + "".join(lines))

@@ -62,7 +62,7 @@ def test_corrected_sees_one_object_in_both_conventions(size):
 
 
 @pytest.mark.requirement(id="R2")
-def test_as_published_punishes_the_perfect_render_of_a_soft_edge():
+def test_as_published_lowers_the_score_of_a_perfect_render_with_a_soft_edge():
     stored = premultiplied(soft_disc(800))
     target = blend_on_white(stored, "straight")  # what Magic123 trains on
     seen = reference_picture(AS_PUBLISHED, stored, 800, "premultiplied")
@@ -142,7 +142,7 @@ SIZE = 48
 
 @pytest.fixture
 def result(tmp_path):
-    """Views of a result that is flawless at the reference and off in hue elsewhere, with truth and meshes."""
+    """Views of a result that is perfect at the reference view and has another hue elsewhere, with truth and meshes."""
     import trimesh
 
     save(tmp_path / "example/rgba.png", soft_disc(SIZE))
@@ -314,7 +314,7 @@ def test_without_truth_only_the_reference_view_is_measured(result):
     assert {view_set for _, _, view_set in values(result)} == {"reference"}
 
 
-def test_truth_of_another_size_is_met_at_the_smaller_one(result):
+def test_truth_of_another_size_is_compared_at_the_smaller_one(result):
     for file in (result / "truth").glob("[re]*/*.png"):
         phase = 1 + int(file.stem)
         save(file, soft_disc(2 * SIZE, phase=phase))
@@ -356,7 +356,7 @@ def test_other_mistakes_end_with_one(result, capsys):
     assert score(result, "--alpha", "straight") == 0
 
 
-def test_as_published_wants_the_untouched_picture(result, capsys):
+def test_as_published_needs_the_original_picture(result, capsys):
     assert score(result, "--protocol", "as-published") == 1  # example.json: prepared
     assert "--published" in capsys.readouterr().err
     save(result / "dataset/rgba.png", soft_disc(SIZE))
@@ -410,7 +410,7 @@ def test_views_must_be_square(result):
         read_views(result / "views", result / "truth")
 
 
-def test_scoring_imports_no_network_unless_asked(result):
+def test_scoring_imports_no_network_unless_needed(result):
     """Torch takes seconds; a result with no network to score with does without."""
     import subprocess
     import sys

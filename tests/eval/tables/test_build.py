@@ -1,4 +1,4 @@
-"""Tables: complete denominators, means over the right things, nothing mixed."""
+"""Tables: complete denominators, correct means, and no mixing of values that are not comparable."""
 
 import json
 import re

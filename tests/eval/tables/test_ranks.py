@@ -1,4 +1,4 @@
-"""Ranks: paired differences of every two rows, with intervals that hold together."""
+"""Ranks: paired differences of all pairs of rows, with simultaneous confidence intervals."""
 
 import csv
 import io

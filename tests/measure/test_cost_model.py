@@ -1,4 +1,4 @@
-"""The ledger: what is counted is what is known, and times follow from it."""
+"""The cost model: counts agree with closed forms, and times follow from the counts."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from magic123.__main__ import main
-from magic123.measure.ledger import (
+from magic123.measure.cost_model import (
     CARDS,
     LAUNCH,
     REACHED,
@@ -27,7 +27,7 @@ from magic123.settings.scenes import FieldSettings, NeRFSettings
 
 
 def test_a_product_is_counted_in_closed_form():
-    """(2, 3) x (3, 5): 2 * 2 * 3 * 5 operations; three matrices moved; the result alive until it is let go."""
+    """(2, 3) x (3, 5): 2 * 2 * 3 * 5 operations; three matrices are read or written; the result counts until it is freed."""
     a, b = torch.empty(2, 3, device="meta"), torch.empty(3, 5, device="meta")
     with counting() as tally:
         made = a @ b

@@ -1,8 +1,8 @@
-"""Ray marching whose host hardly waits for the device: samples in tensors of a guessed size, whose true sizes are read once.
+"""Ray marching that synchronises with the device once, with tensors that are padded to estimated sizes.
 
-The samples that `march` and `visible` of a ray marcher return are packed, and each of their numbers is waited for: in `march`,
-in each round of `visible` and at its end. Here everything is queued, with the room that was needed of late (`Capacities`), and
-the numbers are read together. Notation as in `samples`; what pads a tensor belongs to a ray N that is not there.
+`march` and `visible` of a ray marcher return packed samples, so the host has to wait for each size: in `march`, in each round
+of `visible` and at its end. Here all kernels are launched with the sizes of earlier calls (`Capacities`), and the actual sizes
+are read together at the end. Notation as in `samples`; padding belongs to a ray N that does not exist.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ class Marcher(NamedTuple):
     """The functions of a ray marcher.
 
     Attributes:
-        march: packed samples of rays; appends the sizes that the host reads to its argument `numbers`.
-        march_within: the same without a wait, padded or cut off to given sizes; and what `march` appends, on the device.
-        visible: the samples with a transmittance of more than 1e-4; appends the size of each round to `numbers`.
-        accumulate: adds a round of samples to their rays. Arguments: the samples' rays [K], how many each ray has [N],
-            densities [K] and widths [K]; changed in place: optical depth and number of visible samples of each ray, [N + 1].
+        march: returns the packed samples of rays, and appends the sizes that the host reads to its argument `numbers`.
+        march_within: does the same without synchronising: the samples are padded or truncated to given sizes, and the sizes
+            that `march` appends are returned as tensors on the device.
+        visible: returns the samples with a transmittance of more than 1e-4, and appends the size of each round to `numbers`.
+        accumulate: adds a round of samples to their rays. Arguments: the samples' rays [K], the number of samples of each ray
+            [N], densities [K] and widths [K]; updated in place: optical depth and number of visible samples of each ray,
+            [N + 1].
     """
 
     march: Callable[..., PackedSamples]
@@ -36,12 +38,12 @@ class Marcher(NamedTuple):
 
 
 def gather(start: Int[Tensor, " N"], counts: Int[Tensor, " N"], size: int) -> tuple[Int[Tensor, " size"], Int[Tensor, " size"]]:
-    """Return the numbers start[i] to start[i] + counts[i] - 1 of every ray i, packed, and their rays.
+    """Return the indices start[i] to start[i] + counts[i] - 1 of every ray i, packed, and the ray of each index.
 
     Args:
-        start: of each ray.
-        counts: of each ray.
-        size: how many numbers to return: the first ones, or all of them and padding behind.
+        start: first index of each ray.
+        counts: number of indices of each ray.
+        size: number of indices to return; the result is truncated or padded to it.
     """
     ends = counts.cumsum(0).clamp_max(size)
     lengths = torch.cat([ends, ends.new_full((1,), size)]).diff(prepend=ends.new_zeros(1))
@@ -51,7 +53,7 @@ def gather(start: Int[Tensor, " N"], counts: Int[Tensor, " N"], size: int) -> tu
 
 
 @torch.no_grad()
-def visible_ahead(
+def visible_padded(
     samples: PackedSamples,
     needed: list[Tensor],
     density: Density,
@@ -60,19 +62,19 @@ def visible_ahead(
     capacities: Capacities,
     first: int = 8,
 ) -> tuple[PackedSamples, PackedSamples] | None:
-    """Return the samples with a transmittance of more than 1e-4, as `visible` does, and all without padding. Waits once.
+    """Return the samples with a transmittance of more than 1e-4, as `visible` does, synchronising with the device once.
 
     Args:
-        samples: along the rays, with padding.
-        needed: the sizes that marching needed, the last of which is the number of samples.
-        density: density per world unit at points.
+        samples: samples along the rays, with padding.
+        needed: the sizes that marching needed, on the device; the last one is the number of samples.
+        density: function from points to density per world unit.
         count: N, the number of rays.
-        accumulate: as of `Marcher`.
-        capacities: of `needed`, of each round, and 0 for what is left after the last round.
+        accumulate: the function of `Marcher`.
+        capacities: sizes from earlier calls for `needed` and for each round, and 0 for the samples left after the last round.
         first: number of samples of each ray in the first round.
 
     Returns:
-        None if something did not fit.
+        The visible samples, and all samples without padding; None if a size was too small.
     """
     needed, room, marched = list(needed), len(samples.ray), len(needed) - 1
     starts = torch.searchsorted(samples.ray, torch.arange(count + 1, device=samples.ray.device))
@@ -104,23 +106,23 @@ def march_visible(
     capacities: Capacities | None = None,
     **steps: Any,
 ) -> tuple[PackedSamples, PackedSamples]:
-    """Return the visible samples of rays, and all those in occupied cells.
+    """Return the visible samples of rays, and all their samples in occupied cells.
 
     Args:
-        marcher: whose functions are used.
-        origins: of the rays.
-        directions: of the rays.
-        density: density per world unit at points.
-        capacities: of earlier calls, see `visible_ahead`; None waits for the device at each size.
+        marcher: the ray marcher.
+        origins: origins of the rays.
+        directions: directions of the rays.
+        density: function from points to density per world unit.
+        capacities: sizes from earlier calls, see `visible_padded`; None synchronises with the device for each size.
         **steps: the other arguments of the marcher's `march`.
     """
     generator, count = steps["generator"], len(origins)
     if capacities is not None and capacities.sizes and count:
         before = None if generator is None else generator.get_state()
-        queued = marcher.march_within(capacities.sizes, origins, directions, **steps)
-        if (found := visible_ahead(*queued, density, count, marcher.accumulate, capacities)) is not None:
+        padded = marcher.march_within(capacities.sizes, origins, directions, **steps)
+        if (found := visible_padded(*padded, density, count, marcher.accumulate, capacities)) is not None:
             return found
-        if generator is not None:  # the same positions again
+        if generator is not None:  # so that the same positions are drawn again
             generator.set_state(before)
     numbers: list[int] = []
     marched = marcher.march(origins, directions, **steps, numbers=numbers)

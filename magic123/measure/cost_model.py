@@ -1,9 +1,9 @@
-"""What a stage costs on a GPU, counted without one: memory, arithmetic, operations, and from them predicted times.
+"""Predict what a stage costs on a GPU, without one: memory, arithmetic, memory traffic, and from them times.
 
-The networks of the priors run on the meta device, with full-size shapes and no values; every operation on the way is counted.
-The field is counted by its formula at the samples that an untrained scene has. Left out are the launches of the scene's own
-operations, the extraction and rasterisation of a surface, and what the allocator reserves beyond what is alive. So a step takes
-longer than predicted, and nothing here is measured on a card.
+The networks of the priors run on the meta device, with full-size shapes and no values, and all operations are counted. The
+field is counted by a formula, for the number of samples of an untrained scene. Not included are the launches of the scene's own
+operations, the extraction and rasterisation of a surface, and memory that the allocator reserves in addition to live tensors.
+So a step takes longer than predicted. Nothing here is measured on a GPU.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ VIEWS = (
     "split",
     "reshape_alias",
 )
-RAYS = 16  # every RAYS-th ray is marched to count samples
+RAYS = 16  # samples are counted along every RAYS-th ray
 
 
 @dataclass(frozen=True)
 class Card:
-    """A card by its maker's figures.
+    """Specifications of a GPU.
 
     Attributes:
-        half: operations per second of dense float16 matrix products with float32 sums.
-        single: of float32 arithmetic, without TensorFloat-32.
-        bandwidth: of its memory, bytes per second.
+        half: operations per second of dense float16 matrix products with float32 accumulation.
+        single: operations per second of float32 arithmetic, without TensorFloat-32.
+        bandwidth: memory bandwidth in bytes per second.
     """
 
     half: float
@@ -77,25 +77,25 @@ CARDS = {
     "RTX 3090": Card(71e12, 35.6e12, 0.94e12),
     "L4": Card(121e12, 30.3e12, 0.3e12),
 }
-# Assumptions: what large networks reach of these figures in practice, and the host's time to launch one operation.
+# Assumptions: the fraction of these specifications that large networks reach, and the host's seconds to launch an operation.
 REACHED = {"half": 0.45, "single": 0.5, "bandwidth": 0.75}
 LAUNCH = 6e-6
 
 
 class Operation(NamedTuple):
-    """One operation: its arithmetic, whether that is in half precision, and the bytes that it reads and writes."""
+    """An operation: floating-point operations, whether they are in half precision, and bytes read and written."""
 
     flop: float
     half: bool
     moved: float
 
 
-class Tally(TorchDispatchMode):
-    """Counts the operations on meta tensors inside the context, and the bytes alive.
+class OperationCounter(TorchDispatchMode):
+    """Counts the operations on meta tensors inside the context, and the memory of live tensors.
 
     Attributes:
-        operations: in their order.
-        peak: largest number of bytes of the tensors made inside that were alive at a time.
+        operations: the operations, in order.
+        peak: largest number of bytes of tensors, created inside the context, that were alive at the same time.
     """
 
     def __init__(self) -> None:
@@ -136,7 +136,7 @@ class Tally(TorchDispatchMode):
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, *rest: Any, scale: float | None = None, **options: Any) -> Tensor:
-    """Compute attention by the kernel that CUDA would choose; the meta device would make the whole matrix."""
+    """Compute attention with the kernel that is used on CUDA; on the meta device torch materialises the attention matrix."""
     if q.dtype != torch.float32 and q.shape[-1] <= 256:
         return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False, scale=scale)[0]
     wants = torch.is_grad_enabled() and q.requires_grad
@@ -144,21 +144,21 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, *rest: Any, scale: float | None 
 
 
 @contextmanager
-def counting() -> Iterator[Tally]:
-    """Count what is run inside the context on the meta device."""
-    with mock.patch.object(F, "scaled_dot_product_attention", _attention), Tally() as tally:
-        yield tally
+def counting() -> Iterator[OperationCounter]:
+    """Count the operations on the meta device inside the context."""
+    with mock.patch.object(F, "scaled_dot_product_attention", _attention), OperationCounter() as counter:
+        yield counter
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a step: its operations, and the bytes that are alive at its peak beside all weights."""
+    """A part of a step: its operations, and its peak memory in bytes without weights."""
 
     operations: list[Operation]
     peak: float
 
     def seconds(self, card: Card) -> float:
-        """Return the predicted time on a card: the device's, or the host's to launch it, whichever is longer."""
+        """Return the predicted time on a GPU: that of the device, or of the host to launch the operations if it is longer."""
         device = 0.0
         for flop, half, moved in self.operations:
             rate = card.half * REACHED["half"] if half else card.single * REACHED["single"]
@@ -168,11 +168,11 @@ class Part:
 
 @cache
 def prior_parts(kind: str, dtype: str) -> tuple[dict[str, Part], dict[str, int]]:
-    """Return the parts of asking one prior at a novel view, and the bytes of its networks' weights.
+    """Return the cost of a prior at a novel view, by part, and the bytes of the weights of its networks.
 
     Args:
-        kind: of the prior.
-        dtype: a key of DTYPES. autocast: float32 weights, which each use casts.
+        kind: kind of the prior.
+        dtype: precision of the networks, a key of DTYPES; with "autocast" the weights are in float32, and cast at each use.
     """
     half = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype, torch.float16)
     with torch.device("meta"):
@@ -186,18 +186,18 @@ def prior_parts(kind: str, dtype: str) -> tuple[dict[str, Part], dict[str, int]]
         with counting() as predicting, torch.no_grad():
             unet(latents, torch.zeros(2, dtype=torch.int64), encoder_hidden_states=context)
     parts, weights = {}, {}
-    for name, network, tally in (("encode", vae, encoding), ("noise", unet, predicting)):
-        operations, numbers = tally.operations, [parameter.numel() for parameter in network.parameters()]
+    for name, network, counter in (("encode", vae, encoding), ("noise", unet, predicting)):
+        operations, numbers = counter.operations, [parameter.numel() for parameter in network.parameters()]
         if dtype == "autocast":
             operations = operations + [Operation(0.0, True, 6.0 * count) for count in numbers]
-        parts[name] = Part(operations, tally.peak)
+        parts[name] = Part(operations, counter.peak)
         weights[name] = sum(numbers) * (4 if dtype in ("float32", "autocast") else 2)
     return parts, weights
 
 
 @lru_cache(maxsize=1)
 def _untrained(field: FieldSettings, nerf: NeRFSettings) -> NeRF:
-    """Return a scene before its first step, whose occupied cells are found."""
+    """Return an untrained scene after the first update of its occupancy grid."""
     torch.manual_seed(0)
     scene = NeRF(field, nerf)
     scene.before_step(0, 1, torch.Generator().manual_seed(0))
@@ -206,18 +206,18 @@ def _untrained(field: FieldSettings, nerf: NeRFSettings) -> NeRF:
 
 @cache
 def sample_counts(field: FieldSettings, nerf: NeRFSettings, size: int) -> tuple[int, int]:
-    """Return how many samples an untrained scene evaluates without gradient, and how many it keeps, in one picture.
+    """Return the numbers of samples of an untrained scene in one picture: evaluated without gradient, and kept.
 
     Args:
-        field: its settings.
-        nerf: its settings.
+        field: settings of the field.
+        nerf: settings of ray marching and of the occupancy grid.
         size: side of the picture in pixels.
     """
     scene = _untrained(field, nerf)
-    looked, occupancy = [0], scene.occupancy
+    evaluated, occupancy = [0], scene.occupancy
 
     def density(x: Tensor) -> Tensor:
-        looked[0] += len(x)
+        evaluated[0] += len(x)
         return scene.field.density(x)
 
     origins, directions = (rays.reshape(-1, 3)[::RAYS] for rays in Camera.orbit(90.0, 0.0, 1.8, 40.0, size).rays())
@@ -226,17 +226,17 @@ def sample_counts(field: FieldSettings, nerf: NeRFSettings, size: int) -> tuple[
             origins, directions, occupied=occupancy.occupied, max_samples=nerf.max_samples, box=occupancy.box
         )
         kept = volume.visible(marched, density, len(origins))
-    return RAYS * looked[0], RAYS * len(kept.ray)
+    return RAYS * evaluated[0], RAYS * len(kept.ray)
 
 
-def field_part(stage: Any, looked: int, kept: int, evaluations: int) -> Part:
-    """Return the cost of a field, by its formula: the grid's rows and the small network.
+def field_part(stage: Any, without_gradient: int, kept: int, evaluations: int) -> Part:
+    """Return the cost of a field by a formula: the rows of the hash grid and the MLP.
 
     Args:
-        stage: its settings.
-        looked: points evaluated without gradient.
-        kept: points evaluated with it.
-        evaluations: of the field at each of these; normals by finite differences take six more.
+        stage: settings of the stage.
+        without_gradient: number of points that are evaluated without gradient.
+        kept: number of points that are evaluated with gradient.
+        evaluations: number of evaluations of the field for each of the latter; normals by finite differences take six more.
     """
     grid, hidden, layers = stage.field.grid, stage.field.hidden, stage.field.layers
     width = grid.levels * grid.features
@@ -245,40 +245,43 @@ def field_part(stage: Any, looked: int, kept: int, evaluations: int) -> Part:
     activations = 4 * (width + layers * hidden + 4)
     with_gradient = kept * evaluations
     operations = [
-        Operation(2.0 * network * looked, False, float(rows + 2 * activations) * looked),
+        Operation(2.0 * network * without_gradient, False, float(rows + 2 * activations) * without_gradient),
         Operation(6.0 * network * with_gradient, False, float(3 * rows + 6 * activations) * with_gradient),
     ]
     alive = kept if kept <= volume.AT_ONCE else volume.CHUNK
     return Part(operations, float(2 * activations) * alive * evaluations)
 
 
-def _peak_of(asked: dict[str, tuple[dict[str, Part], dict[str, int]]]) -> float:
-    """Return the bytes beside the weights while priors are asked: all encoders' until the end, one UNet's at a time."""
-    costs = [parts for parts, _ in asked.values()]
+def _peak_of(priors: dict[str, tuple[dict[str, Part], dict[str, int]]]) -> float:
+    """Return the peak memory of priors in bytes, without weights: that of all encoders and of the largest UNet.
+
+    The activations of all encoders are kept until the end of the step; UNets run one after the other.
+    """
+    costs = [parts for parts, _ in priors.values()]
     return sum(parts["encode"].peak for parts in costs) + max((parts["noise"].peak for parts in costs), default=0.0)
 
 
 def predict(stage: Stage) -> dict[str, Any]:
-    """Return the ledger of a stage at full size, as plain data.
+    """Predict the cost of a stage at full size, as plain data.
 
     Args:
-        stage: its settings; priors must be of kinds that can be measured with random weights.
+        stage: settings of the stage; its priors must be of kinds that exist with random weights.
 
     Raises:
-        InputError: the stage is not optimised, or one of its priors cannot be measured.
+        InputError: the stage is not optimised, or has a prior of another kind.
     """
     if not isinstance(stage, OptimisedStage) or not hasattr(stage, "field"):
         raise InputError(f"a {stage.scene} scene has no field to optimise, so there is nothing to predict")
-    asked: dict[str, tuple[dict[str, Part], dict[str, int]]] = {}
+    priors: dict[str, tuple[dict[str, Part], dict[str, int]]] = {}
     repeated: dict[str, tuple[dict[str, Part], dict[str, int]]] = {}
     for name, settings in stage.priors.items():
         if settings.weight:
             if settings.kind not in RANDOM:
                 raise InputError(f"{settings.kind} cannot be measured with random weights; choose a stage without it")
-            asked[name] = prior_parts(settings.kind, settings.dtype)
+            priors[name] = prior_parts(settings.kind, settings.dtype)
             if settings.dtype != "float32":
                 repeated[name] = prior_parts(settings.kind, "float32")
-    parts = {f"{name} {part}": cost for name, (costs, _) in asked.items() for part, cost in costs.items()}
+    parts = {f"{name} {part}": cost for name, (costs, _) in priors.items() for part, cost in costs.items()}
     sizes = {"reference view": round(stage.resolution * stage.reference_scale), "novel view": stage.resolution}
     covered = float(ball(64).require("alpha").mean())
     fields = {}
@@ -294,16 +297,16 @@ def predict(stage: Stage) -> dict[str, Any]:
         "reference view": {"field": fields["reference view"], "optimiser": optimiser},
         "novel view": {"field": fields["novel view"], "optimiser": optimiser} | parts,
     }
-    held = float(sum(sum(weights.values()) for _, weights in asked.values()) + 16 * numbers)
+    held = float(sum(sum(weights.values()) for _, weights in priors.values()) + 16 * numbers)
     peak = {
         "reference view": held + fields["reference view"].peak,
-        "novel view": held + fields["novel view"].peak + _peak_of(asked),
+        "novel view": held + fields["novel view"].peak + _peak_of(priors),
     }
     for name, (costs, weights) in repeated.items():
-        # the autoencoder is in float32 for the whole step, the UNet while it predicts
-        more = {part: weights[part] - asked[name][1][part] for part in weights}
+        # the autoencoder is in float32 for the whole step, the UNet only while it runs
+        more = {part: weights[part] - priors[name][1][part] for part in weights}
         as_repeated = {"encode": costs["encode"], "noise": Part([], costs["noise"].peak + more["noise"])}
-        repeating = held + fields["novel view"].peak + more["encode"] + _peak_of(asked | {name: (as_repeated, weights)})
+        repeating = held + fields["novel view"].peak + more["encode"] + _peak_of(priors | {name: (as_repeated, weights)})
         peak["repeated in float32"] = max(repeating, peak.get("repeated in float32", 0.0))
     interval = stage.reference_interval
     known = stage.reference_warmup + ((stage.steps - stage.reference_warmup) // interval if interval else 0)
@@ -311,12 +314,12 @@ def predict(stage: Stage) -> dict[str, Any]:
 
 
 def predict_inversion(settings: InversionSettings) -> dict[str, Any]:
-    """Return the ledger of textual inversion at full size, as plain data.
+    """Predict the cost of textual inversion at full size, as plain data.
 
-    Left out are the augmentations, the comparison at the end and the few operations of the optimiser.
+    The augmentations, the comparison at the end and the few operations of the optimiser are not included.
 
     Args:
-        settings: the settings.
+        settings: settings of textual inversion.
     """
     with torch.device("meta"):
         model = random_text_to_image("full", dtype=settings.dtype, device="meta")
@@ -327,12 +330,12 @@ def predict_inversion(settings: InversionSettings) -> dict[str, Any]:
         handle = splice_row(model.text_encoder, len(table) - 1, row)
         chunk = min(settings.chunk or settings.batch, settings.batch)
 
-        def denoise(count: int) -> Tally:
-            with counting() as tally:
+        def denoise(count: int) -> OperationCounter:
+            with counting() as counter:
                 latents, noise = (torch.empty(count, 4, latent, latent) for _ in range(2))
                 t, ids = torch.zeros(count, dtype=torch.int64), torch.zeros(count, 77, dtype=torch.int64)
                 model.denoising_loss(latents, noise, t, ids).sum().backward()
-            return tally
+            return counter
 
         denoising = denoise(chunk)
         with counting() as encoding, torch.no_grad():
@@ -345,7 +348,7 @@ def predict_inversion(settings: InversionSettings) -> dict[str, Any]:
         parts["VAE"] = Part(encoding.operations * math.ceil(settings.batch / 32), encoding.peak)
     peak = {"step": held + max(part.peak for part in parts.values())}
     if settings.dtype != "float32":
-        # the UNet alone is converted, and fewer pictures are processed at a time
+        # only the UNet is converted to float32, and fewer pictures are processed at a time
         before = sum(parameter.nbytes for parameter in model.unet.parameters())
         with torch.device("meta"), in_float32([model.unet]):
             more = sum(parameter.nbytes for parameter in model.unet.parameters()) - before
@@ -355,13 +358,13 @@ def predict_inversion(settings: InversionSettings) -> dict[str, Any]:
 
 
 def _summary(views: dict[str, dict[str, Part]], steps: dict[str, int], held: float, peak: dict[str, float]) -> dict[str, Any]:
-    """Return a ledger as plain data.
+    """Return a prediction as plain data.
 
     Args:
-        views: the kinds of steps, with their parts.
-        steps: how often each kind is run.
-        held: bytes of weights and state.
-        peak: the largest number of bytes alive, by kind of step and of what repeats one.
+        views: kind of step -> its parts.
+        steps: kind of step -> number of steps.
+        held: bytes of weights and of the optimiser's state.
+        peak: kind of step, or "repeated in float32" -> peak memory in bytes.
     """
     seconds = {
         name: {view: {part: cost.seconds(card) for part, cost in costs.items()} for view, costs in views.items()}
@@ -389,17 +392,17 @@ def _summary(views: dict[str, dict[str, Part]], steps: dict[str, int], held: flo
 
 
 def table(predicted: dict[str, Any], title: str) -> str:
-    """Return a ledger as Markdown.
+    """Return a prediction as Markdown.
 
     Args:
-        predicted: of `predict`.
-        title: of the table.
+        predicted: result of `predict` or `predict_inversion`.
+        title: title of the table.
     """
     again = predicted["peak_bytes"].get("repeated in float32")
     views = list(predicted["operations"])
     lines = [f"# {title}: predicted, not measured", "", f"| | {' | '.join(views)} |", "|---" * (len(views) + 1) + "|"]
     rows: dict[str, Callable[[str], str]] = {
-        "peak alive": lambda view: f"{predicted['peak_bytes'][view] / 2**30:.1f} GiB",
+        "peak memory": lambda view: f"{predicted['peak_bytes'][view] / 2**30:.1f} GiB",
         "TFLOP, half / single": lambda view: (
             f"{predicted['tflop'][view]['half']:.2f} / {predicted['tflop'][view]['single']:.2f}"
         ),
@@ -414,7 +417,7 @@ def table(predicted: dict[str, Any], title: str) -> str:
         times = " | ".join(f"{sum(by[view].values()) * 1e3:.0f} ms" for view in views)
         most = max(by[views[-1]], key=by[views[-1]].__getitem__)
         lines.append(f"| {name} | {times} | {most} | {predicted['stage_minutes'][name]:.1f} minutes |")
-    lines += ["", f"Weights and the optimiser's state: {predicted['weights_and_state_bytes'] / 2**30:.1f} GiB. Left out: "]
+    lines += ["", f"Weights and the optimiser's state: {predicted['weights_and_state_bytes'] / 2**30:.1f} GiB. Not included: "]
     lines[-1] += "the extraction and rasterisation of a surface, augmentations, "
-    lines[-1] += "and memory that the allocator reserves beyond what is alive."
+    lines[-1] += "and memory that the allocator reserves in addition to live tensors."
     return "\n".join(lines) + "\n"
