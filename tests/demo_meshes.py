@@ -18,7 +18,7 @@ import trimesh
 from magic123.geometry.export import write_mesh
 from magic123.miniatures.demo import NUMBERS
 from magic123.miniatures.objects import ToyObject, inside_distance, make_object
-from magic123.miniatures.picture import AMBIENT, DIFFUSE, LIGHT, _second
+from magic123.miniatures.picture import AMBIENT, DIFFUSE, LIGHT, _second_colour_weight
 
 DEMO = Path(__file__).resolve().parent.parent / "datasets" / "demo"
 STEP = 1e-4  # of the differences that give a normal
@@ -43,7 +43,7 @@ def colours(toy: ToyObject, points: np.ndarray) -> np.ndarray:
         normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-12
         local = (there - toy.centre[number]) @ toy.rotation[number].T / toy.half[number]
         pattern = toy.pattern[number], toy.frequency[number], toy.span[number]
-        second = np.array([_second(*pattern, *point) for point in local]).reshape(-1, 1)
+        second = np.array([_second_colour_weight(*pattern, *point) for point in local]).reshape(-1, 1)
         light = AMBIENT + DIFFUSE * np.maximum(normal @ LIGHT, 0) + 0.06 * normal[:, 1]
         found[mine] = np.minimum(1, ((1 - second) * toy.colour[number, 0] + second * toy.colour[number, 1]) * light[:, None])
     return found

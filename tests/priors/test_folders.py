@@ -146,7 +146,7 @@ def test_the_conditioning_stands_in_the_folder(tiny, tmp_path):
     expected = prior.cc_projection(torch.cat([prior.image_embedding, pose], -1))[:, None]
     torch.testing.assert_close(prior.condition(views(90.0, radius=3.0)), expected)
     (folder / "model_index.json").write_text('{"conditioning": "focal"}')
-    with pytest.raises(InputError, match="'focal'; known: distance, elevation"):
+    with pytest.raises(InputError, match=r"'focal' \(known: distance, elevation\)"):
         Zero123.load(folder, picture, high)
     (folder / "model_index.json").unlink()
     with pytest.raises(InputError, match=r"model_index\.json"):

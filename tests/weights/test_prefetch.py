@@ -212,7 +212,7 @@ def test_a_hash_that_a_dataset_lacks_is_recorded_and_enforced(tmp_path: Path, mo
     lock.unlink()
     Path("datasets/scans/EGG.zip").unlink()
     server.files["/models/EGG.zip"] = b"<html>sign in</html>"
-    assert main(fetch) == 1 and "no zip archive but a web page" in capsys.readouterr().err
+    assert main(fetch) == 1 and "not a zip archive but a web page" in capsys.readouterr().err
     assert not lock.exists() and not list(Path("datasets/scans").iterdir())
     # a hash of the csv file comes first
     scans(tmp_path, server, SHA256)
