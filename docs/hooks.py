@@ -1,4 +1,4 @@
-"""Adds to the documentation the files that lie beside their subject, so that none of them exists twice."""
+"""Adds to the documentation the files that are kept beside what they describe, so that none of them exists twice."""
 
 import re
 from pathlib import Path, PurePosixPath

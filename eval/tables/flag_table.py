@@ -79,6 +79,6 @@ def flag_notes(table: ResultTable) -> list[str]:
     if len(not_measured):
         listed = ", ".join(f"{flag} in {count}" for flag, count in not_measured.items())
         notes.append(
-            f"Flags not measured: {listed} of {flagged_results} results (the reason stands in {table.name}-flags.csv)."
+            f"Flags not measured: {listed} of {flagged_results} results (the reason is in {table.name}-flags.csv)."
         )
     return notes

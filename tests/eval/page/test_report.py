@@ -221,7 +221,7 @@ def test_a_run_without_anything_has_a_page(run: Path) -> None:
     for name in ("results", "benchmarks", "logs"):
         shutil.rmtree(name)
     text = Reader(page_of()).text
-    assert "0 of 6" in text and "6 missing" in text and "No benchmarks lie beside these results" in text
+    assert "0 of 6" in text and "6 missing" in text and "These results have no benchmark files" in text
 
 
 @pytest.mark.parametrize(
