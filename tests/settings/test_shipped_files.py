@@ -40,13 +40,15 @@ def test_ablations_change_what_they_name_and_no_more() -> None:
     assert [path for path, _, _ in only_2d] == ["coarse.priors.zero123", "fine.priors.zero123"]
 
 
-@pytest.mark.parametrize("name", ["config", "demo-full"])
-def test_shipped_configurations_load(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "tables"), [("config", ["demo"]), ("demo-full", ["demo-full", "priors-coarse", "priors-fine", "stages"])]
+)
+def test_shipped_configurations_load(name: str, tables: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     config, file = read_yaml("config/config.yaml"), f"config/{name}.yaml"
     overlay(config, read_yaml(file))
     suite = load_suite(config, ["config/config.yaml", file])
-    assert suite.settings.run.tables == [{"config": "demo"}.get(name, name)]
+    assert suite.settings.run.tables == tables
 
 
 def test_configuration_of_own_pictures_loads(suite_of) -> None:
