@@ -78,7 +78,5 @@ def flag_notes(table: ResultTable) -> list[str]:
     not_measured = flags[flags["state"] == "not measured"].groupby("flag", sort=False).size()
     if len(not_measured):
         listed = ", ".join(f"{flag} in {count}" for flag, count in not_measured.items())
-        notes.append(
-            f"Flags not measured: {listed} of {flagged_results} results (the reason is in {table.name}-flags.csv)."
-        )
+        notes.append(f"Flags not measured: {listed} of {flagged_results} results (the reason is in {table.name}-flags.csv).")
     return notes
