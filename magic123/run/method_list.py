@@ -5,19 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from magic123.settings.common import ABSENT, leaves
 from magic123.settings.method import Method
 
-ABSENT = "absent"
 
-
-def leaves(settings: Any, path: str = "") -> dict[str, str]:
-    """Return every setting as JSON by its dotted path, which starts with `path`; an empty mapping has none."""
-    if not isinstance(settings, dict):
-        return {path: json.dumps(settings)}
-    values: dict[str, str] = {}
-    for key, value in settings.items():
-        values |= leaves(value, f"{path}.{key}" if path else str(key))
-    return values
+def _leaves_as_json(settings: dict[str, Any]) -> dict[str, str]:
+    """Return every setting as JSON by its dotted path."""
+    return {path: json.dumps(value) for path, value in leaves(settings).items()}
 
 
 def differences(method: Method, base: Method) -> list[tuple[str, str, str]]:
@@ -25,7 +19,7 @@ def differences(method: Method, base: Method) -> list[tuple[str, str, str]]:
 
     A removed or added stage or prior is a single entry.
     """
-    ours, theirs = (leaves(side.model_dump(mode="json")["stages"]) for side in (method, base))
+    ours, theirs = (_leaves_as_json(side.model_dump(mode="json")["stages"]) for side in (method, base))
     gone = {".".join(at) for at in _subtrees(base) - _subtrees(method)}
     new = {".".join(at) for at in _subtrees(method) - _subtrees(base)}
 
@@ -44,7 +38,9 @@ def _described(path: str, method: Method) -> str:
     """Return the settings of a new stage or prior that differ from the defaults."""
     stage, _, prior = path.partition(".priors.")
     settings = method.stages[stage].priors[prior] if prior else method.stages[stage]
-    return ", ".join(f"{at} {value}" for at, value in leaves(settings.model_dump(mode="json", exclude_defaults=True)).items())
+    return ", ".join(
+        f"{at} {value}" for at, value in _leaves_as_json(settings.model_dump(mode="json", exclude_defaults=True)).items()
+    )
 
 
 def _subtrees(method: Method) -> set[tuple[str, ...]]:
@@ -72,7 +68,7 @@ def markdown(methods: dict[str, Method], bases: dict[str, str | None]) -> str:
                 "|---|---|",
             ]
             own = method.model_dump(mode="json", exclude_defaults=True)
-            lines += [f"| {path} | {table_cell(value)} |" for path, value in leaves(own.get("stages", {})).items()]
+            lines += [f"| {path} | {table_cell(value)} |" for path, value in _leaves_as_json(own.get("stages", {})).items()]
             lines.append("")
             continue
         rows = differences(method, methods[base])

@@ -23,6 +23,17 @@ from pydantic import (
 from pydantic_core import to_jsonable_python
 
 Range = tuple[float, float]
+ABSENT = "absent"  # how messages and lists call a setting that one of two sides does not have
+
+
+def leaves(settings: Any, path: str = "") -> dict[str, Any]:
+    """Return every setting of a mapping by its dotted path, which starts with `path`; an empty mapping has none."""
+    if not isinstance(settings, dict):
+        return {path: settings}
+    values: dict[str, Any] = {}
+    for key, value in settings.items():
+        values |= leaves(value, f"{path}.{key}" if path else str(key))
+    return values
 
 
 def _takes_truth(annotation: Any) -> bool:

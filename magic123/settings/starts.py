@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from magic123.settings.common import ABSENT, leaves
 from magic123.settings.stage import StageSettings
 
-ABSENT = "absent"
 BACKGROUND_SIZES = {"background.frequencies", "background.hidden", "background.layers"}
 # settings whose change always changes the sizes of a scene's tensors
 SIZES = BACKGROUND_SIZES | {
@@ -30,7 +30,7 @@ def start_problem(stage: StageSettings, before: StageSettings) -> str | None:
     possible = (stage.scene, *stage.also_starts_from)
     if before.scene not in possible:
         return f"its scene is {before.scene}; name a {' or '.join(possible)} stage"
-    here, there = _leaves(stage.model_dump()), _leaves(before.model_dump())
+    here, there = leaves(stage.model_dump()), leaves(before.model_dump())
     if before.scene == stage.scene:
         compared = SIZES
     elif stage.scene == "dmtet":  # takes over the field, and its background network if it has one
@@ -49,11 +49,3 @@ def _difference(path: str, here: dict[str, Any], there: dict[str, Any]) -> str:
         return f"{path} is {here[path]} here and {there[path]} there"
     part = path.rpartition(".")[0]
     return f"{part} is {'given' if path in here else ABSENT} here and {'given' if path in there else ABSENT} there"
-
-
-def _leaves(values: dict[str, Any], at: str = "") -> dict[str, Any]:
-    """Return the settings of a mapping by their dotted paths; of a part that is null, only that it is."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= _leaves(value, f"{at}{name}.") if isinstance(value, dict) else {f"{at}{name}": value}
-    return found
