@@ -1,8 +1,12 @@
-"""Settings, cameras, schedules and random numbers for the tests of priors."""
+"""Settings, cameras, pictures, schedules and random numbers for the tests of priors."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import torch
+from PIL import Image
 from repository_paths import REPOSITORY
 
 from magic123.geometry.camera import Camera
@@ -27,3 +31,9 @@ def views(azimuth, polar=90.0, radius=1.8) -> Camera:
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def on_white(file: Path) -> torch.Tensor:
+    """RGBA file -> [H, W, 3] in [0, 1] on white."""
+    rgba = np.asarray(Image.open(file).convert("RGBA")).astype(np.float32) / 255
+    return torch.from_numpy(rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from prior_inputs import on_white
 from tiny_diffusion import SIDE, TEXT_WIDTH, write_stable_diffusion
 
 from magic123.commands import invert
@@ -354,8 +355,7 @@ def test_a_learned_token_beats_its_start_and_the_caption_on_a_demo_object():
 
     with DEMO.open() as file:
         row = next(csv.DictReader(file))
-    rgba = np.asarray(Image.open(ROOT / "datasets" / row["image"]).convert("RGBA")).astype(np.float32) / 255
-    picture = torch.from_numpy(rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:])
+    picture = on_white(ROOT / "datasets" / row["image"])
     settings = InversionSettings(
         steps=150, batch=8, learning_rate=3e-2, weight_decay=0, cached_latents=32, evaluation_samples=64,
         templates=("{}", "{}, front view", "a photo of {}"),

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from prior_inputs import DEMO, MINIATURES, REFERENCE, ROOT, generator, settings, views
+from prior_inputs import DEMO, MINIATURES, REFERENCE, ROOT, generator, on_white, settings, views
 from score_distillation import score_distillation
 
 from magic123.priors.prompts import Prompts
@@ -24,12 +24,8 @@ needs_miniatures = pytest.mark.skipif(
 def demo_picture(file: Path, size: int) -> torch.Tensor:
     """RGBA file -> [size, size, 3] on white."""
     import cv2
-    import numpy as np
-    from PIL import Image
 
-    rgba = np.asarray(Image.open(file).convert("RGBA")).astype(np.float32) / 255
-    rgb = rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:]
-    return torch.from_numpy(cv2.resize(rgb, (size, size), interpolation=cv2.INTER_AREA))
+    return torch.from_numpy(cv2.resize(on_white(file).numpy(), (size, size), interpolation=cv2.INTER_AREA))
 
 
 def pulled_back(prior, chosen, truth, camera, steps: int = 25, rate: float = 0.5) -> float:

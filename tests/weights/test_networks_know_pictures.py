@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from prior_inputs import DEMO, REFERENCE, ROOT, generator, views
+from PIL import Image
+from prior_inputs import DEMO, REFERENCE, ROOT, generator, on_white, views
 
 from magic123.example.depth import predict
 from magic123.geometry.camera import Camera
@@ -52,21 +53,13 @@ def toys() -> list[dict[str, str]]:
         return list(csv.DictReader(file))[:4]
 
 
-def shown(file: Path) -> tuple[torch.Tensor, np.ndarray]:
-    """Return a picture on white [H, W, 3] in [0, 1], and its mask [H, W]."""
-    from PIL import Image
-
-    rgba = np.asarray(Image.open(file).convert("RGBA")).astype(np.float32) / 255
-    return torch.from_numpy(rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:]), rgba[..., 3] > 0.5
-
-
 def reference_of(toy: dict[str, str]) -> torch.Tensor:
-    return shown(ROOT / "datasets" / toy["image"])[0]
+    return on_white(ROOT / "datasets" / toy["image"])
 
 
 def true_view(toy: dict[str, str], azimuth: int) -> torch.Tensor:
     """Return the true view of a toy on the ring, whose views stand at 15, 45, ... degrees."""
-    return shown(ROOT / "datasets" / toy["truth"] / f"ring/{(azimuth - 15) // 30:03d}.png")[0]
+    return on_white(ROOT / "datasets" / toy["truth"] / f"ring/{(azimuth - 15) // 30:03d}.png")
 
 
 def denoising_loss(prior: LatentPrior, picture: torch.Tensor, camera: Camera) -> float:
@@ -128,14 +121,11 @@ def test_autoencoders_keep_a_picture(name: str, toys) -> None:
 @pytest.mark.parametrize("name", entries("dpt"))
 def test_dpt_finds_what_is_near(name: str, toys) -> None:
     """Inverse depth inside the mask correlates with the true one, over four toys on average."""
-    from PIL import Image
-
-    found = []
+    folder, found = folder_of(name), []
     for toy in toys:
         truth = ROOT / "datasets" / toy["truth"]
-        picture, _ = shown(truth / "ring/000.png")
         depth = np.asarray(Image.open(truth / "depth/ring/000.png")).astype(np.float64)
-        inverse, _ = predict(picture.numpy(), folder_of(name))
+        inverse, _ = predict(true_view(toy, 15).numpy(), folder)
         inside = depth > 0
         found.append(np.corrcoef(inverse[inside], 1 / depth[inside])[0, 1])
     print(f"{name}: correlation {np.round(found, 2)}")
