@@ -6,7 +6,10 @@ from pathlib import Path
 
 from magic123.commands.options import command_parser
 from magic123.records.errors import InputError
+from magic123.run.contents import Contents
 from magic123.run.jobs import MINIATURES
+
+RESUMABLE = ("autoencoder", "autoencoder-64", "stable-diffusion", "zero123")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -21,12 +24,20 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--clip", type=Path, help="folder of the stage `clip`")
     parser.add_argument("--steps", type=int, help="training steps; default: the recipe's own number")
+    parser.add_argument("--seed", type=int, help="seed of the training; default: the recipe's own")
     options = parser.parse_args(argv)
-    for name, stage in MINIATURES.get(options.stage, {}).items():
+    needed = MINIATURES.get(options.stage, {})
+    for name, stage in needed.items():
         given = getattr(options, name)
         if given is None or not given.exists():
             raise InputError(f"the stage {options.stage} needs --{name}, the output of the stage {stage} (given: {given})")
-    steps = {} if options.steps is None else {"steps": options.steps}
+    training = {name: getattr(options, name) for name in ("steps", "seed") if getattr(options, name) is not None}
+    unused = training.keys() - ({"seed"} if options.stage == "perceptual" else {"steps", "seed"} if needed else set())
+    if unused:
+        raise InputError(f"the stage {options.stage} has no option --{min(unused)}")
+    if options.stage in RESUMABLE:  # a state of other inputs is not resumed
+        hashes = Contents()
+        training["inputs"] = {name: hashes.of(getattr(options, name)) for name in needed}
     if options.stage == "pool":
         from magic123.miniatures.pool import make_pool
 
@@ -43,24 +54,24 @@ def main(argv: list[str] | None = None) -> None:
         from magic123.miniatures.autoencoder import make_autoencoder
         from magic123.miniatures.pool import DRAWN, SIZE
 
-        make_autoencoder(options.pool, options.out, DRAWN if options.stage.endswith("64") else SIZE, **steps)
+        make_autoencoder(options.pool, options.out, DRAWN if options.stage.endswith("64") else SIZE, **training)
     elif options.stage == "clip":
         from magic123.miniatures.clip import make_clip
 
-        make_clip(options.pool, options.out, **steps)
+        make_clip(options.pool, options.out, **training)
     elif options.stage == "dpt":
         from magic123.miniatures.depth import make_depth
 
-        make_depth(options.pool, options.out, **steps)
+        make_depth(options.pool, options.out, **training)
     elif options.stage == "perceptual":
         from magic123.miniatures.perceptual import make_perceptual
 
-        make_perceptual(options.pool, options.out)
+        make_perceptual(options.pool, options.out, **training)
     elif options.stage == "stable-diffusion":
         from magic123.miniatures.diffusion import make_stable_diffusion
 
-        make_stable_diffusion(options.pool, options.autoencoder, options.out, **steps)
+        make_stable_diffusion(options.pool, options.autoencoder, options.out, **training)
     else:
         from magic123.miniatures.diffusion import make_zero123
 
-        make_zero123(options.pool, options.autoencoder, options.clip, options.out, **steps)
+        make_zero123(options.pool, options.autoencoder, options.clip, options.out, **training)

@@ -17,7 +17,7 @@ from magic123.device import to_device
 from magic123.miniatures.pool import DRAWN, SIZE, VIEWS, Pool
 from magic123.miniatures.training import DEVICE, draw_batch, save_half, train, write_record
 
-BATCH, LATENT_SIDE = 4, 8
+BATCH, LATENT_SIDE, SEED = 4, 8, 1
 STEPS = {SIZE: 20000, DRAWN: 9000}
 CHANNELS = {SIZE: (24, 48, 64), DRAWN: (16, 32, 64, 96)}
 LATENT_CHANNELS = {SIZE: 8, DRAWN: 16}
@@ -93,7 +93,9 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return -10 * torch.log10((((a - b) / 2) ** 2).flatten(1).mean(1).clamp_min(1e-10))
 
 
-def make_autoencoder(pool_folder: Path, out: Path, size: int, steps: int | None = None) -> None:
+def make_autoencoder(
+    pool_folder: Path, out: Path, size: int, steps: int | None = None, seed: int = SEED, inputs: dict | None = None
+) -> None:
     """Train an autoencoder and write it in diffusers format, with a scaling factor that gives latents unit standard deviation.
 
     Args:
@@ -101,8 +103,10 @@ def make_autoencoder(pool_folder: Path, out: Path, size: int, steps: int | None 
         out: the folder to write.
         size: side of the pictures in pixels, SIZE or DRAWN.
         steps: number of training steps; None for STEPS[size].
+        seed: seed of the initial weights and of all random numbers.
+        inputs: hashes of the files that it is trained from, see `train`.
     """
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     pool, model = Pool(pool_folder), build(size).to(DEVICE, memory_format=torch.channels_last)
 
     def loss(generator):
@@ -124,10 +128,12 @@ def make_autoencoder(pool_folder: Path, out: Path, size: int, steps: int | None 
         [model],
         loss,
         steps=steps or STEPS[size],
+        batch=BATCH,
         learning_rate=1e-3,
         name=out.name,
         ema_decay=0.995,
-        seed=1,
+        seed=seed,
+        inputs=inputs,
         checkpoint=out.parent / f"{out.name}.state",
         checkpoint_interval=1000,
         on_checkpoint=lambda step: print(f"{out.name}: held out at step {step}, raw weights: {quality()}", flush=True),
@@ -139,5 +145,5 @@ def make_autoencoder(pool_folder: Path, out: Path, size: int, steps: int | None 
     model.register_to_config(scaling_factor=1 / std)
     save_half(model, out)
     measured = quality()
-    write_record(out, record | {"batch": BATCH}, measured)
+    write_record(out, record, measured)
     print(f"{out.name}:", measured, "scaling factor", 1 / std)

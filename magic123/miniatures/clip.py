@@ -15,7 +15,7 @@ from magic123.miniatures.training import DEVICE, draw_batch, train, write_record
 from magic123.miniatures.vocabulary import CONTEXT, encode, write_tokenizer
 from magic123.weights.latent_diffusion import image_tower
 
-STEPS, BATCH = 1500, 96
+STEPS, BATCH, SEED = 1500, 96, 2
 MEAN, STD = [0.85, 0.83, 0.83], [0.28, 0.30, 0.30]
 EMBED, WIDTH, LAYERS, HEAD_WIDTH, PATCH, SIZE = 64, 96, 3, 24, 8, 32
 
@@ -51,11 +51,11 @@ def normalised(rgb: np.ndarray) -> torch.Tensor:
     return x.permute(0, 3, 1, 2).contiguous()
 
 
-def make_clip(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
+def make_clip(pool_folder: Path, out: Path, steps: int = STEPS, seed: int = SEED) -> None:
     """Train CLIP on pairs of a picture and its caption and on pairs of views of an object, and write both formats to `out`."""
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
-    torch.manual_seed(2)
+    torch.manual_seed(seed)
     pool = Pool(pool_folder)
     tokenizer = write_tokenizer(out / "tokenizer")
     config = configuration(len(tokenizer))
@@ -75,7 +75,7 @@ def make_clip(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
             total = total + 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
         return total
 
-    record = train([model], loss, steps=steps, learning_rate=1.5e-3, name="clip", ema_decay=0.99, seed=2)
+    record = train([model], loss, steps=steps, batch=BATCH, learning_rate=1.5e-3, name="clip", ema_decay=0.99, seed=seed)
     model.eval()
     held_out = np.arange(pool.training, len(pool.images))
     zeros = np.zeros(len(held_out), int)
@@ -93,7 +93,7 @@ def make_clip(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
     }
     write_open_clip(model, config, out)
     write_image_tower(model.visual.state_dict(), out / "image_encoder", out / "feature_extractor")
-    write_record(out, record | {"batch": BATCH}, quality)
+    write_record(out, record, quality)
     print("clip:", quality)
 
 

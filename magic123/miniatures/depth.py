@@ -12,7 +12,7 @@ from magic123.miniatures.clip import MEAN, STD, normalised
 from magic123.miniatures.pool import SIZE, VIEWS, Pool
 from magic123.miniatures.training import DEVICE, draw_batch, save_half, train, write_record
 
-STEPS, BATCH = 900, 16
+STEPS, BATCH, SEED = 900, 16, 6
 NEAR, FAR = 1.1, 2.5  # world units; inverse depth is mapped from [1 / FAR, 1 / NEAR] to [0, 1]
 
 
@@ -46,11 +46,11 @@ def target_of(pool: Pool, objects: np.ndarray, views: np.ndarray) -> tuple[torch
     return to_device((1 / depth.clamp_min(0.1) - 1 / FAR) / (1 / NEAR - 1 / FAR), DEVICE), to_device(mask, DEVICE)
 
 
-def make_depth(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
+def make_depth(pool_folder: Path, out: Path, steps: int = STEPS, seed: int = SEED) -> None:
     """Train a DPT on pictures on white and write it; the loss is computed inside the mask, where `prepare` uses depth."""
     from transformers import DPTImageProcessor
 
-    torch.manual_seed(6)
+    torch.manual_seed(seed)
     pool, model = Pool(pool_folder), build().to(DEVICE)
 
     def predict(objects, views):
@@ -62,7 +62,7 @@ def make_depth(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
         target, mask = target_of(pool, objects, views)
         return (predict(objects, views) - target)[mask].abs().mean()
 
-    record = train([model], loss, steps=steps, learning_rate=1e-3, name="dpt", ema_decay=0.995, seed=6)
+    record = train([model], loss, steps=steps, batch=BATCH, learning_rate=1e-3, name="dpt", ema_decay=0.995, seed=seed)
     model.eval()
     held_out = np.arange(pool.training, len(pool.images))
     zeros = np.zeros(len(held_out), int)
@@ -85,5 +85,5 @@ def make_depth(pool_folder: Path, out: Path, steps: int = STEPS) -> None:
         image_mean=MEAN,
         image_std=STD,
     ).save_pretrained(out)
-    write_record(out, record | {"batch": BATCH}, quality)
+    write_record(out, record, quality)
     print("dpt:", quality)

@@ -23,7 +23,9 @@ from magic123.miniatures.vocabulary import CONTEXT, encode, write_tokenizer
 CROSS = 96
 CHANNELS = (64, 128)
 DROPOUT = 0.12
+BATCH = 32
 STABLE_DIFFUSION_STEPS, ZERO123_STEPS = 5200, 11500
+STABLE_DIFFUSION_SEED, ZERO123_SEED = 3, 4
 CONSTANT_UNTIL = 0.8  # fraction of the steps with a constant learning rate, before it decays
 
 
@@ -103,12 +105,26 @@ class Latents:
 
 
 def make_stable_diffusion(
-    pool_folder: Path, autoencoder: Path, out: Path, steps: int = STABLE_DIFFUSION_STEPS, batch: int = 32
+    pool_folder: Path,
+    autoencoder: Path,
+    out: Path,
+    steps: int = STABLE_DIFFUSION_STEPS,
+    seed: int = STABLE_DIFFUSION_SEED,
+    inputs: dict | None = None,
 ) -> None:
-    """Train text encoder and UNet jointly on pairs of captions with view names and latents; write a Stable Diffusion folder."""
+    """Train text encoder and UNet jointly on pairs of captions with view names and latents; write a Stable Diffusion folder.
+
+    Args:
+        pool_folder: the folder that `make_pool` wrote.
+        autoencoder: the folder that `make_autoencoder` wrote for pictures of DRAWN pixels.
+        out: the folder to write.
+        steps: number of training steps.
+        seed: seed of the initial weights and of all random numbers.
+        inputs: hashes of the files that it is trained from, see `train`.
+    """
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     pool = Pool(pool_folder)
     latents = Latents(pool, autoencoder)
     tokenizer = write_tokenizer(out / "tokenizer")
@@ -141,7 +157,7 @@ def make_stable_diffusion(
         return to_device(encode(tokenizer, ["" if d else x for d, x in zip(drop.tolist(), named, strict=True)]), DEVICE)
 
     def loss(generator):
-        objects, views = draw_batch(generator, pool.training, VIEWS, batch)
+        objects, views = draw_batch(generator, pool.training, VIEWS, BATCH)
         noisy, t, target = add_noise(latents.get(objects, views) * latents.scale, scheduler.alphas_cumprod, generator)
         hidden = text_encoder(text_of(objects, views, generator)).last_hidden_state
         return F.mse_loss(unet(noisy, t, hidden).sample, target)
@@ -153,13 +169,15 @@ def make_stable_diffusion(
         [unet, text_encoder],
         loss,
         steps=steps,
+        batch=BATCH,
         learning_rate=1e-3,
-        name="stable-diffusion",
-        seed=3,
-        checkpoint=out.parent / "stable-diffusion.state",
+        name=out.name,
+        seed=seed,
+        inputs=inputs,
+        checkpoint=out.parent / f"{out.name}.state",
         checkpoint_interval=500,
         constant_until=CONSTANT_UNTIL,
-        on_checkpoint=lambda step: print(f"stable-diffusion: held out at step {step}, raw weights: {quality()}", flush=True),
+        on_checkpoint=lambda step: print(f"{out.name}: held out at step {step}, raw weights: {quality()}", flush=True),
     )
     for model, name in ((unet, "unet"), (text_encoder, "text_encoder")):
         save_half(model, out / name)
@@ -180,8 +198,8 @@ def make_stable_diffusion(
     }
     (out / "model_index.json").write_text(json.dumps(index, indent=1))
     measured = quality()
-    write_record(out, record | {"batch": batch}, measured)
-    print("stable-diffusion:", measured)
+    write_record(out, record, measured)
+    print(f"{out.name}:", measured)
 
 
 @torch.no_grad()
@@ -213,14 +231,30 @@ def pose_vector(source: np.ndarray, target: np.ndarray) -> torch.Tensor:
 
 
 def make_zero123(
-    pool_folder: Path, autoencoder: Path, clip: Path, out: Path, steps: int = ZERO123_STEPS, batch: int = 32
+    pool_folder: Path,
+    autoencoder: Path,
+    clip: Path,
+    out: Path,
+    steps: int = ZERO123_STEPS,
+    seed: int = ZERO123_SEED,
+    inputs: dict | None = None,
 ) -> None:
-    """Train UNet and pose projection on pairs of views; write a Zero-1-to-3 folder in diffusers format."""
+    """Train UNet and pose projection on pairs of views; write a Zero-1-to-3 folder in diffusers format.
+
+    Args:
+        pool_folder: the folder that `make_pool` wrote.
+        autoencoder: the folder that `make_autoencoder` wrote for pictures of SIZE pixels.
+        clip: the folder that `make_clip` wrote.
+        out: the folder to write.
+        steps: number of training steps.
+        seed: seed of the initial weights and of all random numbers.
+        inputs: hashes of the files that it is trained from, see `train`.
+    """
     from transformers import CLIPVisionModelWithProjection
 
     from magic123.priors.cc_projection import CCProjection
 
-    torch.manual_seed(4)
+    torch.manual_seed(seed)
     pool = Pool(pool_folder)
     latents = Latents(pool, autoencoder)
     image_encoder = CLIPVisionModelWithProjection.from_pretrained(clip / "image_encoder", local_files_only=True)
@@ -235,11 +269,11 @@ def make_zero123(
         return latents.get(objects, source), projection(to_device(token, DEVICE))[:, None]
 
     def loss(generator):
-        objects, target = draw_batch(generator, pool.training, VIEWS, batch, first_view=1)
-        source = (torch.rand(batch, generator=generator) < 0.25).long().numpy()
+        objects, target = draw_batch(generator, pool.training, VIEWS, BATCH, first_view=1)
+        source = (torch.rand(BATCH, generator=generator) < 0.25).long().numpy()
         noisy, t, goal = add_noise(latents.get(objects, target) * latents.scale, scheduler.alphas_cumprod, generator)
         image, token = condition(objects, source, target)
-        keep = to_device((torch.rand(batch, generator=generator) >= DROPOUT).float(), DEVICE)
+        keep = to_device((torch.rand(BATCH, generator=generator) >= DROPOUT).float(), DEVICE)
         image, token = image * keep[:, None, None, None], token * keep[:, None, None]
         x = torch.cat([noisy, image], 1).contiguous(memory_format=torch.channels_last)
         return F.mse_loss(unet(x, t, token).sample, goal)
@@ -251,13 +285,15 @@ def make_zero123(
         [unet, projection],
         loss,
         steps=steps,
+        batch=BATCH,
         learning_rate=1e-3,
-        name="zero123",
-        seed=4,
-        checkpoint=out.parent / "zero123.state",
+        name=out.name,
+        seed=seed,
+        inputs=inputs,
+        checkpoint=out.parent / f"{out.name}.state",
         checkpoint_interval=500,
         constant_until=CONSTANT_UNTIL,
-        on_checkpoint=lambda step: print(f"zero123: held out at step {step}, raw weights: {quality()}", flush=True),
+        on_checkpoint=lambda step: print(f"{out.name}: held out at step {step}, raw weights: {quality()}", flush=True),
     )
     save_half(unet, out / "unet")
     save_half(projection, out / "cc_projection")
@@ -277,8 +313,8 @@ def make_zero123(
     }
     (out / "model_index.json").write_text(json.dumps(index, indent=1))
     measured = quality()
-    write_record(out, record | {"batch": batch}, measured)
-    print("zero123:", measured)
+    write_record(out, record, measured)
+    print(f"{out.name}:", measured)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from magic123.miniatures.shapes import COLOURS
 from magic123.miniatures.training import draw_batch, train, write_record
 
 CHANNELS = [16, 32, 64, 64]
-TRUNK_STEPS, WEIGHT_STEPS, BATCH = 900, 250, 48
+TRUNK_STEPS, WEIGHT_STEPS, BATCH, SEED = 900, 250, 48, 5
 
 
 def labels(pool: Pool) -> np.ndarray:
@@ -58,13 +58,13 @@ def distort(x: Tensor, kind: int, severity: Tensor, generator: torch.Generator) 
     return torch.where(columns, torch.ones(()), x)
 
 
-def make_perceptual(pool_folder: Path, out: Path) -> None:
+def make_perceptual(pool_folder: Path, out: Path, seed: int = SEED) -> None:
     """Train the trunk to classify family and colours and regress the view, then the channel weights to rank distortions."""
     from safetensors.torch import save_file
 
     from eval.metrics.perceptual import MiniPerceptual
 
-    torch.manual_seed(5)
+    torch.manual_seed(seed)
     pool, model = Pool(pool_folder), MiniPerceptual(CHANNELS)
     target = torch.from_numpy(labels(pool))
     sizes = (len(FAMILIES), len(COLOURS), len(COLOURS))
@@ -81,7 +81,14 @@ def make_perceptual(pool_folder: Path, out: Path) -> None:
         return named + F.mse_loss(parts[3], torch.stack([azimuth.sin(), azimuth.cos()], 1))
 
     record = train(
-        [model.stages, head], loss, steps=TRUNK_STEPS, learning_rate=2e-3, name="perceptual trunk", ema_decay=0.99, seed=5
+        [model.stages, head],
+        loss,
+        steps=TRUNK_STEPS,
+        batch=BATCH,
+        learning_rate=2e-3,
+        name="perceptual trunk",
+        ema_decay=0.99,
+        seed=seed,
     )
     model.stages.requires_grad_(False)
 
@@ -98,7 +105,14 @@ def make_perceptual(pool_folder: Path, out: Path) -> None:
         return F.softplus(-(severity[1] - severity[0]).sign() * (b - a) / 0.05).mean()
 
     ranked = train(
-        [model.weights], ranking, steps=WEIGHT_STEPS, learning_rate=2e-2, name="perceptual weights", ema_decay=0.9, seed=6
+        [model.weights],
+        ranking,
+        steps=WEIGHT_STEPS,
+        batch=BATCH,
+        learning_rate=2e-2,
+        name="perceptual weights",
+        ema_decay=0.9,
+        seed=seed + 1,
     )
     with torch.no_grad():
         for w in model.weights:
@@ -119,5 +133,5 @@ def make_perceptual(pool_folder: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps({"channels": CHANNELS, "image_size": SIZE}))
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, out / "model.safetensors")
-    write_record(out, record | {"batch": BATCH, "weights": ranked}, quality)
+    write_record(out, record | {"weights": ranked}, quality)
     print("perceptual:", quality)

@@ -16,6 +16,7 @@ from magic123.records.files import whole_file
 
 # device of all training runs except that of the perceptual network, which takes a minute on a CPU
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+BEFORE_DECAY = ".before-decay"  # suffix of the state at the start of the decay
 
 
 def train(
@@ -23,12 +24,14 @@ def train(
     loss: Callable[[torch.Generator], Tensor],
     *,
     steps: int,
+    batch: int,
     learning_rate: float,
     name: str,
     ema_decay: float = 0.999,
     weight_decay: float = 1e-4,
     warmup: int = 100,
     seed: int = 0,
+    inputs: dict[str, str | None] | None = None,
     checkpoint: Path | None = None,
     checkpoint_interval: int = 1000,
     constant_until: float | None = None,
@@ -40,16 +43,19 @@ def train(
         modules: the modules to train.
         loss: function that computes the loss, with a generator for all random numbers.
         steps: number of steps.
+        batch: number of samples in each step.
         learning_rate: the largest learning rate.
         name: name of the training run, for messages and the record.
         ema_decay: decay of the exponential moving average.
         weight_decay: weight decay of AdamW.
         warmup: number of steps in which the learning rate rises linearly.
         seed: seed of the generator.
-        checkpoint: file of the training state; training resumes from it if it exists. None for no checkpoints.
+        inputs: hashes of the files that the loss depends on, by their role.
+        checkpoint: file of the training state. If it exists and is of the same training, training resumes from it; otherwise
+            training starts anew and says why. None for no checkpoints.
         checkpoint_interval: number of steps between checkpoints.
         constant_until: fraction of the steps with a constant learning rate, which then decays linearly to zero; None for cosine
-            decay. The state at the start of the decay is kept as `*.before-decay`, from which a run with more steps can resume
+            decay. The state at the start of the decay is kept as `*.before-decay`; a training with more steps resumes from it
             with the same result as if it had been run from the start.
         on_checkpoint: called with the number of steps after each checkpoint.
 
@@ -69,8 +75,18 @@ def train(
     average = [p.detach().clone() for p in parameters]
     generator = torch.Generator().manual_seed(seed)
     start, history, seconds = 0, [], 0.0
-    if checkpoint is not None and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=DEVICE)
+    settings = {
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "ema_decay": ema_decay,
+        "warmup": warmup,
+        "seed": seed,
+        "shapes": [list(p.shape) for p in parameters],
+        "inputs": inputs or {},
+    }
+    state = None if checkpoint is None else find_state(checkpoint, name, settings, steps, decay_from)
+    if state is not None:
         with torch.no_grad():
             for p, a, saved, saved_average in zip(parameters, average, state["parameters"], state["average"], strict=True):
                 p.copy_(saved)
@@ -88,6 +104,9 @@ def train(
             "optimizer": optimizer.state_dict(),
             "schedule": schedule.state_dict(),
             "generator": generator.get_state(),
+            "settings": settings,
+            "steps": steps,
+            "decay_from": decay_from,
             "step": step + 1,
             "history": history,
             "seconds": seconds + time.perf_counter() - began,
@@ -115,13 +134,14 @@ def train(
             if on_checkpoint is not None:
                 on_checkpoint(step + 1)
         if checkpoint is not None and constant_until is not None and step + 1 == decay_from:
-            save(checkpoint.with_suffix(".before-decay"), step)
+            save(checkpoint.with_suffix(BEFORE_DECAY), step)
     with torch.no_grad():
         for p, a in zip(parameters, average, strict=True):
             p.copy_(a)
     return {
         "name": name,
         "steps": steps,
+        "batch": batch,
         "learning_rate": learning_rate,
         "weight_decay": weight_decay,
         "ema_decay": ema_decay,
@@ -134,6 +154,37 @@ def train(
         if parameters[0].device.type == "cuda"
         else f"{platform.machine()}, {torch.get_num_threads()} thread(s)",
     }
+
+
+def find_state(checkpoint: Path, name: str, settings: dict, steps: int, decay_from: int) -> dict | None:
+    """Return the saved state from which a training can resume with the same result as without an interruption, if there is one.
+
+    Args:
+        checkpoint: file of the training state; a state at the start of the decay may lie beside it.
+        name: name of the training, for the message.
+        settings: what the training depends on besides its number of steps.
+        steps: number of steps of the training.
+        decay_from: step at which its learning rate begins to decay; without a constant part, `steps`.
+
+    Returns:
+        The state, or None if the training has to start anew; the reason is then printed.
+    """
+    reasons = []
+    for file in (checkpoint, checkpoint.with_suffix(BEFORE_DECAY)):
+        if not file.exists():
+            continue
+        state = torch.load(file, weights_only=True, map_location=DEVICE)
+        saved = state.get("settings", {})
+        different = [key for key in settings if saved.get(key) != settings[key]]
+        if different:
+            reasons.append(f"{file} is of another training ({', '.join(different)})")
+        elif state["steps"] != steps and (decay_from == steps or state["step"] > min(decay_from, state["decay_from"])):
+            reasons.append(f"{file} is of a training of {state['steps']} steps, at a learning rate that this one does not have")
+        else:
+            return state
+    if reasons:
+        print(f"{name}: starts anew: {'; '.join(reasons)}", flush=True)
+    return None
 
 
 def write_record(folder: Path, record: dict, quality: dict) -> None:

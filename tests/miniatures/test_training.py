@@ -50,7 +50,7 @@ def test_latents_are_encoded_once(pool, tmp_path, size, channels, monkeypatch):
     assert torch.equal(latents.get(objects, views), first)
 
 
-def run(folder, steps: int, stop_after: int | None = None) -> torch.Tensor:
+def run(folder, steps: int, stop_after: int | None = None, **changed) -> torch.Tensor:
     torch.manual_seed(0)
     model = nn.Linear(3, 1)
 
@@ -65,26 +65,54 @@ def run(folder, steps: int, stop_after: int | None = None) -> torch.Tensor:
         if step == stop_after:
             raise Stopped
 
-    keywords = {"steps": steps, "learning_rate": 0.05, "name": "line", "warmup": 3, "constant_until": 0.5}
+    keywords = {"steps": steps, "batch": 8, "learning_rate": 0.05, "name": "line", "warmup": 3, "constant_until": 0.5} | changed
     try:
         train([model], loss, **keywords, checkpoint=folder / "line.state", checkpoint_interval=5, on_checkpoint=stop)
     except Stopped:
-        return run(folder, steps)
+        return run(folder, steps, **changed)
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def test_a_training_resumes_where_it_stopped(tmp_path):
-    for name in ("whole", "stopped"):
+@pytest.fixture
+def folders(tmp_path):
+    for name in ("resumed", "whole"):
         (tmp_path / name).mkdir()
-    assert torch.equal(run(tmp_path / "whole", 20), run(tmp_path / "stopped", 20, stop_after=15))
+    return tmp_path / "resumed", tmp_path / "whole"
 
 
-def test_more_steps_go_on_from_before_the_decay(tmp_path):
-    for name in ("short", "long"):
-        (tmp_path / name).mkdir()
-    run(tmp_path / "short", 20)
-    (tmp_path / "short" / "line.before-decay").rename(tmp_path / "short" / "line.state")
-    assert torch.equal(run(tmp_path / "short", 40), run(tmp_path / "long", 40))
+@pytest.mark.parametrize("constant_until", [0.5, None])
+def test_a_training_resumes_where_it_stopped(folders, constant_until, capsys):
+    resumed, whole = folders
+    first = run(resumed, 20, stop_after=15, constant_until=constant_until)
+    assert torch.equal(first, run(whole, 20, constant_until=constant_until))
+    assert "anew" not in capsys.readouterr().out
+
+
+def test_more_steps_resume_from_before_the_decay(folders, capsys):
+    resumed, whole = folders
+    run(resumed, 20)
+    assert torch.equal(run(resumed, 40), run(whole, 40))
+    assert "anew" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "steps, constant_until, changed, reason",
+    [
+        (20, 0.5, {"seed": 1}, "of another training (seed)"),
+        (20, 0.5, {"learning_rate": 0.02, "batch": 4}, "of another training (batch, learning_rate)"),
+        (20, 0.5, {"inputs": {"pool": "other"}}, "of another training (inputs)"),
+        (10, 0.5, {}, "of a training of 20 steps, at a learning rate that this one does not have"),
+        (40, None, {}, "of a training of 20 steps, at a learning rate that this one does not have"),
+    ],
+)
+def test_the_state_of_another_training_is_not_resumed(folders, steps, constant_until, changed, reason, capsys):
+    resumed, whole = folders
+    run(resumed, 20, constant_until=constant_until)
+    capsys.readouterr()
+    after = run(resumed, steps, constant_until=constant_until, **changed)
+    said = capsys.readouterr().out
+    assert f"line: starts anew: {resumed / 'line.state'} is {reason}" in said
+    assert torch.equal(after, run(whole, steps, constant_until=constant_until, **changed))
 
 
 def test_a_full_disk_keeps_the_state_before(tmp_path):
