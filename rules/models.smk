@@ -1,6 +1,6 @@
 # The miniature networks and the demo dataset, trained and rendered from scratch. They are included in the repository, so no run
 # needs these rules, and their outputs stay under results/ until install_miniatures is requested.
-# Reads   nothing
+# Reads   weights/miniature/, to compare the quality of the networks
 # Writes  results/miniatures/; install_miniatures: weights/miniature/, datasets/demo/, datasets/demo.csv
 
 
@@ -48,10 +48,26 @@ rule demo_dataset:
         "python -m magic123 miniatures demo --out {output.folder:q} > {log:q} 2>&1"
 
 
+rule miniature_quality:
+    input:
+        trained=expand("results/miniatures/{network}", network=INSTALLED_MINIATURES),
+        shipped=expand("weights/miniature/{network}/training.json", network=INSTALLED_MINIATURES),
+        trainings="weights/miniature/trainings.tsv",
+    output:
+        table="results/miniatures/quality.tsv",
+    log:
+        "logs/miniatures/quality.log",
+    benchmark:
+        "benchmarks/miniatures/quality.jsonl"
+    shell:
+        "python -m magic123 miniatures compare --trained results/miniatures --out {output.table:q} 2>&1 | tee {log:q}"
+
+
 rule miniatures:
     input:
         expand("results/miniatures/{network}", network=INSTALLED_MINIATURES),
         "results/miniatures/datasets",
+        "results/miniatures/quality.tsv",
 
 
 rule install_miniatures:

@@ -93,7 +93,7 @@ def _policy(style: str, scripts: list[str]) -> str:
 
 
 def tiles(page: Page) -> list[dict]:
-    """Return the headline: the number of results, and the best row in the first columns that can be ranked.
+    """Return the headline: the number of results, and the best row (or rows, if they tie) in the first columns that can be ranked.
 
     Columns over unseen views come before those over the reference view.
     """
@@ -105,13 +105,14 @@ def tiles(page: Page) -> list[dict]:
     of_reference = [column.view_set == "reference" for _ in table.datasets for column in table.columns]
     for index in sorted(range(len(laid.header)), key=lambda index: of_reference[index]):
         dataset, label, up, views = laid.header[index]
-        for row, texts in laid.body:
-            if texts[index].best and texts[index].mean != NOTHING:
-                scope = f"{dataset}, {views}" if len(table.datasets) > 1 else views
-                # if results are missing, rows are ranked by the mean over the shared examples
-                value, _, over = (texts[index].shared or texts[index].mean).partition(" ")
-                caption = f"{label} {'↑' if up else '↓'} {scope}{f', {over}' if over else ''}"
-                headline.append({"value": value, "label": caption, "who": row})
+        best = [(row, texts[index]) for row, texts in laid.body if texts[index].best and texts[index].mean != NOTHING]
+        if best:  # rows may tie
+            text = best[0][1]
+            scope = f"{dataset}, {views}" if len(table.datasets) > 1 else views
+            # if results are missing, rows are ranked by the mean over the shared examples
+            value, _, over = (text.shared or text.mean).partition(" ")
+            caption = f"{label} {'↑' if up else '↓'} {scope}{f', {over}' if over else ''}"
+            headline.append({"value": value, "label": caption, "who": " and ".join(row for row, _ in best)})
     return headline[: TILES + 1]
 
 

@@ -1,4 +1,4 @@
-"""miniatures: train one of the miniature networks, or draw the pictures that they learn from."""
+"""miniatures: train one of the miniature networks, draw the pictures that they learn from, or compare their quality."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from magic123.commands.options import command_parser
 from magic123.records.errors import InputError
+from magic123.records.files import write_text
 from magic123.run.contents import Contents
 from magic123.run.jobs import MINIATURES
 
@@ -15,14 +16,18 @@ RESUMABLE = ("autoencoder", "autoencoder-64", "stable-diffusion", "zero123")
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and run one step."""
     parser = command_parser("miniatures", __doc__)
-    stages = ("pool", *MINIATURES, "demo", "cards")
+    stages = ("pool", *MINIATURES, "compare", "demo", "cards")
     parser.add_argument("stage", choices=stages)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; compare: the table to write (.tsv)")
     parser.add_argument("--pool", type=Path, help="folder of the stage `pool`")
     parser.add_argument(
         "--autoencoder", type=Path, help="folder of the stage `autoencoder` (stable-diffusion: `autoencoder-64`)"
     )
     parser.add_argument("--clip", type=Path, help="folder of the stage `clip`")
+    parser.add_argument("--trained", type=Path, help="compare: folder of the trained networks")
+    parser.add_argument(
+        "--shipped", type=Path, default=Path("weights/miniature"), help="compare: folder of the shipped networks (%(default)s)"
+    )
     parser.add_argument("--steps", type=int, help="training steps; default: the recipe's own number")
     parser.add_argument("--seed", type=int, help="seed of the training; default: the recipe's own")
     options = parser.parse_args(argv)
@@ -46,6 +51,15 @@ def main(argv: list[str] | None = None) -> None:
         from magic123.miniatures.cards import make_cards
 
         make_cards(options.out)
+    elif options.stage == "compare":
+        from magic123.miniatures.quality import compare, sentence
+
+        if options.trained is None or not options.trained.is_dir():
+            raise InputError(f"the stage compare needs --trained, a folder of trained networks (given: {options.trained})")
+        table = compare(options.trained, options.shipped)
+        write_text(options.out, table.to_csv(sep="\t", index=False, float_format="%.5g"))
+        print(table.to_string(index=False, float_format="%.4g"))
+        print(sentence(table))
     elif options.stage == "demo":
         from magic123.miniatures.demo import make_demo
 

@@ -8,14 +8,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from magic123.geometry.camera import Camera
 from magic123.miniatures.autoencoder import LATENT_CHANNELS, LATENT_SIDE
 from magic123.miniatures.families import FAMILIES
 from magic123.miniatures.objects import FIRST_HELD_OUT, make_object
-from magic123.miniatures.picture import draw
-from magic123.miniatures.pool import DRAWN, FOV, RADIUS, SIZE
-from magic123.priors.latent_diffusion import decode, encode
-from magic123.settings.cameras import ReferenceCamera
+from magic123.miniatures.pool import DRAWN, SIZE
+from magic123.miniatures.quality import (
+    COVERAGE,
+    FIGURES,
+    GUIDANCE,
+    NOVEL_VIEW_OBJECTS,
+    STEPS,
+    TRAININGS,
+    far_mean,
+    interval,
+    measure_views,
+    trainings,
+)
 
 ABOUT = {
     "zero123": "Zero-1-to-3: a view-conditioned latent diffusion model (the 3D prior).",
@@ -45,8 +53,9 @@ Small models trained from scratch on procedural toy objects (`magic123/miniature
 models and are loaded by the same code. They know toys of ten families and nothing else, and numbers computed with them say so
 in their names. The 2D prior sees pictures of 64 pixels, all others of 32. Licence: Apache-2.0, like the code.
 
-`uv run snakemake miniatures` trains them again, into `results/miniatures/`. The seeds, the settings and the loss curves are
-in each folder's `training.json`. Times were measured on one CPU thread of a busy machine. Parameters are those that were
+`uv run snakemake miniatures` trains them again, into `results/miniatures/`, and compares the quality of the new networks with
+the spread that is stated [below](#retraining). The seeds, the settings and the loss curves are in each folder's
+`training.json`. Times were measured on one CPU thread of a busy machine. Parameters are those that were
 trained in this time: those of the autoencoders are listed at the end, and Zero-1-to-3's image encoder is CLIP's.
 """
 VIEWS_TEXT = """Novel views of {objects} held-out objects beat the copy of the input view by {gain:.1f} dB on average over
@@ -66,60 +75,14 @@ TEXT_TEXT = """Samples (DDIM) for captions of held-out objects, as seen from the
 
 ![samples](stable-diffusion/samples.png)
 """
-OBJECTS, AZIMUTHS, STEPS, GUIDANCE = 16, np.arange(-165, 181, 15), 20, 3.0
+RETRAINING = """
+## Retraining
 
-
-def render_on_white(toy, polar: float, azimuth: float) -> np.ndarray:
-    """Return a picture of a toy object on white, [SIZE, SIZE, 3]; angles are in degrees."""
-    pose = Camera.orbit(polar, azimuth, RADIUS, FOV, SIZE).camera_to_world[0].numpy()
-    rgba = draw(toy, pose, FOV, SIZE, 3)[0]
-    return (rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:]).astype(np.float32)
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the PSNR of two pictures in [0, 1], in dB."""
-    return float(-10 * np.log10(max(np.mean((a - b) ** 2), 1e-10)))
-
-
-def measure_views(folder: Path) -> tuple[dict, list[np.ndarray]]:
-    """Compare novel views of held-out objects, sampled with DDIM, with the true views.
-
-    A copy of the input view, the mean picture, and the true views after the autoencoder are compared too.
-
-    Args:
-        folder: the folder of the miniature Zero-1-to-3.
-
-    Returns:
-        The PSNR by azimuth as JSON data, and rows of pictures for the figure: (input, samples) and true views.
-    """
-    from magic123.priors.zero123 import Zero123
-
-    toys = [make_object(FIRST_HELD_OUT + 1000 + i) for i in range(OBJECTS)]
-    truth = np.stack([[render_on_white(toy, 90, float(a)) for a in AZIMUTHS] for toy in toys])
-    mean_picture = truth.mean((0, 1))
-    result: dict[str, list] = {"azimuths": AZIMUTHS.tolist(), "ddim": [], "copy": [], "mean_picture": [], "autoencoder": []}
-    samples = []
-    for i, toy in enumerate(toys):
-        shown = render_on_white(toy, 90, 0)
-        prior = Zero123.load(folder, torch.from_numpy(shown), ReferenceCamera())
-        cameras = Camera.orbit(90.0, AZIMUTHS.astype(np.float32), RADIUS, FOV, SIZE)
-        drawn = prior.sample(cameras, STEPS, GUIDANCE, torch.Generator().manual_seed(i), eta=0.0).clamp(0, 1).numpy()
-        samples.append(drawn)
-        result["ddim"].append([psnr(a, b) for a, b in zip(drawn, truth[i], strict=True)])
-        with torch.no_grad():
-            latents = encode(prior.vae, torch.from_numpy(truth[i]), SIZE)
-            decoded = decode(prior.vae, latents).clamp(0, 1).numpy()
-        result["autoencoder"].append([psnr(a, b) for a, b in zip(decoded, truth[i], strict=True)])
-        result["copy"].append([psnr(shown, b) for b in truth[i]])
-        result["mean_picture"].append([psnr(mean_picture, b) for b in truth[i]])
-    rows = []
-    for i in range(0, OBJECTS, 3):
-        pick = [1, 5, 9, 13, 17, 21]
-        rows += [
-            np.concatenate([render_on_white(toys[i], 90, 0), *samples[i][pick]], 1),
-            np.concatenate([np.ones((SIZE, SIZE, 3)), *truth[i][pick]], 1),
-        ]
-    return {k: v if k == "azimuths" else np.mean(v, 0).round(3).tolist() for k, v in result.items()}, rows
+Figures on held-out objects of the shipped networks and of trainings with other seeds, which share the shipped networks' inputs
+(pictures, autoencoders, CLIP). With probability {coverage:.0%} one more training lies in the interval (Student's prediction
+interval). `uv run snakemake miniatures` ends with this comparison for the networks that it trained, in
+`results/miniatures/quality.tsv`. `python -m magic123 miniatures NETWORK --seed N ...` trains with another seed.
+"""
 
 
 def text_samples(folder: Path) -> np.ndarray:
@@ -170,7 +133,7 @@ def plot_views(result: dict, file: Path) -> None:
     axes.set_xticks(range(-135, 181, 45))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="lower center", ncol=2, fontsize=8)
-    axes.set_title(f"Novel views of {OBJECTS} held-out objects", fontsize=10)
+    axes.set_title(f"Novel views of {NOVEL_VIEW_OBJECTS} held-out objects", fontsize=10)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.tight_layout()
@@ -183,6 +146,30 @@ def size_of(folder: Path) -> float:
     return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 2**20
 
 
+def retraining(weights: Path) -> list[str]:
+    """Return the lines of the card about the spread between trainings."""
+    import pandas as pd
+
+    shipped, others = trainings(weights), pd.read_csv(weights / TRAININGS, sep="\t")
+    lines = [
+        RETRAINING.format(coverage=COVERAGE),
+        "| network | figure | better | shipped | other seeds | interval |",
+        "|---|---|---|---|---|---|",
+    ]
+    for figure in FIGURES:
+        value, other = (
+            frame[(frame.network == figure.network) & (frame.figure == figure.name)].value.to_numpy()
+            for frame in (shipped, others)
+        )
+        low, high = interval(np.concatenate([value, other]), figure.smallest_step) if len(other) else (np.nan, np.nan)
+        lines.append(
+            f"| {figure.network} | {figure.name.replace('_', ' ')} | {'higher' if figure.larger_is_better else 'lower'} "
+            f"| {value.item():.3g} | {', '.join(f'{v:.3g}' for v in other) or '—'} "
+            f"| {f'{low:.3g} to {high:.3g}' if len(other) else '—'} |"
+        )
+    return lines
+
+
 def make_cards(weights: Path) -> None:
     """Write zero123/novel-views.{json,png}, zero123/samples.png and README.md under `weights`."""
     result, rows = measure_views(weights / "zero123")
@@ -190,8 +177,8 @@ def make_cards(weights: Path) -> None:
     plot_views(result, weights / "zero123" / "novel-views.png")
     save_enlarged(np.concatenate(rows, 0), 3, weights / "zero123" / "samples.png")
     save_enlarged(text_samples(weights / "stable-diffusion"), 2, weights / "stable-diffusion" / "samples.png")
-    far = np.abs(AZIMUTHS) >= 45
-    gain = np.mean(np.array(result["ddim"])[far] - np.array(result["copy"])[far])
+    ours, copied, ceiling = (far_mean(result, key) for key in ("ddim", "copy", "autoencoder"))
+    gain = ours - copied
     lines = [INTRODUCTION]
     for name, about in ABOUT.items():
         record = json.loads((weights / name / "training.json").read_text())
@@ -210,8 +197,7 @@ def make_cards(weights: Path) -> None:
             "",
         ]
         if name == "zero123":
-            ours, copied, ceiling = (np.mean(np.array(result[key])[far]) for key in ("ddim", "copy", "autoencoder"))
-            lines.append(VIEWS_TEXT.format(objects=OBJECTS, gain=gain, ours=ours, copied=copied, ceiling=ceiling))
+            lines.append(VIEWS_TEXT.format(objects=NOVEL_VIEW_OBJECTS, gain=gain, ours=ours, copied=copied, ceiling=ceiling))
         if name == "stable-diffusion":
             lines.append(TEXT_TEXT)
     lines += ["## autoencoders (one in each prior)", ""]
@@ -223,5 +209,7 @@ def make_cards(weights: Path) -> None:
             f"trained for {vae['steps']:,} steps of {vae['batch']} pictures, {vae['seconds'] / 60:.0f} min; "
             f"PSNR {vae['held_out']['psnr']:.1f} dB over {vae['held_out']['pictures']} held-out pictures."
         )
+    if (weights / TRAININGS).is_file():
+        lines += retraining(weights)
     (weights / "README.md").write_text("\n".join(lines) + "\n")
     print(f"cards: DDIM beats copying by {gain:.2f} dB beyond 45 degrees; {size_of(weights):.1f} MiB in all")

@@ -11,10 +11,11 @@ from magic123.settings.common import ABSENT, leaves
 from magic123.settings.stage import StageSettings
 
 BACKGROUND_SIZES = {"background.frequencies", "background.hidden", "background.layers"}
-# settings whose change always changes the sizes of a scene's tensors
-SIZES = BACKGROUND_SIZES | {
-    "field.hidden", "field.layers", "field.grid.levels", "field.grid.features", "nerf.occupancy_resolution",
-    "dmtet.grid_resolution", "dmtet.lattice", "points.features", "points.scales", "points.width",
+# settings whose change gives a scene's tensors other sizes, or makes the same numbers another scene
+STRUCTURE = BACKGROUND_SIZES | {
+    "field.hidden", "field.layers", "field.bound", "field.grid.levels", "field.grid.features", "field.grid.log2_entries",
+    "field.grid.base_resolution", "field.grid.finest_resolution", "field.grid.nodes", "field.grid.interpolation",
+    "nerf.occupancy_resolution", "dmtet.grid_resolution", "dmtet.lattice", "points.features", "points.scales", "points.width",
 }  # fmt: skip
 # settings of a field that a mesh may have of its own: the weights mean the same with any of them
 FREE = ("field.coarse_to_fine", "field.normal_epsilon", "field.progressive_levels", "field.grid.backend")
@@ -32,7 +33,7 @@ def start_problem(stage: StageSettings, before: StageSettings) -> str | None:
         return f"its scene is {before.scene}; name a {' or '.join(possible)} stage"
     here, there = leaves(stage.model_dump()), leaves(before.model_dump())
     if before.scene == stage.scene:
-        compared = SIZES
+        compared = STRUCTURE
     elif stage.scene == "dmtet":  # takes over the field, and its background network if it has one
         compared = {path for path in here | there if path.startswith("field.") and not path.startswith(FREE)}
         compared |= BACKGROUND_SIZES & here.keys()
@@ -44,8 +45,11 @@ def start_problem(stage: StageSettings, before: StageSettings) -> str | None:
 
 
 def _difference(path: str, here: dict[str, Any], there: dict[str, Any]) -> str:
-    """Return how a setting of two stages differs; of a part that only one of them has, its name."""
-    if path in here and path in there:
-        return f"{path} is {here[path]} here and {there[path]} there"
+    """Return how a setting of two stages differs; of a part that only one of them has, its name.
+
+    Some settings are left out of a part where they have their default.
+    """
     part = path.rpartition(".")[0]
+    if all(any(known.startswith(f"{part}.") for known in stage) for stage in (here, there)):
+        return f"{path} is {here.get(path, 'the default')} here and {there.get(path, 'the default')} there"
     return f"{part} is {'given' if path in here else ABSENT} here and {'given' if path in there else ABSENT} there"

@@ -95,6 +95,17 @@ RUNG = "row: {extends: base, stages: {%s: {ladder: [{resolution: 64}, {field: {h
             "nerf.occupancy_resolution is 64 here and 128 there; give both stages the same",
         ),
         (
+            "row: {stages: {more: {scene: nerf, init: base/coarse, field: {grid: {nodes: tiled, finest_resolution: 1024}}}}}",
+            "row.stages.more cannot start from base/coarse",
+            "field.grid.finest_resolution is 1024 here and 2048 there, field.grid.nodes is tiled here and the default there; "
+            "give both stages the same",
+        ),
+        (
+            "row: {stages: {more: {scene: dmtet, init: base/fine, field: {bound: 0.5}}}}",
+            "row.stages.more cannot start from base/fine",
+            "field.bound is 0.5 here and 1.0 there; give both stages the same",
+        ),
+        (
             "row: {stages: {more: {scene: nerf, init: base/fine}}}",
             "row.stages.more cannot start from base/fine",
             "its scene is dmtet; name a nerf stage",
@@ -112,7 +123,7 @@ def test_stages_that_cannot_start_from_another(methods_file, tmp_path: Path, tex
         "row: {extends: base, stages: {coarse: {background: {}}}}",
         "row: {stages: {more: {scene: nerf, init: base/coarse, field: {blob_density: 5}}}}",
         "row: {stages: {more: {scene: points, init: base/coarse}, most: {scene: points, init: more}}}",
-        "row: {stages: {more: {scene: dmtet, init: base/fine, field: {bound: 0.5}}}}",
+        "row: {stages: {more: {scene: dmtet, init: base/fine, field: {blob_density: 5, grid: {backend: torch}}}}}",
     ],
 )
 def test_stages_that_can_start_from_another(methods_file, text: str) -> None:

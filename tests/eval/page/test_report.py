@@ -93,6 +93,26 @@ def test_whole_run_is_whole(run: Path) -> None:
     assert len(page.encode()) < 20e6
 
 
+def highlights(page: str) -> list[tuple[str, str, str]]:
+    """Value, label and rows of the tiles at the top of a page."""
+    tile = r'<li><span class="value">(.*?)</span><span class="label">(.*?)</span>(?:<span class="who">(.*?)</span>)?</li>'
+    return re.findall(tile, page)
+
+
+def test_tied_rows_share_one_highlight(run: Path) -> None:
+    before = highlights(page_of())
+    assert ("18.50", "PSNR ring ↑ novel views", "both priors (fine)") in before
+    for example in ("dog", "cup"):
+        folder = run / "results/toys" / example / "both/seed0"
+        scores = {stage: json.loads((folder / stage / "scores.json").read_text()) for stage in ("coarse", "fine")}
+        number = {stage: [value["metric"] for value in read["values"]].index("psnr-ring") for stage, read in scores.items()}
+        scores["coarse"]["values"][number["coarse"]] = scores["fine"]["values"][number["fine"]]
+        (folder / "coarse/scores.json").write_text(json.dumps(scores["coarse"]))
+    after = highlights(page_of())
+    assert ("18.50", "PSNR ring ↑ novel views", "both priors (coarse) and both priors (fine)") in after
+    assert [label for _, label, _ in after] == [label for _, label, _ in before]
+
+
 def test_pictures_of_progress_are_shown_evenly_spaced(run: Path) -> None:
     folder = run / "results/toys/dog/both/seed0/coarse/progress"
     folder.mkdir()
