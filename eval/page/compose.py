@@ -93,9 +93,9 @@ def _policy(style: str, scripts: list[str]) -> str:
 
 
 def tiles(page: Page) -> list[dict]:
-    """Return the headline: the number of results, and the best row (or rows, if they tie) in the first columns that can be ranked.
+    """Return the headline: the number of results, and the best row in the first columns that can be ranked.
 
-    Columns over unseen views come before those over the reference view.
+    Columns over unseen views come before those over the reference view. Rows that tie are named together.
     """
     table = page.table
     results = dict.fromkeys(entry.cell for entry in table.entries)
