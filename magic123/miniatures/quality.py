@@ -169,6 +169,7 @@ def interval(values: np.ndarray, smallest_step: float = 0) -> tuple[float, float
 
     n = len(values)
     half = t.ppf((1 + COVERAGE) / 2, n - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / n)
+    half += 1e-9 * abs(values.mean())  # the rounding of a mean of equal values
     return min(values.mean() - half, values.min() - smallest_step), max(values.mean() + half, values.max() + smallest_step)
 
 

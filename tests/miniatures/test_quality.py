@@ -17,6 +17,9 @@ def test_the_interval_is_students_prediction_interval():
     # s = 1; t at 95 % with 2 degrees of freedom = 2.919986 (any table)
     assert interval(values) == pytest.approx((2 - 2.919986 * (4 / 3) ** 0.5, 2 + 2.919986 * (4 / 3) ** 0.5), rel=1e-6)
     assert interval(np.array([1.0, 1.0]), 0.1) == pytest.approx((0.9, 1.1))
+    for value in np.random.default_rng(0).uniform(-1, 1, 100):
+        low, high = interval(np.full(3, value))
+        assert low <= value <= high
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
