@@ -21,8 +21,9 @@ from magic123.miniatures.quality import (
     TRAININGS,
     far_mean,
     interval,
+    known_trainings,
     measure_views,
-    trainings,
+    of_figure,
 )
 
 ABOUT = {
@@ -148,24 +149,18 @@ def size_of(folder: Path) -> float:
 
 def retraining(weights: Path) -> list[str]:
     """Return the lines of the card about the spread between trainings."""
-    import pandas as pd
-
-    shipped, others = trainings(weights), pd.read_csv(weights / TRAININGS, sep="\t")
+    known = known_trainings(weights)
     lines = [
         RETRAINING.format(coverage=COVERAGE),
         "| network | figure | better | shipped | other seeds | interval |",
         "|---|---|---|---|---|---|",
     ]
     for figure in FIGURES:
-        value, other = (
-            frame[(frame.network == figure.network) & (frame.figure == figure.name)].value.to_numpy()
-            for frame in (shipped, others)
-        )
-        low, high = interval(np.concatenate([value, other]), figure.smallest_step) if len(other) else (np.nan, np.nan)
+        value, *others = of_figure(known, figure).value
+        limits = "{:.3g} to {:.3g}".format(*interval(np.array([value, *others]), figure.smallest_step)) if others else "—"
         lines.append(
             f"| {figure.network} | {figure.name.replace('_', ' ')} | {'higher' if figure.larger_is_better else 'lower'} "
-            f"| {value.item():.3g} | {', '.join(f'{v:.3g}' for v in other) or '—'} "
-            f"| {f'{low:.3g} to {high:.3g}' if len(other) else '—'} |"
+            f"| {value:.3g} | {', '.join(f'{other:.3g}' for other in others) or '—'} | {limits} |"
         )
     return lines
 

@@ -141,7 +141,7 @@ def figures(folder: Path) -> dict[str, float]:
 
 
 def trainings(folder: Path) -> pd.DataFrame:
-    """Return the figures of the networks in a folder, with the columns network, seed, figure and value.
+    """Return the figures of the networks in a folder, with the columns network, recipe, seed, figure and value.
 
     Args:
         folder: has a folder for each network; networks that are missing are left out.
@@ -151,9 +151,21 @@ def trainings(folder: Path) -> pd.DataFrame:
         record = folder / network / "training.json"
         if not record.is_file():
             continue
-        seed, found = json.loads(record.read_text())["seed"], figures(folder / network)
-        rows += [(network, seed, f.name, found[f.name]) for f in FIGURES if f.network == network]
-    return pd.DataFrame(rows, columns=["network", "seed", "figure", "value"])
+        training, found = json.loads(record.read_text()), figures(folder / network)
+        recipe = "{parameters} parameters, {steps} steps of {batch}, learning rate {learning_rate:g}".format(**training)
+        rows += [(network, recipe, training["seed"], f.name, found[f.name]) for f in FIGURES if f.network == network]
+    return pd.DataFrame(rows, columns=["network", "recipe", "seed", "figure", "value"])
+
+
+def known_trainings(shipped: Path) -> pd.DataFrame:
+    """Return the figures of the shipped networks, and below them those of earlier trainings with the same recipe."""
+    own, earlier = trainings(shipped), pd.read_csv(shipped / TRAININGS, sep="\t")
+    return pd.concat([own, earlier[earlier.recipe.isin(own.recipe)]], ignore_index=True)
+
+
+def of_figure(table: pd.DataFrame, figure: Figure) -> pd.DataFrame:
+    """Return the rows of one figure."""
+    return table[(table.network == figure.network) & (table.figure == figure.name)]
 
 
 def interval(values: np.ndarray, smallest_step: float = 0) -> tuple[float, float]:
@@ -184,18 +196,15 @@ def compare(trained: Path, shipped: Path) -> pd.DataFrame:
         A row for each figure: network, seed, figure, better (higher or lower), value, shipped, low, high (limits of the
         interval) and result: `within`, `better` or `worse` than the interval, or `unknown` without an earlier training.
     """
-    new, old = trainings(trained), trainings(shipped)
-    earlier = pd.concat([old, pd.read_csv(shipped / TRAININGS, sep="\t")], ignore_index=True)
+    new, known = trainings(trained), known_trainings(shipped)
     rows = []
     for figure in FIGURES:
-        values, before, was = (
-            frame[(frame.network == figure.network) & (frame.figure == figure.name)] for frame in (new, earlier, old)
-        )
+        values, before = of_figure(new, figure), of_figure(known, figure).value.to_numpy()
         if values.empty:
             continue
         value, low, high, result = values.value.item(), np.nan, np.nan, "unknown"
         if len(before) > 1:
-            low, high = interval(before.value.to_numpy(), figure.smallest_step)
+            low, high = interval(before, figure.smallest_step)
             above, below = value > high, value < low
             result = "within" if not (above or below) else "better" if above == figure.larger_is_better else "worse"
         rows.append(
@@ -205,7 +214,7 @@ def compare(trained: Path, shipped: Path) -> pd.DataFrame:
                 "figure": figure.name,
                 "better": "higher" if figure.larger_is_better else "lower",
                 "value": value,
-                "shipped": was.value.item(),
+                "shipped": before[0],
                 "low": low,
                 "high": high,
                 "result": result,

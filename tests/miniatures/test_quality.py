@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from magic123.miniatures import quality
@@ -36,7 +36,7 @@ def test_far_views_are_those_of_45_degrees_and_beyond():
     assert far_mean({"azimuths": [-180, -45, -30, 0, 44, 45], "ddim": [1, 2, 50, 60, 70, 6]}, "ddim") == 3
 
 
-def write_networks(folder, shift: float = 0.0, seed: int = 3) -> None:
+def write_networks(folder, shift: float = 0.0, seed: int = 3, steps: int = 100) -> None:
     """Write the records of all networks; each figure is its number in FIGURES plus `shift`."""
     held_out: dict[str, dict[str, float]] = {}
     for number, figure in enumerate(FIGURES):
@@ -44,7 +44,8 @@ def write_networks(folder, shift: float = 0.0, seed: int = 3) -> None:
     for network, values in held_out.items():
         (folder / network).mkdir(parents=True)
         psnr, views = values.pop("autoencoder_psnr", None), values.pop("novel_view_psnr", None)
-        (folder / network / "training.json").write_text(json.dumps({"seed": seed, "held_out": values | {"objects": 120}}))
+        record = {"seed": seed, "parameters": 10, "steps": steps, "batch": 4, "learning_rate": 1e-3}
+        (folder / network / "training.json").write_text(json.dumps(record | {"held_out": values | {"objects": 120}}))
         if psnr is not None:
             (folder / network / "vae").mkdir()
             (folder / network / "vae" / "training.json").write_text(json.dumps({"held_out": {"psnr": psnr}}))
@@ -84,10 +85,18 @@ def test_figures_beyond_the_interval_are_better_or_worse(shipped, tmp_path, shif
 
 
 def test_without_an_earlier_training_nothing_is_judged(shipped, tmp_path):
-    pd.DataFrame(columns=["network", "seed", "figure", "value"]).to_csv(shipped / TRAININGS, sep="\t", index=False)
+    trainings(shipped).head(0).to_csv(shipped / TRAININGS, sep="\t", index=False)
     write_networks(tmp_path / "trained", 5)
     table = compare(tmp_path / "trained", shipped)
     assert (table.result == "unknown").all() and f"{len(FIGURES)} unknown" in sentence(table)
+
+
+def test_earlier_trainings_of_another_recipe_do_not_count(shipped, tmp_path):
+    shutil.rmtree(tmp_path / "earlier")
+    write_networks(tmp_path / "earlier", 0.1, steps=101)
+    trainings(tmp_path / "earlier").to_csv(shipped / TRAININGS, sep="\t", index=False)
+    write_networks(tmp_path / "trained", 5)
+    assert (compare(tmp_path / "trained", shipped).result == "unknown").all()
 
 
 def test_missing_networks_are_left_out(shipped, tmp_path):
