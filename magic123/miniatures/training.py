@@ -74,7 +74,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     average = [p.detach().clone() for p in parameters]
     generator = torch.Generator().manual_seed(seed)
-    start, history, seconds = 0, [], 0.0
+    start, history, seconds, running = 0, [], 0.0, None
     settings = {
         "batch": batch,
         "learning_rate": learning_rate,
@@ -94,8 +94,8 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         generator.set_state(state["generator"].cpu())
-        start, history, seconds = state["step"], state["history"], state["seconds"]
-    running, began = None, time.perf_counter()
+        start, history, seconds, running = (state[key] for key in ("step", "history", "seconds", "running"))
+    began = time.perf_counter()
 
     def save(file: Path, step: int) -> None:
         content = {
@@ -109,6 +109,7 @@ def train(
             "decay_from": decay_from,
             "step": step + 1,
             "history": history,
+            "running": running,
             "seconds": seconds + time.perf_counter() - began,
         }
         with whole_file(file) as part, open(part, "wb") as stream:  # with a path, torch does not report why writing failed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -67,9 +69,10 @@ def run(folder, steps: int, stop_after: int | None = None, **changed) -> torch.T
 
     keywords = {"steps": steps, "batch": 8, "learning_rate": 0.05, "name": "line", "warmup": 3, "constant_until": 0.5} | changed
     try:
-        train([model], loss, **keywords, checkpoint=folder / "line.state", checkpoint_interval=5, on_checkpoint=stop)
+        record = train([model], loss, **keywords, checkpoint=folder / "line.state", checkpoint_interval=5, on_checkpoint=stop)
     except Stopped:
         return run(folder, steps, **changed)
+    (folder / "loss.json").write_text(json.dumps(record["loss"]))
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
@@ -85,6 +88,7 @@ def test_a_training_resumes_where_it_stopped(folders, constant_until, capsys):
     resumed, whole = folders
     first = run(resumed, 20, stop_after=15, constant_until=constant_until)
     assert torch.equal(first, run(whole, 20, constant_until=constant_until))
+    assert (resumed / "loss.json").read_text() == (whole / "loss.json").read_text()
     assert "anew" not in capsys.readouterr().out
 
 
