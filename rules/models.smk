@@ -51,7 +51,10 @@ rule demo_dataset:
 rule miniature_quality:
     input:
         trained=expand("results/miniatures/{network}", network=INSTALLED_MINIATURES),
-        shipped=expand("weights/miniature/{network}/training.json", network=INSTALLED_MINIATURES),
+        shipped=expand(
+            "weights/miniature/{network}/training.json", network=[*INSTALLED_MINIATURES, "zero123/vae", "stable-diffusion/vae"]
+        ),
+        views="weights/miniature/zero123/novel-views.json",
         trainings="weights/miniature/trainings.tsv",
     output:
         table="results/miniatures/quality.tsv",

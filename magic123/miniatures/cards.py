@@ -79,9 +79,11 @@ TEXT_TEXT = """Samples (DDIM) for captions of held-out objects, as seen from the
 RETRAINING = """
 ## Retraining
 
-Figures on held-out objects of the shipped networks and of trainings with other seeds, which share the shipped networks' inputs
-(pictures, autoencoders, CLIP). With probability {coverage:.0%} one more training lies in the interval (Student's prediction
-interval). `uv run snakemake miniatures` ends with this comparison for the networks that it trained, in
+Figures on held-out objects of the shipped networks and of other trainings, which share the shipped networks' inputs (pictures,
+autoencoders, CLIP). In the interval a figure of one more training lies with probability {coverage:.0%} (Student's prediction
+interval, which is wide for few trainings).
+
+`uv run snakemake miniatures` ends with this comparison for the networks that it trained, in
 `results/miniatures/quality.tsv`. `python -m magic123 miniatures NETWORK --seed N ...` trains with another seed.
 """
 
@@ -152,15 +154,17 @@ def retraining(weights: Path) -> list[str]:
     known = known_trainings(weights)
     lines = [
         RETRAINING.format(coverage=COVERAGE),
-        "| network | figure | better | shipped | other seeds | interval |",
+        "| network | figure | better | shipped | other trainings | interval |",
         "|---|---|---|---|---|---|",
     ]
     for figure in FIGURES:
-        value, *others = of_figure(known, figure).value
-        limits = "{:.3g} to {:.3g}".format(*interval(np.array([value, *others]), figure.smallest_step)) if others else "—"
+        found = of_figure(known, figure)
+        value, *others = found.value
+        listed = [f"{other:.4g} (seed {seed})" for other, seed in zip(others, found.seed[1:], strict=True)]
+        limits = "{:.4g} to {:.4g}".format(*interval(np.array([value, *others]), figure.smallest_step)) if others else "—"
         lines.append(
             f"| {figure.network} | {figure.name.replace('_', ' ')} | {'higher' if figure.larger_is_better else 'lower'} "
-            f"| {value:.3g} | {', '.join(f'{other:.3g}' for other in others) or '—'} | {limits} |"
+            f"| {value:.4g} | {', '.join(listed) or '—'} | {limits} |"
         )
     return lines
 

@@ -57,7 +57,7 @@ FIGURES = (
     Figure("dpt", "pearson_inside_the_mask", True),
     Figure("perceptual", "family_accuracy", True, ONE_OBJECT),
     Figure("perceptual", "colour_accuracy", True, ONE_OBJECT),
-    Figure("perceptual", "distortions_ranked_right", True),
+    Figure("perceptual", "distortions_ranked_right", True, ONE_OBJECT),
 )
 
 
@@ -175,14 +175,16 @@ def interval(values: np.ndarray, smallest_step: float = 0) -> tuple[float, float
 
     Args:
         values: the figure in each of n >= 2 trainings.
-        smallest_step: the interval has at least this distance from the values, so that equal values do not make it empty.
+        smallest_step: the interval has at least this distance from the values, so that equal values do not make it empty; if
+            it is not 0, the values are shares, and the limits lie in [0, 1].
     """
     from scipy.stats import t
 
     n = len(values)
     half = t.ppf((1 + COVERAGE) / 2, n - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / n)
     half += 1e-9 * abs(values.mean())  # the rounding of a mean of equal values
-    return min(values.mean() - half, values.min() - smallest_step), max(values.mean() + half, values.max() + smallest_step)
+    low, high = min(values.mean() - half, values.min() - smallest_step), max(values.mean() + half, values.max() + smallest_step)
+    return (max(low, 0.0), min(high, 1.0)) if smallest_step else (low, high)
 
 
 def compare(trained: Path, shipped: Path) -> pd.DataFrame:
@@ -230,4 +232,5 @@ def sentence(table: pd.DataFrame) -> str:
     worse = [f"{row.network} {row.figure} {row.value:.4g} ({row.low:.4g} to {row.high:.4g})" for row in table.itertuples()
              if row.result == "worse"]  # fmt: skip
     text = f"{len(table)} figures against the {COVERAGE:.0%} intervals of earlier trainings: {', '.join(parts)}"
+    text += f" ({1 - COVERAGE:.0%} lie outside by chance)"
     return text + (f". Worse: {'; '.join(worse)}" if worse else "")

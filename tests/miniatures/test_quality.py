@@ -16,7 +16,8 @@ def test_the_interval_is_students_prediction_interval():
     values = np.array([1.0, 2.0, 3.0])
     # s = 1; t at 95 % with 2 degrees of freedom = 2.919986 (any table)
     assert interval(values) == pytest.approx((2 - 2.919986 * (4 / 3) ** 0.5, 2 + 2.919986 * (4 / 3) ** 0.5), rel=1e-6)
-    assert interval(np.array([1.0, 1.0]), 0.1) == pytest.approx((0.9, 1.1))
+    assert interval(np.array([0.5, 0.5]), 0.1) == pytest.approx((0.4, 0.6))
+    assert interval(np.array([1.0, 0.9]), 0.1) == (pytest.approx(0.95 - 6.313752 * 0.05 * 3**0.5), 1.0)  # s = 0.1 / 2**0.5
     for value in np.random.default_rng(0).uniform(-1, 1, 100):
         low, high = interval(np.full(3, value))
         assert low <= value <= high
@@ -37,10 +38,10 @@ def test_far_views_are_those_of_45_degrees_and_beyond():
 
 
 def write_networks(folder, shift: float = 0.0, seed: int = 3, steps: int = 100) -> None:
-    """Write the records of all networks; each figure is its number in FIGURES plus `shift`."""
+    """Write the records of all networks; each figure is 0.4 + its number in FIGURES / 100 + `shift` / 10."""
     held_out: dict[str, dict[str, float]] = {}
     for number, figure in enumerate(FIGURES):
-        held_out.setdefault(figure.network, {})[figure.name] = number + shift
+        held_out.setdefault(figure.network, {})[figure.name] = 0.4 + number / 100 + shift / 10
     for network, values in held_out.items():
         (folder / network).mkdir(parents=True)
         psnr, views = values.pop("autoencoder_psnr", None), values.pop("novel_view_psnr", None)
@@ -57,7 +58,7 @@ def write_networks(folder, shift: float = 0.0, seed: int = 3, steps: int = 100) 
 
 @pytest.fixture
 def shipped(tmp_path):
-    """Shipped networks, and one earlier training in which each figure was larger by 0.1."""
+    """Shipped networks, and one earlier training in which each figure was larger by 0.01."""
     for name, shift in (("shipped", 0.0), ("earlier", 0.1)):
         write_networks(tmp_path / name, shift)
     trainings(tmp_path / "earlier").to_csv(tmp_path / "shipped" / TRAININGS, sep="\t", index=False)
@@ -67,13 +68,13 @@ def shipped(tmp_path):
 def test_each_figure_is_read_from_the_record_of_its_network(shipped):
     table = trainings(shipped)
     assert list(zip(table.network, table.figure, strict=True)) == [(f.network, f.name) for f in FIGURES]
-    np.testing.assert_allclose(table.value, np.arange(len(FIGURES)))
+    np.testing.assert_allclose(table.value, 0.4 + np.arange(len(FIGURES)) / 100)
 
 
 @pytest.mark.parametrize("shift, result", [(0.2, "within"), (0.8, "changed"), (-0.8, "changed")])
 def test_figures_beyond_the_interval_are_better_or_worse(shipped, tmp_path, shift, result):
     write_networks(tmp_path / "trained", shift, seed=9)
-    table = compare(tmp_path / "trained", shipped)  # mean 0.05, s = 0.1 / 2**0.5, t = 6.314: within 0.05 +- 0.547
+    table = compare(tmp_path / "trained", shipped)  # s = 0.01 / 2**0.5, t = 6.314: 0.005 +- 0.0547
     rising = ["better" if f.larger_is_better == (shift > 0) else "worse" for f in FIGURES]
     assert list(table.result) == (["within"] * len(FIGURES) if result == "within" else rising)
     assert (table.seed == 9).all()
