@@ -71,6 +71,6 @@ def test_compare_writes_a_table_and_says_what_is_worse(tmp_path: Path, monkeypat
     assert len(table) == len(quality.FIGURES) and (table.result == "within").all()
     assert table.value.tolist() == pytest.approx(earlier.value.tolist(), rel=1e-4)
     assert (
-        "16 figures against the 90% intervals of earlier trainings: 16 within, 0 better, 0 worse, 0 unknown (10% lie outside by chance)"
+        "16 figures against the 90% intervals of earlier trainings: 16 within, 0 better, 0 worse, 0 unknown"
         in capsys.readouterr().out
     )
