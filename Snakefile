@@ -145,11 +145,14 @@ onerror:
 
 
 onsuccess:
-    for table in suite.settings.run.tables:
+    # a target may be less than the tables; what is unfinished is then kept
+    finished = [table for table in suite.settings.run.tables if Path(f"reports/{table}.html").is_file()]
+    for table in finished:
         for suffix in [*TABLE_FILES, PAGE]:
             Path(f"reports/{table}-unfinished{suffix}").unlink(missing_ok=True)
         Path(f"results/plans/{table}-unfinished.json").unlink(missing_ok=True)
-    Path("results/unfinished.txt").unlink(missing_ok=True)
-    shutil.rmtree("results/.failures", ignore_errors=True)
-    for table in suite.settings.run.tables:
+    if len(finished) == len(suite.settings.run.tables):
+        Path("results/unfinished.txt").unlink(missing_ok=True)
+        shutil.rmtree("results/.failures", ignore_errors=True)
+    for table in finished:
         print(f"Table: reports/{table}.html  Page: reports/{table}{PAGE}", file=sys.stderr)
