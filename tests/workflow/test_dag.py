@@ -385,6 +385,9 @@ def test_a_failed_cell_is_in_the_table_and_is_computed_again(tree: Path) -> None
     assert not (tree / "reports" / "demo-report.html").exists()
     for target in ((), ("reports/demo.csv",)):  # the scores of before the change do not pass for the new ones
         assert chain("both/coarse", "both/fine", examples=("dog",)) | {"table demo"} <= planned_jobs(tree, *target, *RUN)
+    part = snakemake(tree, "results/demo/dog/both/seed0/coarse/scores.json", *RUN)
+    assert part.returncode == 0 and "Table: " not in part.stdout + part.stderr
+    assert (tree / "reports" / "demo-unfinished.csv").exists() and (tree / "results" / "unfinished.txt").exists()
     assert snakemake(tree, *RUN).returncode == 0
     assert all(line.endswith(": ok") for line in (tree / "reports" / "demo.csv").read_text().splitlines())
     assert not list((tree / "reports").glob("demo-unfinished*"))
